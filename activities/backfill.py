@@ -1,0 +1,128 @@
+"""backfill: fills existing rows in batches that adapt to a time target; undo only stops it, since the columns go with expand.
+
+A slice works for a while on one range of pages and returns where it stopped. The cursor that counts is the row in
+`pgduet.backfill_range`, written in the batch's own transaction: after a kill at most one batch is done again.
+"""
+
+import time
+
+from temporalio import activity
+
+from pgduet.activities.engine import Engine, Work
+from pgduet.errors import UnmappableRows
+from pgduet.messages import BackfillInput, ControlsRequest, Outcome, Part, PartList, Reference, SliceResult
+from pgduet.postgres import store
+from pgduet.postgres.batches import Batches, Pace, Pressure
+from pgduet.postgres.parity import unmapped_rows
+
+
+class Backfill:
+    """Fills rows."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Take what every activity stands on."""
+        self.engine = engine
+
+    @activity.defn(name="plan_backfill")
+    async def plan_backfill(self, reference: Reference) -> PartList:
+        """Cut every table's pages into ranges; the bounds are fixed now, since the triggers see to all later rows."""
+        async with self.engine.work(reference, "plan_backfill") as work:
+            async with work.conn.transaction():
+                for table in work.migration.design.tables:
+                    if table.derived:
+                        await _insert_ranges(work, table.label)
+            rows = await store.run(work.conn, "ranges", {"id": work.migration.id})
+            return PartList(parts=[Part(**{key: row[key] for key in Part.model_fields}) for row in rows])
+
+    @activity.defn(name="fill_slice")
+    async def fill_slice(self, task: BackfillInput) -> SliceResult:
+        """Fill batch after batch until the time is up, the range is done, or somebody pauses."""
+        async with self.engine.work(task.reference, "backfill") as work:
+            table = work.migration.table(task.part.relation)
+            batches = Batches(work.conn, work.migration, table, task.part.part)
+            pressure = Pressure(work.conn, Pace.of(work.migration.policy))
+            await batches.open()
+            ends = time.monotonic() + task.slice_s
+            while not batches.finished and time.monotonic() < ends and not activity.is_worker_shutdown():
+                held = await pressure.check(work.migration.id)
+                if not held:
+                    await batches.next(pressure.pace)
+                work.beat.progress = result = batches.result(held)
+                if held == "paused":
+                    return result
+                if held:
+                    await pressure.relax()
+            return batches.result(None)
+
+    @activity.defn(name="backfill_outcome")
+    async def backfill_outcome(self, reference: Reference) -> Outcome:
+        """Tell what the backfill did, or name the rows that `up` cannot map.
+
+        Raises:
+            UnmappableRows: rows are left; the backfill's phase is not over while there are any.
+        """
+        async with self.engine.work(reference, "backfill_outcome") as work:
+            left = await _unmapped_now(work)
+            ranges = await store.run(work.conn, "ranges", {"id": work.migration.id})
+            if left:
+                shown = "; ".join(f"{row['relation']} {row['key']}: {row['detail']}" for row in left[:5])
+                raise UnmappableRows(
+                    f"`up` cannot map {len(left)}{'+' if len(left) == _LIMIT else ''} rows: {shown}",
+                    hint=f"Correct these rows (old clients may), then: pgduet advance {reference.name}. Or change the plan:"
+                    f" pgduet rollback {reference.name}",
+                )
+            rows, batches = sum(r["rows_done"] for r in ranges), sum(r["batches"] for r in ranges)
+            async with work.conn.transaction():
+                head = await store.audited(
+                    work.conn, reference, "backfill", evidence={"rows_written": rows, "batches": batches}
+                )
+            return Outcome(
+                summary=f"{rows} rows written in {batches} batches",
+                evidence={"rows": rows, "batches": batches},
+                audit_head=head,
+            )
+
+    @activity.defn(name="undo_backfill")
+    async def undo_backfill(self, reference: Reference) -> Outcome:
+        """Record that the backfill stopped: its children have ended, and its rows go with the columns."""
+        async with self.engine.work(reference, "undo_backfill") as work, work.conn.transaction():
+            head = await store.audited(work.conn, reference, "undo_backfill")
+            return Outcome(summary="backfill stopped", audit_head=head)
+
+    @activity.defn(name="set_controls")
+    async def set_controls(self, request: ControlsRequest) -> Outcome:
+        """Change pace or pause; running slices read it within a second."""
+        async with self.engine.work(request.reference, "controls") as work, work.conn.transaction():
+            await store.set_controls(work.conn, work.migration.id, request.controls)
+            head = await store.audited(work.conn, request.reference, "controls", evidence=dict(request.controls))
+            return Outcome(summary=f"controls: {request.controls}", audit_head=head)
+
+
+_LIMIT = 100
+
+
+async def _insert_ranges(work: Work, relation: str) -> None:
+    size = (await store.run(work.conn, "pages", {"relation": relation}))[0]["pages"]
+    parts = min(work.migration.policy.backfill.parallelism, max(1, size // 16))
+    bounds = [size * number // parts for number in range(parts + 1)]
+    for number in range(parts):
+        await store.run(
+            work.conn,
+            "ranges_insert",
+            {
+                "id": work.migration.id,
+                "relation": relation,
+                "part": number,
+                "block_from": bounds[number],
+                "block_to": bounds[number + 1],
+            },
+        )
+
+
+async def _unmapped_now(work: Work) -> list[dict[str, object]]:
+    """Ask again of all rows: some may have been corrected since a batch met them, others broken."""
+    found: list[dict[str, object]] = []
+    for table in work.migration.design.tables:
+        if table.derived:
+            found += await unmapped_rows(work.conn, work.migration, table, _LIMIT)
+    return found

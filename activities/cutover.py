@@ -1,0 +1,90 @@
+"""cutover: the reverse path proved, constraints built without blocking, then one transaction flips authority; undo flips it back.
+
+The undo is the first of rollback's two steps (make safe): reads and authority go back at once, without any table lock; then
+enforcement is taken off under the lock budget. It takes the same time whatever the number of rows.
+"""
+
+from temporalio import activity
+
+from pgduet.activities.engine import Engine, Work
+from pgduet.barriers import reach
+from pgduet.messages import Outcome, Reference
+from pgduet.operations import columns, probes, sync
+from pgduet.operations.statement import Statement
+from pgduet.phases import Authority, SyncMode
+from pgduet.postgres import store
+from pgduet.postgres.executor import execute_alone
+from pgduet.postgres.probing import probe
+from pgduet.postgres.session import Connection
+
+
+class Cutover:
+    """Flips authority, and back."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Take what every activity stands on."""
+        self.engine = engine
+
+    @activity.defn(name="prepare_cutover")
+    async def prepare_cutover(self, reference: Reference) -> Outcome:
+        """Execute the reverse path, then declare what the new version requires."""
+        async with self.engine.work(reference, "cutover") as work:
+            design = work.migration.design
+            probed = {table.label: await probe(work.conn, probes.reverse(design, table)) for table in design.tables}
+            tries = 0
+            for table in design.tables:
+                tries += await _locked(work, columns.prove_required(design, table))
+                for statement in columns.validate_required(design, table):
+                    work.beat.note = statement.summary
+                    await execute_alone(work.conn, statement)
+                tries += await _locked(work, columns.require(design, table))
+            evidence = {"reverse_probes": probed, "lock_tries": tries}
+            async with work.conn.transaction():
+                head = await store.audited(work.conn, reference, "prepare_cutover", evidence=evidence)
+            return Outcome(summary="constraints declared", evidence=evidence, audit_head=head)
+
+    @activity.defn(name="flip")
+    async def flip(self, reference: Reference) -> Outcome:
+        """Give authority to the new version, in one transaction that locks no table."""
+        async with self.engine.work(reference, "flip") as work:
+            async with work.conn.transaction():
+                changed = await _authority(work, Authority.NEW, SyncMode.ENFORCE, read_percent=100)
+                head = await store.audited(work.conn, reference, "cutover", evidence=changed)
+                await reach("flip.before_commit")
+            await reach("flip.after_commit")
+            return Outcome(summary="authority: new", evidence=changed, audit_head=head)
+
+    @activity.defn(name="undo_cutover")
+    async def undo_cutover(self, reference: Reference) -> Outcome:
+        """Give authority back to the old version at once, then take enforcement off."""
+        async with self.engine.work(reference, "undo_cutover") as work:
+            async with work.conn.transaction():
+                changed = await _authority(work, Authority.OLD, SyncMode.BOTH, read_percent=0)
+                head = await store.audited(work.conn, reference, "undo_cutover", evidence=changed)
+                await reach("undo_cutover.before_commit")
+            await reach("undo_cutover.after_commit")
+            for table in work.migration.design.tables:
+                await _locked(work, columns.release(work.migration.design, table))
+            return Outcome(summary="authority: old; nothing new is enforced", evidence=changed, audit_head=head)
+
+
+async def _authority(work: Work, authority: Authority, mode: SyncMode, *, read_percent: int) -> dict[str, object]:
+    design = work.migration.design
+    for table in design.tables:
+        for statement in sync.functions(design, table, work.migration.id, mode):
+            await work.conn.execute(statement.sql)
+    await store.run(work.conn, "set_authority", {"id": work.migration.id, "authority": authority, "mode": mode})
+    return await store.change_route(work.conn, work.reference, authority=authority, read_percent=read_percent)
+
+
+async def _locked(work: Work, statements: list[Statement]) -> int:
+    if not statements:
+        return 0
+
+    async def also(conn: Connection) -> None:
+        del conn
+        await reach("constraint.before_commit")
+
+    tries = await work.locked(statements, also)
+    await reach("constraint.after_commit")
+    return tries

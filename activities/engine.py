@@ -1,0 +1,106 @@
+"""What every activity stands on: a session for its migration, heartbeats while it works, errors in Temporal's terms."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import psycopg
+from pydantic import BaseModel
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from pgduet.errors import PgduetError
+from pgduet.messages import Reference
+from pgduet.operations.statement import Statement
+from pgduet.postgres import store
+from pgduet.postgres.databases import Databases
+from pgduet.postgres.executor import LockBudget, execute_locked, is_transient
+from pgduet.postgres.session import Connection, session
+
+HEARTBEAT_S = 0.5
+
+
+@dataclass
+class Beat:
+    """What the next heartbeat tells; `note` is for people, `progress` for whoever resumes."""
+
+    note: str | None = None
+    progress: BaseModel | None = None
+
+
+@dataclass
+class Work:
+    """One activity at work on one migration."""
+
+    conn: Connection
+    migration: store.Migration
+    reference: Reference
+    beat: Beat = field(default_factory=Beat)
+
+    async def locked(self, statements: list[Statement], also: Callable[[Connection], Awaitable[None]]) -> int:
+        """Run statements under the plan's lock budget; returns the tries that it took."""
+        policy = self.migration.policy
+        return await execute_locked(
+            self.conn,
+            statements,
+            LockBudget(policy.lock_timeout_ms, policy.lock_deadline_s),
+            also=also,
+            on_wait=self._wait,
+        )
+
+    def _wait(self, who: str) -> None:
+        self.beat.note = who
+        activity.heartbeat(who)
+
+
+class Engine:
+    """Opens sessions for activities; the only thing they share."""
+
+    def __init__(self, databases: Databases) -> None:
+        """Take the databases that this worker can reach."""
+        self.databases = databases
+
+    @asynccontextmanager
+    async def connection(self, database: str, purpose: str, *, bare: bool = False) -> AsyncIterator[Connection]:
+        """Open a session by a database's logical name; errors come out in Temporal's terms."""
+        async with translated(), session(self.databases.resolve(database), purpose, bare=bare) as conn:
+            yield conn
+
+    @asynccontextmanager
+    async def work(self, reference: Reference, purpose: str) -> AsyncIterator[Work]:
+        """Open a session for a migration, and heartbeat until it closes."""
+        async with self.connection(reference.database, f"{purpose}/{reference.name}") as conn:
+            work = Work(conn, await store.migration(conn, reference), reference)
+            beating = asyncio.create_task(_keep_beating(work.beat))
+            try:
+                yield work
+            finally:
+                beating.cancel()
+                with suppress(asyncio.CancelledError):
+                    await beating
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """Turn errors into Temporal's: ours by class name with their fields, PostgreSQL's by whether another try can help."""
+    try:
+        yield
+    except PgduetError as error:
+        raise ApplicationError(
+            error.render(), error.facts(), type=type(error).__name__, non_retryable=not error.retryable
+        ) from None
+    except psycopg.Error as error:
+        # The message only: a DETAIL or a CONTEXT could carry a row's values, and a connection error the DSN's host.
+        reason = error.diag.message_primary or type(error).__name__
+        raise ApplicationError(
+            f"{reason} (SQLSTATE {error.sqlstate or 'none: the connection'})",
+            type=type(error).__name__,
+            non_retryable=not is_transient(error),
+        ) from None
+
+
+async def _keep_beating(beat: Beat) -> None:
+    while True:
+        await asyncio.sleep(HEARTBEAT_S)
+        activity.heartbeat(beat.progress or beat.note)

@@ -1,0 +1,151 @@
+"""preflight: the plan against the live catalogue, conflicts with other migrations, and the row that everything rests on.
+
+Nothing of the user's is touched, so there is nothing to undo; a refusal ends the workflow at once with its reason.
+"""
+
+from psycopg.types.json import Jsonb
+from temporalio import activity
+from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+
+from pgduet.activities.engine import Engine, translated
+from pgduet.errors import PlanChanged, PlanConflict, UnknownMigration
+from pgduet.messages import SEARCH_ATTRIBUTES, Opened, OpenRequest, Reference
+from pgduet.phases import Phase
+from pgduet.plan.checksum import checksum
+from pgduet.plan.load import parse_plan
+from pgduet.plan.models import Plan
+from pgduet.postgres import store
+from pgduet.postgres.session import Connection
+from pgduet.postgres.survey import Survey, survey
+
+
+class Preflight:
+    """Opens migrations."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Take what every activity stands on."""
+        self.engine = engine
+
+    @activity.defn(name="preflight")
+    async def preflight(self, request: OpenRequest) -> Opened:
+        """Check the plan and open the migration, or find it open (after a lost workflow) or done."""
+        async with translated():
+            plan = parse_plan(request.plan)
+        async with self.engine.connection(plan.database, f"preflight/{plan.name}", bare=True) as conn:
+            await store.set_up(conn)
+            found = await store.latest(conn, plan.name)
+            if found and found.state != "rolled_back":
+                return await _found(conn, found, plan)
+            surveyed = await survey(conn, plan)
+            await _refuse_conflicts(conn, plan, surveyed)
+            return await _open(conn, request, plan, surveyed, (found.attempt if found else 0) + 1)
+
+    @activity.defn(name="find")
+    async def find(self, reference: Reference) -> Opened:
+        """Find a migration whose workflow was lost, to undo it."""
+        async with self.engine.connection(reference.database, f"find/{reference.name}") as conn:
+            found = await store.latest(conn, reference.name)
+            if found is None:
+                raise UnknownMigration(f"{reference.database} has no migration {reference.name}")
+            return await _opened(conn, found)
+
+
+async def registered() -> bool:
+    """Find out whether the search attributes are there: to set one that is not would wedge the workflow."""
+    client = activity.client()
+    answer = await client.operator_service.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace)
+    )
+    return set(SEARCH_ATTRIBUTES) <= set(answer.custom_attributes)
+
+
+async def _found(conn: Connection, found: store.Migration, plan: Plan) -> Opened:
+    if found.checksum != checksum(plan):
+        state = "done" if found.ended else f"live (in {found.phase})"
+        raise PlanChanged(
+            f"{plan.name} is {state} with other versions or operations (checksum {found.checksum[:12]},"
+            f" this plan {checksum(plan)[:12]})",
+            hint="Give the changed plan another name, or roll the first one back while that is possible.",
+        )
+    return await _opened(conn, found)
+
+
+async def _opened(conn: Connection, found: store.Migration) -> Opened:
+    route = await store.run(conn, "route", {"migration": found.name})
+    return Opened(
+        migration_id=found.id,
+        attempt=found.attempt,
+        checksum=found.checksum,
+        phase=found.phase,
+        search_attributes=await registered(),
+        compensations=found.compensations,
+        authority=found.authority,
+        read_percent=route[0]["read_percent"] if route else 0,
+    )
+
+
+async def _refuse_conflicts(conn: Connection, plan: Plan, surveyed: Survey) -> None:
+    mine = {(table.schema_name, table.table) for table in surveyed.design.tables}
+    for row in await store.run(conn, "live_on_tables", {"name": plan.name}):
+        theirs = {(table["schema_name"], table["table"]) for table in row["design"]["tables"]}
+        if shared := sorted(mine & theirs):
+            raise PlanConflict(
+                f"migration {row['name']} is live (in {row['phase']}) and changes {'.'.join(shared[0])} too",
+                hint=f"Wait until {row['name']} is done or rolled back: pgduet status {row['name']}",
+            )
+
+
+async def _open(conn: Connection, request: OpenRequest, plan: Plan, surveyed: Survey, attempt: int) -> Opened:
+    attributes = await registered()
+    hazards = [f"{hazard.id}  {hazard.condition}: {hazard.where}" for hazard in surveyed.hazards]
+    async with conn.transaction():
+        rows = await store.run(
+            conn,
+            "insert",
+            {
+                "name": plan.name,
+                "database": plan.database,
+                "attempt": attempt,
+                "checksum": checksum(plan),
+                "from_version": plan.version.from_,
+                "to_version": plan.version.to,
+                "plan": Jsonb(plan.model_dump(mode="json", by_alias=True)),
+                "design": Jsonb(surveyed.design.model_dump(mode="json")),
+                "workflow_id": request.workflow_id,
+            },
+        )
+        await store.run(
+            conn,
+            "route_insert",
+            {
+                "migration": plan.name,
+                "database": plan.database,
+                "old_version": plan.version.from_,
+                "new_version": plan.version.to,
+                "schemas": list(surveyed.design.schemas),
+            },
+        )
+        reference = Reference(
+            database=plan.database,
+            name=plan.name,
+            migration_id=rows[0]["id"],
+            actor=request.actor,
+            reason=request.reason,
+        )
+        head = await store.audited(
+            conn,
+            reference,
+            "start",
+            affected={"tables": [table.label for table in surveyed.design.tables], "checksum": checksum(plan)},
+            evidence={"attempt": attempt, "hazards": hazards},
+        )
+    return Opened(
+        migration_id=reference.migration_id,
+        attempt=attempt,
+        checksum=checksum(plan),
+        phase=Phase.PREFLIGHT,
+        search_attributes=attributes,
+        rows_estimate=int(sum(facts.rows for facts in surveyed.facts.values())),
+        hazards=hazards,
+        audit_head=head,
+    )

@@ -1,0 +1,102 @@
+"""What a migration decides, written down beside the data; and the two workflows that need no migration: setup and check."""
+
+from typing import Any
+
+from psycopg.types.json import Jsonb
+from temporalio import activity
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+
+from pgduet.activities.engine import Engine, translated
+from pgduet.activities.preflight import registered
+from pgduet.audit import Entry, append
+from pgduet.messages import SEARCH_ATTRIBUTES, CheckInput, CheckResult, Outcome, Record, SetupInput, SetupResult
+from pgduet.plan.checksum import checksum
+from pgduet.plan.load import parse_plan
+from pgduet.postgres import store
+from pgduet.postgres.survey import survey
+from pgduet.sql import load
+
+ROWS_PER_SECOND = 200_000
+"""A cautious rate for the estimate before anything has been measured."""
+ROW_REWRITE_BYTES = 300
+
+
+class Bookkeeping:
+    """Writes decisions down."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Take what every activity stands on."""
+        self.engine = engine
+
+    @activity.defn(name="record")
+    async def record(self, record: Record) -> Outcome:
+        """Write phase, state and compensations, and the decision that led there, in one transaction."""
+        async with self.engine.work(record.reference, "record") as work, work.conn.transaction():
+            await store.run(
+                work.conn,
+                "record",
+                {
+                    "id": record.reference.migration_id,
+                    "phase": record.phase,
+                    "state": record.state,
+                    "compensations": Jsonb(record.compensations),
+                },
+            )
+            head = await store.audited(
+                work.conn,
+                record.reference,
+                record.action,
+                affected={"phase": record.phase, "state": record.state},
+                evidence={**record.evidence, "approvals": record.approvals},
+            )
+            return Outcome(summary=f"{record.action}: {record.phase}", audit_head=head)
+
+    @activity.defn(name="setup")
+    async def setup(self, request: SetupInput) -> SetupResult:
+        """Create the metadata and register the search attributes; safe to run again."""
+        if request.print_sql:
+            statements = [load("metadata")["create_metadata"], load("audit")["create_audit"], load("grants")["grants"]]
+            return SetupResult(database=request.database, sql="\n\n".join(statements))
+        done = []
+        async with self.engine.connection(request.database, "setup", bare=True) as conn:
+            if await store.set_up(conn):
+                done.append("created the schemas pgduet, pgduet_views and pgduet_archive")
+                async with conn.transaction():
+                    await append(conn, Entry(actor=request.actor, action="setup"))
+        if not await registered():
+            await _register()
+            done.append("registered the search attributes " + ", ".join(SEARCH_ATTRIBUTES))
+        return SetupResult(database=request.database, done=done)
+
+    @activity.defn(name="check")
+    async def check(self, request: CheckInput) -> CheckResult:
+        """Survey a plan; nothing is touched."""
+        async with translated():
+            plan = parse_plan(request.plan)
+        async with self.engine.connection(plan.database, f"check/{plan.name}", bare=True) as conn:
+            surveyed = await survey(conn, plan)
+        estimate: dict[str, Any] = {
+            "rows": int(sum(facts.rows for facts in surveyed.facts.values())),
+            "backfill_s": round(sum(facts.rows for facts in surveyed.facts.values()) / ROWS_PER_SECOND, 1),
+            "wal_mb": round(sum(facts.rows for facts in surveyed.facts.values()) * ROW_REWRITE_BYTES / 1e6),
+            "pages_now": sum(facts.pages for facts in surveyed.facts.values()),
+            "locks": f"ACCESS EXCLUSIVE on {', '.join(surveyed.facts)}, at most {plan.policy.lock_timeout_ms} ms a try",
+        }
+        return CheckResult(
+            checksum=checksum(plan), hazards=[hazard.facts() for hazard in surveyed.hazards], estimate=estimate
+        )
+
+
+async def _register() -> None:
+    client = activity.client()
+    kinds = {
+        "keyword": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
+        "int": IndexedValueType.INDEXED_VALUE_TYPE_INT,
+    }
+    await client.operator_service.add_search_attributes(
+        AddSearchAttributesRequest(
+            namespace=client.namespace,
+            search_attributes={name: kinds[kind] for name, kind in SEARCH_ATTRIBUTES.items()},
+        )
+    )

@@ -1,0 +1,61 @@
+"""shift: the route's read percent, the traffic it brings, and the census of who uses what; undo sends all reads back."""
+
+from temporalio import activity
+
+from pgduet.activities.engine import Engine, Work
+from pgduet.barriers import reach
+from pgduet.messages import CensusRequest, CensusResult, Outcome, Reference, RouteRequest, Traffic, TrafficRequest
+from pgduet.phases import Authority
+from pgduet.postgres import store
+from pgduet.postgres.census import take
+from pgduet.postgres.sampling import sample
+from pgduet.sql import block
+
+PROBE_SAMPLES = 40
+
+
+class Shift:
+    """Moves reads and watches them."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Take what every activity stands on."""
+        self.engine = engine
+
+    @activity.defn(name="set_route")
+    async def set_route(self, request: RouteRequest) -> Outcome:
+        """Change the share of reads on the new path; routers hear of it at once."""
+        async with self.engine.work(request.reference, "route") as work:
+            return await _route(work, request, "route")
+
+    @activity.defn(name="undo_shift")
+    async def undo_shift(self, reference: Reference) -> Outcome:
+        """Send all reads back to the old version."""
+        async with self.engine.work(reference, "undo_shift") as work:
+            request = RouteRequest(reference=reference, read_percent=0, authority=Authority.OLD)
+            return await _route(work, request, "undo_shift")
+
+    @activity.defn(name="traffic")
+    async def traffic(self, request: TrafficRequest) -> Traffic:
+        """Measure what routers reported, as totals since they began, and probe both versions."""
+        async with self.engine.work(request.reference, "traffic") as work:
+            cursor = await work.conn.execute(block("census", "traffic"), {"migration": request.reference.name})
+            totals = (await cursor.fetchall())[0]
+            probed = await sample(work.conn, work.migration, PROBE_SAMPLES)
+            counts = {key: totals[key] for key in ("routers", "reads_old", "reads_new", "errors_old", "errors_new")}
+            return Traffic(**counts, old_ms=probed.old_ms, new_ms=probed.new_ms)
+
+    @activity.defn(name="census")
+    async def census(self, request: CensusRequest) -> CensusResult:
+        """Tell who uses which version."""
+        async with self.engine.work(request.reference, "census") as work:
+            return await take(work.conn, work.migration, request.idle_s)
+
+
+async def _route(work: Work, request: RouteRequest, step: str) -> Outcome:
+    async with work.conn.transaction():
+        changes = request.model_dump(include={"read_percent", "authority"}, exclude_none=True)
+        changed = await store.change_route(work.conn, request.reference, **changes)
+        head = await store.audited(work.conn, request.reference, step, evidence=changed)
+        await reach(f"{step}.before_commit")
+    await reach(f"{step}.after_commit")
+    return Outcome(summary=f"{changed.get('read_percent')} % of reads on the new path", evidence=changed, audit_head=head)

@@ -1,0 +1,146 @@
+"""verify: full parity; then publication of the new version; undo withdraws it, once nobody is left on it.
+
+Publication turns the sync both ways before anybody can come in by the new version: functions and trigger change in one short
+transaction, values that an earlier rollback archived come back, and only then is there a view to write through.
+"""
+
+from temporalio import activity
+
+from pgduet.activities.engine import Engine, Work
+from pgduet.barriers import reach
+from pgduet.messages import Outcome, Parity, ParityRequest, Reference
+from pgduet.operations import probes, rows, sync, views
+from pgduet.operations.statement import Statement
+from pgduet.phases import SyncMode
+from pgduet.postgres import catalogue, store
+from pgduet.postgres.archive import restore_all
+from pgduet.postgres.parity import compare, repair
+from pgduet.postgres.probing import probe
+from pgduet.postgres.session import Connection
+
+
+class Verify:
+    """Compares, publishes, withdraws."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Take what every activity stands on."""
+        self.engine = engine
+
+    @activity.defn(name="parity")
+    async def parity(self, request: ParityRequest) -> Parity:
+        """Compare all rows in one snapshot; with `repair`, give drifted rows what the authority says and compare again."""
+        async with self.engine.work(request.reference, "parity") as work:
+
+            def progress(note: str) -> None:
+                work.beat.note = note
+
+            result = await compare(work.conn, work.migration, request.mode, progress)
+            repaired = 0
+            if request.repair and result.mismatches:
+                repaired = await repair(work.conn, work.migration, request.mode, request.authority, progress)
+                result = await compare(work.conn, work.migration, request.mode, progress)
+            result.repaired = repaired
+            async with work.conn.transaction():
+                await store.audited(
+                    work.conn,
+                    request.reference,
+                    "repair" if repaired else "parity",
+                    affected={"rows": result.rows},
+                    evidence=result.model_dump(mode="json", include={"mismatches", "violations", "repaired", "examples"}),
+                )
+            return result
+
+    @activity.defn(name="publish")
+    async def publish(self, reference: Reference) -> Outcome:
+        """Turn the sync both ways, bring archived values back, and open the new version's schema."""
+        async with self.engine.work(reference, "publish") as work:
+            for table in work.migration.design.tables:
+                await _both_ways(work, sync.install(work.migration.design, table, work.migration.id, SyncMode.BOTH))
+            restored = await restore_all(work.conn, work.migration)
+            head = await _open_schema(work, restored)
+            probed = {
+                table.label: await probe(work.conn, probes.reverse(work.migration.design, table))
+                for table in work.migration.design.tables
+            }
+            names = ", ".join(work.migration.design.version_schemas(work.migration.design.to_version))
+            return Outcome(
+                summary=f"published {names}", evidence={"restored": restored, "reverse_probes": probed}, audit_head=head
+            )
+
+    @activity.defn(name="undo_verify")
+    async def undo_verify(self, reference: Reference) -> Outcome:
+        """Drop the new version's schema, then save what only it had."""
+        async with self.engine.work(reference, "undo_verify") as work:
+            await _close_schema(work)
+            archived, head = await _archive(work)
+            return Outcome(
+                summary=f"withdrawn; {archived} values of the new version archived",
+                evidence={"archived": archived},
+                audit_head=head,
+            )
+
+
+async def _both_ways(work: Work, statements: list[Statement]) -> None:
+    async def also(conn: Connection) -> None:
+        await store.run(conn, "set_mode", {"id": work.migration.id, "mode": SyncMode.BOTH})
+
+    await work.locked(statements, also)
+
+
+async def _open_schema(work: Work, restored: int) -> str:
+    design = work.migration.design
+    version = design.to_version
+    async with work.conn.transaction():
+        # Twice in a row must work, also when the first try got half way.
+        for schema in design.schemas:
+            await work.conn.execute(views.drop_schema(schema, version).sql)
+            for statement in views.create_schema(schema, version, await catalogue.schema_usage(work.conn, schema)):
+                await work.conn.execute(statement.sql)
+            for relation in await catalogue.relations(work.conn, schema):
+                table = next((t for t in design.tables if (t.schema_name, t.table) == (schema, relation.table)), None)
+                if table is None:
+                    made = views.plain_view(relation, version)
+                else:
+                    made = [*views.drop_changed_view(design, table), *views.changed_view(design, table, relation)]
+                for statement in made:
+                    await work.conn.execute(statement.sql)
+        await store.run(work.conn, "set_published", {"id": work.migration.id, "published": True})
+        await store.change_route(work.conn, work.reference, published=True, read_percent=0, authority="old")
+        head = await store.audited(
+            work.conn,
+            work.reference,
+            "publish",
+            affected={"schemas": list(design.version_schemas(version))},
+            evidence={"restored": restored},
+        )
+        await reach("publish.before_commit")
+    await reach("publish.after_commit")
+    return head
+
+
+async def _close_schema(work: Work) -> None:
+    design = work.migration.design
+    statements = [views.drop_schema(schema, design.to_version) for schema in design.schemas]
+    statements += [statement for table in design.tables for statement in views.drop_changed_view(design, table)]
+
+    async def also(conn: Connection) -> None:
+        await store.change_route(conn, work.reference, published=False, read_percent=0, authority="old")
+        await reach("undo_verify.before_commit")
+
+    await work.locked(statements, also)
+    await reach("undo_verify.after_commit")
+
+
+async def _archive(work: Work) -> tuple[int, str]:
+    """Save new-only values once: `published_at` says that there may be some, and is cleared with the save."""
+    current = (await store.run(work.conn, "by_id", {"id": work.migration.id}))[0]
+    count = 0
+    async with work.conn.transaction():
+        if current["published_at"] is not None:
+            for table in work.migration.design.tables:
+                for query in rows.archive_new(work.migration.design, table, work.migration.attempt):
+                    count += (await work.conn.execute(query)).rowcount
+            await store.run(work.conn, "set_published", {"id": work.migration.id, "published": False})
+        head = await store.audited(work.conn, work.reference, "withdraw", evidence={"archived": count})
+    return count, head
+

@@ -1,0 +1,1 @@
+"""pgduet: zero-downtime PostgreSQL migrations as durable Temporal workflows."""

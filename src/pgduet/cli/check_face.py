@@ -1,0 +1,86 @@
+"""The page of `pgduet check`: what the plan does, its hazards, its estimate. Pure.
+
+Hazards and estimates are shown by their fields; a field that is not known here is shown under its own name.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pgduet.cli.words import short, span
+from pgduet.describe import operation_line
+from pgduet.messages import CheckResult
+from pgduet.plan.models import Plan
+
+
+def check_page(plan: Plan, checksum: str, live: CheckResult | None) -> RenderableType:
+    """Render a checked plan; without `live`, only what the file itself tells."""
+    parts: list[RenderableType] = [_headline(plan, checksum, live)]
+    parts += [Text(f"  {operation_line(operation)}") for operation in plan.operations]
+    if live and live.hazards:
+        parts += ["", _hazards(live.hazards)]
+    if live and live.estimate:
+        parts += ["", Text(f"  estimate   {estimate_line(live.estimate)}")]
+    command = f"pgduet start {'PLAN' if live else 'PLAN   (or first: pgduet check PLAN --database, for the catalogue)'}"
+    return Group(*parts, "", Text(f"next  {command}"))
+
+
+def blocking(hazard: Mapping[str, Any]) -> bool:
+    """Tell whether a start would be refused for a hazard."""
+    return bool(hazard.get("blocking"))
+
+
+def estimate_line(estimate: Mapping[str, Any]) -> str:
+    """Render an estimate; a number's unit is the last word of its name."""
+    return " · ".join(f"{_named(name)} {_amount(name, value)}" for name, value in estimate.items() if value is not None)
+
+
+def _headline(plan: Plan, checksum: str, live: CheckResult | None) -> Text:
+    ok, told = True, "by the file alone"
+    if live:
+        stops = sum(map(blocking, live.hazards))
+        ok = not stops
+        count = f"{len(live.hazards)} hazard{'' if len(live.hazards) == 1 else 's'}"
+        told = f"{count}, {stops or 'none'} blocking" if live.hazards else "no hazards"
+    shown = Text("plan ok" if ok else "plan refused", style="bold green" if ok else "bold red")
+    versions = f"{plan.database} {plan.version.from_} → {plan.version.to}"
+    return shown.append(f", {told}   {versions}   checksum {checksum[:12]}…", style="not bold default")
+
+
+def _hazards(hazards: list[dict[str, Any]]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=9)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold", style="dim")
+    for hazard in hazards:
+        word = Text("  blocks" if blocking(hazard) else "  hazard", style="red" if blocking(hazard) else "yellow")
+        effect = _first(hazard, "message", "effect", "summary", "title")
+        cure = _first(hazard, "cure", "hint", "fix")
+        table.add_row(word, Text(_first(hazard, "code", "id")), Text(effect), Text(cure))
+    return table
+
+
+def _first(fields: Mapping[str, Any], *names: str) -> str:
+    return next((str(fields[name]) for name in names if fields.get(name)), "")
+
+
+def _named(name: str) -> str:
+    return name.removesuffix("_s").removesuffix("_ms").removesuffix("_bytes").removesuffix("_mb").replace("_", " ")
+
+
+def _amount(name: str, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if name.endswith("_ms"):
+        return f"{value:g} ms"
+    if name.endswith("_s"):
+        return span(value) if value >= 1 else f"{value:.1f} s"
+    if name.endswith("_bytes"):
+        return f"{value / 1e6:,.0f} MB"
+    if name.endswith("_mb"):
+        return f"{value:,.0f} MB"
+    return short(value)

@@ -1,0 +1,240 @@
+"""The pages of `pgduet status`: one migration, and the table of all. Pure: a Status in, a Rich renderable out.
+
+Limits: at most 100 columns. Colour only repeats what words and signs say: ✔ behind, ● here, ○ ahead, ✘ where it failed,
+↩ undone.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from pgduet.cli.next_steps import next_commands
+from pgduet.cli.words import bar, clock, flow, moment, short, span, times
+from pgduet.messages import Client, Parity, Status
+from pgduet.phases import JOURNEY, Phase, State
+
+WIDTH = 100
+SHOWN = JOURNEY[JOURNEY.index(Phase.EXPAND) : JOURNEY.index(Phase.DONE)]
+_STYLES = {
+    State.RUNNING: "cyan",
+    State.WAITING: "yellow",
+    State.PAUSED: "yellow",
+    State.ROLLING_BACK: "magenta",
+    State.ROLLED_BACK: "magenta",
+    State.FAILED: "red",
+    State.DONE: "green",
+}
+_DOING = {
+    Phase.PREFLIGHT: "checking the plan against the catalogue",
+    Phase.EXPAND: "adding the new columns, empty and without constraints",
+    Phase.DUAL_WRITE: "installing the triggers that keep both versions in step",
+    Phase.BACKFILL: "filling the rows that exist, in small batches",
+    Phase.VERIFY: "comparing every row of both versions",
+    Phase.SHADOW: "reading through both versions and comparing the answers",
+    Phase.SHIFT: "moving reads to the new version, step by step",
+    Phase.CUTOVER: "validating constraints and handing authority to the new version",
+    Phase.SOAK: "keeping the old version alive",
+    Phase.CONTRACT: "removing the old version",
+}
+
+
+def status_page(status: Status, *, now: datetime | None = None, width: int = WIDTH) -> RenderableType:
+    """Render where a migration stands: the answer first, the next command last."""
+    width = min(width, WIDTH)
+    now = now or datetime.now(UTC)
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_column(min_width=10, style="dim")
+    facts.add_column(overflow="fold")
+    for label, value in _facts(status, now):
+        facts.add_row(label, Text(value) if isinstance(value, str) else value)
+    phases = flow([_phase(phase, status) for phase in SHOWN], width)
+    return Group(_header(status, width), phases, "", Padding(facts, (0, 0, 0, 2)), "", _next(status))
+
+
+def migrations_table(statuses: list[Status], *, now: datetime | None = None) -> RenderableType:
+    """Render all migrations, one a line."""
+    if not statuses:
+        return Text("No migration was started yet.\n\nnext  pgduet start PLAN")
+    now = now or datetime.now(UTC)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("migration", "database", "version", "state", "phase", "waits for"):
+        table.add_column(heading, overflow="fold")
+    for each in statuses:
+        versions = f"{each.from_version} → {each.to_version}" if each.to_version else ""
+        waits = each.waiting_for.detail if each.waiting_for else ""
+        state = Text(_words(each.state), style=_STYLES[each.state])
+        table.add_row(Text(each.name), Text(each.database), versions, state, each.phase.value, Text(waits))
+    return Group(table, "", Text("next  pgduet status NAME"))
+
+
+def one_line(status: Status) -> str:
+    """Tell where a migration stands in a line, for logs."""
+    place = f"{status.name}  {_standing(status)}"
+    if status.failure:
+        return f"{place} · {status.failure.splitlines()[-1].strip()}"
+    if status.waiting_for:
+        return f"{place} · waits for {status.waiting_for.detail}"
+    if status.phase is Phase.BACKFILL:
+        return f"{place} · {backfill_line(status)}"
+    return f"{place} · {_DOING[status.phase]}" if status.phase in _DOING else place
+
+
+def backfill_line(status: Status) -> str:
+    """Tell how far the backfill is, how fast it goes and what slows it."""
+    filled = status.backfill
+    told = [
+        f"{bar(filled.percent)} {filled.percent:.0f} %",
+        f"{filled.rows_done:,} of {filled.rows_total:,}" if filled.rows_total else f"{filled.rows_done:,} rows",
+    ]
+    if filled.rows_per_second > 0:
+        told.append(f"{short(filled.rows_per_second)} rows/s")
+    if filled.eta_s is not None:
+        told.append(f"{clock(filled.eta_s)} left")
+    if filled.throttled_by:
+        told.append(f"pace: {filled.throttled_by}")
+    return " · ".join(told)
+
+
+def _header(status: Status, width: int) -> RenderableType:
+    left = Text(status.name, style="bold").append(f"  on {status.database}", style="not bold")
+    if status.to_version:
+        left.append(f"   {status.from_version} → {status.to_version}", style="not bold")
+    right = Text(_standing(status), style=_STYLES[status.state])
+    gap = width - left.cell_len - right.cell_len
+    return left.append(" " * gap).append_text(right) if gap >= 2 else Group(left, right)
+
+
+def _standing(status: Status) -> str:
+    if status.state in {State.DONE, State.ROLLED_BACK}:
+        return _words(status.state)
+    share = f" {status.read_percent} %" if status.phase is Phase.SHIFT else ""
+    return f"{_words(status.state)} · {status.phase.value}{share}"
+
+
+def _words(state: State) -> str:
+    return state.value.replace("_", " ")
+
+
+def _phase(phase: Phase, status: Status) -> Text:
+    share = f"{status.read_percent} %" if phase is Phase.SHIFT is status.phase else ""
+    sign, style = _sign(phase, status)
+    return Text(f"{phase.value} ").append(f"{sign}{share}", style=style)
+
+
+def _sign(phase: Phase, status: Status) -> tuple[str, str]:
+    if status.phase is Phase.ROLLED_BACK:
+        entered = any(timing.phase is phase for timing in status.timings)
+        return ("↩", "magenta") if entered else ("○", "dim")
+    if phase is status.phase:
+        return ("✘", "red") if status.state is State.FAILED else ("●", _STYLES[status.state])
+    return ("✔", "green") if phase.reached(status.phase) else ("○", "dim")
+
+
+def _facts(status: Status, now: datetime) -> Iterator[tuple[str, str | Text]]:
+    yield _waits(status, now)
+    criteria = list(_criteria(status))
+    if criteria:
+        yield "criteria", " · ".join(criteria)
+    if status.phase is Phase.BACKFILL:
+        yield "backfill", backfill_line(status)
+    elif status.parity:
+        yield "rows", _parity(status.parity, now)
+    if status.parity and status.parity.examples:
+        yield "differ", "; ".join(example_line(example) for example in status.parity.examples[:3])
+    yield from _clients(status, now)
+    overlap = _overlap(status, now)
+    if overlap:
+        yield "overlap", overlap
+    if status.approvals:
+        yield "approvals", "; ".join(f"{gate}: {', '.join(who)}" for gate, who in status.approvals.items())
+    if status.archived or status.restored:
+        yield "archive", f"{times(status.archived, 'value')} archived, {status.restored:,} restored"
+
+
+def _waits(status: Status, now: datetime) -> tuple[str, str | Text]:
+    if status.failure and status.state is State.FAILED:
+        return "failed", Text(status.failure, style="red")
+    waiting = status.waiting_for
+    if waiting:
+        return "waits for", Text(f"{waiting.detail} (since {moment(waiting.since, now)})", style="yellow")
+    match status.state:
+        case State.DONE:
+            return "waits for", "nothing: it is done, and only the new version is left"
+        case State.ROLLED_BACK:
+            return "waits for", "nothing: everything is back as it was"
+        case State.ROLLING_BACK:
+            stage = "the new version's objects are being withdrawn" if status.safe else "the old version takes over"
+            return "waits for", f"nothing: {stage}"
+        case State.PAUSED:
+            return "waits for", "somebody to resume it"
+    return "waits for", f"nothing: it is {_DOING.get(status.phase, 'at work')}"
+
+
+def _criteria(status: Status) -> Iterator[str]:
+    if status.traffic:
+        seen = status.traffic
+        yield f"errors {seen.errors_new:,} of {seen.reads_new:,} reads"
+        if seen.new_ms is not None and seen.old_ms is not None:
+            yield f"p50 {seen.new_ms:.1f} ms new, {seen.old_ms:.1f} ms old"
+    if status.shadow and status.shadow.samples:
+        yield f"shadow {status.shadow.mismatches:,} of {status.shadow.samples:,} differ"
+    if status.parity:
+        yield f"drift {status.parity.mismatches:,}"
+
+
+def _parity(parity: Parity, now: datetime) -> str:
+    same = f"{parity.rows:,} old = {parity.rows:,} new"
+    told = [same if not parity.mismatches else f"{parity.mismatches:,} of {times(parity.rows, 'row')} differ"]
+    if parity.violations:
+        told.append(f"{times(parity.violations, 'row')} against the new constraints")
+    if parity.repaired:
+        told.append(f"{parity.repaired:,} repaired")
+    told.append(f"parity {moment(parity.checked_at, now)}, {'fresh' if parity.fresh else 'stale'}")
+    return " · ".join(told)
+
+
+def example_line(example: dict[str, object]) -> str:
+    """Name a row that differs by its key, with the kind and PostgreSQL's reason where they are known."""
+    key = example.get("key", {name: value for name, value in example.items() if name not in {"kind", "reason"}})
+    told = ", ".join(f"{name}={value}" for name, value in key.items()) if isinstance(key, dict) else str(key)
+    why = " ".join(str(example[part]) for part in ("kind", "reason") if example.get(part))
+    return f"{told} ({why})" if why else told
+
+
+def _clients(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
+    label = "clients"
+    for side in ("old", "new"):
+        who = [_client(client, now) for client in status.census if client.side == side]
+        if who:
+            yield label, f"{side}: {', '.join(who)}"
+            label = ""
+
+
+def _client(client: Client, now: datetime) -> str:
+    idle = (now - client.last_seen).total_seconds()
+    seen = times(client.sessions, "session") if idle < 300 else f"last seen {moment(client.last_seen, now)}"
+    return f"{client.who} ({client.via}, {seen})"
+
+
+def _overlap(status: Status, now: datetime) -> str | None:
+    if status.phase in {Phase.CONTRACT, Phase.DONE, Phase.ROLLED_BACK}:
+        return None
+    lossless = "rollback is lossless until contract"
+    if status.window_ends_at is None:
+        return lossless
+    left = (status.window_ends_at - now).total_seconds()
+    return f"{span(left)} left · {lossless}" if left > 0 else f"window is over · {lossless}"
+
+
+def _next(status: Status) -> RenderableType:
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column(style="dim", width=4)
+    table.add_column(overflow="fold")
+    table.add_column(style="dim")
+    for index, (command, note) in enumerate(next_commands(status)):
+        table.add_row("" if index else "next", Text(command, style="bold"), Text(note))
+    return table

@@ -1,0 +1,49 @@
+"""The `pgduet` command: which commands there are, in the order of a migration's life."""
+
+import sys
+
+import typer
+
+from pgduet.cli import acts, looking, plans, servers, undoing
+
+app = typer.Typer(
+    name="pgduet",
+    help="Zero-downtime PostgreSQL migrations: old and new clients side by side, one command back.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+for _command in (
+    plans.setup,
+    plans.check,
+    plans.start,
+    looking.status,
+    looking.wait,
+    acts.approve,
+    acts.advance,
+    acts.pause,
+    acts.resume,
+    acts.throttle,
+    acts.route,
+    undoing.rollback,
+    undoing.verify,
+    plans.schema,
+    servers.worker,
+    servers.dev,
+    servers.demo,
+):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a sign gets a question mark, not a traceback.
+        getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Which commands move a migration on, and what each is for. Pure.
+
+What the workflow itself offers comes first; to it is added what the phase always allows.
+"""
+
+from pgduet.messages import Status
+from pgduet.phases import Phase, State
+
+_NOTES = {
+    "advance": "go on now",
+    "approve": "add your approval",
+    "pause": "hold it where it is",
+    "resume": "go on",
+    "throttle": "change the pace",
+    "route": "set the share of reads on the new version",
+    "rollback": "put everything back",
+    "verify": "compare all rows now, and name the keys that differ",
+    "start": "start it again, from where it stands",
+    "wait": "wait for the end",
+    "status": "look again",
+    "worker": "start a worker",
+    "check": "check the plan again",
+}
+
+
+def next_commands(status: Status) -> list[tuple[str, str]]:
+    """Give commands, each with what it is for; at least one."""
+    offered = status.waiting_for.next_commands if status.waiting_for else []
+    told = [_with_note(command) for command in offered]
+    verbs = {_verb(command) for command, _ in told}
+    return told + [_with_note(command) for command in _usual(status) if _verb(command) not in verbs]
+
+
+def _usual(status: Status) -> list[str]:
+    name = status.name
+    match status.state:
+        case State.FAILED if status.phase in {Phase.CONTRACT, Phase.DONE}:
+            return ["pgduet start PLAN"]
+        case State.FAILED:
+            return ["pgduet start PLAN", f"pgduet rollback {name}"]
+        case State.DONE:
+            return ["pgduet status  # all migrations"]
+        case State.ROLLED_BACK:
+            return ["pgduet start PLAN  # start it again, edited or not"]
+        case State.ROLLING_BACK:
+            return [f"pgduet wait {name} --phase rolled_back"]
+    return [*_while_live(status), *_way_back(status)]
+
+
+def _while_live(status: Status) -> list[str]:
+    name = status.name
+    if status.state is State.PAUSED:
+        return [f"pgduet resume {name}"]
+    if status.phase is Phase.BACKFILL:
+        return [f"pgduet status {name} --watch  # follow it", f"pgduet throttle {name} --pause-ms 50  # slow down"]
+    if status.state is State.RUNNING:
+        return [f"pgduet status {name} --watch  # follow it"]
+    return []
+
+
+def _way_back(status: Status) -> list[str]:
+    return [] if Phase.CONTRACT.reached(status.phase) else [f"pgduet rollback {status.name}"]
+
+
+def _with_note(command: str) -> tuple[str, str]:
+    text, _, note = command.partition("#")
+    return text.strip(), note.strip() or _NOTES.get(_verb(command), "")
+
+
+def _verb(command: str) -> str:
+    words = command.removeprefix("pgduet").split()
+    return words[0] if words else ""

@@ -1,0 +1,96 @@
+"""One command's run: the connection, what is printed where, and the exit code.
+
+Pages go to stdout and errors to stderr; under `--json` one object goes to stdout, errors included. Exit codes: 0 done,
+1 refused or failed, 2 usage, 3 timed out, 130 interrupted. Limits: wrong usage is found before a command runs, so that
+it is told as text even under `--json`.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console, RenderableType
+from temporalio.service import RPCError
+
+from pgduet.cli.error_face import error_text
+from pgduet.cli.faces import WIDTH
+from pgduet.client import StillWaiting
+from pgduet.errors import PgduetError, ServerMissing
+
+DONE, FAILED, USAGE, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Make a console of at most 100 columns that takes text as it is; without a terminal it is plain."""
+    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    made.width = min(made.width, WIDTH) if made.is_terminal else WIDTH
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Where a command shows what it found: a page for people, or the same facts as JSON."""
+
+    as_json: bool
+
+    def show(self, page: RenderableType, facts: Mapping[str, Any]) -> None:
+        """Show the result; once in a command's run."""
+        if self.as_json:
+            typer.echo(json.dumps(facts, ensure_ascii=False, default=str))
+        else:
+            console().print(page)
+
+    def note(self, text: str) -> None:
+        """Say something beside the result, on stderr."""
+        if not self.as_json:
+            console(stderr=True).print(text, soft_wrap=True)
+
+    def refuse(self, error: PgduetError) -> None:
+        """Show an error."""
+        if self.as_json:
+            self.show("", {"error": error.facts()})
+        else:
+            console(stderr=True).print(error_text(error), soft_wrap=True)
+
+    def late(self, error: StillWaiting) -> None:
+        """Show that the time was over, and where the migration stands."""
+        if self.as_json:
+            facts = PgduetError(str(error)).facts() | {"code": "timeout"}
+            status = error.status.model_dump(mode="json") if error.status else None
+            self.show("", {"error": facts, "status": status})
+        else:
+            console(stderr=True).print(f"timed out  {error}", soft_wrap=True)
+
+
+def run(job: Callable[[Screen], Awaitable[int | None]], *, as_json: bool) -> NoReturn:
+    """Run a command to its exit code."""
+    raise typer.Exit(_code(job, Screen(as_json)))
+
+
+def _code(job: Callable[[Screen], Awaitable[int | None]], screen: Screen) -> int:
+    async def main() -> int:
+        return await job(screen) or DONE
+
+    try:
+        return asyncio.run(main())
+    except StillWaiting as late:
+        screen.late(late)
+        return TIMED_OUT
+    except PgduetError as error:
+        screen.refuse(error)
+    except RPCError as wrong:
+        message = f"the Temporal server answers: {wrong.message}"
+        screen.refuse(ServerMissing(message))
+    except ValidationError as wrong:
+        first = wrong.errors()[0]
+        message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        screen.refuse(PgduetError(message))
+        return USAGE
+    except KeyboardInterrupt:
+        screen.note("interrupted: what runs goes on")
+        return INTERRUPTED
+    return FAILED

@@ -1,0 +1,394 @@
+"""The Python client: `Migrations` starts migrations, looks at them, waits for them and acts on them.
+
+Mechanism: everything goes through Temporal: workflows by name, acts as updates, facts as queries. The client holds no
+DSN and opens no connection to PostgreSQL; what needs the database (`setup`, the live part of `check`, `verify`) runs on
+a worker.
+Limits: acts and the status of a running migration need a worker on the task queue; `WorkerMissing` says so.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+from uuid import uuid4
+
+from pydantic import BaseModel
+from temporalio.client import (
+    Client,
+    WorkflowExecution,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+)
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.envconfig import ClientConfig
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from pgduet import messages
+from pgduet.describe import details, summary, what_differs
+from pgduet.errors import ActRefused, PgduetError, PlanChanged, ServerMissing, UnknownMigration
+from pgduet.failures import error_from
+from pgduet.messages import Answer, CheckInput, CheckResult, SetupInput, SetupResult, Start, Status
+from pgduet.observe import Look, WorkerMissing, describe, listed, look, parts, started_with
+from pgduet.phases import Phase, State
+from pgduet.plan.checksum import checksum
+from pgduet.plan.load import parse_plan
+from pgduet.plan.models import Plan
+from pgduet.plan.problems import did_you_mean
+from pgduet.plan.problems import listed as quoted
+from pgduet.search_attributes import register_search_attributes
+from pgduet.tasks import Result, run_task
+
+__all__ = ["DEFAULT_ADDRESS", "Look", "Migrations", "Started", "StillWaiting", "WorkerMissing"]
+
+DEFAULT_ADDRESS = "localhost:7233"
+WORKFLOW = "Migration"
+PATIENCE_S = 60.0
+"""How long `wait` bears that no worker answers: workers are restarted, and migrations go on after that."""
+_LISTED_LIMIT = 1000
+_ENDED = {State.DONE, State.ROLLED_BACK}
+
+
+class StillWaiting(TimeoutError):  # noqa: N818 - named for what it tells, as our errors are
+    """The migration did not get there in time; `status` is where it stands, None when nobody could tell."""
+
+    def __init__(self, message: str, status: Status | None) -> None:
+        """Take what was waited for and what was seen last."""
+        self.status = status
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A migration that runs: a new run, or the run of the same plan that was `joined`."""
+
+    name: str
+    database: str
+    workflow_id: str
+    run_id: str | None
+    checksum: str
+    joined: bool = False
+    same_policy: bool = True
+
+
+class Migrations:
+    """Migrations seen through one Temporal namespace.
+
+    `migrations = await Migrations.connect()`, or `Migrations(client)` with a client whose data converter is
+    `temporalio.contrib.pydantic.pydantic_data_converter`.
+    """
+
+    def __init__(self, client: Client, *, task_queue: str | None = None) -> None:
+        self.client = client
+        self.task_queue = task_queue or os.environ.get("PGDUET_TASK_QUEUE") or messages.TASK_QUEUE
+
+    @classmethod
+    async def connect(cls, address: str | None = None, *, task_queue: str | None = None) -> Self:
+        """Connect by the SDK's environment configuration (TEMPORAL_ADDRESS, NAMESPACE, API_KEY, TLS, profiles).
+
+        Raises:
+            ServerMissing: no Temporal server answers there, or the configuration cannot be read.
+        """
+        try:
+            config = ClientConfig.load_client_connect_config()
+        except RuntimeError as wrong:
+            msg = f"Temporal's configuration cannot be read: {wrong}"
+            raise ServerMissing(msg) from wrong
+        config["target_host"] = target = address or config.get("target_host") or DEFAULT_ADDRESS
+        try:
+            client = await Client.connect(**config, data_converter=pydantic_data_converter)
+        except (RuntimeError, RPCError, ValueError) as wrong:
+            msg = f"no Temporal server answers at {target}"
+            raise ServerMissing(
+                msg,
+                hint="Start one with `pgduet dev`, or set TEMPORAL_ADDRESS to the one you have.",
+            ) from wrong
+        return cls(client, task_queue=task_queue)
+
+    # Starting
+
+    async def start(self, plan: Plan, *, actor: str, reason: str | None = None) -> Started:
+        """Start a migration, or join the run of the same plan.
+
+        Raises:
+            PlanChanged: a migration of this name runs with other versions or operations.
+        """
+        mark = checksum(plan)
+        workflow = messages.workflow_id(plan.database, plan.name)
+        begin = Start(plan=_wire(plan), actor=actor, reason=reason)
+        try:
+            handle = await self._start(plan, begin)
+        except WorkflowAlreadyStartedError:
+            running = parse_plan((await started_with(self.client, workflow)).plan)
+        else:
+            return Started(plan.name, plan.database, workflow, handle.result_run_id, mark)
+        if checksum(running) != mark:
+            msg = f"`{plan.name}` runs with another plan: {what_differs(running, plan)}"
+            raise PlanChanged(
+                msg,
+                hint=f"Go on with the plan as it was, or put it back first: `pgduet rollback {plan.name}`.",
+            )
+        found = await describe(self.client, workflow)
+        same = running.policy == plan.policy
+        return Started(plan.name, plan.database, workflow, found.run_id, mark, joined=True, same_policy=same)
+
+    async def begun(self, name: str, database: str | None = None, *, timeout_s: float = 10.0) -> Status:
+        """Wait until a migration has passed preflight or waits for somebody; raises what preflight refused."""
+
+        def settled(seen: Look) -> bool:
+            return seen.status.phase is not Phase.PREFLIGHT or seen.status.state is not State.RUNNING
+
+        return await self._poll(await self.find(name, database), settled, timeout_s, "passed preflight")
+
+    async def _start(self, plan: Plan, begin: Start) -> WorkflowHandle[Any, Any]:
+        return await self.client.start_workflow(
+            WORKFLOW,
+            begin,
+            id=messages.workflow_id(plan.database, plan.name),
+            task_queue=self.task_queue,
+            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            static_summary=summary(plan),
+            static_details=details(plan),
+        )
+
+    # Looking
+
+    async def look(self, name: str, database: str | None = None) -> Look:
+        """Look at a migration: its status, whether its run has ended, and with which error."""
+        return await self._look(await self.find(name, database))
+
+    async def status(self, name: str, database: str | None = None) -> Status:
+        """Tell where a migration stands; a run that ended in an error has state `failed` and says why."""
+        return (await self.look(name, database)).status
+
+    async def statuses(self, database: str | None = None) -> list[Status]:
+        """Tell about every migration, newest first; briefly where no worker answers."""
+        runs = await self._runs(database)
+        limit = asyncio.Semaphore(10)
+        silent = False
+
+        async def seen(run: WorkflowExecution) -> Status:
+            nonlocal silent
+            async with limit:
+                if silent:
+                    return listed(run)
+                try:
+                    return (await look(self.client, run.id)).status
+                except WorkerMissing:
+                    silent = True
+                except (PgduetError, RPCError):
+                    pass
+                return listed(run)
+
+        return list(await asyncio.gather(*(seen(run) for run in runs.values())))
+
+    async def find(self, name: str, database: str | None = None) -> str:
+        """Give the id of a migration's workflow; without a database the name must be unique.
+
+        Raises:
+            UnknownMigration: no migration, or several databases' migrations, have the name.
+        """
+        if database is not None:
+            return messages.workflow_id(database, name)
+        known: dict[str, WorkflowExecution] = {}
+        for _ in range(4):  # What was started a moment ago may not be listed yet.
+            known = await self._runs()
+            found = [workflow for workflow in known if parts(workflow)[1] == name]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                msg = f"several databases have a migration `{name}`"
+                raise UnknownMigration(
+                    msg,
+                    hint=f"Say which: `--database` {', '.join(sorted(parts(each)[0] for each in found))}.",
+                )
+            await asyncio.sleep(0.25)
+        raise _unknown(name, known)
+
+    async def _look(self, workflow: str, *, heartbeats: bool = True) -> Look:
+        try:
+            return await look(self.client, workflow, heartbeats=heartbeats)
+        except UnknownMigration:
+            raise _unknown(parts(workflow)[1], await self._runs()) from None
+
+    async def _runs(self, database: str | None = None) -> dict[str, WorkflowExecution]:
+        newest: dict[str, WorkflowExecution] = {}
+        async for run in self.client.list_workflows(f"WorkflowType = '{WORKFLOW}'", limit=_LISTED_LIMIT):
+            ours = run.id.count("/") >= 2 and database in {None, parts(run.id)[0]}
+            if ours and (run.id not in newest or newest[run.id].start_time < run.start_time):
+                newest[run.id] = run
+        return dict(sorted(newest.items(), key=lambda item: item[1].start_time, reverse=True))
+
+    # Waiting
+
+    async def wait(
+        self, name: str, phase: Phase | str, timeout_s: float | None = None, *, database: str | None = None
+    ) -> Status:
+        """Wait until a phase has been entered or passed; `done` and `rolled_back` are phases too.
+
+        Raises:
+            StillWaiting: not within `timeout_s`; it is a TimeoutError.
+            ActRefused: the migration ended, or is being rolled back, and will not get there.
+            PgduetError: what the migration failed with.
+        """
+        target = Phase(phase)
+
+        def reached(seen: Look) -> bool:
+            status = seen.status
+            if target.reached(status.phase) and seen.error is None:
+                return True
+            turned = status.state is State.ROLLING_BACK and target is not Phase.ROLLED_BACK
+            if turned or (seen.closed and seen.error is None):
+                how = status.state.value.replace("_", " ")
+                msg = f"`{name}` is {how} and will not reach {target.value}"
+                raise ActRefused(msg)
+            return False
+
+        return await self._poll(await self.find(name, database), reached, timeout_s, f"reached {target.value}")
+
+    async def wait_safe(self, name: str, *, database: str | None = None, timeout_s: float | None = None) -> Status:
+        """Wait until a rollback has put the old version back in charge; the new one may still be in use."""
+        turned = {State.ROLLING_BACK, State.ROLLED_BACK}
+
+        def safe(seen: Look) -> bool:
+            return seen.status.safe and (seen.status.state in turned or seen.status.phase is Phase.ROLLED_BACK)
+
+        return await self._poll(await self.find(name, database), safe, timeout_s, "put the old version back in charge")
+
+    async def _poll(
+        self, workflow: str, enough: Callable[[Look], bool], timeout_s: float | None, awaited: str
+    ) -> Status:
+        """Look until it is enough; a run that ended in an error raises it, a silent worker is borne for a while."""
+        began = answered = time.monotonic()
+        pause_s, seen = 0.1, None
+        while True:
+            try:
+                seen = await self._look(workflow, heartbeats=False)
+                answered = time.monotonic()
+            except WorkerMissing:
+                if time.monotonic() - answered > PATIENCE_S:
+                    raise
+            else:
+                if enough(seen):
+                    return seen.status
+                if seen.error is not None:
+                    raise seen.error
+                if seen.closed:
+                    msg = f"`{seen.status.name}` ended as {seen.status.state.value} and has not {awaited}"
+                    raise ActRefused(msg)
+            if timeout_s is not None and time.monotonic() - began + pause_s > timeout_s:
+                raise StillWaiting(_late(workflow, awaited, timeout_s, seen), seen.status if seen else None)
+            await asyncio.sleep(pause_s)
+            pause_s = min(0.5, pause_s * 1.2)
+
+    # Acting
+
+    async def act(self, name: str, update: str, model: messages.Act, *, database: str | None = None) -> Answer:
+        """Act by one of the workflow's updates: advance, approve, abort, pause, resume, throttle, route, verify.
+
+        Raises:
+            ActRefused: it is not possible where the migration stands.
+        """
+        seen = await self.look(name, database)
+        if seen.closed:
+            msg = f"`{name}` has ended as {seen.status.state.value}: there is nothing to {update}"
+            raise ActRefused(msg)
+        handle = self.client.get_workflow_handle(seen.status.workflow_id)
+        try:
+            answer = await handle.execute_update(update, model, result_type=Answer)
+        except WorkflowUpdateFailedError as refused:
+            told = error_from(refused.cause)
+            if isinstance(told, ActRefused):
+                raise told from None
+            raise ActRefused(told.message, place=told.place, snippet=told.snippet, hint=told.hint) from None
+        except RPCError as wrong:
+            if wrong.status is RPCStatusCode.NOT_FOUND:
+                msg = f"`{name}` has just ended: there is nothing to {update}"
+                raise ActRefused(msg) from None
+            raise
+        return Answer.model_validate(answer)
+
+    async def signal(self, name: str, signal: str, model: messages.Act, *, database: str | None = None) -> None:
+        """Send one of the workflow's signals: the same acts without an answer; no worker is needed."""
+        handle = self.client.get_workflow_handle(await self.find(name, database))
+        await handle.signal(signal, model)
+
+    async def verify(self, name: str, act: messages.VerifyNow, *, database: str | None = None) -> tuple[Answer, Status]:
+        """Run full parity now; the status has the exact keys of rows that differ."""
+        answer = await self.act(name, "verify", act, database=database)
+        return answer, await self.status(name, database)
+
+    async def rollback(
+        self, name: str, abort: messages.Abort, *, database: str | None = None, plan: Plan | None = None
+    ) -> Answer:
+        """Begin to put everything back; a run that was lost or terminated is adopted to do so.
+
+        `plan` serves where Temporal no longer knows the migration. `wait_safe` waits for the first step, and
+        `wait(name, "rolled_back")` for the second.
+
+        Raises:
+            ActRefused: the migration is past the point of no return.
+        """
+        try:
+            seen = await self.look(name, plan.database if plan else database)
+        except UnknownMigration:
+            if plan is None:
+                raise
+            return await self._adopt(plan, abort)
+        if not seen.closed:
+            return await self.act(name, "abort", abort, database=seen.status.database)
+        if seen.status.state is State.DONE:
+            msg = f"`{name}` is done: contract is the point of no return"
+            raise ActRefused(msg)
+        if seen.status.state is State.ROLLED_BACK:
+            return Answer(message=f"{name} was rolled back before", phase=Phase.ROLLED_BACK)
+        begun = await started_with(self.client, seen.status.workflow_id)
+        return await self._adopt(plan or parse_plan(begun.plan), abort)
+
+    async def _adopt(self, plan: Plan, abort: messages.Abort) -> Answer:
+        begin = Start(plan=_wire(plan), actor=abort.actor, reason=abort.reason, mode="rollback")
+        handle = await self._start(plan, begin)
+        if abort.force or abort.cascade:
+            await handle.signal("abort", abort)
+        return Answer(message="the lost run is adopted and rolled back", phase=Phase.PREFLIGHT)
+
+    # Tasks on a worker
+
+    async def setup(self, database: str, *, print_sql: bool = False, actor: str = "unknown") -> SetupResult:
+        """Create pgduet's schema in a database and register its search attributes; safe to run again."""
+        given = SetupInput(database=database, print_sql=print_sql, actor=actor)
+        result = await self._run("Setup", f"setup/{database}", given, SetupResult)
+        if print_sql:
+            return result
+        return result.model_copy(update={"done": [*result.done, *await register_search_attributes(self.client)]})
+
+    async def check(self, plan: Plan) -> CheckResult:
+        """Check a plan against the catalogue of its database; raises what a start would be refused for."""
+        workflow = f"check/{plan.database}/{uuid4().hex}"
+        return await self._run("Check", workflow, CheckInput(plan=_wire(plan)), CheckResult)
+
+    async def _run(self, kind: str, workflow: str, given: BaseModel, result: type[Result]) -> Result:
+        return await run_task(self.client, given, result, kind=kind, workflow=workflow, task_queue=self.task_queue)
+
+
+def _wire(plan: Plan) -> dict[str, Any]:
+    return plan.model_dump(mode="json", by_alias=True)
+
+
+def _unknown(name: str, known: dict[str, WorkflowExecution]) -> UnknownMigration:
+    names = sorted({parts(workflow)[1] for workflow in known})
+    hint = f"Known migrations: {quoted(names)}." if names else "None was started yet: `pgduet start PLAN`."
+    return UnknownMigration(f"there is no migration `{name}`.{did_you_mean(name, names)}", hint=hint)
+
+
+def _late(workflow: str, awaited: str, timeout_s: float, seen: Look | None) -> str:
+    name = parts(workflow)[1]
+    if seen is None:
+        return f"`{name}` has not {awaited} within {timeout_s:g} s: no worker answers"
+    waiting = seen.status.waiting_for
+    why = f", waits for {waiting.detail}" if waiting else ""
+    return f"`{name}` has not {awaited} within {timeout_s:g} s: it is in {seen.status.phase.value}{why}"

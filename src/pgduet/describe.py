@@ -1,0 +1,50 @@
+"""A plan in words: one line and a page for the Temporal UI and the CLI, and what differs between two plans. Pure."""
+
+from pgduet.plan.models import AddColumn, Operation, Plan
+
+_SUMMARY_BYTES = 200
+_DETAILS_BYTES = 20_000
+
+
+def summary(plan: Plan) -> str:
+    """Give one line, within Temporal's limit of 200 bytes."""
+    return _cut(f"{plan.name}: {plan.database} {plan.version.from_} → {plan.version.to}", _SUMMARY_BYTES)
+
+
+def details(plan: Plan) -> str:
+    """Give a page in Markdown, within Temporal's limit of 20,000 bytes."""
+    parts = [
+        plan.description,
+        "\n".join(f"- {operation_line(operation)}" for operation in plan.operations),
+        "\n".join(f"- {role}: {who}" for role, who in plan.owners.items()),
+        "\n".join(f"- risk: {each.risk} ({each.mitigation}; {each.owner})" for each in plan.risks),
+    ]
+    return _cut("\n\n".join(part for part in parts if part), _DETAILS_BYTES)
+
+
+def operation_line(operation: Operation) -> str:
+    """Say what an operation does, in one line."""
+    new = ", ".join(column.name for column in operation.columns)
+    if isinstance(operation, AddColumn):
+        return f"{operation.kind} {operation.relation}: {new} {operation.column.type}"
+    return f"{operation.kind} {operation.relation}: {', '.join(operation.replaces)} → {new}"
+
+
+def what_differs(running: Plan, given: Plan) -> str:
+    """Name the versions and operations that two plans of one name do not share."""
+    told = []
+    if running.version != given.version:
+        was, now = running.version, given.version
+        told.append(f"versions {was.from_} → {was.to} there, {now.from_} → {now.to} here")
+    if len(running.operations) != len(given.operations):
+        told.append(f"{len(running.operations)} operations there, {len(given.operations)} here")
+    pairs = enumerate(zip(running.operations, given.operations, strict=False))
+    told += [f"operations[{index}] ({now.kind} {now.relation})" for index, (was, now) in pairs if was != now]
+    return "; ".join(told)
+
+
+def _cut(text: str, limit_bytes: int) -> str:
+    data = text.encode()
+    if len(data) <= limit_bytes:
+        return text
+    return data[: limit_bytes - 3].decode(errors="ignore") + "…"

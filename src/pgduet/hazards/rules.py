@@ -1,0 +1,104 @@
+"""The hazards that `check` reports: each a rule with its effect, its cure, and SQL that shows it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A risk: when it is there, what it does, how to be rid of it."""
+
+    id: str
+    condition: str
+    effect: str
+    cure: str
+    bad: str
+    good: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hazard:
+    """A rule that a plan meets, and where."""
+
+    id: str
+    condition: str
+    effect: str
+    cure: str
+    where: str
+
+    def facts(self) -> dict[str, str]:
+        """Give the hazard as fields."""
+        return {
+            "id": self.id,
+            "condition": self.condition,
+            "effect": self.effect,
+            "cure": self.cure,
+            "where": self.where,
+        }
+
+
+_ALL = (
+    Rule(
+        "PD-H01",
+        "`up` is not immutable",
+        "its value can depend on the writing session's settings, such as TimeZone; rows may then drift",
+        "name what it depends on",
+        "up: created_at::date",
+        "up: (created_at AT TIME ZONE 'UTC')::date",
+    ),
+    Rule(
+        "PD-H02",
+        "`down` does not give back what was there",
+        "the map is lossy: from contract on, the old values exist only in pgduet_archive",
+        "let the new columns hold all that the old ones did, or accept it",
+        "down: {price: round(amount)}",
+        "down: {price: amount}",
+    ),
+    Rule(
+        "PD-H03",
+        "`up` fails on a sampled row",
+        "the backfill leaves such rows empty, names them, and waits",
+        "correct the rows, or let `up` handle them",
+        "up: rating::int",
+        "up: CASE WHEN rating ~ '^[0-9]+$' THEN rating::int END",
+    ),
+    Rule(
+        "PD-H05",
+        "the table has no primary key",
+        "rows are named by all their values, and archived values come back by a scan of the table",
+        "add a primary key first, if you can",
+        "CREATE TABLE t (a text)",
+        "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a text)",
+    ),
+    Rule(
+        "PD-H06",
+        "indexes or checks hang on a replaced column",
+        "they are dropped with it at contract",
+        "create what the new version needs on the new columns",
+        "CREATE INDEX ON flights (year, month)",
+        "CREATE INDEX CONCURRENTLY ON flights (scheduled_departure)",
+    ),
+    Rule(
+        "PD-H07",
+        "`SELECT *` prepared on a base table fails once after expand",
+        "0A000 (cached plan must not change result type), once for each such prepared statement",
+        "name the columns, or read the version schema",
+        "PREPARE q AS SELECT * FROM public.flights",
+        "PREPARE q AS SELECT id, year FROM public_v1.flights",
+    ),
+    Rule(
+        "PD-H12",
+        "the table has its own UPDATE triggers",
+        "they must not fire for a backfill: it changes no column but its own",
+        "leave policy.user_triggers at suppress",
+        "user_triggers: fire",
+        "user_triggers: suppress",
+    ),
+)
+
+RULES: dict[str, Rule] = {rule.id: rule for rule in _ALL}
+
+
+def hazard(rule_id: str, where: str) -> Hazard:
+    """Report that a plan meets a rule."""
+    rule = RULES[rule_id]
+    return Hazard(rule.id, rule.condition, rule.effect, rule.cure, where)

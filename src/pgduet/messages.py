@@ -1,0 +1,418 @@
+"""What goes over the wire: one input and one result for each workflow, activity, signal, update and query.
+
+All of it is JSON by pydantic and none of it holds a DSN, a password or a row's values beyond the keys of rows that a person
+must look at. Fields may be added; a field that stored histories know is never renamed or removed.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pgduet.phases import Authority, Phase, State, SyncMode
+
+TASK_QUEUE = "pgduet"
+SEARCH_ATTRIBUTES: dict[str, Literal["keyword", "int"]] = {
+    "PgduetDatabase": "keyword",
+    "PgduetPhase": "keyword",
+    "PgduetState": "keyword",
+    "PgduetReadPercent": "int",
+}
+
+
+def workflow_id(database: str, name: str) -> str:
+    """Give the id under which a migration's workflow runs."""
+    return f"migration/{database}/{name}"
+
+
+class Message(BaseModel):
+    """A message; what it does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+# Acts: signals and updates take the same models. Every field has a default, so that a signal without argument is one too.
+
+Actor = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Act(Message):
+    """Somebody's decision: who, and why."""
+
+    actor: Actor = "unknown"
+    reason: str | None = Field(default=None, max_length=2000)
+
+
+class Approve(Act):
+    """Approve the gate before a phase."""
+
+    gate: Phase
+
+
+class Abort(Act):
+    """Roll back; `force` withdraws the new version although clients still use it."""
+
+    force: bool = False
+    cascade: bool = False
+
+
+class Route(Act):
+    """Set the share of reads on the new path, in percent."""
+
+    read_percent: int = Field(ge=0, le=100)
+
+
+class Throttle(Act):
+    """Change the backfill's pace; what is not given stays."""
+
+    batch_target_ms: float | None = Field(default=None, ge=1, le=250)
+    pause_ms: float | None = Field(default=None, ge=0, le=60_000)
+    max_replica_lag_s: float | None = Field(default=None, gt=0)
+
+
+class VerifyNow(Act):
+    """Run full parity now; `repair` gives drifted rows what the authority says."""
+
+    repair: bool = False
+
+
+class Answer(Message):
+    """What became of an update."""
+
+    accepted: bool = True
+    message: str
+    phase: Phase
+    next_commands: list[str] = []
+
+
+# Status
+
+
+class WaitingFor(Message):
+    """What a migration waits for, since when, and which command moves it on."""
+
+    kind: str
+    detail: str
+    since: datetime
+    next_commands: list[str]
+
+
+class Client(Message):
+    """Somebody who uses a version (census)."""
+
+    who: str
+    version: str
+    side: Literal["old", "new"]
+    via: str
+    last_seen: datetime
+    sessions: int = 1
+
+
+class Backfill(Message):
+    """How far the backfill is; `percent` counts pages, rows are what has been written."""
+
+    rows_done: int = 0
+    rows_total: int = 0
+    """Estimated by the catalogue until the backfill ends."""
+    percent: float = 0.0
+    rows_per_second: float = 0.0
+    eta_s: float | None = None
+    throttled_by: str | None = None
+    batches: int = 0
+    seconds: float = 0.0
+
+
+class Parity(Message):
+    """The last full comparison of both representations."""
+
+    checked_at: datetime
+    rows: int
+    mismatches: int
+    violations: int = 0
+    repaired: int = 0
+    fresh: bool = True
+    examples: list[dict[str, Any]] = []
+    """Keys of rows that differ, with the kind and PostgreSQL's reason; at most 20."""
+
+
+class ShadowResult(Message):
+    """Reads through both versions, compared and timed; latencies are medians in milliseconds."""
+
+    samples: int = 0
+    mismatches: int = 0
+    old_ms: float | None = None
+    new_ms: float | None = None
+    examples: list[dict[str, Any]] = []
+
+
+class Traffic(Message):
+    """What routers reported since a step began, and the engine's own probe of both versions."""
+
+    routers: int = 0
+    reads_old: int = 0
+    reads_new: int = 0
+    errors_old: int = 0
+    errors_new: int = 0
+    old_ms: float | None = None
+    new_ms: float | None = None
+
+
+class Timing(Message):
+    """When a phase began and ended."""
+
+    phase: Phase
+    started_at: datetime
+    ended_at: datetime | None = None
+
+
+class Status(Message):
+    """Everything that `pgduet status NAME --json` tells."""
+
+    name: str
+    database: str
+    workflow_id: str
+    phase: Phase
+    state: State
+    waiting_for: WaitingFor | None = None
+    authority: Authority = Authority.OLD
+    read_percent: int = 0
+    census: list[Client] = []
+    backfill: Backfill = Backfill()
+    parity: Parity | None = None
+    shadow: ShadowResult | None = None
+    traffic: Traffic | None = None
+    window_ends_at: datetime | None = None
+    plan_checksum: str = ""
+    audit_head: str | None = None
+    from_version: str = ""
+    to_version: str = ""
+    safe: bool = True
+    """False only while a rollback has begun and the old version is not yet back in charge."""
+    timings: list[Timing] = []
+    approvals: dict[str, list[str]] = {}
+    decisions: list[str] = []
+    archived: int = 0
+    restored: int = 0
+    failure: str | None = None
+
+
+# Activities
+
+
+class Reference(Message):
+    """Which migration an activity works for, and in whose name."""
+
+    database: str
+    name: str
+    migration_id: int
+    actor: str = "pgduet"
+    reason: str | None = None
+
+
+class Start(Message):
+    """Input of the Migration workflow."""
+
+    plan: dict[str, Any]
+    actor: Actor = "unknown"
+    reason: str | None = None
+    mode: Literal["forward", "rollback"] = "forward"
+    carried: "Carried | None" = None
+    """State of the run before, where the workflow continued as new."""
+
+
+class OpenRequest(Message):
+    """Input of preflight."""
+
+    plan: dict[str, Any]
+    actor: str
+    reason: str | None = None
+    workflow_id: str
+
+
+class Opened(Message):
+    """A migration that passed preflight, or one that was found done."""
+
+    migration_id: int
+    attempt: int
+    checksum: str
+    phase: Phase
+    search_attributes: bool
+    rows_estimate: int = 0
+    hazards: list[str] = []
+    compensations: list[str] = []
+    """What an earlier workflow of this run had done and not undone."""
+    authority: Authority = Authority.OLD
+    read_percent: int = 0
+    audit_head: str | None = None
+
+
+class Outcome(Message):
+    """What a step did: evidence for the audit log, the report and the Temporal UI."""
+
+    summary: str
+    evidence: dict[str, Any] = {}
+    audit_head: str | None = None
+
+
+class Record(Message):
+    """Write where the migration stands, and the decision that brought it there, in one transaction."""
+
+    reference: Reference
+    phase: Phase
+    state: State
+    compensations: list[str]
+    action: str
+    evidence: dict[str, Any] = {}
+    approvals: dict[str, list[str]] = {}
+
+
+class Part(Message):
+    """A share of a table's heap pages for one Backfill child."""
+
+    relation: str
+    part: int
+    block_from: int
+    block_to: int
+
+
+class PartList(Message):
+    """How a backfill is shared out."""
+
+    parts: list[Part]
+
+
+class BackfillInput(Message):
+    """Input of the Backfill workflow and of each of its slices."""
+
+    reference: Reference
+    part: Part
+    slice_s: float = 20.0
+    parent_id: str | None = None
+    paused: bool = False
+
+
+class SliceResult(Message):
+    """Where a slice stopped; `rows` counts this slice's work only."""
+
+    cursor_block: int
+    finished: bool
+    paused: bool = False
+    rows: int = 0
+    rows_total: int = 0
+    batches: int = 0
+    blocks_done: int = 0
+    percent: float = 0.0
+    throttled_by: str | None = None
+
+
+class BackfillReport(Message):
+    """What a Backfill child tells its parent after every slice."""
+
+    relation: str
+    part: int
+    blocks: int
+    blocks_done: int
+    rows: int
+    batches: int
+    throttled_by: str | None = None
+
+
+class ParityRequest(Message):
+    """Compare all rows in the form of the sync that is in force."""
+
+    reference: Reference
+    mode: SyncMode
+    authority: Authority = Authority.OLD
+    repair: bool = False
+
+
+class RouteRequest(Message):
+    """Change the route: reads, authority, or whether the new version may be used at all."""
+
+    reference: Reference
+    read_percent: int | None = None
+    authority: Authority | None = None
+
+
+class ShadowRequest(Message):
+    """Compare and time reads of sampled keys."""
+
+    reference: Reference
+    samples: int
+
+
+class TrafficRequest(Message):
+    """Measure traffic against an earlier measurement."""
+
+    reference: Reference
+    since: Traffic | None = None
+
+
+class CensusRequest(Message):
+    """Take the census; `idle_s` is how long a client is remembered after it was last seen."""
+
+    reference: Reference
+    idle_s: float
+
+
+class CensusResult(Message):
+    """Who uses which version, and whether the side in question is empty."""
+
+    clients: list[Client] = []
+    new_left: list[str] = []
+    """Who still uses, or may still use, the new version."""
+    old_left: list[str] = []
+
+
+class ControlsRequest(Message):
+    """Pace and pause, read by running slices."""
+
+    reference: Reference
+    controls: dict[str, Any]
+
+
+class SetupInput(Message):
+    """Input of the Setup workflow."""
+
+    database: str
+    print_sql: bool = False
+    actor: str = "unknown"
+
+
+class SetupResult(Message):
+    """What setup found and did."""
+
+    database: str
+    done: list[str] = []
+    sql: str | None = None
+
+
+class CheckInput(Message):
+    """Input of the Check workflow: the live part of `pgduet check`."""
+
+    plan: dict[str, Any]
+
+
+class CheckResult(Message):
+    """What the catalogue says about a plan."""
+
+    checksum: str
+    hazards: list[dict[str, Any]] = []
+    estimate: dict[str, Any] = {}
+
+
+class Carried(Message):
+    """The state that a workflow hands to itself when it continues as new."""
+
+    opened: Opened
+    status: Status
+    phase: Phase
+    compensations: list[str]
+    entered: bool = True
+    abort: Abort | None = None
+    cancelled: bool = False
+    soak_started_at: datetime | None = None
+    archived: int = 0
+
+
+Start.model_rebuild()

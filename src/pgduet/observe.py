@@ -1,0 +1,207 @@
+"""Looking at one migration from outside: what its workflow answers, else what Temporal itself knows about it.
+
+Mechanism: the workflow is described (is it open, how did it end), then asked by its query `status`, which works on
+closed workflows too while a worker is there. During backfill the heartbeats of the running slices are added, so that
+the figures are seconds old. Where no worker answers, a migration that has ended is told from its result, its search
+attributes and its failure. Limits: a running migration without a worker cannot be told about: `WorkerMissing`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import (
+    Client,
+    WorkflowExecution,
+    WorkflowExecutionDescription,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+)
+from temporalio.common import SearchAttributeKey
+from temporalio.exceptions import TemporalError
+from temporalio.service import RPCError, RPCStatusCode
+
+from pgduet.errors import PgduetError, ServerMissing, UnknownMigration
+from pgduet.failures import error_from
+from pgduet.messages import SliceResult, Start, Status
+from pgduet.phases import Phase, State
+
+QUERY_LIMIT_S = 5.0
+_NO_WORKER = {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.FAILED_PRECONDITION}
+_PHASE = SearchAttributeKey.for_keyword("PgduetPhase")
+_STATE = SearchAttributeKey.for_keyword("PgduetState")
+_Word = TypeVar("_Word", Phase, State)
+
+
+class WorkerMissing(ServerMissing):
+    """No worker answers."""
+
+    def __init__(self, task_queue: str) -> None:
+        """Take the task queue on which nobody answers."""
+        super().__init__(
+            f"no worker answers on task queue `{task_queue}`",
+            hint="Start one with `pgduet worker`, on the same namespace and PGDUET_TASK_QUEUE.",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen: the status, whether the run has ended, and the error it ended with."""
+
+    status: Status
+    closed: bool = False
+    error: PgduetError | None = None
+
+
+async def look(client: Client, workflow: str, *, heartbeats: bool = True) -> Look:
+    """Look at the newest run of a migration's workflow.
+
+    Raises:
+        UnknownMigration: Temporal knows no such workflow.
+        WorkerMissing: it runs, but no worker answers.
+    """
+    found = await describe(client, workflow)
+    handle = client.get_workflow_handle(workflow, run_id=found.run_id)
+    if found.close_time is not None:
+        return await _ended(handle, found)
+    status = await ask(handle, found.task_queue)
+    if heartbeats and status.phase is Phase.BACKFILL:
+        status = with_heartbeats(status, await _heartbeats(client, found), now=datetime.now(UTC))
+    return Look(status)
+
+
+async def describe(client: Client, workflow: str) -> WorkflowExecutionDescription:
+    """Describe the newest run; `UnknownMigration` where there is none."""
+    try:
+        return await client.get_workflow_handle(workflow).describe()
+    except RPCError as wrong:
+        if wrong.status is not RPCStatusCode.NOT_FOUND or "namespace" in wrong.message.lower():
+            raise
+    database, name = parts(workflow)
+    msg = f"there is no migration `{name}` on database `{database}`"
+    raise UnknownMigration(msg)
+
+
+def parts(workflow: str) -> tuple[str, str]:
+    """Give the database and the name that a workflow id holds."""
+    _, database, name = workflow.split("/", 2)
+    return database, name
+
+
+async def ask(handle: WorkflowHandle[Any, Any], task_queue: str) -> Status:
+    """Ask a workflow for its status."""
+    try:
+        answer = await handle.query("status", result_type=Status, rpc_timeout=timedelta(seconds=QUERY_LIMIT_S))
+    except WorkflowQueryFailedError as wrong:
+        msg = f"the workflow cannot answer: {wrong.message}"
+        raise PgduetError(msg) from wrong
+    except RPCError as wrong:
+        if wrong.status in _NO_WORKER:
+            raise WorkerMissing(task_queue) from wrong
+        if wrong.status is RPCStatusCode.INVALID_ARGUMENT:
+            msg = f"the workflow cannot answer: {wrong.message}"
+            raise PgduetError(msg) from wrong
+        raise
+    return Status.model_validate(answer)
+
+
+async def started_with(client: Client, workflow: str) -> Start:
+    """Read the input of the newest run from its history; no worker is needed."""
+    found = await describe(client, workflow)
+    handle = client.get_workflow_handle(workflow, run_id=found.run_id)
+    async for event in handle.fetch_history_events(page_size=1):
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
+            payloads = event.workflow_execution_started_event_attributes.input
+            [start] = await client.data_converter.decode_wrapper(payloads, [Start])
+            return Start.model_validate(start)
+        break
+    raise PgduetError("the workflow's history does not begin with its start")
+
+
+def listed(execution: WorkflowExecution) -> Status:
+    """Tell what a listing shows: phase and state by search attributes where they are registered."""
+    database, name = parts(execution.id)
+    attributes = execution.typed_search_attributes
+    ended = execution.status is WorkflowExecutionStatus.COMPLETED
+    phase = _value(Phase, attributes.get(_PHASE)) or (Phase.DONE if ended else Phase.PREFLIGHT)
+    state = _value(State, attributes.get(_STATE)) or (State.DONE if ended else State.RUNNING)
+    if execution.close_time is not None and not ended:
+        state = State.FAILED
+    return Status(name=name, database=database, workflow_id=execution.id, phase=phase, state=state)
+
+
+def with_heartbeats(status: Status, slices: Sequence[SliceResult], *, now: datetime) -> Status:
+    """Add what running slices have done since they last reported."""
+    filled = status.backfill
+    rows = filled.rows_done + sum(part.rows for part in slices)
+    total = max(filled.rows_total, 0)
+    percent = max(filled.percent, min(99.9, 100 * rows / total)) if total and slices else filled.percent
+    begun = next((timing.started_at for timing in status.timings if timing.phase is Phase.BACKFILL), None)
+    seconds = (now - begun).total_seconds() if begun else 0.0
+    rate = filled.rows_per_second or (rows / seconds if seconds > 0 else 0.0)
+    update = {
+        "rows_done": rows,
+        "batches": filled.batches + sum(part.batches for part in slices),
+        "percent": percent,
+        "rows_per_second": rate,
+        "eta_s": max(0.0, (total - rows) / rate) if rate > 0 and total else filled.eta_s,
+        "throttled_by": next((part.throttled_by for part in slices if part.throttled_by), filled.throttled_by),
+    }
+    return status.model_copy(update={"backfill": filled.model_copy(update=update)})
+
+
+async def _ended(handle: WorkflowHandle[Any, Any], found: WorkflowExecutionDescription) -> Look:
+    error, result = await _outcome(handle)
+    try:
+        status = result or await ask(handle, found.task_queue)
+    except PgduetError:
+        status = listed(found)
+    if error is None:
+        return Look(status, closed=True)
+    update = {"state": State.FAILED, "failure": status.failure or error.render(), "waiting_for": None}
+    return Look(status.model_copy(update=update), closed=True, error=error)
+
+
+async def _outcome(handle: WorkflowHandle[Any, Any]) -> tuple[PgduetError | None, Status | None]:
+    """Read how a run ended: its error, or its result where that is a status."""
+    try:
+        result = await handle.result(follow_runs=False)
+    except WorkflowFailureError as failed:
+        return error_from(failed), None
+    try:
+        return None, Status.model_validate(result)
+    except ValidationError:
+        return None, None
+
+
+async def _heartbeats(client: Client, found: WorkflowExecutionDescription) -> list[SliceResult]:
+    children = [
+        child.workflow_id
+        for child in found.raw_description.pending_children
+        if child.workflow_id.startswith(f"{found.id}/backfill/")
+    ]
+    seen = await asyncio.gather(*(_heartbeats_of(client, child) for child in children))
+    return [beat for beats in seen for beat in beats]
+
+
+async def _heartbeats_of(client: Client, child: str) -> list[SliceResult]:
+    """Decode what a child's slices last said; what cannot be read is left out, for it is only a figure."""
+    beats = []
+    try:
+        found = await client.get_workflow_handle(child).describe()
+        for activity in found.raw_description.pending_activities:
+            details = await client.data_converter.decode_wrapper(activity.heartbeat_details)
+            beats += [SliceResult.model_validate(detail) for detail in details[:1]]
+    except (RPCError, TemporalError, ValueError):
+        pass
+    return beats
+
+
+def _value(kind: type[_Word], text: str | None) -> _Word | None:
+    return kind(text) if text in list(kind) else None

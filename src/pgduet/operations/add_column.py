@@ -1,0 +1,33 @@
+"""add_column: a column that only the new version has.
+
+`up` (or the default, where there is no `up`) gives rows that exist, and inserts of old clients, their value. Until new clients
+may write, the value follows its sources; from publication on the column is the new version's own, since an update through either
+version of a source says nothing about it. On rollback its values are archived, and restored when the same plan starts again.
+"""
+
+from collections.abc import Mapping
+
+from pgduet.operations.design import ColumnMapping, NewColumn
+from pgduet.operations.expressions import Expression
+from pgduet.operations.names import physical_column
+from pgduet.operations.questions import KeyPath
+from pgduet.plan.models import AddColumn
+
+
+def mapping(
+    plan: str, index: int, operation: AddColumn, types: Mapping[KeyPath, str], expressions: Mapping[KeyPath, Expression]
+) -> ColumnMapping:
+    """Resolve the operation: one new column, nothing replaced."""
+    path: KeyPath = ("operations", index, "add_column", "column")
+    column = operation.column
+    default = expressions.get((*path, "default"))
+    made = NewColumn(
+        name=column.name,
+        physical=physical_column(plan, column.name),
+        type=types[path],
+        nullable=column.nullable,
+        default=default.canonical if default else None,
+        comment=column.comment,
+        up=expressions.get((*path, "up"), default),
+    )
+    return ColumnMapping(kind="add_column", position=index, columns=(made,))

@@ -1,0 +1,124 @@
+"""Columns in the making: added by expand, bound at cutover, named by contract; each step with its undo.
+
+A new column has no default and no constraint until its time: a default on it would be taken by old clients' inserts, so that
+`up` never ran, and a constraint would refuse rows that are not filled yet.
+"""
+
+from psycopg import sql
+
+from pgduet.operations.design import Design, NewColumn, TableDesign
+from pgduet.operations.names import MARKER, constraint_name, fit
+from pgduet.operations.statement import Lock, Statement, trusted
+from pgduet.sql import block
+
+
+def add(table: TableDesign) -> list[Statement]:
+    """Add the new columns and the insert marker, all nullable and without default: a change of the catalogue only."""
+    columns = [
+        _on(table, "add", f"add {column.physical}", column=sql.Identifier(column.physical), type=trusted(column.type))
+        for column in table.new_columns
+    ]
+    comments = [
+        _on(table, "comment", "its comment", column=sql.Identifier(column.physical), text=sql.Literal(column.comment))
+        for column in table.new_columns
+        if column.comment
+    ]
+    return [*columns, *comments, _on(table, "add_marker", "add the insert marker", column=sql.Identifier(MARKER))]
+
+
+def drop(table: TableDesign) -> list[Statement]:
+    """Drop what `add` added."""
+    names = (*(column.physical for column in table.new_columns), MARKER)
+    return [_on(table, "drop", f"drop {name}", column=sql.Identifier(name)) for name in names]
+
+
+def prove_required(design: Design, table: TableDesign) -> list[Statement]:
+    """Add the checks from which PostgreSQL will know that no row is empty: they bind from here, and scan nothing."""
+    return [
+        statement
+        for column in table.required
+        for statement in (
+            # Twice in a row must work: a constraint has no IF NOT EXISTS.
+            _on(table, "drop_constraint", "clear an earlier try", constraint=_check(design, column)),
+            _on(
+                table,
+                "check_filled",
+                f"{column.name} must be filled",
+                column=sql.Identifier(column.physical),
+                constraint=_check(design, column),
+            ),
+        )
+    ]
+
+
+def validate_required(design: Design, table: TableDesign) -> list[Statement]:
+    """Validate the checks: reads the whole table, lets everybody read and write meanwhile."""
+    return [
+        _on(
+            table,
+            "validate",
+            f"every row has {column.name}",
+            lock=Lock.SHARE_UPDATE_EXCLUSIVE,
+            constraint=_check(design, column),
+        )
+        for column in table.required
+    ]
+
+
+def require(design: Design, table: TableDesign) -> list[Statement]:
+    """Declare the columns NOT NULL; the validated checks spare the scan, and go."""
+    return [
+        statement
+        for column in table.required
+        for statement in (
+            _on(table, "set_not_null", f"{column.name} NOT NULL", column=sql.Identifier(column.physical)),
+            _on(table, "drop_constraint", "the check has served", constraint=_check(design, column)),
+        )
+    ]
+
+
+def release(design: Design, table: TableDesign) -> list[Statement]:
+    """Take back what `prove_required` and `require` declared."""
+    return [
+        statement
+        for column in table.required
+        for statement in (
+            _on(table, "drop_constraint", "no check", constraint=_check(design, column)),
+            _on(table, "drop_not_null", f"{column.name} may be empty", column=sql.Identifier(column.physical)),
+        )
+    ]
+
+
+def finish(table: TableDesign, not_null_names: dict[str, str]) -> list[Statement]:
+    """Drop the old columns, give the new ones their names and defaults: no way back.
+
+    `not_null_names` maps physical columns to the name of their NOT NULL constraint (PostgreSQL 18 has such names).
+    """
+    made = [_on(table, "drop", f"drop {old.name}", column=sql.Identifier(old.name)) for old in table.old_columns]
+    for column in table.new_columns:
+        physical, name = sql.Identifier(column.physical), sql.Identifier(column.name)
+        made.append(_on(table, "rename", f"{column.name} gets its name", column=physical, name=name))
+        if column.default is not None:
+            made.append(_on(table, "set_default", "its default", column=name, value=trusted(column.default)))
+        if constraint := not_null_names.get(column.physical):
+            proper = sql.Identifier(fit(f"{table.table}_{column.name}_not_null"))
+            made.append(
+                _on(table, "rename_constraint", "its name", constraint=sql.Identifier(constraint), name=proper)
+            )
+    return made
+
+
+def drop_marker(table: TableDesign) -> list[Statement]:
+    """Drop the insert marker, once no view reads it."""
+    return [_on(table, "drop", "drop the insert marker", column=sql.Identifier(MARKER))]
+
+
+def _on(
+    table: TableDesign, template: str, summary: str, lock: Lock = Lock.ACCESS_EXCLUSIVE, **parts: sql.Composable
+) -> Statement:
+    query = block("columns", template).format(relation=table.relation, **parts)
+    return Statement(query, f"{summary} ({table.label})", lock, table.label)
+
+
+def _check(design: Design, column: NewColumn) -> sql.Identifier:
+    return sql.Identifier(constraint_name(design.name, column.name))

@@ -1,0 +1,195 @@
+"""The design of a migration: a plan resolved against one database's catalogue.
+
+It is computed once, at preflight, and kept in `pgduet.migration.design`; every later phase, and an undo after the workflow
+was lost, renders its statements from it. So it holds physical names, canonical expressions and nothing that can go stale
+but the oids, which are not in it.
+"""
+
+from typing import Literal
+
+from psycopg import sql
+from pydantic import BaseModel, ConfigDict
+
+from pgduet.operations.expressions import Expression
+from pgduet.operations.names import physical_column, routine_name, version_schema
+from pgduet.operations.statement import trusted
+
+ROW = sql.SQL("t")
+"""The alias under which statements read the table."""
+
+BY_TEXT = frozenset({"json", "xml", "point", "polygon", "box", "path", "circle"})
+"""Types that have no equality, or one that compares something else (an area): they are compared as text."""
+
+_NO_LENGTH = ("character varying", "character", "bpchar", "varchar")
+
+
+def without_length(kind: str) -> str:
+    """Name the type to cast to: an explicit cast to varchar(n) or char(n) cuts silently where an assignment refuses."""
+    base = next((base for base in _NO_LENGTH if kind.startswith(f"{base}(")), kind)
+    return "bpchar" if base == "character" else base
+
+
+class Frozen(BaseModel):
+    """A value that never changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NewColumn(Frozen):
+    """A column in the making."""
+
+    name: str
+    physical: str
+    type: str
+    nullable: bool
+    default: str | None = None
+    comment: str | None = None
+    up: Expression | None = None
+
+    def up_value(self, row: sql.Composable) -> sql.Composable:
+        """Render `up` over a row, converted as an assignment to the column would convert it."""
+        if self.up is None:
+            return sql.SQL("NULL")
+        return sql.SQL("({}::{})").format(self.up.over(row), trusted(without_length(self.type)))
+
+    def differs(self, left: sql.Composable, right: sql.Composable) -> sql.Composable:
+        """Render `left IS DISTINCT FROM right`, by text for types that have no equality (or one that lies)."""
+        template = "({}::text IS DISTINCT FROM {}::text)" if self.type in BY_TEXT else "({} IS DISTINCT FROM {})"
+        return sql.SQL(template).format(left, right)
+
+    def of(self, row: sql.Composable) -> sql.Composable:
+        """Render the physical column of a row."""
+        return sql.SQL("{}.{}").format(row, sql.Identifier(self.physical))
+
+
+class OldColumn(Frozen):
+    """A column that the new version does without."""
+
+    name: str
+    type: str
+    not_null: bool
+    down: Expression
+
+    def of(self, row: sql.Composable) -> sql.Composable:
+        """Render the column of a row."""
+        return sql.SQL("{}.{}").format(row, sql.Identifier(self.name))
+
+
+class ColumnMapping(Frozen):
+    """One operation on one table: new columns, and the old ones that they replace (none, where a column is added)."""
+
+    kind: Literal["add_column", "replace_columns"]
+    position: int
+    columns: tuple[NewColumn, ...]
+    replaces: tuple[OldColumn, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The columns from which the new ones are derived."""
+        names = [old.name for old in self.replaces]
+        names += [name for column in self.columns if column.up for name in column.up.columns]
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def derived(self) -> tuple[NewColumn, ...]:
+        """The new columns that `up` fills."""
+        return tuple(column for column in self.columns if column.up is not None)
+
+
+class TableDesign(Frozen):
+    """All that a migration does to one table."""
+
+    schema_name: str
+    table: str
+    key: tuple[str, ...]
+    key_types: tuple[str, ...]
+    columns: tuple[str, ...]
+    opaque: tuple[str, ...]
+    always_fire: bool
+    mappings: tuple[ColumnMapping, ...]
+
+    @property
+    def relation(self) -> sql.Identifier:
+        """The table's quoted name."""
+        return sql.Identifier(self.schema_name, self.table)
+
+    @property
+    def label(self) -> str:
+        """The table's quoted name as text: the key of its rows in the metadata."""
+        return self.relation.as_string(None)
+
+    @property
+    def new_columns(self) -> tuple[NewColumn, ...]:
+        """Every column in the making."""
+        return tuple(column for mapping in self.mappings for column in mapping.columns)
+
+    @property
+    def derived(self) -> tuple[NewColumn, ...]:
+        """Every column in the making that `up` fills."""
+        return tuple(column for column in self.new_columns if column.up is not None)
+
+    @property
+    def required(self) -> tuple[NewColumn, ...]:
+        """Every column in the making that must not be empty."""
+        return tuple(column for column in self.new_columns if not column.nullable)
+
+    @property
+    def old_columns(self) -> tuple[OldColumn, ...]:
+        """Every column that the new version does without."""
+        return tuple(column for mapping in self.mappings for column in mapping.replaces)
+
+    @property
+    def physical(self) -> dict[str, str]:
+        """Physical names of the new version's columns, for expressions over a row of the new version."""
+        return {column.name: column.physical for column in self.new_columns}
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The columns that both versions have, in the table's order."""
+        gone = {column.name for column in self.old_columns}
+        return tuple(column for column in self.columns if column not in gone)
+
+    def differs(self, column: str, left: sql.Composable, right: sql.Composable) -> sql.Composable:
+        """Render that a column of the table differs between two rows."""
+        return self.differs_from(column, left, sql.SQL("{}.{}").format(right, sql.Identifier(column)))
+
+    def differs_from(self, column: str, row: sql.Composable, value: sql.Composable) -> sql.Composable:
+        """Render that a column of a row differs from a value."""
+        template = "({}.{}::text IS DISTINCT FROM {}::text)" if column in self.opaque else "({}.{} IS DISTINCT FROM {})"
+        return sql.SQL(template).format(row, sql.Identifier(column), value)
+
+    def key_of(self, row: sql.Composable) -> sql.Composable:
+        """Render a row's key as jsonb: the primary key, or where there is none every column that both versions have."""
+        pairs = [
+            sql.SQL("{}, {}.{}").format(sql.Literal(name), row, sql.Identifier(name)) for name in (self.key or self.kept)
+        ]
+        # A call takes 100 arguments at most: wide keys are built in pieces.
+        pieces = [sql.SQL(", ").join(pairs[start : start + 40]) for start in range(0, len(pairs), 40)]
+        return sql.SQL(" || ").join(sql.SQL("jsonb_build_object({})").format(piece) for piece in pieces)
+
+
+class Design(Frozen):
+    """A whole migration, ready to be rendered."""
+
+    name: str
+    from_version: str
+    to_version: str
+    unmappable: Literal["refuse", "archive"]
+    tables: tuple[TableDesign, ...]
+
+    @property
+    def schemas(self) -> tuple[str, ...]:
+        """The schemas whose tables change: each gets a version schema."""
+        return tuple(dict.fromkeys(table.schema_name for table in self.tables))
+
+    def routine(self, table: TableDesign, kind: str) -> sql.Identifier:
+        """Name one of the table's functions (`sync_insert`, `sync_update`, `try_up`)."""
+        return sql.Identifier("pgduet", routine_name(self.name, kind, table.schema_name, table.table))
+
+    def physical(self, column: str) -> str:
+        """Name a column in the making."""
+        return physical_column(self.name, column)
+
+    def version_schemas(self, version: str) -> tuple[str, ...]:
+        """Name the version schemas of one version."""
+        return tuple(version_schema(schema, version) for schema in self.schemas)

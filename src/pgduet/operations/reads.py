@@ -1,0 +1,65 @@
+"""Reads of one key through the old and the new version's views, and the comparison of both answers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg import sql
+
+from pgduet.operations.design import Design, TableDesign
+from pgduet.operations.names import version_schema
+from pgduet.operations.rows import pages
+from pgduet.sql import block
+
+_OLD = sql.SQL("o")
+_NEW = sql.SQL("n")
+
+
+def keys(table: TableDesign, page: int, limit: int) -> sql.Composable:
+    """Read the keys of one heap page."""
+    names = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in table.key)
+    return block("reads", "keys").format(
+        keys=names, relation=table.relation, pages=pages(page, page + 1), limit=sql.Literal(limit)
+    )
+
+
+def read(design: Design, table: TableDesign, *, new: bool) -> sql.Composable:
+    """Read one row by its key through a version's view; parameters are the key's values in order."""
+    columns = (*table.kept, *(c.name for c in table.new_columns)) if new else table.columns
+    same = [sql.SQL("{} = %s").format(sql.Identifier(name)) for name in table.key]
+    return block("reads", "read").format(
+        columns=sql.SQL(", ").join(sql.Identifier(name) for name in columns),
+        view=view(design, table, new=new),
+        same=sql.SQL(" AND ").join(same),
+    )
+
+
+def compare(design: Design, table: TableDesign, key: Sequence[Any]) -> sql.Composable:
+    """Compare one row's answers of both versions: kept columns equal, and the mapped ones as parity has it."""
+    different = [table.differs_from(name, _OLD, sql.SQL("n.{}").format(sql.Identifier(name))) for name in table.kept]
+    for mapping in table.mappings:
+        if not mapping.replaces:
+            continue
+        up = [c.differs(sql.SQL("n.{}").format(sql.Identifier(c.name)), c.up_value(_OLD)) for c in mapping.columns]
+        down = [table.differs_from(old.name, _OLD, old.down.over(_NEW)) for old in mapping.replaces]
+        pair = sql.SQL("(({}) AND ({}))").format(sql.SQL(" OR ").join(up), sql.SQL(" OR ").join(down))
+        different.append(pair)
+    same = [
+        sql.SQL("o.{} = {}").format(sql.Identifier(name), sql.Literal(value))
+        for name, value in zip(table.key, key, strict=True)
+    ]
+    join = [sql.SQL("o.{0} = n.{0}").format(sql.Identifier(name)) for name in table.key]
+    return block("reads", "compare").format(
+        differs=sql.SQL(" OR ").join(different) if different else sql.SQL("false"),
+        old=view(design, table, new=False),
+        new=view(design, table, new=True),
+        join=sql.SQL(" AND ").join(join),
+        same=sql.SQL(" AND ").join(same),
+    )
+
+
+def view(design: Design, table: TableDesign, *, new: bool) -> sql.Identifier:
+    """Name the view that clients of one version read."""
+    version = design.to_version if new else design.from_version
+    return sql.Identifier(version_schema(table.schema_name, version), table.table)
+
+

@@ -1,0 +1,245 @@
+"""Rows of a changed table: which need filling, which disagree, and the statements that fill, count, repair, save and restore.
+
+Every statement works on a range of heap pages or on one snapshot of the whole table; none needs a key, but where there is a
+primary key, rows are named by it.
+"""
+
+from collections.abc import Iterable
+
+from psycopg import sql
+
+from pgduet.operations.design import ROW, ColumnMapping, Design, TableDesign
+from pgduet.operations.statement import trusted
+from pgduet.phases import SyncMode
+from pgduet.sql import block
+
+FALSE = sql.SQL("false")
+
+
+def pages(first: int, last: int) -> sql.Composable:
+    """Restrict to the heap pages from `first` up to, not including, `last`."""
+    return block("rows", "pages").format(row=ROW, first=sql.Literal(f"({first},0)"), last=sql.Literal(f"({last},0)"))
+
+
+def needs(table: TableDesign) -> sql.Composable:
+    """Tell that a row's new columns are not what `up` gives."""
+    return _any(column.differs(column.of(ROW), column.up_value(ROW)) for column in table.derived)
+
+
+def inconsistent(table: TableDesign, mode: SyncMode) -> sql.Composable:
+    """Tell that a row's two representations disagree.
+
+    Until publication every derived column equals `up`. From then on a row is consistent when `up` gives the new side or
+    `down` the old one (a lossy map cannot do both), and an added column is the new version's own.
+    """
+    if mode is SyncMode.FILL:
+        return needs(table)
+    return _any(
+        sql.SQL("(({}) AND ({}))").format(_forward(mapping), _backward(table, mapping))
+        for mapping in table.mappings
+        if mapping.replaces
+    )
+
+
+def violates(table: TableDesign) -> sql.Composable:
+    """Tell that a row breaks a constraint that the new version will have."""
+    return _any(sql.SQL("{} IS NULL").format(column.of(ROW)) for column in table.required)
+
+
+def fill(design: Design, table: TableDesign, first: int, last: int, *, how: str = "fill", safe: bool = False) -> sql.Composable:
+    """Fill a page range; `how` is a block of rows.sql: `fill`, `fill_unlocked` or `count_needed`.
+
+    With `safe`, rows that `up` cannot map are left out instead of failing the statement.
+    """
+    condition = _safely(design, table, needs(table)) if safe else sql.SQL("({})").format(needs(table))
+    return block("rows", how).format(
+        relation=table.relation, assign=_assign(table), pages=pages(first, last), needs=condition
+    )
+
+
+def unmapped(design: Design, table: TableDesign, first: int, last: int, limit: int) -> sql.Composable:
+    """Name the rows of a page range that `up` cannot map, with PostgreSQL's reason."""
+    return block("rows", "unmapped").format(
+        key=table.key_of(ROW),
+        try_up=design.routine(table, "try_up"),
+        relation=table.relation,
+        pages=pages(first, last),
+        # What cannot be mapped is left empty: the costly question is asked of empty rows only.
+        empty=_any(sql.SQL("{} IS NULL").format(column.of(ROW)) for column in table.derived),
+        limit=sql.Literal(limit),
+    )
+
+
+def parity(
+    design: Design, table: TableDesign, mode: SyncMode, first: int, last: int, *, safe: bool = False
+) -> sql.Composable:
+    """Count a page range's rows, those whose representations disagree, and those that break a coming constraint."""
+    bad = inconsistent(table, mode)
+    return block("rows", "parity").format(
+        inconsistent=_unmappable_or(design, table, bad) if safe else bad,
+        violates=violates(table),
+        relation=table.relation,
+        pages=pages(first, last),
+    )
+
+
+def differing(
+    design: Design, table: TableDesign, mode: SyncMode, first: int, last: int, limit: int, *, safe: bool = False
+) -> sql.Composable:
+    """Name the rows of a page range that parity counted, with both sides' values."""
+    bad = inconsistent(table, mode)
+    return block("rows", "differing").format(
+        key=table.key_of(ROW),
+        inconsistent=_unmappable_or(design, table, bad) if safe else bad,
+        violates=violates(table),
+        detail=_both_sides(table),
+        relation=table.relation,
+        pages=pages(first, last),
+        limit=sql.Literal(limit),
+    )
+
+
+def repair_new(design: Design, table: TableDesign, mode: SyncMode, first: int, last: int) -> sql.Composable:
+    """Give the new side of drifted rows what `up` says (authority: old)."""
+    derived = [column for mapping in table.mappings if mapping.replaces for column in mapping.derived]
+    assign = _assign(table) if mode is SyncMode.FILL else _list(
+        sql.SQL("{} = {}").format(sql.Identifier(c.physical), c.up_value(ROW)) for c in derived
+    )
+    return block("rows", "repair_new").format(
+        relation=table.relation,
+        assign=assign,
+        pages=pages(first, last),
+        inconsistent=_safely(design, table, inconsistent(table, mode)),
+    )
+
+
+def repair_old(table: TableDesign, first: int, last: int) -> sql.Composable:
+    """Give the old side of drifted rows what `down` says (authority: new)."""
+    return block("rows", "repair_new").format(
+        relation=table.relation,
+        assign=_list(
+            sql.SQL("{} = {}").format(sql.Identifier(old.name), old.down.over(ROW, renamed=table.physical))
+            for old in table.old_columns
+        ),
+        pages=pages(first, last),
+        inconsistent=sql.SQL("({})").format(inconsistent(table, SyncMode.BOTH)),
+    )
+
+
+def archive_new(design: Design, table: TableDesign, attempt: int) -> list[sql.Composable]:
+    """Save what only the new version has: values that `up` does not give back. One statement for each mapping."""
+    return [_archive(design, table, mapping, attempt, "new") for mapping in table.mappings]
+
+
+def archive_old(design: Design, table: TableDesign, attempt: int) -> list[sql.Composable]:
+    """Save what only the old version has: values that `down` does not give back. One statement for each mapping."""
+    return [_archive(design, table, mapping, attempt, "old") for mapping in table.mappings if mapping.replaces]
+
+
+def restore(design: Design, table: TableDesign, mapping: ColumnMapping, first: int, last: int) -> sql.Composable:
+    """Bring back archived values with ids from `first` to `last` where nobody has written since."""
+    archive = sql.SQL("a")
+    same, keys = _same_row(table, archive)
+    return block("rows", "restore").format(
+        relation=table.relation,
+        assign=_list(
+            sql.SQL("{} = (a.kept ->> {})::{}").format(
+                sql.Identifier(column.physical), sql.Literal(column.name), trusted(column.type)
+            )
+            for column in mapping.columns
+        ),
+        key_columns=keys,
+        first=sql.Literal(first),
+        last=sql.Literal(last),
+        migration=sql.Literal(design.name),
+        label=sql.Literal(table.label),
+        mapping=sql.Literal(mapping.position),
+        same_row=same,
+        differs=_forward(mapping),
+        beside=_texts({old.name: old.of(ROW) for old in mapping.replaces}),
+    )
+
+
+def _archive(design: Design, table: TableDesign, mapping: ColumnMapping, attempt: int, side: str) -> sql.Composable:
+    new = _texts({column.name: column.of(ROW) for column in mapping.columns})
+    old = _texts({column.name: column.of(ROW) for column in mapping.replaces})
+    return block("rows", "archive").format(
+        migration=sql.Literal(design.name),
+        attempt=sql.Literal(attempt),
+        label=sql.Literal(table.label),
+        key=table.key_of(ROW),
+        side=sql.Literal(side),
+        mapping=sql.Literal(mapping.position),
+        kept=new if side == "new" else old,
+        beside=old if side == "new" else new,
+        relation=table.relation,
+        differs=_forward_safe(design, table, mapping) if side == "new" else _backward(table, mapping),
+    )
+
+
+def _forward_safe(design: Design, table: TableDesign, mapping: ColumnMapping) -> sql.Composable:
+    if not mapping.derived:
+        return _forward(mapping)
+    return sql.SQL("(CASE WHEN {}(t) IS NULL THEN {} ELSE {} END)").format(
+        design.routine(table, "try_up"),
+        _forward(mapping),
+        _any(sql.SQL("{} IS NOT NULL").format(column.of(ROW)) for column in mapping.columns),
+    )
+
+
+def _forward(mapping: ColumnMapping) -> sql.Composable:
+    """Tell that the new columns are not what `up` gives (for a column without `up`: not empty)."""
+    return _any(column.differs(column.of(ROW), column.up_value(ROW)) for column in mapping.columns)
+
+
+def _backward(table: TableDesign, mapping: ColumnMapping) -> sql.Composable:
+    return _any(
+        table.differs_from(old.name, ROW, old.down.over(ROW, renamed=table.physical)) for old in mapping.replaces
+    )
+
+
+def _safely(design: Design, table: TableDesign, condition: sql.Composable) -> sql.Composable:
+    return block("rows", "mappable").format(try_up=design.routine(table, "try_up"), condition=condition)
+
+
+def _unmappable_or(design: Design, table: TableDesign, condition: sql.Composable) -> sql.Composable:
+    return sql.SQL("(CASE WHEN {}(t) IS NULL THEN {} ELSE true END)").format(design.routine(table, "try_up"), condition)
+
+
+def _assign(table: TableDesign) -> sql.Composable:
+    return _list(sql.SQL("{} = {}").format(sql.Identifier(c.physical), c.up_value(ROW)) for c in table.derived)
+
+
+def _both_sides(table: TableDesign) -> sql.Composable:
+    """Render both representations as text; it names what differs, so it may hold the row's own values."""
+    old = {name: sql.SQL("t.{}").format(sql.Identifier(name)) for mapping in table.mappings for name in mapping.sources}
+    new = {column.name: column.of(ROW) for column in table.new_columns}
+    return sql.SQL("jsonb_build_object('old', {}, 'new', {})::text").format(_texts(old), _texts(new))
+
+
+def _same_row(table: TableDesign, archive: sql.Composable) -> tuple[sql.Composable, sql.Composable]:
+    if not table.key:
+        return sql.SQL("{} = {}.key").format(table.key_of(ROW), archive), sql.SQL("key")
+    same = [
+        sql.SQL("t.{} = {}.{}").format(sql.Identifier(name), archive, sql.Identifier(f"_key_{number}"))
+        for number, name in enumerate(table.key)
+    ]
+    keys = [
+        sql.SQL("(key ->> {})::{} AS {}").format(sql.Literal(name), trusted(kind), sql.Identifier(f"_key_{number}"))
+        for number, (name, kind) in enumerate(zip(table.key, table.key_types, strict=True))
+    ]
+    return sql.SQL(" AND ").join(same), _list(keys)
+
+
+def _texts(values: dict[str, sql.Composable]) -> sql.Composable:
+    pairs = [sql.SQL("{}, {}::text").format(sql.Literal(name), value) for name, value in values.items()]
+    return sql.SQL("jsonb_build_object({})").format(_list(pairs))
+
+
+def _any(conditions: Iterable[sql.Composable]) -> sql.Composable:
+    parts = list(conditions)
+    return sql.SQL("({})").format(sql.SQL(" OR ").join(parts)) if parts else FALSE
+
+
+def _list(parts: Iterable[sql.Composable]) -> sql.Composable:
+    return sql.SQL(", ").join(parts)

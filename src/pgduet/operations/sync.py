@@ -1,0 +1,257 @@
+"""The sync triggers: what keeps both representations in step inside the writers' own transactions.
+
+There are two triggers on a table, one for INSERT and one for UPDATE, in three forms (`SyncMode`). A form changes by replacing
+the functions, which locks no table, and by narrowing the UPDATE trigger to the columns it cares for at publication.
+Limits: a row that a client changes in both representations at once is left as it is written; parity finds it if it differs.
+"""
+
+from collections.abc import Iterable
+
+from psycopg import sql
+
+from pgduet.operations.design import ColumnMapping, Design, NewColumn, TableDesign
+from pgduet.operations.names import MARKER, trigger_name
+from pgduet.operations.statement import Lock, Statement, trusted
+from pgduet.phases import SyncMode
+from pgduet.sql import block
+
+NEW = sql.SQL("NEW")
+OLD = sql.SQL("OLD")
+_MARKER = sql.Identifier(MARKER)
+
+
+def install(design: Design, table: TableDesign, migration_id: int, mode: SyncMode) -> list[Statement]:
+    """Create or change a table's triggers and functions; to be run in one transaction."""
+    return [*functions(design, table, migration_id, mode), *triggers(design, table, mode)]
+
+
+def functions(design: Design, table: TableDesign, migration_id: int, mode: SyncMode) -> list[Statement]:
+    """Create or replace a table's sync functions; takes no lock on the table."""
+    bodies = _Bodies(design, table, migration_id, mode)
+    routines = [("sync_insert", bodies.insert()), ("sync_update", bodies.update())]
+    made = [
+        Statement(
+            block("sync", "function").format(function=design.routine(table, kind), body=_quoted(body)),
+            f"{kind} of {table.label}: form {mode}",
+        )
+        for kind, body in routines
+    ]
+    return [*made, Statement(_try_up(design, table), f"try_up of {table.label}")]
+
+
+def triggers(design: Design, table: TableDesign, mode: SyncMode) -> list[Statement]:
+    """Create or replace a table's triggers in the form that `mode` needs."""
+    made = []
+    for kind, events in (("insert", sql.SQL("INSERT")), ("update", _update_events(table, mode))):
+        name = sql.Identifier(trigger_name(design.name, kind))
+        create = block("sync", "trigger").format(
+            trigger=name, events=events, relation=table.relation, function=design.routine(table, f"sync_{kind}")
+        )
+        enable = block("sync", "enable_trigger").format(trigger=name, relation=table.relation)
+        summary = f"sync trigger for {kind} on {table.label}"
+        made.append(Statement(create, summary, Lock.SHARE_ROW_EXCLUSIVE, table.label))
+        made.append(Statement(enable, f"{summary}, always", Lock.SHARE_ROW_EXCLUSIVE, table.label))
+    return made
+
+
+def remove(design: Design, table: TableDesign) -> list[Statement]:
+    """Drop a table's triggers, then its functions."""
+    dropped = [
+        Statement(
+            block("sync", "drop_trigger").format(
+                trigger=sql.Identifier(trigger_name(design.name, kind)), relation=table.relation
+            ),
+            f"drop the sync trigger for {kind} on {table.label}",
+            Lock.ACCESS_EXCLUSIVE,
+            table.label,
+        )
+        for kind in ("insert", "update")
+    ]
+    return dropped + [
+        Statement(
+            block("sync", "drop_function").format(function=design.routine(table, kind)), f"drop {kind} of {table.label}"
+        )
+        for kind in ("sync_insert", "sync_update", "try_up")
+    ]
+
+
+def _update_events(table: TableDesign, mode: SyncMode) -> sql.Composable:
+    """Name the columns whose update fires the trigger; every update while rows are still empty.
+
+    `UPDATE OF` does not see what the user's BEFORE triggers change: such tables keep the form that always fires.
+    """
+    if mode is SyncMode.FILL or table.always_fire:
+        return sql.SQL("UPDATE")
+    names = [name for mapping in table.mappings for name in (*mapping.sources, *(c.physical for c in mapping.columns))]
+    return sql.SQL("UPDATE OF ") + sql.SQL(", ").join(sql.Identifier(name) for name in dict.fromkeys(names))
+
+
+class _Bodies:
+    """Renders the PL/pgSQL bodies of one table's sync functions in one form."""
+
+    def __init__(self, design: Design, table: TableDesign, migration_id: int, mode: SyncMode) -> None:
+        self.design = design
+        self.table = table
+        self.migration_id = migration_id
+        self.mode = mode
+
+    def insert(self) -> sql.Composable:
+        if self.mode is SyncMode.FILL:
+            return self._fill()
+        mappings = [
+            block("sync", "insert_mapping").format(
+                marker=_MARKER,
+                new_empty=_all(sql.SQL("{} IS NULL").format(column.of(NEW)) for column in mapping.columns),
+                up=self._up(mapping),
+                down=self._down(mapping),
+            )
+            for mapping in self.table.mappings
+            if _matters(mapping)
+        ]
+        return block("sync", "insert").format(mappings=_lines(mappings), marker=_MARKER)
+
+    def update(self) -> sql.Composable:
+        if self.mode is SyncMode.FILL:
+            return self._fill()
+        mappings = [self._update_mapping(mapping) for mapping in self.table.mappings if _matters(mapping)]
+        return block("sync", "update").format(mappings=_lines(mappings))
+
+    def _update_mapping(self, mapping: ColumnMapping) -> sql.Composable:
+        changed = [column.differs(column.of(OLD), column.of(NEW)) for column in mapping.columns]
+        if not mapping.replaces:
+            # An added column is the new version's own once new clients may write it: `up` gave it its first value.
+            return block("sync", "update_added").format(new_changed=_any(changed), down=self._down(mapping))
+        return block("sync", "update_mapping").format(
+            new_same=sql.SQL("NOT ({})").format(_any(changed)),
+            sources_changed=_changed(self.table, mapping.sources),
+            old_same=sql.SQL("NOT ({})").format(_changed(self.table, tuple(old.name for old in mapping.replaces))),
+            up=self._up(mapping),
+            down=self._down(mapping),
+        )
+
+    def _fill(self) -> sql.Composable:
+        mappings = [
+            block("sync", "fill_mapping").format(
+                sources_changed=_changed(self.table, mapping.sources),
+                or_empty=sql.SQL("").join(
+                    sql.SQL(" OR {} IS NULL").format(column.of(NEW)) for column in mapping.derived
+                ),
+                up=self._up(mapping),
+            )
+            for mapping in self.table.mappings
+            if mapping.derived
+        ]
+        return block("sync", "fill").format(mappings=_lines(mappings))
+
+    def _up(self, mapping: ColumnMapping) -> sql.Composable:
+        if not mapping.derived:
+            return sql.SQL("      NULL;")
+        assign = _lines(
+            sql.SQL("      {} := {};").format(column.of(NEW), column.up_value(NEW)) for column in mapping.derived
+        )
+        if self.mode is SyncMode.ENFORCE:
+            return block("sync", "up_enforced").format(
+                assign=assign,
+                message=sql.Literal(f"version {self.design.to_version} of {self.table.label} cannot hold this row: "),
+                hint=sql.Literal("This version is in force since its cutover; write values that it can represent."),
+                checks=self._required(mapping),
+                **self._where(),
+            )
+        return block("sync", "up_guarded").format(
+            assign=assign,
+            clear=_lines(sql.SQL("      {} := NULL;").format(column.of(NEW)) for column in mapping.derived),
+            **self._note(),
+        )
+
+    def _down(self, mapping: ColumnMapping) -> sql.Composable:
+        checks = self._required(mapping)
+        if not mapping.replaces:
+            return sql.SQL("{}\n      NULL;").format(checks)
+        assign = _lines(
+            sql.SQL("      NEW.{} := {};").format(
+                sql.Identifier(old.name), old.down.over(NEW, renamed=self.table.physical)
+            )
+            for old in mapping.replaces
+        )
+        if self.design.unmappable == "archive":
+            return block("sync", "down_archive").format(checks=checks, assign=assign, **self._note())
+        names = ", ".join(column.name for column in mapping.columns)
+        return block("sync", "down_refuse").format(
+            checks=checks,
+            assign=assign,
+            lossy=_any(column.differs(column.of(NEW), column.up_value(NEW)) for column in mapping.derived),
+            message=sql.Literal(
+                f"value of {names} in {self.table.label} has no equivalent in version {self.design.from_version}"
+            ),
+            hint=sql.Literal(
+                f"Migration {self.design.name} refuses it while version {self.design.from_version} is in use "
+                "(policy.unmappable: refuse)."
+            ),
+            **self._where(),
+        )
+
+    def _required(self, mapping: ColumnMapping) -> sql.Composable:
+        return _lines(self._required_check(column) for column in mapping.columns if not column.nullable)
+
+    def _required_check(self, column: NewColumn) -> sql.Composable:
+        return block("sync", "required").format(
+            value=column.of(NEW),
+            message=sql.Literal(
+                f'null value in column "{column.name}" of relation "{self.table.table}" violates not-null constraint'
+            ),
+            hint=sql.Literal(f"Version {self.design.to_version} requires it (migration {self.design.name})."),
+            column=sql.Literal(column.name),
+            **self._where(),
+        )
+
+    def _where(self) -> dict[str, sql.Composable]:
+        return {"schema": sql.Literal(self.table.schema_name), "table": sql.Literal(self.table.table)}
+
+    def _note(self) -> dict[str, sql.Composable]:
+        return {
+            "migration_id": sql.Literal(self.migration_id),
+            "relation": sql.Literal(self.table.label),
+            "key": self.table.key_of(NEW),
+        }
+
+
+def _try_up(design: Design, table: TableDesign) -> sql.Composable:
+    row = sql.SQL("t")
+    body = block("sync", "try_up_body").format(
+        variables=_lines(
+            sql.SQL("  v{} {}.{}%TYPE;").format(trusted(str(number)), table.relation, sql.Identifier(column.physical))
+            for number, column in enumerate(table.derived)
+        ),
+        assign=_lines(
+            sql.SQL("  v{} := {};").format(trusted(str(number)), column.up_value(row))
+            for number, column in enumerate(table.derived)
+        ),
+    )
+    return block("sync", "try_up").format(
+        function=design.routine(table, "try_up"), relation=table.relation, body=_quoted(body)
+    )
+
+
+def _matters(mapping: ColumnMapping) -> bool:
+    """Tell whether there is anything to do: an empty added column that may stay so needs no code."""
+    return bool(mapping.replaces or mapping.derived or any(not column.nullable for column in mapping.columns))
+
+
+def _quoted(body: sql.Composable) -> sql.Literal:
+    return sql.Literal(body.as_string(None))
+
+
+def _changed(table: TableDesign, names: tuple[str, ...]) -> sql.Composable:
+    return _any(table.differs(name, OLD, NEW) for name in names) if names else sql.SQL("false")
+
+
+def _any(conditions: Iterable[sql.Composable]) -> sql.Composable:
+    return sql.SQL(" OR ").join(conditions)
+
+
+def _all(conditions: Iterable[sql.Composable]) -> sql.Composable:
+    return sql.SQL(" AND ").join(conditions)
+
+
+def _lines(parts: Iterable[sql.Composable]) -> sql.Composable:
+    return sql.SQL("\n").join(parts)

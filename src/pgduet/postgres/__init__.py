@@ -1,0 +1,1 @@
+"""Everything that talks to PostgreSQL: sessions, lock-safe execution, the catalogue, expressions, page ranges."""

@@ -1,0 +1,27 @@
+"""Brings archived values back when a plan starts again: in small batches, and never over a value that somebody wrote since."""
+
+from pgduet.operations import rows
+from pgduet.postgres import store
+from pgduet.postgres.session import Connection
+from pgduet.sql import block
+
+BATCH = 500
+
+
+async def restore_all(conn: Connection, migration: store.Migration) -> int:
+    """Restore every archived value of a migration that still applies; returns how many came back."""
+    restored = 0
+    for table in migration.design.tables:
+        for mapping in table.mappings:
+            after = 0
+            while ids := await _next(conn, migration.name, table.label, mapping.position, after):
+                query = rows.restore(migration.design, table, mapping, ids[0], ids[-1])
+                restored += (await conn.execute(query)).rowcount
+                after = ids[-1]
+    return restored
+
+
+async def _next(conn: Connection, name: str, relation: str, mapping: int, after: int) -> list[int]:
+    values = {"migration": name, "relation": relation, "mapping": mapping, "after": after, "limit": BATCH}
+    cursor = await conn.execute(block("rows", "archived_ids"), values)
+    return [row["id"] for row in await cursor.fetchall()]

@@ -1,0 +1,222 @@
+"""Fills one range of heap pages batch by batch, never in a client's way for longer than a batch.
+
+A batch is one UPDATE over a few pages and the move of the cursor, in one transaction; the number of pages follows the time that
+the last batch took. It never waits for a row lock: when a client holds a row, the free rows of the pages are filled and the
+rest is tried again, counted by a statement of its own, until none is left. When `up` raises on a row, that row is left empty
+and noted, and its neighbours are filled. With the right to do so, the user's triggers do not fire.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any, Self
+
+from psycopg import Error, errors, sql
+
+from pgduet.barriers import reach
+from pgduet.messages import SliceResult
+from pgduet.operations import rows
+from pgduet.operations.design import TableDesign
+from pgduet.plan.models import Policy
+from pgduet.postgres import store
+from pgduet.postgres.executor import is_transient
+from pgduet.postgres.session import Connection, rights
+from pgduet.sql import block
+
+FIRST_PAGES = 32
+MOST_PAGES = 4096
+ROW_LOCK_WAIT = "10ms"
+BATCH_LIMIT = "300ms"
+"""Batch and lock wait together stay under deadlock_timeout (1 s), or a client could be chosen as a deadlock's victim."""
+PRESSURE_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How hard the backfill may work: milliseconds, seconds, megabytes."""
+
+    target_ms: float
+    pause_ms: float
+    max_replica_lag_s: float
+    max_wal_retained_mb: float
+
+    @classmethod
+    def of(cls, policy: Policy) -> Self:
+        """Take the plan's pace."""
+        wanted = policy.backfill
+        return cls(wanted.batch_target_ms, wanted.pause_ms, wanted.max_replica_lag_s, wanted.max_wal_retained_mb)
+
+    def adjusted(self, controls: dict[str, Any]) -> "Pace":
+        """Lay an operator's throttle over it."""
+        return Pace(
+            controls.get("batch_target_ms", self.target_ms),
+            controls.get("pause_ms", self.pause_ms),
+            controls.get("max_replica_lag_s", self.max_replica_lag_s),
+            self.max_wal_retained_mb,
+        )
+
+
+class Pressure:
+    """Asks about once a second whether the backfill should hold: an operator's pause, replica lag, retained WAL."""
+
+    def __init__(self, conn: Connection, pace: Pace) -> None:
+        self.conn = conn
+        self.given = pace
+        self.pace = pace
+        self.held: str | None = None
+        self.asked_at = 0.0
+
+    async def check(self, migration_id: int) -> str | None:
+        """Give the reason to hold, or None."""
+        if time.monotonic() - self.asked_at >= PRESSURE_EVERY_S:
+            self.asked_at = time.monotonic()
+            controls = (await store.run(self.conn, "controls", {"id": migration_id}))[0]["controls"]
+            self.pace = self.given.adjusted(controls)
+            self.held = "paused" if controls.get("paused") else await self._measured()
+        return self.held
+
+    async def relax(self) -> None:
+        """Give way for a moment."""
+        await asyncio.sleep(PRESSURE_EVERY_S)
+
+    async def _measured(self) -> str | None:
+        found = (await store.run(self.conn, "pressure"))[0]
+        lag, retained = found["replica_lag_s"], found["wal_retained_mb"]
+        if lag is not None and lag > self.pace.max_replica_lag_s:
+            return f"replica lag {lag:.0f} s (limit {self.pace.max_replica_lag_s:g} s)"
+        if retained is not None and retained > self.pace.max_wal_retained_mb:
+            return f"WAL retained by slots {retained:.0f} MB (limit {self.pace.max_wal_retained_mb:g} MB)"
+        return None
+
+
+class Batches:
+    """One range of one table, from its cursor to its end."""
+
+    def __init__(self, conn: Connection, migration: store.Migration, table: TableDesign, part: int) -> None:
+        self.conn = conn
+        self.migration = migration
+        self.table = table
+        self.where = {"id": migration.id, "relation": table.label, "part": part}
+        self.pages = FIRST_PAGES
+        self.first = self.end = self.cursor = 0
+        self.rows = self.rows_before = self.batches = 0
+        self.row_locks: str | None = None
+
+    async def open(self) -> None:
+        """Read the cursor, and make the session one that batches may run in."""
+        found = (await store.run(self.conn, "range", self.where))[0]
+        if found["relfilenode"] != found["filenode_now"]:
+            restart = {**self.where, "filenode": found["filenode_now"], "block_to": found["blocks_now"]}
+            await store.run(self.conn, "range_restart", restart)
+            found = (await store.run(self.conn, "range", self.where))[0]
+        self.first, self.end, self.cursor = found["block_from"], found["block_to"], found["cursor_block"]
+        self.rows_before = found["rows_done"]
+        if self.migration.policy.user_triggers == "suppress" and (await rights(self.conn)).mute_triggers:
+            await self.conn.execute("SET session_replication_role = replica")
+        # Losing the last batches in a crash loses their cursor with them: nothing is out of step.
+        await self.conn.execute("SET synchronous_commit = off")
+        await self.conn.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(ROW_LOCK_WAIT)))
+        await self.conn.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(BATCH_LIMIT)))
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether the range is done."""
+        return self.cursor >= self.end
+
+    def result(self, held: str | None) -> SliceResult:
+        """Tell where the range stands."""
+        span = max(1, self.end - self.first)
+        return SliceResult(
+            cursor_block=self.cursor,
+            finished=self.finished,
+            paused=held == "paused",
+            rows=self.rows,
+            rows_total=self.rows_before + self.rows,
+            batches=self.batches,
+            blocks_done=self.cursor - self.first,
+            percent=100.0 if self.finished else 100.0 * (self.cursor - self.first) / span,
+            throttled_by=held or self.row_locks,
+        )
+
+    async def next(self, pace: Pace) -> None:
+        """Fill the next pages, or what was left of them."""
+        last = min(self.cursor + self.pages, self.end)
+        began = time.monotonic()
+        try:
+            if self.row_locks:
+                await self._fill_unlocked(last)
+            else:
+                await self._fill(last)
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            self.row_locks = f"row locks of clients on pages {self.cursor} to {last - 1} of {self.table.label}"
+            return
+        except errors.QueryCanceled:
+            self.pages = max(1, self.pages // 2)
+            if self.pages == 1:
+                await self.conn.execute("SET statement_timeout = 0")
+            return
+        except Error as error:
+            if is_transient(error):
+                raise
+            await self._fill_mappable(last)
+        self._adapt(pace.target_ms, (time.monotonic() - began) * 1000)
+        await asyncio.sleep(pace.pause_ms / 1000)
+
+    def _adapt(self, target_ms: float, took_ms: float) -> None:
+        factor = min(2.0, max(0.5, target_ms / max(took_ms, 0.1)))
+        self.pages = min(MOST_PAGES, max(1, round(self.pages * factor)))
+
+    async def _fill(self, last: int) -> None:
+        async with self.conn.transaction():
+            done = await self.conn.execute(rows.fill(self.migration.design, self.table, self.cursor, last))
+            await self._advance(last, done.rowcount)
+        await self._committed(last, done.rowcount)
+
+    async def _fill_unlocked(self, last: int) -> None:
+        """Fill what nobody holds; go on only when a later statement counts nothing left."""
+        design = self.migration.design
+        query = rows.fill(design, self.table, self.cursor, last, how="fill_unlocked", safe=True)
+        async with self.conn.transaction():
+            written = (await self.conn.execute(query)).rowcount
+        self.rows += written
+        count = rows.fill(design, self.table, self.cursor, last, how="count_needed", safe=True)
+        left = await (await self.conn.execute(count)).fetchone()
+        if left is None or left["count"]:
+            await asyncio.sleep(0.02)
+            return
+        await self._note_unmapped(last)
+        async with self.conn.transaction():
+            await self._advance(last, written)
+        self.rows -= written
+        await self._committed(last, written)
+        self.row_locks = None
+
+    async def _fill_mappable(self, last: int) -> None:
+        """Fill the rows that `up` can map; note the others, which stay empty."""
+        async with self.conn.transaction():
+            query = rows.fill(self.migration.design, self.table, self.cursor, last, safe=True)
+            done = await self.conn.execute(query)
+            await self._note_unmapped(last)
+            await self._advance(last, done.rowcount)
+        await self._committed(last, done.rowcount)
+
+    async def _note_unmapped(self, last: int) -> None:
+        query = rows.unmapped(self.migration.design, self.table, self.cursor, last, 100)
+        for row in await (await self.conn.execute(query)).fetchall():
+            await store.note_drift(self.conn, self.migration.id, self.table.label, row["key"], "unmapped", row["error"])
+
+    async def _advance(self, last: int, count: int) -> None:
+        await self.conn.execute(
+            block("store", "range_advance").format(
+                block=sql.Literal(last),
+                rows=sql.Literal(count),
+                **{name: sql.Literal(value) for name, value in self.where.items()},
+            )
+        )
+        await reach("batch.before_commit")
+
+    async def _committed(self, last: int, count: int) -> None:
+        await reach("batch.after_commit")
+        self.cursor = last
+        self.rows += count
+        self.batches += 1

@@ -1,0 +1,141 @@
+"""Has PostgreSQL itself parse a plan's expressions: columns, types, volatility, and a text that means the same everywhere.
+
+Each expression becomes the only output of a temporary view over a row of typed NULLs, in a transaction that is rolled back:
+no table is read, locked or changed. Deparsed with an empty search_path, the view's text has every function behind its schema and
+every column behind one alias. The parse tree tells which functions are called, and so whether the value can be trusted to be
+the same tomorrow. Limits: a function that is declared immutable but is not cannot be seen through.
+"""
+
+import difflib
+import hashlib
+import re
+
+import psycopg
+from psycopg import sql
+
+from pgduet.errors import ExpressionInvalid, ExpressionVolatile, PgduetError, UnknownColumn
+from pgduet.operations.expressions import Expression, Question
+from pgduet.operations.statement import trusted
+from pgduet.postgres.session import Connection
+from pgduet.sql import block, text
+
+_CLOCKS = frozenset({"now", "transaction_timestamp", "statement_timestamp", "clock_timestamp", "timeofday"})
+
+
+class Rollback(Exception):  # noqa: N818  (never seen by anybody)
+    """Ends the transaction of an analysis."""
+
+
+async def canonical_type(conn: Connection, name: str) -> str:
+    """Give a type's full name in PostgreSQL's spelling.
+
+    Raises:
+        ExpressionInvalid: PostgreSQL knows no such type.
+    """
+    query = sql.SQL("{} NULL::{} AS value").format(block("expressions", "view"), trusted(name))
+    try:
+        found = await _parse(conn, query)
+    except psycopg.Error as error:
+        raise ExpressionInvalid(f"{_first_line(error)}", hint="Name a type that this database has.") from error
+    if found is None or found["outputs"] != 1:
+        raise ExpressionInvalid(f"{name!r} is not one type")
+    return str(found["type"])
+
+
+async def analyse(conn: Connection, question: Question) -> Expression:
+    """Parse one expression.
+
+    Raises:
+        UnknownColumn, ExpressionInvalid, ExpressionVolatile: with `snippet` showing the spot.
+    """
+    alias = "_pgduet_row_" + hashlib.sha256(question.source.encode()).hexdigest()[:8]
+    head = text("expressions", "view") + " CAST((\n"
+    query = sql.Composed([
+        trusted(head + question.source),
+        trusted(f"\n) AS {question.into}) AS _pgduet_value FROM (SELECT "),
+        sql.SQL(", ").join(
+            sql.SQL("NULL::{} AS {}").format(trusted(kind), sql.Identifier(name)) for name, kind in question.scope.items()
+        ) if question.scope else sql.SQL("NULL::integer AS _pgduet_none"),
+        sql.SQL(") AS {}, (SELECT 1 AS _pgduet_other) AS _pgduet_two").format(sql.Identifier(alias)),
+    ])
+    try:
+        found = await _parse(conn, query)
+    except psycopg.Error as error:
+        raise _explain(error, question, len(head)) from error
+    if found is None or found["outputs"] != 1:
+        raise ExpressionInvalid(f"expected one expression, got {question.source!r}")
+    volatility = await _functions(conn, question, found["tree"])
+    canonical = _value_of(found["definition"])
+    return Expression(source=question.source, canonical=canonical, alias=alias, immutable=volatility)
+
+
+async def _parse(conn: Connection, query: sql.Composable) -> dict[str, object] | None:
+    found: dict[str, object] | None = None
+    try:
+        async with conn.transaction():
+            # binary=True: the extended protocol, which takes one statement only.
+            await conn.execute(query, binary=True)
+            await conn.execute("SET LOCAL search_path = ''")
+            found = await (await conn.execute(block("expressions", "parsed"))).fetchone()
+            raise Rollback
+    except Rollback:
+        return found
+
+
+async def _functions(conn: Connection, question: Question, tree: object) -> bool:
+    """Refuse what gives another value each time; tell whether the rest is immutable."""
+    parsed = str(tree)
+    for flag, what in (("hasSubLinks", "a subquery"), ("hasAggs", "an aggregate"), ("hasWindowFuncs", "a window function"),
+                       ("hasTargetSRFs", "a function that returns rows")):
+        if f":{flag} true" in parsed:
+            raise ExpressionInvalid(
+                f"{what} cannot map one row to one row", snippet=question.source, hint="Write it over the row's own columns."
+            )
+    numbers = {"functions": _numbers(parsed, "funcid"), "operators": _numbers(parsed, "opno")}
+    called = await (await conn.execute(block("expressions", "functions"), numbers)).fetchall()
+    changing = [row["name"] for row in called if row["volatility"] == "v" or (row["built_in"] and row["short"] in _CLOCKS)]
+    if "{SQLVALUEFUNCTION" in parsed:
+        changing.append("a current_… value")
+    if changing:
+        raise ExpressionVolatile(
+            f"{', '.join(changing)} gives another value each time it is asked",
+            snippet=question.source,
+            hint="Rows are mapped more than once and must come out the same: write an expression over the row's own columns"
+            " that is immutable or stable, or a constant.",
+        )
+    return all(row["volatility"] == "i" for row in called) and "{COERCEVIAIO" not in parsed
+
+
+def _numbers(tree: str, field: str) -> list[int]:
+    return sorted({int(number) for number in re.findall(rf":{field} (\d+)", tree)})
+
+
+def _value_of(definition: object) -> str:
+    shown = str(definition).strip()
+    start, end = len("SELECT "), shown.index(" AS _pgduet_value")
+    return shown[start:end]
+
+
+def _explain(error: psycopg.Error, question: Question, head: int) -> PgduetError:
+    position = int(error.diag.statement_position or 0) - 1 - head
+    snippet = _caret(question.source, position) if 0 <= position <= len(question.source) else question.source
+    if isinstance(error, psycopg.errors.UndefinedColumn):
+        name = (re.search(r'column "?(?:\w+\.)?([^"]+?)"? does not exist', _first_line(error)) or ["", ""])[1]
+        near = difflib.get_close_matches(name, question.scope, n=1)
+        known = f'Did you mean "{near[0]}"?' if near else f"It has: {', '.join(question.scope)}."
+        raised: PgduetError = UnknownColumn(f'column "{name}" does not exist in {question.over}. {known}', snippet=snippet)
+    else:
+        hint = error.diag.message_hint or "Correct the expression; PostgreSQL must accept it for a row of the table."
+        raised = ExpressionInvalid(_first_line(error), snippet=snippet, hint=hint)
+    return raised
+
+
+def _caret(source: str, position: int) -> str:
+    start = source.rfind("\n", 0, position) + 1
+    end = source.find("\n", position)
+    line = source[start : end if end >= 0 else None]
+    return f"{line}\n{' ' * (position - start)}^"
+
+
+def _first_line(error: psycopg.Error) -> str:
+    return error.diag.message_primary or str(error).splitlines()[0]

@@ -1,0 +1,39 @@
+"""Runs a probe write in a transaction that is rolled back, with the user's own triggers muted where that is allowed."""
+
+from psycopg import errors, sql
+
+from pgduet.errors import GateRefused
+from pgduet.postgres.session import Connection, rights
+
+
+class _Enough(Exception):  # noqa: N818  (ends the transaction, never seen by anybody)
+    pass
+
+
+async def probe(conn: Connection, query: sql.Composable | None) -> str:
+    """Send one row through the sync; tells what was seen.
+
+    Raises:
+        GateRefused: the row did not come out as it should.
+    """
+    if query is None:
+        return "nothing to map"
+    mute = (await rights(conn)).mute_triggers
+    seen: list[bool] = []
+    try:
+        async with conn.transaction():
+            await conn.execute("SET LOCAL lock_timeout = '50ms'")
+            if mute:
+                # Our own triggers are ENABLE ALWAYS: they fire all the same.
+                await conn.execute("SET LOCAL session_replication_role = replica")
+            seen = [row["good"] for row in await (await conn.execute(query)).fetchall()]
+            raise _Enough
+    except _Enough:
+        pass
+    except errors.LockNotAvailable:
+        return "no row was free"
+    if not seen:
+        return "no row to probe"
+    if not all(seen):
+        raise GateRefused("a probe write did not reach the other representation", hint="See `pgduet verify`.")
+    return "one row mapped and rolled back"

@@ -1,0 +1,93 @@
+"""Reads sampled keys through both versions, times them one by one, and compares the answers in one snapshot.
+
+Latencies are medians of single reads by primary key with prepared statements, the two versions in turn, so that what disturbs one
+disturbs the other. A table without a key is compared page by page and not timed.
+"""
+
+import random
+import statistics
+import time
+from typing import Any
+
+from pgduet.messages import ShadowResult
+from pgduet.operations import reads, rows
+from pgduet.operations.design import TableDesign
+from pgduet.phases import SyncMode
+from pgduet.postgres import store
+from pgduet.postgres.session import Connection
+
+KEYS_PER_PAGE = 4
+
+
+async def sample(conn: Connection, migration: store.Migration, wanted: int) -> ShadowResult:
+    """Take about `wanted` samples, spread over the tables; fewer where tables are empty."""
+    result = ShadowResult()
+    timed = _Times()
+    share = max(1, wanted // len(migration.design.tables))
+    for table in migration.design.tables:
+        if table.key:
+            await _sample_keys(conn, migration, table, share, result, timed)
+        else:
+            await _sample_pages(conn, migration, table, share, result)
+    result.old_ms, result.new_ms = timed.medians()
+    return result
+
+
+class _Times:
+    def __init__(self) -> None:
+        self.old: list[float] = []
+        self.new: list[float] = []
+
+    def medians(self) -> tuple[float | None, float | None]:
+        if not self.old or not self.new:
+            return None, None
+        return statistics.median(self.old) * 1000, statistics.median(self.new) * 1000
+
+
+async def _sample_keys(
+    conn: Connection, migration: store.Migration, table: TableDesign, wanted: int, result: ShadowResult, timed: _Times
+) -> None:
+    total = (await store.run(conn, "pages", {"relation": table.label}))[0]["pages"]
+    readers = [(reads.read(migration.design, table, new=new), timed.new if new else timed.old) for new in (False, True)]
+    empty_pages, seen = 0, 0
+    while total and seen < wanted and empty_pages < 100:  # noqa: PLR2004  (a table of empty pages has nothing to sample)
+        page = random.randrange(total)  # noqa: S311  (sampling)
+        found = await (await conn.execute(reads.keys(table, page, KEYS_PER_PAGE))).fetchall()
+        empty_pages = 0 if found else empty_pages + 1
+        for row in found:
+            key = tuple(row[name] for name in table.key)
+            for query, times in random.sample(readers, 2):
+                began = time.perf_counter()
+                await (await conn.execute(query, key, prepare=True)).fetchone()
+                times.append(time.perf_counter() - began)
+            await _compare(conn, migration, table, key, result)
+            seen += 1
+
+
+async def _compare(
+    conn: Connection, migration: store.Migration, table: TableDesign, key: tuple[Any, ...], result: ShadowResult
+) -> None:
+    compared = await (await conn.execute(reads.compare(migration.design, table, key))).fetchone()
+    if compared is None or not compared["rows"]:
+        return  # deleted meanwhile
+    result.samples += 1
+    if compared["mismatches"]:
+        result.mismatches += 1
+        if len(result.examples) < 20:  # noqa: PLR2004  (enough to look at)
+            result.examples.append({"relation": table.label, "key": dict(zip(table.key, map(str, key), strict=True))})
+
+
+async def _sample_pages(
+    conn: Connection, migration: store.Migration, table: TableDesign, wanted: int, result: ShadowResult
+) -> None:
+    total = (await store.run(conn, "pages", {"relation": table.label}))[0]["pages"]
+    seen = 0
+    for _ in range(100):
+        if not total or seen >= wanted:
+            break
+        page = random.randrange(total)  # noqa: S311  (sampling)
+        query = rows.parity(migration.design, table, SyncMode.BOTH, page, page + 1, safe=True)
+        counted = (await (await conn.execute(query)).fetchall())[0]
+        seen += counted["rows"]
+        result.mismatches += counted["mismatches"]
+    result.samples += seen

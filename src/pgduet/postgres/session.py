@@ -1,0 +1,56 @@
+"""Connections of the engine: one for each activity, autocommit, named after what they do.
+
+Transactions are explicit. `search_path` is empty but for the analysis of a plan's expressions: everything the engine writes is
+qualified. Optional rights (a short deadlock timeout, muting the user's triggers) are used where they are granted.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import DictRow, dict_row
+
+from pgduet.postgres.databases import Database
+
+Connection = psycopg.AsyncConnection[DictRow]
+
+APPLICATION = "pgduet"
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Optional rights of the worker's role."""
+
+    short_deadlock_timeout: bool
+    mute_triggers: bool
+    monitor: bool
+
+
+@asynccontextmanager
+async def session(database: Database, purpose: str, *, bare: bool = False) -> AsyncIterator[Connection]:
+    """Open a connection for one activity; `bare` keeps the role's own search_path."""
+    conn = await psycopg.AsyncConnection.connect(
+        database.dsn, autocommit=True, row_factory=dict_row, application_name=f"{APPLICATION}/{purpose}"[:63]
+    )
+    async with conn:
+        if database.role:
+            await conn.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(database.role)))
+        if not bare:
+            await conn.execute("SET search_path = ''")
+        await conn.execute("SET idle_in_transaction_session_timeout = '60s'")
+        yield conn
+
+
+async def rights(conn: Connection) -> Rights:
+    """Find out which optional rights the session has."""
+    row = await (
+        await conn.execute(
+            "SELECT has_parameter_privilege('deadlock_timeout', 'SET') AS short_deadlock_timeout,"
+            " has_parameter_privilege('session_replication_role', 'SET') AS mute_triggers,"
+            " pg_has_role(current_user, 'pg_monitor', 'USAGE') AS monitor"
+        )
+    ).fetchone()
+    assert row is not None  # noqa: S101  (a SELECT without FROM has one row)
+    return Rights(**row)

@@ -1,0 +1,146 @@
+"""The router for asyncio: the same decisions as `Router`, heard by a task instead of a thread.
+
+The task needs a loop that turns: a loop blocked for longer than the lease makes a stale router, never a wrong one.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from psycopg.errors import UndefinedTable
+from psycopg.rows import tuple_row
+
+from pgduet.routing import link
+from pgduet.routing.core import RouterCore
+from pgduet.routing.model import RouteUnavailable
+
+_log = logging.getLogger("pgduet.routing")
+
+CLOSE_TIMEOUT_S = 5.0
+
+
+class AsyncRouter(RouterCore):
+    """Answers which version a read goes to; `path` and `record` stay plain calls. Made by `open`; close it."""
+
+    @classmethod
+    async def open(
+        cls,
+        dsn: str,
+        *,
+        service: str,
+        version: str | None = None,
+        lease_s: float = 10.0,
+        open_timeout_s: float = 30.0,
+    ) -> Self:
+        """Start a router, and return once it has heard the routes and told the database that it is there.
+
+        Raises:
+            RouteUnavailable: that did not happen in time. There is no safe guess: before contract the base tables are
+                the old version, after it the new one.
+        """
+        router = cls(service=service, version=version, lease_s=lease_s)
+        router._start(link.settings(dsn, service, lease_s))
+        try:
+            heard = await router._wait(lambda: router._rounds > 0, open_timeout_s)
+        except asyncio.CancelledError:
+            await router.close()
+            raise
+        if not heard:
+            reason = router._failure
+            await router.close()
+            message = f"The routes could not be read in {open_timeout_s:g} s ({reason})."
+            raise RouteUnavailable(message)
+        return router
+
+    def _start(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+        self._changed = asyncio.Condition()
+        self._acknowledged: dict[str, int] = {}
+        self._rounds = 0
+        self._failure = "no answer"
+        self._task = asyncio.create_task(self._run(), name=f"pgduet-router/{self.service}")
+
+    async def close(self) -> None:
+        """Report the last counts, and stop. Later answers are those of a router that hears nothing."""
+        self._task.cancel()
+        await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT_S)
+
+    async def __aenter__(self) -> Self:
+        """Give the open router."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        await self.close()
+
+    async def wait_for(self, migration: str, epoch: int, timeout_s: float) -> bool:
+        """Wait until this router follows that epoch of a route, or a later one, and the database has been told so."""
+        return await self._wait(lambda: self._acknowledged.get(migration, 0) >= epoch, timeout_s)
+
+    async def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(condition)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _run(self) -> None:
+        """Follow the database until cancelled, from one connection to the next."""
+        failures = 0
+        while True:
+            rounds = self._rounds
+            try:
+                conn = await psycopg.AsyncConnection.connect(**self._settings, row_factory=tuple_row)
+                async with conn:
+                    await self._follow(conn)
+            except (psycopg.Error, OSError) as error:
+                self._failure = link.described(error)
+                _log.warning("router %s lost the database: %s", self.service, self._failure)
+                failures = 0 if self._rounds > rounds else failures + 1
+                await asyncio.sleep(link.pause_s(failures, self.lease_s))
+
+    async def _follow(self, conn: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
+        """Hear and report at every notification and at every poll; cancelled while idle, report the last counts."""
+        await conn.execute(link.LISTEN)
+        while True:
+            await self._hear_and_report(conn)
+            try:
+                async for _ in conn.notifies(timeout=self.poll_s, stop_after=1):
+                    pass
+            except asyncio.CancelledError:
+                with contextlib.suppress(psycopg.Error, OSError):
+                    await self._tell(conn)
+                raise
+
+    async def _hear_and_report(self, conn: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
+        asked_at = self._clock()
+        self.hear(link.routes(await _read(conn)), asked_at)
+        acknowledged = await self._tell(conn)
+        async with self._changed:
+            self._acknowledged = acknowledged
+            self._rounds += 1
+            self._changed.notify_all()
+
+    async def _tell(self, conn: psycopg.AsyncConnection[tuple[Any, ...]]) -> dict[str, int]:
+        """Tell the database where this service stands; gives the epochs told."""
+        reports = self.reports()
+        if reports:
+            async with conn.cursor() as cursor:
+                await cursor.executemany(link.REPORT, reports)
+        return {report["migration"]: report["epoch"] for report in reports}
+
+
+async def _read(conn: psycopg.AsyncConnection[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Read the routes; a database that pgduet was never set up in has none."""
+    try:
+        cursor = await conn.execute(link.READ_ROUTES)
+        return await cursor.fetchall()
+    except UndefinedTable:
+        return []

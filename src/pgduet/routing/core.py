@@ -1,0 +1,155 @@
+"""The part that the sync and the async router share: what was last heard, how long it holds, and what was counted.
+
+`path` does no I/O and takes no lock: it reads one reference to what was last heard, which the router's background swaps
+as a whole.
+"""
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pgduet.errors import UnknownMigration
+from pgduet.routing.decision import BUCKETS, Choice, bucket, choices
+from pgduet.routing.model import BASE_TABLES, Path, Route, RouteUnavailable, Stage, stage_of
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the database last said, and until when (on the router's clock) it holds."""
+
+    choices: Mapping[str, Choice]
+    holds_until: float
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a service recorded for one migration since the router was opened; a failed read is a read and an error."""
+
+    reads_old: int = 0
+    reads_new: int = 0
+    errors_old: int = 0
+    errors_new: int = 0
+    seconds_old: float = 0.0
+    seconds_new: float = 0.0
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The counts of all migrations, from any thread."""
+
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _counts: dict[str, Counts] = field(default_factory=dict)
+
+    def add(self, migration: str, seconds: float, *, is_new: bool, error: bool) -> None:
+        """Count one read."""
+        with self._lock:
+            counts = self._counts.get(migration) or self._counts.setdefault(migration, Counts())
+            if is_new:
+                counts.reads_new += 1
+                counts.errors_new += error
+                counts.seconds_new += seconds
+            else:
+                counts.reads_old += 1
+                counts.errors_old += error
+                counts.seconds_old += seconds
+
+    def totals(self, migration: str) -> dict[str, float]:
+        """Give one migration's totals as they are at one moment."""
+        with self._lock:
+            return asdict(self._counts.get(migration) or Counts())
+
+
+class RouterCore:
+    """Decide from what was last heard. `Router` and `AsyncRouter` add the hearing.
+
+    Args:
+        service: the name that the census shows.
+        version: the only version that the service has code for; None: it has both, and follows the route.
+        lease_s: how long what was heard holds when nothing more is heard; after that the last known authority answers.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        service: str,
+        version: str | None = None,
+        lease_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.service = service
+        self.version = version
+        self.lease_s = lease_s
+        self.poll_s = lease_s / 3
+        self.client_id = f"{service}/{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:12]}"
+        self._clock = clock
+        self._heard = Heard({}, clock())
+        self._ledger = Ledger()
+
+    def path(self, migration: str, key: object) -> Path:
+        """Give the path of a key's reads. No I/O; the same key keeps its path until the percentage changes.
+
+        A migration that the database does not know gives `BASE_TABLES`.
+
+        Raises:
+            RouteUnavailable: the service knows only the new version, and that is not published.
+        """
+        heard = self._heard
+        choice = heard.choices.get(migration)
+        if choice is None:
+            return BASE_TABLES
+        if choice.refusal is not None:
+            raise RouteUnavailable(choice.refusal, hint="Deploy it after the migration has passed verify.")
+        threshold = choice.within if self._clock() < heard.holds_until else choice.past
+        if threshold <= 0:
+            return choice.old
+        if threshold >= BUCKETS or bucket(key, choice.seed) < threshold:
+            return choice.new
+        return choice.old
+
+    def record(self, migration: str, path: Path, seconds: float, *, error: bool = False) -> None:
+        """Count a read that took a path; the totals go out with the next report."""
+        self._ledger.add(migration, seconds, is_new=path.is_new, error=error)
+
+    def stage(self, migration: str) -> Stage:
+        """Tell the stage of a migration as last heard; OFF for one that the database does not know."""
+        choice = self._heard.choices.get(migration)
+        return stage_of(choice.route if choice else None)
+
+    def route(self, migration: str) -> Route:
+        """Give the route as last heard."""
+        choice = self._heard.choices.get(migration)
+        if choice is None:
+            message = f"The database has no route of the name {migration}."
+            raise UnknownMigration(message)
+        return choice.route
+
+    @property
+    def fresh(self) -> bool:
+        """Tell whether the lease holds."""
+        return self._clock() < self._heard.holds_until
+
+    def hear(self, routes: Iterable[Route], asked_at: float) -> None:
+        """Follow these routes from now on; the lease counts from when they were asked for, not from when they came."""
+        self._heard = Heard(choices(routes, self.version), asked_at + self.lease_s)
+
+    def reports(self) -> list[dict[str, Any]]:
+        """Give what `pgduet.report_client` is to be told, for each route."""
+        return [self._report(choice) for choice in self._heard.choices.values()]
+
+    def _report(self, choice: Choice) -> dict[str, Any]:
+        return {
+            "client_id": self.client_id,
+            "migration": choice.route.migration,
+            "who": self.service,
+            "side": choice.side,
+            "version": choice.version,
+            "epoch": choice.route.epoch,
+            "lease_s": self.lease_s,
+            **self._ledger.totals(choice.route.migration),
+        }

@@ -1,0 +1,116 @@
+"""Which path a key takes: pure, deterministic, the same in every process and on every machine.
+
+A key falls into one of 10,000 buckets by a hash of the migration's name and the key, and takes the new path while its
+bucket lies below `read_percent * 100`. So a key keeps its path until the percentage changes, and raising it only moves
+keys from old to new.
+
+The hash is CRC-32 of the key's UTF-8, begun with CRC-32 of the migration's name, spread by Knuth's multiplier
+2654435761 (The Art of Computer Programming, vol. 3, 6.4) because a CRC's own residues are uneven on serial numbers. It
+is a spread, not a secret: who chooses keys can choose the path.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+from zlib import crc32
+
+from pgduet.routing.model import Path, Route
+
+BUCKETS = 10_000
+
+Side = Literal["old", "new"]
+
+
+def seed(migration: str) -> int:
+    """Give the migration's part of the hash; different migrations spread the same keys differently."""
+    return crc32(migration.encode())
+
+
+def bucket(key: object, begun: int) -> int:
+    """Give the key's bucket, 0 to 9999. Keys other than str and bytes count as their `str`: 7 and "7" are one key."""
+    raw = key if isinstance(key, bytes) else str(key).encode("utf-8", "surrogatepass")
+    return ((crc32(raw, begun) * 2654435761 & 0xFFFFFFFF) * BUCKETS) >> 32
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A route as it concerns one service: both paths, and the bucket below which a key goes to the new one.
+
+    `within` holds while the lease does; `past` is what the last known authority says (0 or 10,000). `refusal` stands
+    instead of both when the service knows only a version that is not there.
+    """
+
+    route: Route
+    seed: int
+    old: Path
+    new: Path
+    within: int
+    past: int
+    refusal: str | None = None
+
+    @property
+    def side(self) -> Side:
+        """The representation that this service may be using: `new` as soon as any read can go there."""
+        return "new" if self.within > 0 and self.refusal is None else "old"
+
+    @property
+    def version(self) -> str:
+        """The version that goes with the side."""
+        path = self.new if self.side == "new" else self.old
+        return path.version or ""
+
+
+def choose(route: Route, version: str | None, later: Iterable[str] = ()) -> Choice:
+    """Work out a service's choice; `version` is the only one it knows, None if it follows the route.
+
+    `later` names the versions after the route's new one. A service that knows one of them, or one before the route's
+    old one, is always sent to its own version, and counts as new or old.
+    """
+    if version is None:
+        within = route.read_percent * BUCKETS // 100 if route.published else 0
+        past = BUCKETS if route.published and route.authority == "new" else 0
+        old, new = _path(route, route.old_version, is_new=False), _path(route, route.new_version, is_new=True)
+        return Choice(route, seed(route.migration), old, new, within, past)
+    is_new = version == route.new_version or version in later
+    only = _path(route, version, is_new=is_new)
+    threshold = BUCKETS if is_new else 0
+    return Choice(route, seed(route.migration), only, only, threshold, threshold, _refusal(route, version))
+
+
+def _refusal(route: Route, version: str) -> str | None:
+    if version != route.new_version or route.published:
+        return None
+    return f"{route.migration}: this service knows only version {version}, which is not published."
+
+
+def choices(routes: Iterable[Route], version: str | None) -> dict[str, Choice]:
+    """Work out a service's choices for all routes of a database."""
+    known = list(routes)
+    follows = {route.old_version: route.new_version for route in known}
+    return {route.migration: choose(route, version, _later(route.new_version, follows)) for route in known}
+
+
+def _later(version: str, follows: Mapping[str, str]) -> set[str]:
+    """Walk the chain of versions on from one."""
+    found: set[str] = set()
+    while version in follows and follows[version] not in found | {version}:
+        version = follows[version]
+        found.add(version)
+    return found
+
+
+def _path(route: Route, version: str, *, is_new: bool) -> Path:
+    return Path(version=version, search_path=search_path(route.schemas, version), is_new=is_new, epoch=route.epoch)
+
+
+def search_path(schemas: Sequence[str], version: str) -> str:
+    """Name the version schemas of a version, quoted where PostgreSQL needs it."""
+    return ", ".join(_quoted(f"{schema}_v{version}") for schema in schemas)
+
+
+def _quoted(name: str) -> str:
+    """Quote a name as `quote_ident` does; no keyword ends like a version schema."""
+    if re.fullmatch(r"[a-z_][a-z0-9_]*", name):
+        return name
+    return '"' + name.replace('"', '""') + '"'

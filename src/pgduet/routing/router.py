@@ -1,0 +1,153 @@
+"""The router for threads: one daemon thread with one connection hears routes and reports presence; `path` asks neither.
+
+The thread listens on `pgduet_route` and reads the whole table on any notification (the payload is only a wake-up), and
+every third of the lease without one. After each reading it reports this service's side, version and epoch, and what was
+counted.
+
+Limits: a thread does not survive `fork`, so open the router after it (a child's inherited router runs out its lease and
+then follows the authority it last knew). A router takes one connection.
+"""
+
+import contextlib
+import logging
+import selectors
+import socket
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from psycopg.errors import UndefinedTable
+from psycopg.rows import tuple_row
+
+from pgduet.routing import link
+from pgduet.routing.core import RouterCore
+from pgduet.routing.model import RouteUnavailable
+
+_log = logging.getLogger("pgduet.routing")
+
+CLOSE_TIMEOUT_S = 5.0
+
+
+class Router(RouterCore):
+    """Answers which version a read goes to. Made by `open`; close it, or use it in a `with`."""
+
+    @classmethod
+    def open(
+        cls,
+        dsn: str,
+        *,
+        service: str,
+        version: str | None = None,
+        lease_s: float = 10.0,
+        open_timeout_s: float = 30.0,
+    ) -> Self:
+        """Start a router, and return once it has heard the routes and told the database that it is there.
+
+        Raises:
+            RouteUnavailable: that did not happen in time. There is no safe guess: before contract the base tables are
+                the old version, after it the new one.
+        """
+        router = cls(service=service, version=version, lease_s=lease_s)
+        router._start(link.settings(dsn, service, lease_s))
+        if not router._wait(lambda: router._rounds > 0, open_timeout_s):
+            reason = router._failure
+            router.close()
+            message = f"The routes could not be read in {open_timeout_s:g} s ({reason})."
+            raise RouteUnavailable(message)
+        return router
+
+    def _start(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+        self._changed = threading.Condition()
+        self._acknowledged: dict[str, int] = {}
+        self._rounds = 0
+        self._failure = "no answer"
+        self._stopping = threading.Event()
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, name=f"pgduet-router/{self.service}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Report the last counts, and stop. Later answers are those of a router that hears nothing."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        with contextlib.suppress(OSError):
+            self._wake_out.send(b"\0")
+        self._thread.join(CLOSE_TIMEOUT_S)
+        self._wake_out.close()
+
+    def __enter__(self) -> Self:
+        """Give the open router."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def wait_for(self, migration: str, epoch: int, timeout_s: float) -> bool:
+        """Wait until this router follows that epoch of a route, or a later one, and the database has been told so."""
+        return self._wait(lambda: self._acknowledged.get(migration, 0) >= epoch, timeout_s)
+
+    def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(condition, timeout_s)
+
+    def _run(self) -> None:
+        """Follow the database for as long as the router is open, from one connection to the next."""
+        failures = 0
+        while not self._stopping.is_set():
+            rounds = self._rounds
+            try:
+                with psycopg.connect(**self._settings, row_factory=tuple_row) as conn:
+                    self._follow(conn)
+            except (psycopg.Error, OSError) as error:
+                self._failure = link.described(error)
+                _log.warning("router %s lost the database: %s", self.service, self._failure)
+                failures = 0 if self._rounds > rounds else failures + 1
+                self._stopping.wait(link.pause_s(failures, self.lease_s))
+        self._wake_in.close()
+
+    def _follow(self, conn: psycopg.Connection[tuple[Any, ...]]) -> None:
+        """Hear and report at every notification and every poll, and once more when told to stop: the last counts."""
+        conn.execute(link.LISTEN)
+        with selectors.DefaultSelector() as selector:
+            selector.register(conn.fileno(), selectors.EVENT_READ)
+            selector.register(self._wake_in, selectors.EVENT_READ)
+            while True:
+                stopping = self._stopping.is_set()
+                self._hear_and_report(conn)
+                if stopping:
+                    return
+                if not _notified(conn):
+                    selector.select(self.poll_s)
+                    _notified(conn)
+
+    def _hear_and_report(self, conn: psycopg.Connection[tuple[Any, ...]]) -> None:
+        asked_at = self._clock()
+        self.hear(link.routes(_read(conn)), asked_at)
+        reports = self.reports()
+        if reports:
+            with conn.cursor() as cursor:
+                cursor.executemany(link.REPORT, reports)
+        with self._changed:
+            self._acknowledged = {report["migration"]: report["epoch"] for report in reports}
+            self._rounds += 1
+            self._changed.notify_all()
+
+
+def _read(conn: psycopg.Connection[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Read the routes; a database that pgduet was never set up in has none."""
+    try:
+        return conn.execute(link.READ_ROUTES).fetchall()
+    except UndefinedTable:
+        return []
+
+
+def _notified(conn: psycopg.Connection[tuple[Any, ...]]) -> bool:
+    """Take what has come in meanwhile, without waiting; tell whether there was any."""
+    return bool(list(conn.notifies(timeout=0)))

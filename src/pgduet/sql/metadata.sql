@@ -1,0 +1,146 @@
+-- name: create_metadata
+-- The product's own schemas and tables. Safe to run again.
+CREATE SCHEMA IF NOT EXISTS pgduet;
+CREATE SCHEMA IF NOT EXISTS pgduet_views;
+CREATE SCHEMA IF NOT EXISTS pgduet_archive;
+
+CREATE TABLE IF NOT EXISTS pgduet.migration (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name          text NOT NULL,
+    database      text NOT NULL,
+    attempt       integer NOT NULL,
+    checksum      text NOT NULL,
+    from_version  text NOT NULL,
+    to_version    text NOT NULL,
+    plan          jsonb NOT NULL,
+    design        jsonb NOT NULL,              -- the plan resolved against the catalogue at preflight
+    workflow_id   text NOT NULL,
+    phase         text NOT NULL,
+    state         text NOT NULL,
+    authority     text NOT NULL DEFAULT 'old',
+    sync_mode     text,
+    compensations jsonb NOT NULL DEFAULT '[]',
+    controls      jsonb NOT NULL DEFAULT '{}', -- pause and throttle, read by a running slice
+    parity        jsonb,
+    published_at  timestamptz,
+    flipped_at    timestamptz,
+    started_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    updated_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ended_at      timestamptz,
+    UNIQUE (name, attempt)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS migration_one_live ON pgduet.migration (name) WHERE ended_at IS NULL;
+
+CREATE TABLE IF NOT EXISTS pgduet.backfill_range (
+    migration_id bigint NOT NULL REFERENCES pgduet.migration ON DELETE CASCADE,
+    relation     text NOT NULL,                -- quoted name with schema
+    part         integer NOT NULL,
+    block_from   bigint NOT NULL,
+    block_to     bigint NOT NULL,              -- exclusive, fixed when the backfill began
+    cursor_block bigint NOT NULL,              -- the next block to fill; written in the batch's transaction
+    relfilenode  oid NOT NULL,                 -- a rewrite of the table moves rows: the range starts again
+    rows_done    bigint NOT NULL DEFAULT 0,
+    batches      bigint NOT NULL DEFAULT 0,
+    updated_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (migration_id, relation, part)
+);
+
+CREATE TABLE IF NOT EXISTS pgduet.route (
+    migration     text PRIMARY KEY,
+    database      text NOT NULL,
+    old_version   text NOT NULL,
+    new_version   text NOT NULL,
+    schemas       text[] NOT NULL,             -- schemas that have version schemas, such as {public}
+    published     boolean NOT NULL DEFAULT false, -- new clients may use the new version's schema
+    authority     text NOT NULL DEFAULT 'old',
+    read_percent  smallint NOT NULL DEFAULT 0 CHECK (read_percent BETWEEN 0 AND 100),
+    epoch         bigint NOT NULL DEFAULT 1,   -- grows with every change; a router tells which one it follows
+    changed_at    timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TABLE IF NOT EXISTS pgduet.client (
+    client_id     text NOT NULL,               -- a router's id, or role/application of a session
+    migration     text NOT NULL,
+    kind          text NOT NULL CHECK (kind IN ('router', 'session')),
+    who           text NOT NULL,
+    side          text NOT NULL CHECK (side IN ('old', 'new')), -- which representation it uses
+    version       text NOT NULL,
+    via           text NOT NULL,
+    epoch         bigint,
+    lease_s       double precision,
+    backend_pid   integer,
+    backend_start timestamptz,
+    reads_old     bigint NOT NULL DEFAULT 0,
+    reads_new     bigint NOT NULL DEFAULT 0,
+    errors_old    bigint NOT NULL DEFAULT 0,
+    errors_new    bigint NOT NULL DEFAULT 0,
+    seconds_old   double precision NOT NULL DEFAULT 0,
+    seconds_new   double precision NOT NULL DEFAULT 0,
+    first_seen    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    last_seen     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (client_id, migration, side)
+);
+
+CREATE TABLE IF NOT EXISTS pgduet.drift (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    migration_id bigint NOT NULL,
+    relation     text NOT NULL,
+    key          jsonb NOT NULL,
+    kind         text NOT NULL,                -- unmapped | mismatch | constraint
+    detail       text NOT NULL,
+    seen_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    resolved_at  timestamptz
+);
+CREATE INDEX IF NOT EXISTS drift_open ON pgduet.drift (migration_id, relation, md5(key::text)) WHERE resolved_at IS NULL;
+
+CREATE TABLE IF NOT EXISTS pgduet_archive.value (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    migration  text NOT NULL,
+    attempt    integer NOT NULL,
+    relation   text NOT NULL,
+    key        jsonb NOT NULL,
+    side       text NOT NULL,                  -- new: saved by a rollback; old: saved by contract
+    mapping    smallint NOT NULL,              -- the operation's position in the plan
+    kept       jsonb NOT NULL,                 -- the values that the other representation cannot give back, as text
+    beside     jsonb NOT NULL,                 -- what the other representation held at that moment, as text
+    saved_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    restored_at timestamptz
+);
+CREATE INDEX IF NOT EXISTS value_of ON pgduet_archive.value (migration, relation, mapping, id) WHERE restored_at IS NULL;
+
+-- Routers run with their service's own role: they may read routes, and report through one function.
+GRANT USAGE ON SCHEMA pgduet, pgduet_views TO PUBLIC;
+GRANT SELECT ON pgduet.route TO PUBLIC;
+
+CREATE OR REPLACE FUNCTION pgduet.report_client(
+    p_client_id text, p_migration text, p_who text, p_side text, p_version text, p_epoch bigint, p_lease_s double precision,
+    p_reads_old bigint, p_reads_new bigint, p_errors_old bigint, p_errors_new bigint,
+    p_seconds_old double precision, p_seconds_new double precision
+) RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    -- A router is on one side at a time: what it said of the other side is withdrawn.
+    DELETE FROM pgduet.client
+     WHERE client_id = p_client_id AND migration = p_migration AND kind = 'router' AND side <> p_side;
+    INSERT INTO pgduet.client AS c (client_id, migration, kind, who, side, version, via, epoch, lease_s, backend_pid,
+        backend_start, reads_old, reads_new, errors_old, errors_new, seconds_old, seconds_new)
+    SELECT p_client_id, p_migration, 'router', p_who, p_side, p_version, 'router', p_epoch, p_lease_s, pg_backend_pid(),
+           (SELECT backend_start FROM pg_stat_get_activity(pg_backend_pid())),
+           p_reads_old, p_reads_new, p_errors_old, p_errors_new, p_seconds_old, p_seconds_new
+      FROM pgduet.route r WHERE r.migration = p_migration
+    ON CONFLICT (client_id, migration, side) DO UPDATE
+       SET who = excluded.who, version = excluded.version, epoch = excluded.epoch, lease_s = excluded.lease_s,
+           backend_pid = excluded.backend_pid, backend_start = excluded.backend_start,
+           reads_old = excluded.reads_old, reads_new = excluded.reads_new,
+           errors_old = excluded.errors_old, errors_new = excluded.errors_new,
+           seconds_old = excluded.seconds_old, seconds_new = excluded.seconds_new, last_seen = clock_timestamp()
+     WHERE c.kind = 'router';
+$$;
+
+-- Called by sync triggers as the writing client: one open note per row is enough, however often it is written.
+CREATE OR REPLACE FUNCTION pgduet.note_drift(p_migration_id bigint, p_relation text, p_key jsonb, p_kind text, p_detail text)
+RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO pgduet.drift (migration_id, relation, key, kind, detail)
+    SELECT p_migration_id, p_relation, p_key, p_kind, p_detail
+     WHERE NOT EXISTS (SELECT FROM pgduet.drift d
+                        WHERE d.migration_id = p_migration_id AND d.relation = p_relation AND d.key = p_key
+                          AND md5(d.key::text) = md5(p_key::text) AND d.resolved_at IS NULL);
+$$;

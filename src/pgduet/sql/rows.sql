@@ -1,0 +1,57 @@
+-- Rows of a changed table by heap pages. A range needs no key, and a block number is all there is to remember.
+
+-- name: pages
+({row}.ctid >= {first}::tid AND {row}.ctid < {last}::tid)
+
+-- name: fill
+UPDATE {relation} AS t SET {assign} WHERE {pages} AND {needs}
+
+-- name: fill_unlocked
+-- Never waits for a row lock: what a client holds is left for the next try.
+UPDATE {relation} AS t SET {assign}
+ WHERE ctid = ANY (ARRAY(SELECT t.ctid FROM {relation} AS t WHERE {pages} AND {needs} FOR NO KEY UPDATE SKIP LOCKED))
+
+-- name: count_needed
+SELECT count(*) FROM {relation} AS t WHERE {pages} AND {needs}
+
+-- name: mappable
+(CASE WHEN {try_up}(t) IS NULL THEN {condition} ELSE false END)
+
+-- name: unmapped
+SELECT {key} AS key, {try_up}(t) AS error FROM {relation} AS t WHERE {pages} AND {empty} AND {try_up}(t) IS NOT NULL
+ LIMIT {limit}
+
+-- name: parity
+-- One statement is one snapshot, and a row holds both representations: the count is exact, without any tolerance.
+SELECT count(*) AS rows, count(*) FILTER (WHERE {inconsistent}) AS mismatches, count(*) FILTER (WHERE {violates}) AS violations
+  FROM {relation} AS t WHERE {pages}
+
+-- name: differing
+SELECT {key} AS key, CASE WHEN {violates} THEN 'constraint' ELSE 'mismatch' END AS kind, {detail} AS detail
+  FROM {relation} AS t WHERE {pages} AND ({inconsistent} OR {violates}) LIMIT {limit}
+
+-- name: repair_new
+UPDATE {relation} AS t SET {assign} WHERE {pages} AND {inconsistent}
+
+-- name: archive
+-- One statement is one snapshot: page by page, a row that moves meanwhile could be missed.
+INSERT INTO pgduet_archive.value (migration, attempt, relation, key, side, mapping, kept, beside)
+SELECT {migration}, {attempt}, {label}, {key}, {side}, {mapping}, {kept}, {beside} FROM {relation} AS t WHERE {differs}
+
+-- name: archived_ids
+-- The next archived values of one mapping, by id.
+SELECT id FROM pgduet_archive.value
+ WHERE migration = %(migration)s AND relation = %(relation)s AND mapping = %(mapping)s AND side = 'new'
+   AND restored_at IS NULL AND id > %(after)s
+ ORDER BY id LIMIT %(limit)s
+
+-- name: restore
+-- A value comes back where nobody has written since: the row still has what `up` gives, and the old side what it held then.
+WITH back AS (
+  UPDATE {relation} AS t SET {assign}
+    FROM (SELECT id, kept, beside, {key_columns} FROM pgduet_archive.value WHERE id BETWEEN {first} AND {last}
+             AND migration = {migration} AND relation = {label} AND mapping = {mapping} AND side = 'new'
+             AND restored_at IS NULL) AS a
+   WHERE {same_row} AND NOT ({differs}) AND {beside} = a.beside
+  RETURNING a.id)
+UPDATE pgduet_archive.value v SET restored_at = clock_timestamp() FROM back WHERE v.id = back.id

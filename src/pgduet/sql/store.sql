@@ -1,0 +1,119 @@
+-- The state of migrations, kept beside the data so that a lost workflow can be adopted.
+
+-- name: is_set_up
+SELECT to_regclass('pgduet.audit') IS NOT NULL AND to_regclass('pgduet.route') IS NOT NULL AS ready
+
+-- name: latest
+SELECT * FROM pgduet.migration WHERE name = %(name)s ORDER BY attempt DESC LIMIT 1
+
+-- name: by_id
+SELECT * FROM pgduet.migration WHERE id = %(id)s
+
+-- name: live_on_tables
+-- Live migrations that change one of these tables, or the same step of the version chain.
+SELECT name, phase, design FROM pgduet.migration WHERE ended_at IS NULL AND name <> %(name)s
+
+-- name: insert
+INSERT INTO pgduet.migration (name, database, attempt, checksum, from_version, to_version, plan, design, workflow_id, phase, state)
+VALUES (%(name)s, %(database)s, %(attempt)s, %(checksum)s, %(from_version)s, %(to_version)s, %(plan)s, %(design)s,
+        %(workflow_id)s, 'preflight', 'running')
+RETURNING id
+
+-- name: record
+UPDATE pgduet.migration
+   SET phase = %(phase)s, state = %(state)s, compensations = %(compensations)s, updated_at = clock_timestamp(),
+       ended_at = CASE WHEN %(state)s IN ('done', 'rolled_back') THEN clock_timestamp() END
+ WHERE id = %(id)s
+
+-- name: set_mode
+UPDATE pgduet.migration SET sync_mode = %(mode)s, updated_at = clock_timestamp() WHERE id = %(id)s
+
+-- name: set_published
+UPDATE pgduet.migration SET published_at = CASE WHEN %(published)s THEN clock_timestamp() END WHERE id = %(id)s
+
+-- name: set_authority
+UPDATE pgduet.migration
+   SET authority = %(authority)s, sync_mode = %(mode)s,
+       flipped_at = CASE WHEN %(authority)s = 'new' THEN clock_timestamp() END, updated_at = clock_timestamp()
+ WHERE id = %(id)s
+
+-- name: set_parity
+UPDATE pgduet.migration SET parity = %(parity)s, updated_at = clock_timestamp() WHERE id = %(id)s
+
+-- name: set_controls
+UPDATE pgduet.migration SET controls = controls || %(controls)s, updated_at = clock_timestamp() WHERE id = %(id)s
+
+-- name: controls
+SELECT controls FROM pgduet.migration WHERE id = %(id)s
+
+-- name: drift_open
+SELECT relation, key, kind, detail FROM pgduet.drift
+ WHERE migration_id = %(id)s AND resolved_at IS NULL ORDER BY id LIMIT %(limit)s
+
+-- name: drift_add
+SELECT pgduet.note_drift(%(id)s, %(relation)s, %(key)s, %(kind)s, %(detail)s)
+
+-- name: drift_clear
+-- A full comparison is the truth about a table: what it does not find again is resolved.
+UPDATE pgduet.drift SET resolved_at = clock_timestamp()
+ WHERE migration_id = %(id)s AND resolved_at IS NULL AND seen_at < %(before)s
+
+-- name: route_insert
+INSERT INTO pgduet.route (migration, database, old_version, new_version, schemas)
+VALUES (%(migration)s, %(database)s, %(old_version)s, %(new_version)s, %(schemas)s)
+ON CONFLICT (migration) DO UPDATE
+   SET old_version = excluded.old_version, new_version = excluded.new_version, schemas = excluded.schemas
+
+-- name: route_change
+UPDATE pgduet.route
+   SET read_percent = coalesce(%(read_percent)s::smallint, read_percent), authority = coalesce(%(authority)s::text, authority),
+       published = coalesce(%(published)s::boolean, published), epoch = epoch + 1, changed_at = clock_timestamp()
+ WHERE migration = %(migration)s
+RETURNING epoch, read_percent, authority, published
+
+-- name: route_notify
+SELECT pg_notify('pgduet_route', %(migration)s)
+
+-- name: route
+SELECT *, extract(epoch FROM clock_timestamp() - changed_at)::float8 AS age_s FROM pgduet.route WHERE migration = %(migration)s
+
+-- name: ranges_insert
+INSERT INTO pgduet.backfill_range (migration_id, relation, part, block_from, block_to, cursor_block, relfilenode)
+VALUES (%(id)s, %(relation)s::text, %(part)s, %(block_from)s::bigint, %(block_to)s, %(block_from)s::bigint, pg_relation_filenode(%(relation)s::text::regclass))
+ON CONFLICT DO NOTHING
+
+-- name: ranges
+SELECT relation, part, block_from, block_to, cursor_block, rows_done, batches FROM pgduet.backfill_range
+ WHERE migration_id = %(id)s ORDER BY relation, part
+
+-- name: range
+SELECT r.*, pg_relation_filenode(r.relation::regclass) AS filenode_now,
+       (pg_relation_size(r.relation::regclass) / current_setting('block_size')::int)::bigint AS blocks_now
+  FROM pgduet.backfill_range r
+ WHERE migration_id = %(id)s AND relation = %(relation)s AND part = %(part)s
+
+-- name: range_restart
+-- The table was rewritten: its rows are on other pages, so this range begins again and reaches to the table's new end.
+UPDATE pgduet.backfill_range
+   SET cursor_block = block_from, block_to = greatest(block_to, %(block_to)s), relfilenode = %(filenode)s
+ WHERE migration_id = %(id)s AND relation = %(relation)s AND part = %(part)s
+
+-- name: range_advance
+UPDATE pgduet.backfill_range
+   SET cursor_block = {block}, rows_done = rows_done + {rows}, batches = batches + 1, updated_at = clock_timestamp()
+ WHERE migration_id = {id} AND relation = {relation} AND part = {part}
+
+-- name: pages
+SELECT (pg_relation_size(%(relation)s::text::regclass) / current_setting('block_size')::int)::bigint AS pages,
+       greatest(c.reltuples, 0)::float8 AS rows
+  FROM pg_class c WHERE c.oid = %(relation)s::text::regclass
+
+-- name: pressure
+-- What a backfill must not make worse: replay lag of standbys, WAL retained by slots.
+SELECT (SELECT max(extract(epoch FROM replay_lag))::float8 FROM pg_stat_replication) AS replica_lag_s,
+       (SELECT (max(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)) / 1048576)::float8 FROM pg_replication_slots
+         WHERE restart_lsn IS NOT NULL) AS wal_retained_mb
+
+-- name: route_complete
+-- There is one version now; routers go on asking for it.
+UPDATE pgduet.route SET old_version = new_version WHERE migration = %(migration)s

@@ -1,0 +1,12 @@
+-- Questions about a plan that only rows or types can answer. Nothing is written.
+
+-- name: down_of_nothing
+SELECT {value} IS NULL AS empty FROM (SELECT {row}) AS t
+
+-- name: sample
+-- Maps sampled rows up and down again: what comes back empty, and what comes back different.
+SELECT count(*) AS rows, {counts}
+  FROM (SELECT t.*, {ups} FROM (SELECT * FROM {relation} LIMIT {limit}) AS t) AS t
+
+-- name: count_if
+count(*) FILTER (WHERE {condition}) AS {name}

@@ -1,0 +1,129 @@
+-- Bodies of the sync triggers. Placeholders are filled by pgduet.operations.sync; the three forms belong to
+-- three stretches of the journey (pgduet.phases.SyncMode).
+
+-- name: function
+CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS {body}
+
+-- name: fill
+-- dual_write to verify: old to new. An update of any column fills a row that is still empty: such an update may move the row
+-- out of the pages that the backfill has yet to read.
+BEGIN
+{mappings}
+  RETURN NEW;
+END
+
+-- name: fill_mapping
+  IF TG_OP = 'INSERT' THEN
+{up}
+  ELSIF {sources_changed}{or_empty} THEN
+{up}
+  END IF;
+
+-- name: insert
+-- From publication on: the marker tells a new client's insert, whose empty values are meant, from an old client's.
+BEGIN
+{mappings}
+  NEW.{marker} := NULL;
+  RETURN NEW;
+END
+
+-- name: insert_mapping
+  IF NEW.{marker} IS NULL AND {new_empty} THEN
+{up}
+  ELSE
+{down}
+  END IF;
+
+-- name: update
+-- From publication on: whichever representation changed is mapped to the other one.
+BEGIN
+{mappings}
+  RETURN NEW;
+END
+
+-- name: update_mapping
+  IF {new_same} THEN
+    IF {sources_changed} THEN
+{up}
+    END IF;
+  ELSIF {old_same} THEN
+{down}
+  END IF;
+
+-- name: update_added
+  IF {new_changed} THEN
+{down}
+  END IF;
+
+-- name: up_guarded
+-- An old client must not see an error of ours: what cannot be mapped stays empty and is noted.
+    BEGIN
+{assign}
+    EXCEPTION WHEN OTHERS THEN
+{clear}
+      PERFORM pgduet.note_drift({migration_id}, {relation}, {key}, 'unmapped', SQLERRM);
+    END;
+
+-- name: up_enforced
+-- The new version's contract binds everyone: what it cannot hold is refused before commit.
+    BEGIN
+{assign}
+    EXCEPTION WHEN OTHERS THEN
+      RAISE EXCEPTION USING ERRCODE = SQLSTATE,
+        MESSAGE = {message} || SQLERRM, HINT = {hint}, SCHEMA = {schema}, TABLE = {table};
+    END;
+{checks}
+
+-- name: down_refuse
+{checks}
+    BEGIN
+{assign}
+    EXCEPTION WHEN OTHERS THEN
+      RAISE EXCEPTION USING ERRCODE = 'data_exception',
+        MESSAGE = {message}, DETAIL = SQLERRM, HINT = {hint}, SCHEMA = {schema}, TABLE = {table};
+    END;
+    IF {lossy} THEN
+      RAISE EXCEPTION USING ERRCODE = 'data_exception',
+        MESSAGE = {message}, HINT = {hint}, SCHEMA = {schema}, TABLE = {table};
+    END IF;
+
+-- name: down_archive
+{checks}
+    BEGIN
+{assign}
+    EXCEPTION WHEN OTHERS THEN
+      PERFORM pgduet.note_drift({migration_id}, {relation}, {key}, 'unmappable', SQLERRM);
+    END;
+
+-- name: required
+    IF {value} IS NULL THEN
+      RAISE EXCEPTION USING ERRCODE = 'not_null_violation', MESSAGE = {message}, HINT = {hint},
+        SCHEMA = {schema}, TABLE = {table}, COLUMN = {column};
+    END IF;
+
+-- name: try_up
+-- Tells why `up` cannot map a row, or NULL where it can.
+CREATE OR REPLACE FUNCTION {function}(t {relation}) RETURNS text LANGUAGE plpgsql STABLE COST 10000 AS {body}
+
+-- name: try_up_body
+DECLARE
+{variables}
+BEGIN
+{assign}
+  RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+  RETURN SQLERRM;
+END
+
+-- name: trigger
+CREATE OR REPLACE TRIGGER {trigger} BEFORE {events} ON {relation} FOR EACH ROW EXECUTE FUNCTION {function}()
+
+-- name: enable_trigger
+-- Again after every CREATE OR REPLACE, which resets it: logical apply (session_replication_role = replica) must fire it too.
+ALTER TABLE {relation} ENABLE ALWAYS TRIGGER {trigger}
+
+-- name: drop_trigger
+DROP TRIGGER IF EXISTS {trigger} ON {relation}
+
+-- name: drop_function
+DROP FUNCTION IF EXISTS {function}

@@ -1,0 +1,311 @@
+"""Routers against a real server: they hear, acknowledge, outlive lost connections, and never ask while answering."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from pgduet.local import EmbeddedPostgres
+from pgduet.routing import BASE_TABLES, AsyncRouter, Path, Router, RouteUnavailable, Stage, link
+from pgduet.sql import block
+
+NAME = "users-email"
+PATIENCE_S = 30.0
+BY_NOTIFICATION_S = 600.0
+"""A lease so long that nothing in a test can have been heard by the poll."""
+
+OLD = Path("1", "public_v1", is_new=False, epoch=1)
+
+Admin = psycopg.Connection[dict[str, Any]]
+
+
+@pytest.fixture
+def admin(dsn: str) -> Iterator[Admin]:
+    """The engine's side: a database with metadata and one published route."""
+    with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as conn:
+        conn.execute(block("metadata", "create_metadata"))
+        add_route(conn)
+        yield conn
+
+
+def add_route(conn: Admin, name: str = NAME) -> None:
+    conn.execute(
+        "INSERT INTO pgduet.route (migration, database, old_version, new_version, schemas, published) "
+        "VALUES (%s, 'shop', '1', '2', '{public}', true)",
+        [name],
+    )
+
+
+def change(conn: Admin, *, notify: bool = True, **values: object) -> int:
+    """Change the route as the engine does, in one transaction, and give the new epoch."""
+    sets = sql.SQL(", ").join(sql.SQL("{} = {}").format(sql.Identifier(name), value) for name, value in values.items())
+    with conn.transaction():
+        row = conn.execute(
+            sql.SQL("UPDATE pgduet.route SET epoch = epoch + 1, {} WHERE migration = {} RETURNING epoch").format(
+                sets, NAME
+            )
+        ).fetchone()
+        if notify:
+            conn.execute("NOTIFY pgduet_route, 'anything'")
+    assert row is not None
+    return int(row["epoch"])
+
+
+def clients(conn: Admin) -> list[dict[str, Any]]:
+    return conn.execute("SELECT * FROM pgduet.client ORDER BY migration").fetchall()
+
+
+def client(conn: Admin) -> dict[str, Any]:
+    (row,) = clients(conn)
+    return row
+
+
+def lose(conn: Admin) -> None:
+    """End the router's session and wait until it has gone."""
+    row = conn.execute("SELECT pg_terminate_backend(%s, 10000) AS gone", [client(conn)["backend_pid"]]).fetchone()
+    assert row == {"gone": True}
+
+
+def test_a_router_is_known_to_the_database_before_it_answers(admin: Admin, dsn: str) -> None:
+    with Router.open(dsn, service="billing", lease_s=7.0) as router:
+        seen = client(admin)
+        assert seen["client_id"] == router.client_id
+        assert (seen["kind"], seen["who"], seen["side"], seen["version"]) == ("router", "billing", "old", "1")
+        assert (seen["epoch"], seen["lease_s"]) == (1, 7.0)
+        session = admin.execute(
+            "SELECT application_name FROM pg_stat_activity WHERE pid = %s AND backend_start = %s",
+            [seen["backend_pid"], seen["backend_start"]],
+        ).fetchone()
+        assert session == {"application_name": "pgduet-router/billing"}
+        assert router.path(NAME, 1) == OLD
+        assert router.stage(NAME) is Stage.SHADOW
+
+
+def test_a_notification_changes_the_path_and_is_acknowledged(admin: Admin, dsn: str) -> None:
+    with Router.open(dsn, service="billing", lease_s=BY_NOTIFICATION_S) as router:
+        epoch = change(admin, read_percent=100)
+        assert router.wait_for(NAME, epoch, PATIENCE_S)
+        assert router.path(NAME, 1) == Path("2", "public_v2", is_new=True, epoch=epoch)
+        seen = client(admin)
+        assert (seen["side"], seen["version"], seen["epoch"]) == ("new", "2", epoch)
+        epoch = change(admin, read_percent=0)
+        assert router.wait_for(NAME, epoch, PATIENCE_S)
+        assert not router.path(NAME, 1).is_new
+        seen = client(admin)
+        assert (seen["side"], seen["version"], seen["epoch"]) == ("old", "1", epoch)
+
+
+def test_without_a_notification_the_poll_finds_the_change(admin: Admin, dsn: str) -> None:
+    with Router.open(dsn, service="billing", lease_s=0.6) as router:
+        epoch = change(admin, notify=False, read_percent=100)
+        assert router.wait_for(NAME, epoch, PATIENCE_S)
+        assert router.path(NAME, 1).is_new
+
+
+def test_every_change_is_followed_in_a_burst(admin: Admin, dsn: str) -> None:
+    with Router.open(dsn, service="billing", lease_s=BY_NOTIFICATION_S) as router:
+        for percent in range(1, 101):
+            epoch = change(admin, read_percent=percent)
+        assert router.wait_for(NAME, epoch, PATIENCE_S)
+        assert router.path(NAME, 1).is_new
+
+
+def test_a_killed_connection_is_replaced_and_answers_go_on(admin: Admin, dsn: str) -> None:
+    with Router.open(dsn, service="billing", lease_s=BY_NOTIFICATION_S) as router:
+        first = client(admin)["backend_pid"]
+        for percent in (10, 50, 100):
+            lose(admin)
+            assert router.path(NAME, 1).version in {"1", "2"}
+            epoch = change(admin, read_percent=percent)
+            assert router.wait_for(NAME, epoch, PATIENCE_S)
+        assert router.path(NAME, 1).is_new
+        seen = client(admin)
+        assert seen["epoch"] == epoch
+        assert seen["backend_pid"] != first
+
+
+def test_the_path_needs_no_server() -> None:
+    with EmbeddedPostgres() as server, psycopg.connect(server.dsn(), autocommit=True, row_factory=dict_row) as conn:
+        conn.execute(block("metadata", "create_metadata"))
+        add_route(conn)
+        change(conn, read_percent=100)
+        with Router.open(server.dsn(), service="billing", lease_s=BY_NOTIFICATION_S) as router:
+            server.stop()
+            assert router.fresh
+            assert router.path(NAME, 1).is_new, "within the lease the last decision stands"
+            router._clock = lambda: time.monotonic() + 2 * BY_NOTIFICATION_S
+            assert not router.fresh
+            assert router.path(NAME, 1).version == "1", "past it, the authority it last knew"
+            router._clock = time.monotonic
+            server.start()
+            with psycopg.connect(server.dsn(), autocommit=True, row_factory=dict_row) as again:
+                epoch = change(again, authority="new")
+                assert router.wait_for(NAME, epoch, PATIENCE_S)
+                assert client(again)["epoch"] == epoch
+            assert router.stage(NAME) is Stage.RAMPDOWN
+
+
+def test_an_unknown_migration_means_base_tables_and_is_not_reported(admin: Admin, dsn: str) -> None:
+    admin.execute("DELETE FROM pgduet.route")
+    with Router.open(dsn, service="billing") as router:
+        assert router.path("never-heard-of", 1) is BASE_TABLES
+        assert router.stage("never-heard-of") is Stage.OFF
+        assert clients(admin) == []
+
+
+def test_a_route_may_come_and_go_while_the_router_runs(admin: Admin, dsn: str) -> None:
+    with Router.open(dsn, service="billing", lease_s=0.6) as router:
+        add_route(admin, "users-phone")
+        admin.execute("NOTIFY pgduet_route")
+        assert router.wait_for("users-phone", 1, PATIENCE_S)
+        assert [row["migration"] for row in clients(admin)] == [NAME, "users-phone"]
+        admin.execute("DELETE FROM pgduet.route WHERE migration = %s", [NAME])
+        epochs = admin.execute("UPDATE pgduet.route SET epoch = epoch + 1 RETURNING epoch").fetchone()
+        assert epochs is not None
+        assert router.wait_for("users-phone", epochs["epoch"], PATIENCE_S)
+        assert router.path(NAME, 1) is BASE_TABLES
+
+
+def test_a_database_without_metadata_has_no_routes_until_it_is_set_up(dsn: str) -> None:
+    with (
+        Router.open(dsn, service="billing", lease_s=0.6) as router,
+        psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as conn,
+    ):
+        assert router.path(NAME, 1) is BASE_TABLES
+        conn.execute(block("metadata", "create_metadata"))
+        add_route(conn)
+        assert router.wait_for(NAME, 1, PATIENCE_S)
+        assert router.path(NAME, 1) == OLD
+
+
+def test_a_role_with_no_privileges_but_public_s_is_enough(admin: Admin, dsn: str) -> None:
+    role = sql.Identifier(f"{admin.info.dbname}_service")
+    admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+    try:
+        conninfo = psycopg.conninfo.make_conninfo(dsn, user=f"{admin.info.dbname}_service")
+        with Router.open(conninfo, service="billing", lease_s=BY_NOTIFICATION_S) as router:
+            epoch = change(admin, read_percent=100)
+            assert router.wait_for(NAME, epoch, PATIENCE_S)
+            assert client(admin)["epoch"] == epoch
+        with psycopg.connect(conninfo) as own, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            own.execute("SELECT FROM pgduet.client")
+    finally:
+        admin.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+def test_recorded_reads_arrive_as_totals_at_the_latest_on_close(admin: Admin, dsn: str) -> None:
+    change(admin, read_percent=100)
+    with Router.open(dsn, service="billing", lease_s=BY_NOTIFICATION_S) as router:
+        path = router.path(NAME, 1)
+        router.record(NAME, path, 0.25)
+        router.record(NAME, path, 0.5, error=True)
+        router.record(NAME, OLD, 1.0)
+        epoch = change(admin, read_percent=90)
+        assert router.wait_for(NAME, epoch, PATIENCE_S)
+        assert totals(admin) == (1, 2, 0, 1, 1.0, 0.75)
+        router.record(NAME, path, 0.25)
+    assert totals(admin) == (1, 3, 0, 1, 1.0, 1.0)
+
+
+def totals(conn: Admin) -> tuple[float, ...]:
+    row = client(conn)
+    names = ("reads_old", "reads_new", "errors_old", "errors_new", "seconds_old", "seconds_new")
+    return tuple(row[name] for name in names)
+
+
+def test_close_ends_the_thread_and_the_session_without_waiting_for_the_poll(admin: Admin, dsn: str) -> None:
+    router = Router.open(dsn, service="billing", lease_s=BY_NOTIFICATION_S)
+    router.close()
+    router.close()
+    assert not router._thread.is_alive()
+    assert router.path(NAME, 1) == OLD, "a closed router answers from its lease"
+
+
+def test_services_that_know_one_version_are_counted_on_their_side(admin: Admin, dsn: str) -> None:
+    change(admin, read_percent=50)
+    with (
+        Router.open(dsn, service="legacy", version="1") as legacy,
+        Router.open(dsn, service="modern", version="2") as modern,
+    ):
+        assert [legacy.path(NAME, key).version for key in range(20)] == ["1"] * 20
+        assert [modern.path(NAME, key).version for key in range(20)] == ["2"] * 20
+        sides = {row["who"]: (row["side"], row["version"]) for row in clients(admin)}
+        assert sides == {"legacy": ("old", "1"), "modern": ("new", "2")}
+
+
+def test_the_search_path_is_fit_for_set_local(admin: Admin, dsn: str) -> None:
+    change(admin, read_percent=100, schemas=["public", 'Od"d'])
+    admin.execute('CREATE SCHEMA public_v2; CREATE SCHEMA "Od""d_v2"')
+    with Router.open(dsn, service="billing") as router, admin.transaction():
+        path = router.path(NAME, 1)
+        assert path.search_path is not None
+        admin.execute(sql.SQL("SET LOCAL search_path TO {}").format(sql.SQL(path.search_path)))
+        assert admin.execute("SELECT current_schemas(false) AS found").fetchone() == {"found": ["public_v2", 'Od"d_v2']}
+        admin.execute("SELECT set_config('search_path', %s, true)", [path.search_path])
+        assert admin.execute("SELECT current_schemas(false) AS found").fetchone() == {"found": ["public_v2", 'Od"d_v2']}
+
+
+def test_opening_without_a_server_says_so_and_shows_no_secret() -> None:
+    with pytest.raises(RouteUnavailable, match="could not be read") as caught:
+        Router.open("host=127.0.0.1 port=1 user=u password=hunter2", service="billing", open_timeout_s=0.3)
+    assert "OperationalError" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_what_the_dsn_says_of_the_connection_wins() -> None:
+    found = link.settings("postgresql://u@h/d?connect_timeout=77&application_name=x", "billing", 10.0)
+    assert (found["connect_timeout"], found["keepalives_idle"], found["tcp_user_timeout"]) == ("77", 10, 10_000)
+    assert found["application_name"] == "pgduet-router/billing"
+
+
+def test_pauses_between_tries_grow_up_to_a_bound() -> None:
+    assert link.pause_s(0, 10.0) <= 0.05
+    assert all(link.pause_s(failures, 9.0) <= 3.0 for failures in range(200))
+    assert 2.5 <= link.pause_s(100, 60.0) <= 5.0
+
+
+class TestAsync:
+    async def test_a_notification_changes_the_path_and_is_acknowledged(self, admin: Admin, dsn: str) -> None:
+        async with await AsyncRouter.open(dsn, service="billing", lease_s=BY_NOTIFICATION_S) as router:
+            assert router.path(NAME, 1) == OLD
+            epoch = change(admin, read_percent=100)
+            assert await router.wait_for(NAME, epoch, PATIENCE_S)
+            assert router.path(NAME, 1).is_new
+            seen = client(admin)
+            assert (seen["side"], seen["epoch"], seen["who"]) == ("new", epoch, "billing")
+
+    async def test_a_killed_connection_is_replaced(self, admin: Admin, dsn: str) -> None:
+        async with await AsyncRouter.open(dsn, service="billing", lease_s=BY_NOTIFICATION_S) as router:
+            for percent in (10, 50, 100):
+                lose(admin)
+                epoch = change(admin, read_percent=percent)
+                assert await router.wait_for(NAME, epoch, PATIENCE_S)
+            assert router.path(NAME, 1).is_new
+
+    async def test_without_a_notification_the_poll_finds_the_change(self, admin: Admin, dsn: str) -> None:
+        async with await AsyncRouter.open(dsn, service="billing", lease_s=0.6) as router:
+            epoch = change(admin, notify=False, read_percent=100)
+            assert await router.wait_for(NAME, epoch, PATIENCE_S)
+
+    async def test_close_sends_the_last_counts(self, admin: Admin, dsn: str) -> None:
+        async with await AsyncRouter.open(dsn, service="billing", lease_s=BY_NOTIFICATION_S) as router:
+            router.record(NAME, router.path(NAME, 1), 0.5)
+        assert totals(admin) == (1, 0, 0, 0, 0.5, 0)
+        assert router._task.done()
+
+    async def test_opening_without_a_server_says_so(self) -> None:
+        with pytest.raises(RouteUnavailable, match="could not be read"):
+            await AsyncRouter.open("host=127.0.0.1 port=1", service="billing", open_timeout_s=0.3)
+        assert [task for task in asyncio.all_tasks() if task.get_name().startswith("pgduet-router")] == []
+
+    @pytest.mark.usefixtures("admin")
+    async def test_waiting_for_what_does_not_come_ends_in_time(self, dsn: str) -> None:
+        async with await AsyncRouter.open(dsn, service="billing") as router:
+            assert not await router.wait_for(NAME, 99, 0.05)
+        with Router.open(dsn, service="billing") as sync:
+            assert not sync.wait_for(NAME, 99, 0.05)

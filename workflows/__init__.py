@@ -1,0 +1,7 @@
+"""Workflows: durable, deterministic, and readable as the runbook of a migration."""
+
+from pgduet.workflows.backfill import Backfill
+from pgduet.workflows.errands import Check, Setup
+from pgduet.workflows.migration import Migration
+
+WORKFLOWS = (Migration, Backfill, Setup, Check)

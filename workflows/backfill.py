@@ -1,0 +1,79 @@
+"""One Backfill child fills one range of a table's pages, slice by slice, for as long as it takes.
+
+A slice is an activity of seconds to a minute; between two of them the child can be paused, and continues as new before its history
+grows long. What counts as done is the cursor in the database: a child that starts again finds its place there.
+"""
+
+from datetime import timedelta
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from pgduet.messages import BackfillInput, BackfillReport, SliceResult
+    from pgduet.workflows.calls import call, read
+
+LONGEST_SLICE_S = 60.0
+REPORT_STEP_PERCENT = 10.0
+
+
+@workflow.defn(name="Backfill")
+class Backfill:
+    """Fills one range."""
+
+    def __init__(self) -> None:
+        """Begin unpaused."""
+        self.paused = False
+        self.reported = 0.0
+
+    @workflow.run
+    async def run(self, raw: object = None) -> SliceResult:
+        """Fill the range; returns the last slice's result, with the rows of the whole range in `rows_total`."""
+        task = read(BackfillInput, raw)
+        self.paused = self.paused or task.paused
+        while True:
+            await workflow.wait_condition(lambda: not self.paused)
+            result = await call("fill_slice", task, SliceResult, _summary(task))
+            await self.report(task, result)
+            if result.finished:
+                return result
+            if result.paused and not self.paused:
+                # The operator's word is in the database already, the signal is on its way (or the other way round).
+                await workflow.sleep(timedelta(seconds=1))
+            task.slice_s = min(LONGEST_SLICE_S, task.slice_s * 2)
+            if workflow.info().is_continue_as_new_suggested():
+                task.paused = self.paused
+                await workflow.wait_condition(workflow.all_handlers_finished)
+                workflow.continue_as_new(task)
+
+    @workflow.signal(name="pause")
+    def pause(self, raw: object = None) -> None:
+        """Hold before the next slice."""
+        del raw
+        self.paused = True
+
+    @workflow.signal(name="resume")
+    def resume(self, raw: object = None) -> None:
+        """Go on."""
+        del raw
+        self.paused = False
+
+    async def report(self, task: BackfillInput, result: SliceResult) -> None:
+        """Tell the parent at every tenth of the range, however many rows that is: its history must not grow with rows."""
+        workflow.set_current_details(f"{result.percent:.0f} % of pages · {result.rows_total:,} rows")
+        if task.parent_id is None or not (result.finished or result.percent >= self.reported + REPORT_STEP_PERCENT):
+            return
+        self.reported = result.percent
+        report = BackfillReport(
+            relation=task.part.relation,
+            part=task.part.part,
+            blocks=task.part.block_to - task.part.block_from,
+            blocks_done=result.blocks_done,
+            rows=result.rows_total,
+            batches=result.batches,
+            throttled_by=result.throttled_by,
+        )
+        await workflow.get_external_workflow_handle(task.parent_id).signal("backfill_report", report)
+
+
+def _summary(task: BackfillInput) -> str:
+    return f"fill {task.part.relation}, pages {task.part.block_from} to {task.part.block_to}"

@@ -1,0 +1,322 @@
+"""The machinery under the runbook: phases with their gates and undos, failures that wait for a person, side errands, abort.
+
+`run` in `migration.py` starts `forward` as a task of its own. The root waits for it, or for an abort outside critical sections,
+and then compensates in reverse order. A Temporal cancellation is an abort; none is ever acted on in a critical section, and the
+compensation of a step is pushed before the step, so whatever a step did is undone exactly once.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, FailureError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from pydantic import BaseModel
+
+    from pgduet.messages import (
+        Abort,
+        Act,
+        BackfillReport,
+        Carried,
+        ControlsRequest,
+        Opened,
+        Outcome,
+        Parity,
+        ParityRequest,
+        Record,
+        Reference,
+        Route,
+        RouteRequest,
+        Start,
+        Status,
+        Throttle,
+        Timing,
+        VerifyNow,
+        workflow_id,
+    )
+    from pgduet.phases import Phase, State, SyncMode
+    from pgduet.plan.checksum import checksum
+    from pgduet.plan.models import Plan
+    from pgduet.workflows.board import show
+    from pgduet.workflows.calls import call
+    from pgduet.workflows.desk import Desk
+    from pgduet.workflows.handlers import Handlers
+
+MAKES_SAFE = frozenset({"undo_shift", "undo_cutover"})
+
+
+class ContinueAsNewNeeded(Exception):  # noqa: N818  (a request, not an error)
+    """The history is long enough: the run should hand over to a fresh one."""
+
+
+class Machine(Handlers):
+    """Phases, errands and compensations; what each phase does stands in `Migration`."""
+
+    def open_machine(self, start: Start, plan: Plan) -> None:
+        """Begin, or go on where the run before handed over."""
+        carried = start.carried
+        self.start = start
+        self.plan = plan
+        self.raw_plan = start.plan
+        status = carried.status if carried else Status(
+            name=plan.name,
+            database=plan.database,
+            workflow_id=workflow_id(plan.database, plan.name),
+            phase=Phase.PREFLIGHT,
+            state=State.RUNNING,
+            from_version=plan.version.from_,
+            to_version=plan.version.to,
+            plan_checksum=checksum(plan),
+        )
+        self.status = status
+        self.desk = Desk(status, plan.policy, self.now)
+        self.desk.abort = carried.abort if carried else None
+        self.opened: Opened | None = carried.opened if carried else None
+        self.resume_at: Phase | None = carried.phase if carried else None
+        self.compensations: list[str] = list(carried.compensations) if carried else []
+        self.cancelled = carried.cancelled if carried else False
+        self.soak_started_at: datetime | None = carried.soak_started_at if carried else None
+        self.reports: dict[tuple[str, int], BackfillReport] = {}
+        self.children: list[str] = []
+        self.critical = False
+
+    # Small words for the runbook
+
+    def now(self) -> datetime:
+        """Tell the workflow's time."""
+        return workflow.now()
+
+    @property
+    def reference(self) -> Reference:
+        """Name this migration for an activity, in the name of whoever acted last."""
+        actor = self.desk.abort or self.start
+        return self.reference_for(actor.actor, actor.reason)
+
+    def reference_for(self, actor: str, reason: str | None) -> Reference:
+        """Name this migration for an activity in somebody's name."""
+        assert self.opened is not None  # noqa: S101  (nothing acts before preflight)
+        return Reference(
+            database=self.plan.database,
+            name=self.plan.name,
+            migration_id=self.opened.migration_id,
+            actor=actor,
+            reason=reason,
+        )
+
+    def announce(self) -> None:
+        """Show the state in the Temporal UI."""
+        show(self.status, self.desk.next_commands(), attributes=bool(self.opened and self.opened.search_attributes))
+
+    async def step(self, name: str, summary: str) -> Outcome:
+        """Run one of the migration's activities."""
+        outcome = await call(name, self.reference, Outcome, summary)
+        self.status.audit_head = outcome.audit_head or self.status.audit_head
+        return outcome
+
+    async def hold(self, kind: str, detail: str, *commands: str) -> None:
+        """Wait until somebody advances."""
+        self.desk.wait_for(kind, detail, *commands)
+        self.announce()
+        await workflow.wait_condition(lambda: self.desk.advanced is not None)
+        self.desk.go_on()
+        self.announce()
+
+    async def nap(self, seconds: float) -> bool:
+        """Wait for a while; tells whether somebody advanced meanwhile."""
+        try:
+            await workflow.wait_condition(lambda: self.desk.advanced is not None, timeout=timedelta(seconds=seconds))
+        except TimeoutError:
+            return False
+        return True
+
+    async def checkpoint(self) -> None:
+        """Stop here for good when a rollback has been asked for, and for a while when the migration is paused."""
+        if self.desk.abort:
+            await workflow.wait_condition(lambda: False)
+        if self.desk.paused:
+            self.status.state = State.PAUSED
+            self.desk.wait_for("paused", "somebody to resume it", f"pgduet resume {self.plan.name}")
+            self.announce()
+            await workflow.wait_condition(lambda: not self.desk.paused)
+            self.status.state = State.RUNNING
+            self.desk.go_on()
+            self.announce()
+
+    def roll_back_because(self, reason: str) -> None:
+        """Decide on a rollback as the plan's criteria say."""
+        self.desk.abort = Abort(actor="pgduet", reason=reason)
+        self.desk.decided(f"automatic rollback: {reason}")
+
+    # A phase
+
+    async def phase(self, phase: Phase, step: Callable[[], Awaitable[None]], undo: str | None = None) -> None:
+        """Go through one phase: gate, record, step; a failure waits for a person, who advances (again) or rolls back."""
+        if self.resume_at is not None and phase.position < self.resume_at.position:
+            return
+        if self.resume_at is phase:
+            self.resume_at = None
+        else:
+            await self.checkpoint()
+            await self.gate(phase)
+        if self.status.phase is not phase or (undo and undo not in self.compensations):
+            await self.enter(phase, undo)
+        while True:
+            await self.checkpoint()
+            try:
+                await step()
+            except (ActivityError, ChildWorkflowError) as error:
+                self.critical = False
+                if is_cancelled_exception(error):
+                    raise
+                await self.failed(phase, error)
+            else:
+                break
+        if self.status.timings:
+            self.status.timings[-1].ended_at = self.now()
+
+    async def gate(self, phase: Phase) -> None:
+        """Wait for the person or the persons that the policy asks for before a phase."""
+        if self.plan.policy.gate(phase) == "auto":
+            return
+        needed = self.plan.policy.approvals_needed(phase)
+        if not needed:
+            await self.hold("gate", f"somebody to open the gate before {phase}", f"pgduet advance {self.plan.name}")
+        while not self.desk.approved(phase):
+            given = self.status.approvals.get(phase, [])
+            self.desk.wait_for(
+                "approval",
+                f"approval of {phase}: {len(given)} of {needed}" + (f" ({', '.join(given)})" if given else ""),
+                f"pgduet approve {self.plan.name} --gate {phase}",
+                f"pgduet rollback {self.plan.name}",
+            )
+            self.announce()
+            await workflow.wait_condition(
+                lambda: self.desk.approved(phase) or len(self.status.approvals.get(phase, [])) > len(given)
+            )
+        self.desk.go_on()
+
+    async def enter(self, phase: Phase, undo: str | None) -> None:
+        """Push the undo, then write down where the migration stands."""
+        if undo and undo not in self.compensations:
+            self.compensations.append(undo)
+        self.status.phase = phase
+        self.status.timings = [*self.status.timings, Timing(phase=phase, started_at=self.now())]
+        self.announce()
+        await self.record(f"enter {phase}")
+
+    async def record(self, action: str, evidence: dict[str, Any] | None = None) -> None:
+        """Write state and compensations beside the data, with an entry in the audit log."""
+        record = Record(
+            reference=self.reference,
+            phase=self.status.phase,
+            state=self.status.state,
+            compensations=self.compensations,
+            action=action,
+            evidence=evidence or {},
+            approvals=self.status.approvals,
+        )
+        outcome = await call("record", record, Outcome, action)
+        self.status.audit_head = outcome.audit_head or self.status.audit_head
+
+    async def failed(self, phase: Phase, error: FailureError) -> None:
+        """Say what went wrong and wait: nothing is given up, nothing is lost."""
+        reason = innermost(error)
+        self.status.failure = reason
+        self.desk.decided(f"{phase} stopped: {reason}")
+        await self.hold(
+            "error", reason, f"pgduet advance {self.plan.name}", f"pgduet rollback {self.plan.name}"
+        )
+        self.status.failure = None
+
+    # Errands: acts that need an activity, one after the other, beside the phase
+
+    async def run_errands(self) -> None:
+        """Carry out what the desk took, as long as the workflow lives."""
+        while True:
+            await workflow.wait_condition(lambda: bool(self.desk.errands))
+            errand = self.desk.errands[0]
+            try:
+                told = await self.errand(errand.act, errand.message)
+            except ActivityError as error:
+                told = f"{errand.act} failed: {innermost(error)}"
+                self.desk.decided(told)
+            self.desk.errands.pop(0)
+            errand.told = told
+            self.announce()
+
+    async def errand(self, act: str, message: BaseModel) -> str:
+        """Carry one out."""
+        actor = self.reference_for(getattr(message, "actor", "unknown"), getattr(message, "reason", None))
+        if isinstance(message, Route):
+            outcome = await call("set_route", RouteRequest(reference=actor, read_percent=message.read_percent), Outcome, act)
+            self.status.read_percent = message.read_percent
+            return outcome.summary
+        if isinstance(message, VerifyNow):
+            parity = await self.compare(repair=message.repair, reference=actor)
+            return f"{parity.mismatches} of {parity.rows} rows differ, {parity.repaired} repaired"
+        if isinstance(message, Throttle):
+            controls: dict[str, Any] = message.model_dump(exclude={"actor", "reason"}, exclude_none=True)
+        else:
+            controls = {"paused": act == "pause"}
+            for child in self.children:
+                await workflow.get_external_workflow_handle(child).signal(act, Act())
+        await call("set_controls", ControlsRequest(reference=actor, controls=controls), Outcome, act)
+        return f"{act}: {controls}"
+
+    async def compare(self, *, repair: bool = False, reference: Reference | None = None) -> Parity:
+        """Compare all rows by what is in force, and remember the result."""
+        published = self.status.phase.position > Phase.VERIFY.position
+        request = ParityRequest(
+            reference=reference or self.reference,
+            mode=SyncMode.BOTH if published else SyncMode.FILL,
+            authority=self.status.authority,
+            repair=repair,
+        )
+        self.status.parity = await call("parity", request, Parity, "compare all rows" + (", repair" if repair else ""))
+        self.announce()
+        return self.status.parity
+
+    # The root
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait, taking a Temporal cancellation for an abort."""
+        while True:
+            try:
+                await workflow.wait_condition(condition)
+            except asyncio.CancelledError:
+                self.cancelled = True
+                self.desk.hear("abort", {"actor": "temporal", "reason": "the workflow was cancelled"})
+            else:
+                return
+
+    async def see_through(self, task: "asyncio.Task[None]") -> BaseException | None:
+        """Wait for a task to its end whatever happens; returns what it raised."""
+        await self.until(task.done)
+        return None if task.cancelled() else task.exception()
+
+    def carried(self) -> Carried:
+        """Pack the state for the next run."""
+        assert self.opened is not None  # noqa: S101  (only long phases hand over)
+        return Carried(
+            opened=self.opened,
+            status=self.status,
+            phase=self.status.phase,
+            compensations=self.compensations,
+            abort=self.desk.abort,
+            cancelled=self.cancelled,
+            soak_started_at=self.soak_started_at,
+        )
+
+
+def innermost(error: BaseException) -> str:
+    """Give the reason at the bottom of a failure, without Temporal's wrapping."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, ApplicationError):
+        return cause.message
+    return str(cause)
+

@@ -1,7 +1,7 @@
 """expand: adds the new columns, empty and unbound, so that nobody notices; undo drops them.
 
-The first migration of a chain also creates the version schema of the version it starts from. An undo leaves that schema: it shows the
-tables as they are, and clients may have come to use it.
+The first migration of a chain also creates the version schema of the version it starts from. An undo leaves that schema:
+it shows the tables as they are, and clients may have come to use it.
 """
 
 from collections.abc import Callable

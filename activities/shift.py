@@ -58,4 +58,6 @@ async def _route(work: Work, request: RouteRequest, step: str) -> Outcome:
         head = await store.audited(work.conn, request.reference, step, evidence=changed)
         await reach(f"{step}.before_commit")
     await reach(f"{step}.after_commit")
-    return Outcome(summary=f"{changed.get('read_percent')} % of reads on the new path", evidence=changed, audit_head=head)
+    return Outcome(
+        summary=f"{changed.get('read_percent')} % of reads on the new path", evidence=changed, audit_head=head
+    )

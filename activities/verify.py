@@ -46,7 +46,9 @@ class Verify:
                     request.reference,
                     "repair" if repaired else "parity",
                     affected={"rows": result.rows},
-                    evidence=result.model_dump(mode="json", include={"mismatches", "violations", "repaired", "examples"}),
+                    evidence=result.model_dump(
+                        mode="json", include={"mismatches", "violations", "repaired", "examples"}
+                    ),
                 )
             return result
 
@@ -143,4 +145,3 @@ async def _archive(work: Work) -> tuple[int, str]:
             await store.run(work.conn, "set_published", {"id": work.migration.id, "published": False})
         head = await store.audited(work.conn, work.reference, "withdraw", evidence={"archived": count})
     return count, head
-

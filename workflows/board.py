@@ -31,14 +31,16 @@ def details(status: Status, commands: list[str]) -> str:
     """Write the state as Markdown: the answer first, the next command last."""
     lines = [
         f"## {status.name} · {status.from_version} → {status.to_version}",
-        f"**{status.state}** in **{status.phase}** · authority: {status.authority} · reads on the new path: "
-        f"{status.read_percent} %",
+        f"**{status.state}** in **{status.phase}** · authority: {status.authority} · new path: {status.read_percent} %",
         "",
         journey(status),
         "",
     ]
     if status.waiting_for:
-        lines += [f"**Waits for** {status.waiting_for.detail} (since {status.waiting_for.since:%Y-%m-%d %H:%M:%S} UTC)", ""]
+        lines += [
+            f"**Waits for** {status.waiting_for.detail} (since {status.waiting_for.since:%Y-%m-%d %H:%M:%S} UTC)",
+            "",
+        ]
     if status.phase is Phase.BACKFILL:
         lines.append(f"- backfill: {status.backfill.percent:.0f} % · {status.backfill.rows_done:,} rows")
     if status.parity:

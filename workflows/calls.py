@@ -33,7 +33,7 @@ def read(model: type[M], raw: object) -> M:
 
 async def call(name: str, argument: BaseModel, result: type[M], summary: str) -> M:
     """Run an activity to its end; when cancelled, wait until it has really stopped."""
-    return await workflow.execute_activity(
+    done: M = await workflow.execute_activity(
         name,
         argument,
         result_type=result,
@@ -43,3 +43,4 @@ async def call(name: str, argument: BaseModel, result: type[M], summary: str) ->
         retry_policy=RETRY,
         cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
     )
+    return done

@@ -1,7 +1,7 @@
 """The desk: where people's acts arrive, as signals or as updates, and are accepted or refused by the same rules.
 
-An update answers; a signal that cannot be accepted is noted and ignored. Neither can wedge or fail a workflow: their one argument is
-of any type and is validated here.
+An update answers; a signal that cannot be accepted is noted and ignored. Neither can wedge or fail a workflow: their one
+argument is of any type and is validated here.
 """
 
 from collections.abc import Callable
@@ -155,7 +155,9 @@ class Desk:
         if act.gate.reached(self.status.phase):
             return f"{act.gate} has begun already"
         if act.actor in self.status.approvals.get(act.gate, []):
-            return f"{act.actor} has approved {act.gate} already; it needs {self.policy.approvals_needed(act.gate)} actors"
+            return (
+                f"{act.actor} has approved {act.gate} already; it needs {self.policy.approvals_needed(act.gate)} actors"
+            )
         return None
 
     def _approve(self, act: Approve) -> None:
@@ -192,7 +194,11 @@ class Desk:
     def _why_not_verify(self, act: VerifyNow) -> str | None:
         if reason := self._why_not_change(act):
             return reason
-        return None if Phase.VERIFY.reached(self.status.phase) else f"there is nothing to compare yet in {self.status.phase}"
+        return (
+            None
+            if Phase.VERIFY.reached(self.status.phase)
+            else f"there is nothing to compare yet in {self.status.phase}"
+        )
 
 
 def refusal(reason: str) -> ApplicationError:

@@ -6,9 +6,9 @@ from typing import Any
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from pydantic import BaseModel, ValidationError
+    from pydantic import ValidationError
 
-    from pgduet.messages import Answer, BackfillReport, Status
+    from pgduet.messages import Answer, Approve, BackfillReport, Status
     from pgduet.workflows.desk import Desk
 
 
@@ -34,10 +34,9 @@ class Handlers(ABC):
         self.desk.hear(act, raw)
         self.announce()
 
-    def _taken(self, act: str, raw: object) -> BaseModel:
-        message = self.desk.take(act, raw)
+    def _taken(self, act: str, raw: object) -> None:
+        self.desk.take(act, raw)
         self.announce()
-        return message
 
     @workflow.signal(name="advance")
     def signal_advance(self, raw: object = None) -> None:
@@ -99,9 +98,9 @@ class Handlers(ABC):
     @workflow.update(name="approve")
     def update_approve(self, raw: object = None) -> Answer:
         """Approve the gate before a phase."""
-        message = self._taken("approve", raw)
-        gate = getattr(message, "gate", None)
-        given = len(self.desk.status.approvals.get(gate, [])) if gate else 0
+        gate = Approve.model_validate(raw).gate
+        self._taken("approve", raw)
+        given = len(self.desk.status.approvals.get(gate, []))
         return self.desk.answer(f"{given} of {self.desk.policy.approvals_needed(gate)} approvals for {gate}")
 
     @update_approve.validator

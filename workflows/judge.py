@@ -24,11 +24,16 @@ def judge_traffic(since: Traffic, now: Traffic, policy: Policy) -> tuple[Traffic
     if bake.old_ms is None or bake.new_ms is None:
         return bake, None
     if limits.max_latency_ms is not None and bake.new_ms > limits.max_latency_ms:
-        return bake, ("latency", f"reads of the new version take {bake.new_ms:.2f} ms (limit {limits.max_latency_ms:g} ms)")
+        return bake, (
+            "latency",
+            f"reads of the new version take {bake.new_ms:.2f} ms (limit {limits.max_latency_ms:g} ms)",
+        )
     slower = bake.new_ms > limits.max_latency_ratio * bake.old_ms and bake.new_ms - bake.old_ms > NOISE_MS
     if slower:
         ratio = bake.new_ms / bake.old_ms
-        detail = f"reads of the new version take {ratio:.2f} × those of the old one (limit {limits.max_latency_ratio:g} ×)"
+        detail = (
+            f"reads of the new version take {ratio:.2f} × those of the old one (limit {limits.max_latency_ratio:g} ×)"
+        )
         return bake, ("latency", detail)
     return bake, None
 
@@ -36,7 +41,6 @@ def judge_traffic(since: Traffic, now: Traffic, policy: Policy) -> tuple[Traffic
 def describe(parity: Parity) -> str:
     """Say what a comparison found, with the first rows by name."""
     rows = "; ".join(f"{row['relation']} {row['key']} ({row['kind']})" for row in parity.examples[:5])
-    return (
-        f"{parity.mismatches} of {parity.rows} rows differ, {parity.violations} break a coming constraint"
-        + (f": {rows}" if rows else "")
+    return f"{parity.mismatches} of {parity.rows} rows differ, {parity.violations} break a coming constraint" + (
+        f": {rows}" if rows else ""
     )

@@ -11,7 +11,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, FailureError, is_cancelled_exception
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    ChildWorkflowError,
+    FailureError,
+    is_cancelled_exception,
+)
 
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel
@@ -41,14 +47,14 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.plan.checksum import checksum
     from pgduet.plan.models import Plan
     from pgduet.workflows.board import show
-    from pgduet.workflows.calls import call
+    from pgduet.workflows.calls import M, call
     from pgduet.workflows.desk import Desk
     from pgduet.workflows.handlers import Handlers
 
 MAKES_SAFE = frozenset({"undo_shift", "undo_cutover"})
 
 
-class ContinueAsNewNeeded(Exception):  # noqa: N818  (a request, not an error)
+class ContinueAsNewNeeded(Exception):
     """The history is long enough: the run should hand over to a fresh one."""
 
 
@@ -61,15 +67,19 @@ class Machine(Handlers):
         self.start = start
         self.plan = plan
         self.raw_plan = start.plan
-        status = carried.status if carried else Status(
-            name=plan.name,
-            database=plan.database,
-            workflow_id=workflow_id(plan.database, plan.name),
-            phase=Phase.PREFLIGHT,
-            state=State.RUNNING,
-            from_version=plan.version.from_,
-            to_version=plan.version.to,
-            plan_checksum=checksum(plan),
+        status = (
+            carried.status
+            if carried
+            else Status(
+                name=plan.name,
+                database=plan.database,
+                workflow_id=workflow_id(plan.database, plan.name),
+                phase=Phase.PREFLIGHT,
+                state=State.RUNNING,
+                from_version=plan.version.from_,
+                to_version=plan.version.to,
+                plan_checksum=checksum(plan),
+            )
         )
         self.status = status
         self.desk = Desk(status, plan.policy, self.now)
@@ -82,6 +92,7 @@ class Machine(Handlers):
         self.reports: dict[tuple[str, int], BackfillReport] = {}
         self.children: list[str] = []
         self.critical = False
+        self.going_back = False
 
     # Small words for the runbook
 
@@ -110,9 +121,24 @@ class Machine(Handlers):
         """Show the state in the Temporal UI."""
         show(self.status, self.desk.next_commands(), attributes=bool(self.opened and self.opened.search_attributes))
 
+    async def ask(self, name: str, argument: BaseModel, result: type[M], summary: str) -> M:
+        """Run an activity on the way forward; once a rollback is asked for, go no further.
+
+        An activity that ends well although it was cancelled swallows the cancellation: so it is looked for again here.
+        """
+        self.turn_back_if_asked()
+        answer = await call(name, argument, result, summary)
+        self.turn_back_if_asked()
+        return answer
+
+    def turn_back_if_asked(self) -> None:
+        """End the way forward where a rollback has been asked for, but never in a critical section."""
+        if self.desk.abort and not self.critical and not self.going_back:
+            raise asyncio.CancelledError
+
     async def step(self, name: str, summary: str) -> Outcome:
         """Run one of the migration's activities."""
-        outcome = await call(name, self.reference, Outcome, summary)
+        outcome = await self.ask(name, self.reference, Outcome, summary)
         self.status.audit_head = outcome.audit_head or self.status.audit_head
         return outcome
 
@@ -133,9 +159,8 @@ class Machine(Handlers):
         return True
 
     async def checkpoint(self) -> None:
-        """Stop here for good when a rollback has been asked for, and for a while when the migration is paused."""
-        if self.desk.abort:
-            await workflow.wait_condition(lambda: False)
+        """Go no further when a rollback has been asked for; wait when the migration is paused."""
+        self.turn_back_if_asked()
         if self.desk.paused:
             self.status.state = State.PAUSED
             self.desk.wait_for("paused", "somebody to resume it", f"pgduet resume {self.plan.name}")
@@ -193,10 +218,12 @@ class Machine(Handlers):
                 f"pgduet rollback {self.plan.name}",
             )
             self.announce()
-            await workflow.wait_condition(
-                lambda: self.desk.approved(phase) or len(self.status.approvals.get(phase, [])) > len(given)
-            )
+            await self.until_approved_beyond(phase, len(given))
         self.desk.go_on()
+
+    async def until_approved_beyond(self, phase: Phase, count: int) -> None:
+        """Wait for one more approval."""
+        await workflow.wait_condition(lambda: len(self.status.approvals.get(phase, [])) > count)
 
     async def enter(self, phase: Phase, undo: str | None) -> None:
         """Push the undo, then write down where the migration stands."""
@@ -218,7 +245,7 @@ class Machine(Handlers):
             evidence=evidence or {},
             approvals=self.status.approvals,
         )
-        outcome = await call("record", record, Outcome, action)
+        outcome = await self.ask("record", record, Outcome, action)
         self.status.audit_head = outcome.audit_head or self.status.audit_head
 
     async def failed(self, phase: Phase, error: FailureError) -> None:
@@ -226,9 +253,7 @@ class Machine(Handlers):
         reason = innermost(error)
         self.status.failure = reason
         self.desk.decided(f"{phase} stopped: {reason}")
-        await self.hold(
-            "error", reason, f"pgduet advance {self.plan.name}", f"pgduet rollback {self.plan.name}"
-        )
+        await self.hold("error", reason, f"pgduet advance {self.plan.name}", f"pgduet rollback {self.plan.name}")
         self.status.failure = None
 
     # Errands: acts that need an activity, one after the other, beside the phase
@@ -251,7 +276,9 @@ class Machine(Handlers):
         """Carry one out."""
         actor = self.reference_for(getattr(message, "actor", "unknown"), getattr(message, "reason", None))
         if isinstance(message, Route):
-            outcome = await call("set_route", RouteRequest(reference=actor, read_percent=message.read_percent), Outcome, act)
+            outcome = await call(
+                "set_route", RouteRequest(reference=actor, read_percent=message.read_percent), Outcome, act
+            )
             self.status.read_percent = message.read_percent
             return outcome.summary
         if isinstance(message, VerifyNow):
@@ -319,4 +346,3 @@ def innermost(error: BaseException) -> str:
     if isinstance(cause, ApplicationError):
         return cause.message
     return str(cause)
-

@@ -1,48 +1,37 @@
 """One migration, from preflight to done or back: read `forward` as the runbook, and `backward` as the way home."""
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from pgduet.errors import PgduetError
     from pgduet.messages import (
         Backfill,
         BackfillInput,
-        CensusRequest,
-        CensusResult,
-        Opened,
-        OpenRequest,
-        Outcome,
         Part,
         PartList,
-        Reference,
-        RouteRequest,
         ShadowRequest,
         ShadowResult,
         SliceResult,
         Start,
         Status,
         Timing,
-        Traffic,
-        TrafficRequest,
     )
     from pgduet.phases import Authority, Phase, State
     from pgduet.plan.load import parse_plan
-    from pgduet.workflows.calls import call, read
-    from pgduet.workflows.judge import describe, judge_traffic
-    from pgduet.workflows.machine import MAKES_SAFE, ContinueAsNewNeeded, Machine, innermost
+    from pgduet.workflows.calls import read
+    from pgduet.workflows.judge import describe
+    from pgduet.workflows.machine import MAKES_SAFE, ContinueAsNewNeeded
+    from pgduet.workflows.watch import CENSUS_EVERY_S, Watch
 
-CENSUS_EVERY_S = 30.0
-WITHDRAW_CENSUS_S = 0.5
-WITHDRAW_IDLE_S = 10.0
 SHADOW_CHUNK = 1000
 
 
 @workflow.defn(name="Migration")
-class Migration(Machine):
+class Migration(Watch):
     """A migration of one database."""
 
     @workflow.init
@@ -94,6 +83,7 @@ class Migration(Machine):
 
     async def backward(self) -> None:
         """The way home: first make safe, then withdraw once nobody is left, then take everything away, in reverse order."""
+        self.going_back = True
         self.status.state = State.ROLLING_BACK
         self.desk.go_on()
         if self.resume_at is None:
@@ -114,50 +104,6 @@ class Migration(Machine):
 
     # What the phases do
 
-    async def until_opened(self) -> None:
-        """preflight: open the migration, or find it open (adopted), or done; a refusal fails the workflow with its reason."""
-        if self.opened is not None:
-            return
-        opening = asyncio.create_task(self.open())
-        error = await self.see_through(opening)
-        if isinstance(error, ActivityError):
-            self.status.state = State.FAILED
-            self.status.failure = innermost(error)
-            self.announce()
-            cause = error.cause
-            if isinstance(cause, ApplicationError):
-                raise ApplicationError(cause.message, *cause.details, type=cause.type, non_retryable=True) from None
-        if error is not None:
-            raise error
-        self.announce()
-
-    async def open(self) -> None:
-        """Run preflight (or, to adopt what a lost workflow left, find it)."""
-        plan, start = self.plan, self.start
-        if start.mode == "rollback":
-            reference = Reference(
-                database=plan.database, name=plan.name, migration_id=0, actor=start.actor, reason=start.reason
-            )
-            self.opened = await call("find", reference, Opened, "find what is left")
-            self.desk.hear("abort", {"actor": start.actor, "reason": start.reason or "adopted"})
-        else:
-            request = OpenRequest(
-                plan=start.plan, actor=start.actor, reason=start.reason, workflow_id=workflow.info().workflow_id
-            )
-            self.opened = await call("preflight", request, Opened, "check the plan against the database")
-        self.compensations = list(self.opened.compensations)
-        self.status.plan_checksum = self.opened.checksum
-        self.status.audit_head = self.opened.audit_head
-        self.status.backfill.rows_total = self.opened.rows_estimate
-        self.status.authority = self.opened.authority
-        self.status.read_percent = self.opened.read_percent
-        if self.opened.phase is not Phase.PREFLIGHT:
-            self.status.phase = self.opened.phase
-            self.resume_at = self.opened.phase if start.mode == "forward" else None
-            self.desk.decided(f"adopted in {self.opened.phase}")
-        if self.opened.phase is Phase.DONE:
-            self.status.state = State.DONE
-
     async def expand(self) -> None:
         """Add the new columns."""
         await self.step("expand", "add the new columns")
@@ -168,7 +114,7 @@ class Migration(Machine):
 
     async def backfill(self) -> None:
         """Fill existing rows: a child for each range, all at once."""
-        parts = (await call("plan_backfill", self.reference, PartList, "cut the table into ranges")).parts
+        parts = (await self.ask("plan_backfill", self.reference, PartList, "cut the table into ranges")).parts
         self.children = [f"{workflow.info().workflow_id}/backfill/{number}" for number in range(len(parts))]
         began = self.now()
         fills = (self.fill(number, part) for number, part in enumerate(parts))
@@ -199,7 +145,7 @@ class Migration(Machine):
             parent_id=workflow.info().workflow_id,
             paused=self.desk.paused,
         )
-        return await workflow.execute_child_workflow(
+        done: SliceResult = await workflow.execute_child_workflow(
             "Backfill",
             task,
             id=self.children[number],
@@ -208,6 +154,7 @@ class Migration(Machine):
             parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
             static_summary=f"{part.relation}, pages {part.block_from} to {part.block_to}",
         )
+        return done
 
     async def verify(self) -> None:
         """Prove parity, then publish the new version."""
@@ -230,7 +177,7 @@ class Migration(Machine):
         while total.samples < policy.min_samples:
             await self.checkpoint()
             wanted = min(SHADOW_CHUNK, policy.min_samples - total.samples)
-            found = await call(
+            found = await self.ask(
                 "shadow", ShadowRequest(reference=self.reference, samples=wanted), ShadowResult, "compare reads"
             )
             self.status.shadow = total = merged(total, found)
@@ -239,9 +186,7 @@ class Migration(Machine):
                 await self.hold("shadow", detail, *self.drift_commands())
                 total = ShadowResult()
             elif not found.samples:
-                await self.hold(
-                    "samples", "rows to compare: the tables are empty", f"pgduet advance {self.plan.name}"
-                )
+                await self.hold("samples", "rows to compare: the tables are empty", f"pgduet advance {self.plan.name}")
                 return
 
     async def shift(self) -> None:
@@ -296,7 +241,9 @@ class Migration(Machine):
     async def contract(self) -> None:
         """Drop the old representation, unless somebody still uses it: after this there is no way back."""
         while old_left := (await self.take_census(self.plan.policy.soak.legacy_idle_s)).old_left:
-            self.desk.wait_for("census", f"clients of version {self.plan.version.from_} to leave: {', '.join(old_left)}")
+            self.desk.wait_for(
+                "census", f"clients of version {self.plan.version.from_} to leave: {', '.join(old_left)}"
+            )
             self.announce()
             await self.checkpoint()
             await workflow.sleep(timedelta(seconds=min(CENSUS_EVERY_S, self.plan.policy.soak.legacy_idle_s or 1)))
@@ -304,126 +251,6 @@ class Migration(Machine):
         await self.checkpoint()
         self.desk.no_return = self.critical = True
         await self.step("contract", "drop the old representation")
-
-    # Parts of phases
-
-    async def route(self, percent: int) -> None:
-        """Set the share of reads on the new path."""
-        request = RouteRequest(reference=self.reference, read_percent=percent)
-        await call("set_route", request, Outcome, f"{percent} % of reads to version {self.plan.version.to}")
-        self.status.read_percent = percent
-        self.announce()
-
-    async def bake(self, percent: int) -> None:
-        """Watch a step until it has baked; on a breach of the criteria send the reads back, and roll back or wait."""
-        policy = self.plan.policy
-        ends = self.now() + timedelta(seconds=policy.shift.bake_s)
-        since = await call("traffic", TrafficRequest(reference=self.reference), Traffic, "traffic before the bake")
-        while (left := (ends - self.now()).total_seconds()) > 0:
-            self.desk.wait_for(
-                "bake",
-                f"bake of the {percent} % step, {left:.0f} s left",
-                f"pgduet advance {self.plan.name}",
-                f"pgduet route {self.plan.name} --read-percent 1",
-                f"pgduet rollback {self.plan.name}",
-            )
-            self.announce()
-            over = await self.nap(min(left, max(1.0, policy.shift.bake_s / 10)))
-            await self.checkpoint()
-            if over:
-                break
-        now = await call("traffic", TrafficRequest(reference=self.reference), Traffic, "traffic of the bake")
-        self.status.traffic, breach = judge_traffic(since, now, policy)
-        self.desk.go_on()
-        await self.take_census(policy.soak.legacy_idle_s)
-        if breach:
-            await self.breached(breach[0], breach[1], percent)
-
-    async def breached(self, criterion: str, detail: str, percent: int) -> None:
-        """Send reads back, then roll back or wait, as the policy says."""
-        await self.route(0)
-        if criterion in self.plan.policy.rollback.automatic_on:
-            self.roll_back_because(detail)
-            await self.checkpoint()
-        await self.hold(
-            "criteria", detail, f"pgduet advance {self.plan.name}", f"pgduet rollback {self.plan.name}"
-        )
-        await self.route(percent)
-        await self.bake(percent)
-
-    async def take_census(self, idle_s: float) -> CensusResult:
-        """Ask who uses which version, and remember the answer."""
-        census = await call("census", CensusRequest(reference=self.reference, idle_s=idle_s), CensusResult, "census")
-        self.status.census = census.clients
-        return census
-
-    async def reconcile(self) -> None:
-        """Compare again while both versions live; drift rolls back where the policy says so, else it is shown."""
-        parity = await self.compare()
-        if parity.mismatches > self.plan.policy.verify.max_drift_rows:
-            if "drift" in self.plan.policy.rollback.automatic_on:
-                self.roll_back_because(describe(parity))
-                await self.checkpoint()
-            await self.hold("drift", describe(parity), *self.drift_commands())
-
-    async def soak_nap(self, ends: datetime, census: CensusResult) -> bool:
-        """Wait for the window's end or the next census; tells whether somebody ended the window."""
-        left = (ends - self.now()).total_seconds()
-        if left > 0:
-            self.desk.wait_for(
-                "window",
-                f"the deprecation window, until {ends:%Y-%m-%d %H:%M:%S} UTC",
-                f"pgduet advance {self.plan.name}",
-                f"pgduet rollback {self.plan.name}",
-            )
-        else:
-            who = ", ".join(census.old_left)
-            detail = f"clients of version {self.plan.version.from_} to leave: {who}"
-            self.desk.wait_for("census", detail, f"pgduet status {self.plan.name}", f"pgduet rollback {self.plan.name}")
-        self.announce()
-        pause = min(CENSUS_EVERY_S, max(0.5, self.plan.policy.soak.legacy_idle_s))
-        return await self.nap(min(left, pause) if left > 0 else pause)
-
-    async def until_new_clients_left(self) -> None:
-        """Withdraw nothing under a client's feet: wait for routers, leases and sessions, and name them."""
-        idle_s = min(WITHDRAW_IDLE_S, self.plan.policy.soak.legacy_idle_s)
-        pause = WITHDRAW_CENSUS_S
-        while True:
-            census = await self.take_census(idle_s)
-            if not census.new_left or (self.desk.abort and self.desk.abort.force):
-                break
-            self.desk.wait_for(
-                "clients",
-                f"clients of version {self.plan.version.to} to leave: {', '.join(census.new_left)}",
-                f"pgduet rollback {self.plan.name} --force",
-            )
-            self.announce()
-            await workflow.sleep(timedelta(seconds=pause))
-            pause = min(CENSUS_EVERY_S, pause * 1.2)
-            self.hand_over_if_long()
-        self.desk.go_on()
-
-    async def undo(self, name: str) -> Outcome:
-        """Run one compensation until it has succeeded; a lasting failure is shown, and tried again."""
-        while True:
-            try:
-                outcome = await self.step(name, name.replace("_", " "))
-            except ActivityError as error:
-                self.status.failure = innermost(error)
-                self.desk.wait_for("error", f"{name}: {self.status.failure}", f"pgduet advance {self.plan.name}")
-                self.announce()
-                await self.nap(CENSUS_EVERY_S)
-                self.desk.go_on()
-            else:
-                self.status.failure = None
-                return outcome
-
-    def made_safe(self) -> None:
-        """Note that the old version is in charge."""
-        self.status.safe = True
-        self.status.authority = Authority.OLD
-        self.status.read_percent = 0
-        self.announce()
 
     async def finish(self, phase: Phase, state: State) -> None:
         """Write down the end."""
@@ -434,25 +261,19 @@ class Migration(Machine):
         await self.record(str(state))
         self.announce()
 
-    def drift_commands(self) -> list[str]:
-        """Name what can be done about drift."""
-        name = self.plan.name
-        return [f"pgduet verify {name} --repair", f"pgduet advance {name}", f"pgduet rollback {name}"]
-
     async def hand_over_or_raise(self, error: BaseException | None) -> None:
         """End a task's story: hand over to a fresh run where it asked for one, raise what it raised."""
-        if self.desk.abort and not isinstance(error, ContinueAsNewNeeded) and self.status.state is not State.ROLLING_BACK:
+        if (
+            self.desk.abort
+            and not isinstance(error, ContinueAsNewNeeded)
+            and self.status.state is not State.ROLLING_BACK
+        ):
             return  # the step that was under way was cancelled; whatever it did is undone
         if isinstance(error, ContinueAsNewNeeded):
             await self.until(workflow.all_handlers_finished)
             workflow.continue_as_new(self.start.model_copy(update={"carried": self.carried()}))
         if error is not None:
             raise error
-
-    def hand_over_if_long(self) -> None:
-        """Ask for a fresh run where the history has grown long."""
-        if workflow.info().is_continue_as_new_suggested():
-            raise ContinueAsNewNeeded
 
 
 def merged(one: ShadowResult, other: ShadowResult) -> ShadowResult:

@@ -51,7 +51,9 @@ def _instructions() -> dict[str, int]:
         name, _, action = item.partition("=")
         verb, _, count = action.partition("@")
         if name not in NAMES or verb != "kill":
-            message = f"PGDUET_BARRIERS: cannot read {item!r}; write NAME=kill or NAME=kill@N with one of {', '.join(NAMES)}"
+            message = (
+                f"PGDUET_BARRIERS: cannot read {item!r}; write NAME=kill or NAME=kill@N with one of {', '.join(NAMES)}"
+            )
             raise ValueError(message)
         wanted[name] = int(count or "1")
     return wanted

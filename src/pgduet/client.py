@@ -7,6 +7,7 @@ Limits: acts and the status of a running migration need a worker on the task que
 """
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Callable
@@ -31,28 +32,25 @@ from pgduet import messages
 from pgduet.describe import details, summary, what_differs
 from pgduet.errors import ActRefused, PgduetError, PlanChanged, ServerMissing, UnknownMigration
 from pgduet.failures import error_from
+from pgduet.finding import MIGRATION, newest_runs, parts, unknown
 from pgduet.messages import Answer, CheckInput, CheckResult, SetupInput, SetupResult, Start, Status
-from pgduet.observe import Look, WorkerMissing, describe, listed, look, parts, started_with
+from pgduet.observe import QUERY_LIMIT_S, Look, WorkerMissing, describe, listed, look, started_with
 from pgduet.phases import Phase, State
 from pgduet.plan.checksum import checksum
 from pgduet.plan.load import parse_plan
 from pgduet.plan.models import Plan
-from pgduet.plan.problems import did_you_mean
-from pgduet.plan.problems import listed as quoted
 from pgduet.search_attributes import register_search_attributes
 from pgduet.tasks import Result, run_task
 
 __all__ = ["DEFAULT_ADDRESS", "Look", "Migrations", "Started", "StillWaiting", "WorkerMissing"]
 
 DEFAULT_ADDRESS = "localhost:7233"
-WORKFLOW = "Migration"
 PATIENCE_S = 60.0
 """How long `wait` bears that no worker answers: workers are restarted, and migrations go on after that."""
-_LISTED_LIMIT = 1000
 _ENDED = {State.DONE, State.ROLLED_BACK}
 
 
-class StillWaiting(TimeoutError):  # noqa: N818 - named for what it tells, as our errors are
+class StillWaiting(TimeoutError):
     """The migration did not get there in time; `status` is where it stands, None when nobody could tell."""
 
     def __init__(self, message: str, status: Status | None) -> None:
@@ -139,13 +137,14 @@ class Migrations:
         """Wait until a migration has passed preflight or waits for somebody; raises what preflight refused."""
 
         def settled(seen: Look) -> bool:
-            return seen.status.phase is not Phase.PREFLIGHT or seen.status.state is not State.RUNNING
+            passed = seen.status.phase is not Phase.PREFLIGHT or seen.status.state is not State.RUNNING
+            return passed and seen.error is None
 
         return await self._poll(await self.find(name, database), settled, timeout_s, "passed preflight")
 
     async def _start(self, plan: Plan, begin: Start) -> WorkflowHandle[Any, Any]:
         return await self.client.start_workflow(
-            WORKFLOW,
+            MIGRATION,
             begin,
             id=messages.workflow_id(plan.database, plan.name),
             task_queue=self.task_queue,
@@ -167,7 +166,7 @@ class Migrations:
 
     async def statuses(self, database: str | None = None) -> list[Status]:
         """Tell about every migration, newest first; briefly where no worker answers."""
-        runs = await self._runs(database)
+        runs = await newest_runs(self.client, database)
         limit = asyncio.Semaphore(10)
         silent = False
 
@@ -196,7 +195,7 @@ class Migrations:
             return messages.workflow_id(database, name)
         known: dict[str, WorkflowExecution] = {}
         for _ in range(4):  # What was started a moment ago may not be listed yet.
-            known = await self._runs()
+            known = await newest_runs(self.client)
             found = [workflow for workflow in known if parts(workflow)[1] == name]
             if len(found) == 1:
                 return found[0]
@@ -207,21 +206,14 @@ class Migrations:
                     hint=f"Say which: `--database` {', '.join(sorted(parts(each)[0] for each in found))}.",
                 )
             await asyncio.sleep(0.25)
-        raise _unknown(name, known)
+        raise unknown(name, known)
 
-    async def _look(self, workflow: str, *, heartbeats: bool = True) -> Look:
+    async def _look(self, workflow: str, *, heartbeats: bool = True, limit_s: float = QUERY_LIMIT_S) -> Look:
         try:
-            return await look(self.client, workflow, heartbeats=heartbeats)
+            return await look(self.client, workflow, heartbeats=heartbeats, limit_s=limit_s)
         except UnknownMigration:
-            raise _unknown(parts(workflow)[1], await self._runs()) from None
-
-    async def _runs(self, database: str | None = None) -> dict[str, WorkflowExecution]:
-        newest: dict[str, WorkflowExecution] = {}
-        async for run in self.client.list_workflows(f"WorkflowType = '{WORKFLOW}'", limit=_LISTED_LIMIT):
-            ours = run.id.count("/") >= 2 and database in {None, parts(run.id)[0]}
-            if ours and (run.id not in newest or newest[run.id].start_time < run.start_time):
-                newest[run.id] = run
-        return dict(sorted(newest.items(), key=lambda item: item[1].start_time, reverse=True))
+            database, name = parts(workflow)
+            raise unknown(name, await newest_runs(self.client), database) from None
 
     # Waiting
 
@@ -243,12 +235,12 @@ class Migrations:
                 return True
             turned = status.state is State.ROLLING_BACK and target is not Phase.ROLLED_BACK
             if turned or (seen.closed and seen.error is None):
-                how = status.state.value.replace("_", " ")
-                msg = f"`{name}` is {how} and will not reach {target.value}"
+                how = _word(status.state)
+                msg = f"`{name}` is {how} and will not reach {_word(target)}"
                 raise ActRefused(msg)
             return False
 
-        return await self._poll(await self.find(name, database), reached, timeout_s, f"reached {target.value}")
+        return await self._poll(await self.find(name, database), reached, timeout_s, f"reached {_word(target)}")
 
     async def wait_safe(self, name: str, *, database: str | None = None, timeout_s: float | None = None) -> Status:
         """Wait until a rollback has put the old version back in charge; the new one may still be in use."""
@@ -264,10 +256,12 @@ class Migrations:
     ) -> Status:
         """Look until it is enough; a run that ended in an error raises it, a silent worker is borne for a while."""
         began = answered = time.monotonic()
+        ends = math.inf if timeout_s is None else began + timeout_s
         pause_s, seen = 0.1, None
         while True:
+            limit_s = min(QUERY_LIMIT_S, max(0.5, ends - time.monotonic()))
             try:
-                seen = await self._look(workflow, heartbeats=False)
+                seen = await self._look(workflow, heartbeats=False, limit_s=limit_s)
                 answered = time.monotonic()
             except WorkerMissing:
                 if time.monotonic() - answered > PATIENCE_S:
@@ -278,9 +272,9 @@ class Migrations:
                 if seen.error is not None:
                     raise seen.error
                 if seen.closed:
-                    msg = f"`{seen.status.name}` ended as {seen.status.state.value} and has not {awaited}"
+                    msg = f"`{seen.status.name}` ended as {_word(seen.status.state)} and has not {awaited}"
                     raise ActRefused(msg)
-            if timeout_s is not None and time.monotonic() - began + pause_s > timeout_s:
+            if timeout_s is not None and time.monotonic() + pause_s > ends:
                 raise StillWaiting(_late(workflow, awaited, timeout_s, seen), seen.status if seen else None)
             await asyncio.sleep(pause_s)
             pause_s = min(0.5, pause_s * 1.2)
@@ -295,7 +289,7 @@ class Migrations:
         """
         seen = await self.look(name, database)
         if seen.closed:
-            msg = f"`{name}` has ended as {seen.status.state.value}: there is nothing to {update}"
+            msg = f"`{name}` has ended as {_word(seen.status.state)}: there is nothing to {update}"
             raise ActRefused(msg)
         handle = self.client.get_workflow_handle(seen.status.workflow_id)
         try:
@@ -379,10 +373,8 @@ def _wire(plan: Plan) -> dict[str, Any]:
     return plan.model_dump(mode="json", by_alias=True)
 
 
-def _unknown(name: str, known: dict[str, WorkflowExecution]) -> UnknownMigration:
-    names = sorted({parts(workflow)[1] for workflow in known})
-    hint = f"Known migrations: {quoted(names)}." if names else "None was started yet: `pgduet start PLAN`."
-    return UnknownMigration(f"there is no migration `{name}`.{did_you_mean(name, names)}", hint=hint)
+def _word(word: Phase | State) -> str:
+    return word.value.replace("_", " ")
 
 
 def _late(workflow: str, awaited: str, timeout_s: float, seen: Look | None) -> str:
@@ -391,4 +383,4 @@ def _late(workflow: str, awaited: str, timeout_s: float, seen: Look | None) -> s
         return f"`{name}` has not {awaited} within {timeout_s:g} s: no worker answers"
     waiting = seen.status.waiting_for
     why = f", waits for {waiting.detail}" if waiting else ""
-    return f"`{name}` has not {awaited} within {timeout_s:g} s: it is in {seen.status.phase.value}{why}"
+    return f"`{name}` has not {awaited} within {timeout_s:g} s: it is in {_word(seen.status.phase)}{why}"

@@ -32,12 +32,12 @@ def error_from_facts(facts: Mapping[str, Any], *, kind: str | None = None, text:
     parts = facts.get("errors")
     if parts:
         return PlanErrors([_as_plan_error(part) for part in parts])
-    message = facts.get("message") or _unframed(text) or None
+    message, hint = (facts["message"], facts.get("hint")) if facts.get("message") else _unframed(text)
     place = (
         Place(facts["path"], facts.get("file"), facts.get("line"), facts.get("column")) if facts.get("path") else None
     )
     family = error_class(kind, facts.get("code"))
-    return family(message, place=place, snippet=facts.get("snippet"), hint=facts.get("hint"))
+    return family(message or None, place=place, snippet=facts.get("snippet"), hint=hint)
 
 
 def error_class(kind: str | None, code: str | None = None) -> type[PgduetError]:
@@ -66,15 +66,16 @@ def _plain(cause: BaseException) -> str:
         case TimedOut():
             return f"it took longer than it may: {cause.message}"
         case TerminatedError():
-            return "the workflow was terminated from outside"
+            return f"the workflow was terminated from outside: {cause.message}"
         case CancelledError():
             return "the workflow was cancelled"
     return str(cause) or type(cause).__name__
 
 
-def _unframed(text: str) -> str:
-    """Take the code and the indentation off an error that was sent as rendered text."""
+def _unframed(text: str) -> tuple[str, str | None]:
+    """Take the code and the indentation off an error that was sent as rendered text; the cure is its last line."""
     head, _, rest = text.partition("\n")
     if not (head.startswith("PD-") and rest):
-        return text
-    return "\n".join(line.strip() for line in rest.splitlines())
+        return text, None
+    *message, last = [line.strip() for line in rest.splitlines()]
+    return ("\n  ".join(message), last) if message else (last, None)

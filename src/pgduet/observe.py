@@ -29,11 +29,17 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from pgduet.errors import PgduetError, ServerMissing, UnknownMigration
 from pgduet.failures import error_from
+from pgduet.finding import parts
 from pgduet.messages import SliceResult, Start, Status
 from pgduet.phases import Phase, State
 
 QUERY_LIMIT_S = 5.0
-_NO_WORKER = {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.FAILED_PRECONDITION}
+_NO_WORKER = {
+    RPCStatusCode.DEADLINE_EXCEEDED,
+    RPCStatusCode.CANCELLED,
+    RPCStatusCode.FAILED_PRECONDITION,
+    RPCStatusCode.RESOURCE_EXHAUSTED,  # unanswered queries have filled the workflow's buffer
+}
 _PHASE = SearchAttributeKey.for_keyword("PgduetPhase")
 _STATE = SearchAttributeKey.for_keyword("PgduetState")
 _Word = TypeVar("_Word", Phase, State)
@@ -59,7 +65,7 @@ class Look:
     error: PgduetError | None = None
 
 
-async def look(client: Client, workflow: str, *, heartbeats: bool = True) -> Look:
+async def look(client: Client, workflow: str, *, heartbeats: bool = True, limit_s: float = QUERY_LIMIT_S) -> Look:
     """Look at the newest run of a migration's workflow.
 
     Raises:
@@ -70,7 +76,7 @@ async def look(client: Client, workflow: str, *, heartbeats: bool = True) -> Loo
     handle = client.get_workflow_handle(workflow, run_id=found.run_id)
     if found.close_time is not None:
         return await _ended(handle, found)
-    status = await ask(handle, found.task_queue)
+    status = await ask(handle, found.task_queue, limit_s=limit_s)
     if heartbeats and status.phase is Phase.BACKFILL:
         status = with_heartbeats(status, await _heartbeats(client, found), now=datetime.now(UTC))
     return Look(status)
@@ -88,16 +94,14 @@ async def describe(client: Client, workflow: str) -> WorkflowExecutionDescriptio
     raise UnknownMigration(msg)
 
 
-def parts(workflow: str) -> tuple[str, str]:
-    """Give the database and the name that a workflow id holds."""
-    _, database, name = workflow.split("/", 2)
-    return database, name
-
-
-async def ask(handle: WorkflowHandle[Any, Any], task_queue: str) -> Status:
+async def ask(handle: WorkflowHandle[Any, Any], task_queue: str, *, limit_s: float = QUERY_LIMIT_S) -> Status:
     """Ask a workflow for its status."""
+    limit = timedelta(seconds=limit_s)
     try:
-        answer = await handle.query("status", result_type=Status, rpc_timeout=timedelta(seconds=QUERY_LIMIT_S))
+        # The SDK tries again when its own limit has passed; the outer limit bounds all tries together.
+        answer = await asyncio.wait_for(handle.query("status", result_type=Status, rpc_timeout=limit), limit_s)
+    except TimeoutError:
+        raise WorkerMissing(task_queue) from None
     except WorkflowQueryFailedError as wrong:
         msg = f"the workflow cannot answer: {wrong.message}"
         raise PgduetError(msg) from wrong
@@ -164,7 +168,7 @@ async def _ended(handle: WorkflowHandle[Any, Any], found: WorkflowExecutionDescr
         status = listed(found)
     if error is None:
         return Look(status, closed=True)
-    update = {"state": State.FAILED, "failure": status.failure or error.render(), "waiting_for": None}
+    update = {"state": State.FAILED, "failure": status.failure or _told(error), "waiting_for": None}
     return Look(status.model_copy(update=update), closed=True, error=error)
 
 
@@ -178,6 +182,10 @@ async def _outcome(handle: WorkflowHandle[Any, Any]) -> tuple[PgduetError | None
         return None, Status.model_validate(result)
     except ValidationError:
         return None, None
+
+
+def _told(error: PgduetError) -> str:
+    return error.message if type(error) is PgduetError else error.render()
 
 
 async def _heartbeats(client: Client, found: WorkflowExecutionDescription) -> list[SliceResult]:

@@ -34,7 +34,7 @@ class Phase(StrEnum):
 JOURNEY: tuple[Phase, ...] = tuple(Phase)
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
-    phase: frozenset({JOURNEY[index + 1], Phase.ROLLED_BACK} if phase not in {Phase.CONTRACT} else {Phase.DONE})
+    phase: frozenset({JOURNEY[index + 1], Phase.ROLLED_BACK} if phase is not Phase.CONTRACT else {Phase.DONE})
     for index, phase in enumerate(JOURNEY[:-2])
 } | {Phase.DONE: frozenset(), Phase.ROLLED_BACK: frozenset()}
 """The phases that may follow each phase. From contract on there is no way back."""

@@ -58,5 +58,7 @@ async def serve() -> None:
 
 def main() -> None:
     """Run a worker in the foreground."""
-    logging.basicConfig(level=os.environ.get("PGDUET_LOG", "INFO").upper(), format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(
+        level=os.environ.get("PGDUET_LOG", "INFO").upper(), format="%(asctime)s %(levelname)s %(message)s"
+    )
     asyncio.run(serve())

@@ -157,7 +157,8 @@ def _facts(status: Status, now: datetime) -> Iterator[tuple[str, str | Text]]:
 
 def _waits(status: Status, now: datetime) -> tuple[str, str | Text]:
     if status.failure and status.state is State.FAILED:
-        return "failed", Text(status.failure, style="red")
+        lines = (line.removeprefix("  ") for line in status.failure.splitlines())
+        return "failed", Text("\n".join(lines), style="red")
     waiting = status.waiting_for
     if waiting:
         return "waits for", Text(f"{waiting.detail} (since {moment(waiting.since, now)})", style="yellow")
@@ -221,7 +222,7 @@ def _client(client: Client, now: datetime) -> str:
 
 
 def _overlap(status: Status, now: datetime) -> str | None:
-    if status.phase in {Phase.CONTRACT, Phase.DONE, Phase.ROLLED_BACK}:
+    if status.phase in {Phase.PREFLIGHT, Phase.CONTRACT, Phase.DONE, Phase.ROLLED_BACK}:
         return None
     lossless = "rollback is lossless until contract"
     if status.window_ends_at is None:

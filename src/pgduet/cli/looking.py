@@ -9,10 +9,10 @@ from pgduet.cli.faces import migrations_table, status_page
 from pgduet.cli.progress import watch
 from pgduet.cli.session import DONE, FAILED, Screen, console, run
 from pgduet.client import Look, Migrations
-from pgduet.observe import parts
+from pgduet.finding import parts
 from pgduet.phases import State
 
-MaybeName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="The migration's name; without it, all.")]
+MaybeName = Annotated[str | None, typer.Argument(metavar="NAME", help="The migration's name; without it, all.")]
 
 
 def status(

@@ -1,10 +1,12 @@
 """The `pgduet` command: which commands there are, in the order of a migration's life."""
 
+import os
 import sys
 
 import typer
 
 from pgduet.cli import acts, looking, plans, servers, undoing
+from pgduet.cli.session import CONNECTED
 
 app = typer.Typer(
     name="pgduet",
@@ -42,7 +44,15 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a sign gets a question mark, not a traceback.
         getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
-    app()
+    try:
+        app()
+    except SystemExit as done:
+        if not CONNECTED.is_set():
+            raise
+        # A call that is still under way in the SDK's threads aborts the interpreter while it finalizes, so it does not.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(done.code if isinstance(done.code, int) else 1)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ def _usual(status: Status) -> list[str]:
     match status.state:
         case State.FAILED if status.phase in {Phase.CONTRACT, Phase.DONE}:
             return ["pgduet start PLAN"]
+        case State.FAILED if status.phase is Phase.PREFLIGHT:
+            return ["pgduet check PLAN --database", "pgduet start PLAN  # start it again", f"pgduet rollback {name}"]
         case State.FAILED:
             return ["pgduet start PLAN", f"pgduet rollback {name}"]
         case State.DONE:

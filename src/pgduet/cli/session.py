@@ -9,11 +9,13 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from threading import Event
 from typing import Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console, RenderableType
+from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError
 
 from pgduet.cli.error_face import error_text
@@ -21,6 +23,8 @@ from pgduet.cli.faces import WIDTH
 from pgduet.client import StillWaiting
 from pgduet.errors import PgduetError, ServerMissing
 
+CONNECTED = Event()
+"""Set once a command has used Temporal's client, whose threads must not outlive the interpreter (see `main`)."""
 DONE, FAILED, USAGE, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -75,6 +79,8 @@ def _code(job: Callable[[Screen], Awaitable[int | None]], screen: Screen) -> int
     async def main() -> int:
         return await job(screen) or DONE
 
+    CONNECTED.set()
+    Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=None)), error_if_already_set=False)
     try:
         return asyncio.run(main())
     except StillWaiting as late:

@@ -102,9 +102,7 @@ def finish(table: TableDesign, not_null_names: dict[str, str]) -> list[Statement
             made.append(_on(table, "set_default", "its default", column=name, value=trusted(column.default)))
         if constraint := not_null_names.get(column.physical):
             proper = sql.Identifier(fit(f"{table.table}_{column.name}_not_null"))
-            made.append(
-                _on(table, "rename_constraint", "its name", constraint=sql.Identifier(constraint), name=proper)
-            )
+            made.append(_on(table, "rename_constraint", "its name", constraint=sql.Identifier(constraint), name=proper))
     return made
 
 

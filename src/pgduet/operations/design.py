@@ -161,7 +161,8 @@ class TableDesign(Frozen):
     def key_of(self, row: sql.Composable) -> sql.Composable:
         """Render a row's key as jsonb: the primary key, or where there is none every column that both versions have."""
         pairs = [
-            sql.SQL("{}, {}.{}").format(sql.Literal(name), row, sql.Identifier(name)) for name in (self.key or self.kept)
+            sql.SQL("{}, {}.{}").format(sql.Literal(name), row, sql.Identifier(name))
+            for name in (self.key or self.kept)
         ]
         # A call takes 100 arguments at most: wide keys are built in pieces.
         pieces = [sql.SQL(", ").join(pairs[start : start + 40]) for start in range(0, len(pairs), 40)]

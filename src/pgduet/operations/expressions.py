@@ -63,5 +63,3 @@ class Expression(BaseModel):
 
 def _unquote(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
-
-

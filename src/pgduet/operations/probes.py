@@ -4,11 +4,12 @@ from psycopg import sql
 
 from pgduet.operations.design import ROW, Design, TableDesign
 from pgduet.operations.rows import inconsistent, needs
+from pgduet.operations.statement import Query
 from pgduet.phases import SyncMode
 from pgduet.sql import block
 
 
-def forward(design: Design, table: TableDesign) -> sql.Composable | None:
+def forward(design: Design, table: TableDesign) -> Query | None:
     """Update a row's source column to itself and ask whether the new columns are filled; None where nothing is derived."""
     if not table.derived:
         return None
@@ -21,7 +22,7 @@ def forward(design: Design, table: TableDesign) -> sql.Composable | None:
     )
 
 
-def reverse(design: Design, table: TableDesign) -> sql.Composable | None:
+def reverse(design: Design, table: TableDesign) -> Query | None:
     """Give a row another row's new values and ask whether the old columns follow; None where nothing is replaced."""
     columns = [column for mapping in table.mappings if mapping.replaces for column in mapping.columns]
     if not columns:
@@ -29,11 +30,13 @@ def reverse(design: Design, table: TableDesign) -> sql.Composable | None:
     return block("probes", "reverse").format(
         relation=table.relation,
         donors=sql.SQL(", ").join(sql.SQL("b.{}").format(sql.Identifier(column.physical)) for column in columns),
-        assign=sql.SQL(", ").join(sql.SQL("{0} = pair.{0}").format(sql.Identifier(column.physical)) for column in columns),
+        assign=sql.SQL(", ").join(
+            sql.SQL("{0} = pair.{0}").format(sql.Identifier(column.physical)) for column in columns
+        ),
         mappable=_mappable(design, table),
         inconsistent=inconsistent(table, SyncMode.BOTH),
     )
 
 
-def _mappable(design: Design, table: TableDesign) -> sql.Composable:
+def _mappable(design: Design, table: TableDesign) -> Query:
     return sql.SQL("{}({}) IS NULL").format(design.routine(table, "try_up"), ROW)

@@ -8,13 +8,14 @@ from psycopg import sql
 from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.names import version_schema
 from pgduet.operations.rows import pages
+from pgduet.operations.statement import Query
 from pgduet.sql import block
 
 _OLD = sql.SQL("o")
 _NEW = sql.SQL("n")
 
 
-def keys(table: TableDesign, page: int, limit: int) -> sql.Composable:
+def keys(table: TableDesign, page: int, limit: int) -> Query:
     """Read the keys of one heap page."""
     names = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in table.key)
     return block("reads", "keys").format(
@@ -22,7 +23,7 @@ def keys(table: TableDesign, page: int, limit: int) -> sql.Composable:
     )
 
 
-def read(design: Design, table: TableDesign, *, new: bool) -> sql.Composable:
+def read(design: Design, table: TableDesign, *, new: bool) -> Query:
     """Read one row by its key through a version's view; parameters are the key's values in order."""
     columns = (*table.kept, *(c.name for c in table.new_columns)) if new else table.columns
     same = [sql.SQL("{} = %s").format(sql.Identifier(name)) for name in table.key]
@@ -33,7 +34,7 @@ def read(design: Design, table: TableDesign, *, new: bool) -> sql.Composable:
     )
 
 
-def compare(design: Design, table: TableDesign, key: Sequence[Any]) -> sql.Composable:
+def compare(design: Design, table: TableDesign, key: Sequence[Any]) -> Query:
     """Compare one row's answers of both versions: kept columns equal, and the mapped ones as parity has it."""
     different = [table.differs_from(name, _OLD, sql.SQL("n.{}").format(sql.Identifier(name))) for name in table.kept]
     for mapping in table.mappings:
@@ -61,5 +62,3 @@ def view(design: Design, table: TableDesign, *, new: bool) -> sql.Identifier:
     """Name the view that clients of one version read."""
     version = design.to_version if new else design.from_version
     return sql.Identifier(version_schema(table.schema_name, version), table.table)
-
-

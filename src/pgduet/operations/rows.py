@@ -4,29 +4,29 @@ Every statement works on a range of heap pages or on one snapshot of the whole t
 primary key, rows are named by it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from psycopg import sql
 
 from pgduet.operations.design import ROW, ColumnMapping, Design, TableDesign
-from pgduet.operations.statement import trusted
+from pgduet.operations.statement import Query, trusted
 from pgduet.phases import SyncMode
 from pgduet.sql import block
 
 FALSE = sql.SQL("false")
 
 
-def pages(first: int, last: int) -> sql.Composable:
+def pages(first: int, last: int) -> Query:
     """Restrict to the heap pages from `first` up to, not including, `last`."""
     return block("rows", "pages").format(row=ROW, first=sql.Literal(f"({first},0)"), last=sql.Literal(f"({last},0)"))
 
 
-def needs(table: TableDesign) -> sql.Composable:
+def needs(table: TableDesign) -> Query:
     """Tell that a row's new columns are not what `up` gives."""
     return _any(column.differs(column.of(ROW), column.up_value(ROW)) for column in table.derived)
 
 
-def inconsistent(table: TableDesign, mode: SyncMode) -> sql.Composable:
+def inconsistent(table: TableDesign, mode: SyncMode) -> Query:
     """Tell that a row's two representations disagree.
 
     Until publication every derived column equals `up`. From then on a row is consistent when `up` gives the new side or
@@ -41,12 +41,12 @@ def inconsistent(table: TableDesign, mode: SyncMode) -> sql.Composable:
     )
 
 
-def violates(table: TableDesign) -> sql.Composable:
+def violates(table: TableDesign) -> Query:
     """Tell that a row breaks a constraint that the new version will have."""
     return _any(sql.SQL("{} IS NULL").format(column.of(ROW)) for column in table.required)
 
 
-def fill(design: Design, table: TableDesign, first: int, last: int, *, how: str = "fill", safe: bool = False) -> sql.Composable:
+def fill(design: Design, table: TableDesign, first: int, last: int, *, how: str = "fill", safe: bool = False) -> Query:
     """Fill a page range; `how` is a block of rows.sql: `fill`, `fill_unlocked` or `count_needed`.
 
     With `safe`, rows that `up` cannot map are left out instead of failing the statement.
@@ -57,7 +57,7 @@ def fill(design: Design, table: TableDesign, first: int, last: int, *, how: str 
     )
 
 
-def unmapped(design: Design, table: TableDesign, first: int, last: int, limit: int) -> sql.Composable:
+def unmapped(design: Design, table: TableDesign, first: int, last: int, limit: int) -> Query:
     """Name the rows of a page range that `up` cannot map, with PostgreSQL's reason."""
     return block("rows", "unmapped").format(
         key=table.key_of(ROW),
@@ -70,9 +70,7 @@ def unmapped(design: Design, table: TableDesign, first: int, last: int, limit: i
     )
 
 
-def parity(
-    design: Design, table: TableDesign, mode: SyncMode, first: int, last: int, *, safe: bool = False
-) -> sql.Composable:
+def parity(design: Design, table: TableDesign, mode: SyncMode, first: int, last: int, *, safe: bool = False) -> Query:
     """Count a page range's rows, those whose representations disagree, and those that break a coming constraint."""
     bad = inconsistent(table, mode)
     return block("rows", "parity").format(
@@ -85,7 +83,7 @@ def parity(
 
 def differing(
     design: Design, table: TableDesign, mode: SyncMode, first: int, last: int, limit: int, *, safe: bool = False
-) -> sql.Composable:
+) -> Query:
     """Name the rows of a page range that parity counted, with both sides' values."""
     bad = inconsistent(table, mode)
     return block("rows", "differing").format(
@@ -99,11 +97,13 @@ def differing(
     )
 
 
-def repair_new(design: Design, table: TableDesign, mode: SyncMode, first: int, last: int) -> sql.Composable:
+def repair_new(design: Design, table: TableDesign, mode: SyncMode, first: int, last: int) -> Query:
     """Give the new side of drifted rows what `up` says (authority: old)."""
     derived = [column for mapping in table.mappings if mapping.replaces for column in mapping.derived]
-    assign = _assign(table) if mode is SyncMode.FILL else _list(
-        sql.SQL("{} = {}").format(sql.Identifier(c.physical), c.up_value(ROW)) for c in derived
+    assign = (
+        _assign(table)
+        if mode is SyncMode.FILL
+        else _list(sql.SQL("{} = {}").format(sql.Identifier(c.physical), c.up_value(ROW)) for c in derived)
     )
     return block("rows", "repair_new").format(
         relation=table.relation,
@@ -113,7 +113,7 @@ def repair_new(design: Design, table: TableDesign, mode: SyncMode, first: int, l
     )
 
 
-def repair_old(table: TableDesign, first: int, last: int) -> sql.Composable:
+def repair_old(table: TableDesign, first: int, last: int) -> Query:
     """Give the old side of drifted rows what `down` says (authority: new)."""
     return block("rows", "repair_new").format(
         relation=table.relation,
@@ -126,17 +126,17 @@ def repair_old(table: TableDesign, first: int, last: int) -> sql.Composable:
     )
 
 
-def archive_new(design: Design, table: TableDesign, attempt: int) -> list[sql.Composable]:
+def archive_new(design: Design, table: TableDesign, attempt: int) -> list[Query]:
     """Save what only the new version has: values that `up` does not give back. One statement for each mapping."""
     return [_archive(design, table, mapping, attempt, "new") for mapping in table.mappings]
 
 
-def archive_old(design: Design, table: TableDesign, attempt: int) -> list[sql.Composable]:
+def archive_old(design: Design, table: TableDesign, attempt: int) -> list[Query]:
     """Save what only the old version has: values that `down` does not give back. One statement for each mapping."""
     return [_archive(design, table, mapping, attempt, "old") for mapping in table.mappings if mapping.replaces]
 
 
-def restore(design: Design, table: TableDesign, mapping: ColumnMapping, first: int, last: int) -> sql.Composable:
+def restore(design: Design, table: TableDesign, mapping: ColumnMapping, first: int, last: int) -> Query:
     """Bring back archived values with ids from `first` to `last` where nobody has written since."""
     archive = sql.SQL("a")
     same, keys = _same_row(table, archive)
@@ -160,7 +160,7 @@ def restore(design: Design, table: TableDesign, mapping: ColumnMapping, first: i
     )
 
 
-def _archive(design: Design, table: TableDesign, mapping: ColumnMapping, attempt: int, side: str) -> sql.Composable:
+def _archive(design: Design, table: TableDesign, mapping: ColumnMapping, attempt: int, side: str) -> Query:
     new = _texts({column.name: column.of(ROW) for column in mapping.columns})
     old = _texts({column.name: column.of(ROW) for column in mapping.replaces})
     return block("rows", "archive").format(
@@ -177,7 +177,7 @@ def _archive(design: Design, table: TableDesign, mapping: ColumnMapping, attempt
     )
 
 
-def _forward_safe(design: Design, table: TableDesign, mapping: ColumnMapping) -> sql.Composable:
+def _forward_safe(design: Design, table: TableDesign, mapping: ColumnMapping) -> Query:
     if not mapping.derived:
         return _forward(mapping)
     return sql.SQL("(CASE WHEN {}(t) IS NULL THEN {} ELSE {} END)").format(
@@ -187,37 +187,37 @@ def _forward_safe(design: Design, table: TableDesign, mapping: ColumnMapping) ->
     )
 
 
-def _forward(mapping: ColumnMapping) -> sql.Composable:
+def _forward(mapping: ColumnMapping) -> Query:
     """Tell that the new columns are not what `up` gives (for a column without `up`: not empty)."""
     return _any(column.differs(column.of(ROW), column.up_value(ROW)) for column in mapping.columns)
 
 
-def _backward(table: TableDesign, mapping: ColumnMapping) -> sql.Composable:
+def _backward(table: TableDesign, mapping: ColumnMapping) -> Query:
     return _any(
         table.differs_from(old.name, ROW, old.down.over(ROW, renamed=table.physical)) for old in mapping.replaces
     )
 
 
-def _safely(design: Design, table: TableDesign, condition: sql.Composable) -> sql.Composable:
+def _safely(design: Design, table: TableDesign, condition: sql.Composable) -> Query:
     return block("rows", "mappable").format(try_up=design.routine(table, "try_up"), condition=condition)
 
 
-def _unmappable_or(design: Design, table: TableDesign, condition: sql.Composable) -> sql.Composable:
+def _unmappable_or(design: Design, table: TableDesign, condition: sql.Composable) -> Query:
     return sql.SQL("(CASE WHEN {}(t) IS NULL THEN {} ELSE true END)").format(design.routine(table, "try_up"), condition)
 
 
-def _assign(table: TableDesign) -> sql.Composable:
+def _assign(table: TableDesign) -> Query:
     return _list(sql.SQL("{} = {}").format(sql.Identifier(c.physical), c.up_value(ROW)) for c in table.derived)
 
 
-def _both_sides(table: TableDesign) -> sql.Composable:
+def _both_sides(table: TableDesign) -> Query:
     """Render both representations as text; it names what differs, so it may hold the row's own values."""
     old = {name: sql.SQL("t.{}").format(sql.Identifier(name)) for mapping in table.mappings for name in mapping.sources}
     new = {column.name: column.of(ROW) for column in table.new_columns}
     return sql.SQL("jsonb_build_object('old', {}, 'new', {})::text").format(_texts(old), _texts(new))
 
 
-def _same_row(table: TableDesign, archive: sql.Composable) -> tuple[sql.Composable, sql.Composable]:
+def _same_row(table: TableDesign, archive: sql.Composable) -> tuple[Query, Query]:
     if not table.key:
         return sql.SQL("{} = {}.key").format(table.key_of(ROW), archive), sql.SQL("key")
     same = [
@@ -231,15 +231,15 @@ def _same_row(table: TableDesign, archive: sql.Composable) -> tuple[sql.Composab
     return sql.SQL(" AND ").join(same), _list(keys)
 
 
-def _texts(values: dict[str, sql.Composable]) -> sql.Composable:
+def _texts(values: Mapping[str, sql.Composable]) -> Query:
     pairs = [sql.SQL("{}, {}::text").format(sql.Literal(name), value) for name, value in values.items()]
     return sql.SQL("jsonb_build_object({})").format(_list(pairs))
 
 
-def _any(conditions: Iterable[sql.Composable]) -> sql.Composable:
+def _any(conditions: Iterable[sql.Composable]) -> Query:
     parts = list(conditions)
     return sql.SQL("({})").format(sql.SQL(" OR ").join(parts)) if parts else FALSE
 
 
-def _list(parts: Iterable[sql.Composable]) -> sql.Composable:
+def _list(parts: Iterable[sql.Composable]) -> Query:
     return sql.SQL(", ").join(parts)

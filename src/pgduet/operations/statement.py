@@ -6,6 +6,9 @@ from typing import LiteralString, cast
 
 from psycopg import sql
 
+Query = sql.SQL | sql.Composed
+"""What a connection executes."""
+
 
 class Lock(StrEnum):
     """Table locks in PostgreSQL's own words, as far as migrations meet them."""
@@ -21,14 +24,14 @@ class Lock(StrEnum):
 class Statement:
     """One SQL statement with what it locks (`relation` is a quoted name with its schema)."""
 
-    sql: sql.Composable
+    sql: Query
     summary: str
     lock: Lock = Lock.NONE
     relation: str | None = None
 
     def text(self) -> str:
         """Render the statement as PostgreSQL will get it."""
-        return self.sql.as_string(None)
+        return self.sql.as_string()
 
 
 def trusted(text: str) -> sql.SQL:
@@ -36,4 +39,4 @@ def trusted(text: str) -> sql.SQL:
 
     Nothing else may come this way: names go through `sql.Identifier`, values through `sql.Literal`.
     """
-    return sql.SQL(cast("LiteralString", text))
+    return sql.SQL(cast("LiteralString", text))  # type: ignore[redundant-cast]

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from pgduet.operations.design import ColumnMapping, Design, NewColumn, TableDesign
 from pgduet.operations.names import MARKER, trigger_name
-from pgduet.operations.statement import Lock, Statement, trusted
+from pgduet.operations.statement import Lock, Query, Statement, trusted
 from pgduet.phases import SyncMode
 from pgduet.sql import block
 
@@ -75,7 +75,7 @@ def remove(design: Design, table: TableDesign) -> list[Statement]:
     ]
 
 
-def _update_events(table: TableDesign, mode: SyncMode) -> sql.Composable:
+def _update_events(table: TableDesign, mode: SyncMode) -> Query:
     """Name the columns whose update fires the trigger; every update while rows are still empty.
 
     `UPDATE OF` does not see what the user's BEFORE triggers change: such tables keep the form that always fires.
@@ -95,7 +95,7 @@ class _Bodies:
         self.migration_id = migration_id
         self.mode = mode
 
-    def insert(self) -> sql.Composable:
+    def insert(self) -> Query:
         if self.mode is SyncMode.FILL:
             return self._fill()
         mappings = [
@@ -110,13 +110,13 @@ class _Bodies:
         ]
         return block("sync", "insert").format(mappings=_lines(mappings), marker=_MARKER)
 
-    def update(self) -> sql.Composable:
+    def update(self) -> Query:
         if self.mode is SyncMode.FILL:
             return self._fill()
         mappings = [self._update_mapping(mapping) for mapping in self.table.mappings if _matters(mapping)]
         return block("sync", "update").format(mappings=_lines(mappings))
 
-    def _update_mapping(self, mapping: ColumnMapping) -> sql.Composable:
+    def _update_mapping(self, mapping: ColumnMapping) -> Query:
         changed = [column.differs(column.of(OLD), column.of(NEW)) for column in mapping.columns]
         if not mapping.replaces:
             # An added column is the new version's own once new clients may write it: `up` gave it its first value.
@@ -129,7 +129,7 @@ class _Bodies:
             down=self._down(mapping),
         )
 
-    def _fill(self) -> sql.Composable:
+    def _fill(self) -> Query:
         mappings = [
             block("sync", "fill_mapping").format(
                 sources_changed=_changed(self.table, mapping.sources),
@@ -143,7 +143,7 @@ class _Bodies:
         ]
         return block("sync", "fill").format(mappings=_lines(mappings))
 
-    def _up(self, mapping: ColumnMapping) -> sql.Composable:
+    def _up(self, mapping: ColumnMapping) -> Query:
         if not mapping.derived:
             return sql.SQL("      NULL;")
         assign = _lines(
@@ -163,7 +163,7 @@ class _Bodies:
             **self._note(),
         )
 
-    def _down(self, mapping: ColumnMapping) -> sql.Composable:
+    def _down(self, mapping: ColumnMapping) -> Query:
         checks = self._required(mapping)
         if not mapping.replaces:
             return sql.SQL("{}\n      NULL;").format(checks)
@@ -190,10 +190,10 @@ class _Bodies:
             **self._where(),
         )
 
-    def _required(self, mapping: ColumnMapping) -> sql.Composable:
+    def _required(self, mapping: ColumnMapping) -> Query:
         return _lines(self._required_check(column) for column in mapping.columns if not column.nullable)
 
-    def _required_check(self, column: NewColumn) -> sql.Composable:
+    def _required_check(self, column: NewColumn) -> Query:
         return block("sync", "required").format(
             value=column.of(NEW),
             message=sql.Literal(
@@ -215,7 +215,7 @@ class _Bodies:
         }
 
 
-def _try_up(design: Design, table: TableDesign) -> sql.Composable:
+def _try_up(design: Design, table: TableDesign) -> Query:
     row = sql.SQL("t")
     body = block("sync", "try_up_body").format(
         variables=_lines(
@@ -241,17 +241,17 @@ def _quoted(body: sql.Composable) -> sql.Literal:
     return sql.Literal(body.as_string(None))
 
 
-def _changed(table: TableDesign, names: tuple[str, ...]) -> sql.Composable:
+def _changed(table: TableDesign, names: tuple[str, ...]) -> Query:
     return _any(table.differs(name, OLD, NEW) for name in names) if names else sql.SQL("false")
 
 
-def _any(conditions: Iterable[sql.Composable]) -> sql.Composable:
+def _any(conditions: Iterable[sql.Composable]) -> Query:
     return sql.SQL(" OR ").join(conditions)
 
 
-def _all(conditions: Iterable[sql.Composable]) -> sql.Composable:
+def _all(conditions: Iterable[sql.Composable]) -> Query:
     return sql.SQL(" AND ").join(conditions)
 
 
-def _lines(parts: Iterable[sql.Composable]) -> sql.Composable:
+def _lines(parts: Iterable[sql.Composable]) -> Query:
     return sql.SQL("\n").join(parts)

@@ -64,7 +64,9 @@ def changed_view(design: Design, table: TableDesign, relation: Relation) -> list
         _view(view, sql.SQL(", ").join(names), inner),
     ]
     made += [
-        _default(view, column.name, trusted(column.default)) for column in table.new_columns if column.default is not None
+        _default(view, column.name, trusted(column.default))
+        for column in table.new_columns
+        if column.default is not None
     ]
     return made + _rights(view, relation)
 
@@ -89,7 +91,9 @@ def direct_view(design: Design, table: TableDesign) -> list[Statement]:
 def drop_schema(schema: str, version: str) -> Statement:
     """Drop a version schema with all its views."""
     name = sql.Identifier(version_schema(schema, version))
-    return Statement(block("views", "drop_schema").format(schema=name), f"drop version {version}", Lock.ACCESS_EXCLUSIVE)
+    return Statement(
+        block("views", "drop_schema").format(schema=name), f"drop version {version}", Lock.ACCESS_EXCLUSIVE
+    )
 
 
 def published_name(table: TableDesign, version: str) -> sql.Identifier:

@@ -28,11 +28,14 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float) -> C
             "old_version": design.from_version,
         },
     )
-    rows = await (await conn.execute(block("census", "clients"), {"migration": migration.name, "idle_s": idle_s})).fetchall()
+    rows = await (
+        await conn.execute(block("census", "clients"), {"migration": migration.name, "idle_s": idle_s})
+    ).fetchall()
     route = (await store.run(conn, "route", {"migration": migration.name}))[0]
     result = CensusResult(
         clients=[
-            Client(who=r["who"], version=r["version"], side=r["side"], via=r["via"], last_seen=r["last_seen"]) for r in rows
+            Client(who=r["who"], version=r["version"], side=r["side"], via=r["via"], last_seen=r["last_seen"])
+            for r in rows
         ]
     )
     for row in rows:
@@ -50,4 +53,3 @@ def _reason(who: str, *, behind: bool, acting: bool) -> str:
     if behind:
         return f"{who} (has not heard of the last change)"
     return f"{who} (its lease runs)" if acting else who
-

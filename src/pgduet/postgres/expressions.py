@@ -15,14 +15,14 @@ from psycopg import sql
 
 from pgduet.errors import ExpressionInvalid, ExpressionVolatile, PgduetError, UnknownColumn
 from pgduet.operations.expressions import Expression, Question
-from pgduet.operations.statement import trusted
+from pgduet.operations.statement import Query, trusted
 from pgduet.postgres.session import Connection
 from pgduet.sql import block, text
 
 _CLOCKS = frozenset({"now", "transaction_timestamp", "statement_timestamp", "clock_timestamp", "timeofday"})
 
 
-class Rollback(Exception):  # noqa: N818  (never seen by anybody)
+class Rollback(Exception):
     """Ends the transaction of an analysis."""
 
 
@@ -50,14 +50,19 @@ async def analyse(conn: Connection, question: Question) -> Expression:
     """
     alias = "_pgduet_row_" + hashlib.sha256(question.source.encode()).hexdigest()[:8]
     head = text("expressions", "view") + " CAST((\n"
-    query = sql.Composed([
-        trusted(head + question.source),
-        trusted(f"\n) AS {question.into}) AS _pgduet_value FROM (SELECT "),
-        sql.SQL(", ").join(
-            sql.SQL("NULL::{} AS {}").format(trusted(kind), sql.Identifier(name)) for name, kind in question.scope.items()
-        ) if question.scope else sql.SQL("NULL::integer AS _pgduet_none"),
-        sql.SQL(") AS {}, (SELECT 1 AS _pgduet_other) AS _pgduet_two").format(sql.Identifier(alias)),
-    ])
+    query = sql.Composed(
+        [
+            trusted(head + question.source),
+            trusted(f"\n) AS {question.into}) AS _pgduet_value FROM (SELECT "),
+            sql.SQL(", ").join(
+                sql.SQL("NULL::{} AS {}").format(trusted(kind), sql.Identifier(name))
+                for name, kind in question.scope.items()
+            )
+            if question.scope
+            else sql.SQL("NULL::integer AS _pgduet_none"),
+            sql.SQL(") AS {}, (SELECT 1 AS _pgduet_other) AS _pgduet_two").format(sql.Identifier(alias)),
+        ]
+    )
     try:
         found = await _parse(conn, query)
     except psycopg.Error as error:
@@ -69,7 +74,7 @@ async def analyse(conn: Connection, question: Question) -> Expression:
     return Expression(source=question.source, canonical=canonical, alias=alias, immutable=volatility)
 
 
-async def _parse(conn: Connection, query: sql.Composable) -> dict[str, object] | None:
+async def _parse(conn: Connection, query: Query) -> dict[str, object] | None:
     found: dict[str, object] | None = None
     try:
         async with conn.transaction():
@@ -85,15 +90,23 @@ async def _parse(conn: Connection, query: sql.Composable) -> dict[str, object] |
 async def _functions(conn: Connection, question: Question, tree: object) -> bool:
     """Refuse what gives another value each time; tell whether the rest is immutable."""
     parsed = str(tree)
-    for flag, what in (("hasSubLinks", "a subquery"), ("hasAggs", "an aggregate"), ("hasWindowFuncs", "a window function"),
-                       ("hasTargetSRFs", "a function that returns rows")):
+    for flag, what in (
+        ("hasSubLinks", "a subquery"),
+        ("hasAggs", "an aggregate"),
+        ("hasWindowFuncs", "a window function"),
+        ("hasTargetSRFs", "a function that returns rows"),
+    ):
         if f":{flag} true" in parsed:
             raise ExpressionInvalid(
-                f"{what} cannot map one row to one row", snippet=question.source, hint="Write it over the row's own columns."
+                f"{what} cannot map one row to one row",
+                snippet=question.source,
+                hint="Write it over the row's own columns.",
             )
     numbers = {"functions": _numbers(parsed, "funcid"), "operators": _numbers(parsed, "opno")}
     called = await (await conn.execute(block("expressions", "functions"), numbers)).fetchall()
-    changing = [row["name"] for row in called if row["volatility"] == "v" or (row["built_in"] and row["short"] in _CLOCKS)]
+    changing = [
+        row["name"] for row in called if row["volatility"] == "v" or (row["built_in"] and row["short"] in _CLOCKS)
+    ]
     if "{SQLVALUEFUNCTION" in parsed:
         changing.append("a current_… value")
     if changing:
@@ -123,7 +136,9 @@ def _explain(error: psycopg.Error, question: Question, head: int) -> PgduetError
         name = (re.search(r'column "?(?:\w+\.)?([^"]+?)"? does not exist', _first_line(error)) or ["", ""])[1]
         near = difflib.get_close_matches(name, question.scope, n=1)
         known = f'Did you mean "{near[0]}"?' if near else f"It has: {', '.join(question.scope)}."
-        raised: PgduetError = UnknownColumn(f'column "{name}" does not exist in {question.over}. {known}', snippet=snippet)
+        raised: PgduetError = UnknownColumn(
+            f'column "{name}" does not exist in {question.over}. {known}', snippet=snippet
+        )
     else:
         hint = error.diag.message_hint or "Correct the expression; PostgreSQL must accept it for a row of the table."
         raised = ExpressionInvalid(_first_line(error), snippet=snippet, hint=hint)

@@ -38,7 +38,9 @@ async def compare(conn: Connection, migration: store.Migration, mode: SyncMode, 
     return parity
 
 
-async def repair(conn: Connection, migration: store.Migration, mode: SyncMode, authority: Authority, progress: Progress) -> int:
+async def repair(
+    conn: Connection, migration: store.Migration, mode: SyncMode, authority: Authority, progress: Progress
+) -> int:
     """Give drifted rows what the authority says; returns how many rows were written."""
     written = 0
     for table in migration.design.tables:

@@ -1,16 +1,17 @@
 """Runs a probe write in a transaction that is rolled back, with the user's own triggers muted where that is allowed."""
 
-from psycopg import errors, sql
+from psycopg import errors
 
 from pgduet.errors import GateRefused
+from pgduet.operations.statement import Query
 from pgduet.postgres.session import Connection, rights
 
 
-class _Enough(Exception):  # noqa: N818  (ends the transaction, never seen by anybody)
+class _Enough(Exception):
     pass
 
 
-async def probe(conn: Connection, query: sql.Composable | None) -> str:
+async def probe(conn: Connection, query: Query | None) -> str:
     """Send one row through the sync; tells what was seen.
 
     Raises:

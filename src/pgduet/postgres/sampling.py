@@ -50,7 +50,7 @@ async def _sample_keys(
     total = (await store.run(conn, "pages", {"relation": table.label}))[0]["pages"]
     readers = [(reads.read(migration.design, table, new=new), timed.new if new else timed.old) for new in (False, True)]
     empty_pages, seen = 0, 0
-    while total and seen < wanted and empty_pages < 100:  # noqa: PLR2004  (a table of empty pages has nothing to sample)
+    while total and seen < wanted and empty_pages < 100:
         page = random.randrange(total)  # noqa: S311  (sampling)
         found = await (await conn.execute(reads.keys(table, page, KEYS_PER_PAGE))).fetchall()
         empty_pages = 0 if found else empty_pages + 1
@@ -73,7 +73,7 @@ async def _compare(
     result.samples += 1
     if compared["mismatches"]:
         result.mismatches += 1
-        if len(result.examples) < 20:  # noqa: PLR2004  (enough to look at)
+        if len(result.examples) < 20:
             result.examples.append({"relation": table.label, "key": dict(zip(table.key, map(str, key), strict=True))})
 
 

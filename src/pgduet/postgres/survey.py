@@ -94,8 +94,7 @@ async def _check_down_of_nothing(conn: Connection, table: TableDesign, scope: di
 
 async def _is_empty(conn: Connection, old: OldColumn, scope: dict[str, str]) -> bool:
     row = sql.SQL(", ").join(
-        sql.SQL("NULL::{} AS {}").format(trusted(kind), sql.Identifier(name))
-        for name, kind in scope.items()
+        sql.SQL("NULL::{} AS {}").format(trusted(kind), sql.Identifier(name)) for name, kind in scope.items()
     )
     try:
         query = block("survey", "down_of_nothing").format(value=old.down.over(ROW), row=row)
@@ -111,7 +110,9 @@ async def _sampled(conn: Connection, table: TableDesign) -> list[Hazard]:
         return []
     back = {old.name: old.down.over(ROW, renamed=table.physical) for old in table.old_columns}
     counts = [_count(sql.SQL("{} IS NULL").format(back[o.name]), f"empty_{n}") for n, o in enumerate(table.old_columns)]
-    counts += [_count(table.differs_from(o.name, ROW, back[o.name]), f"lossy_{n}") for n, o in enumerate(table.old_columns)]
+    counts += [
+        _count(table.differs_from(o.name, ROW, back[o.name]), f"lossy_{n}") for n, o in enumerate(table.old_columns)
+    ]
     ups = [
         sql.SQL("{} AS {}").format(column.up_value(ROW), sql.Identifier(column.physical)) for column in table.derived
     ]

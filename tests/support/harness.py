@@ -1,0 +1,158 @@
+"""One migration on real servers: start it, watch it, act on it, and kill its worker."""
+
+import asyncio
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.service import RPCError
+
+from pgduet import runtime
+from pgduet.messages import Answer, Start, Status, workflow_id
+from pgduet.phases import Phase
+from support.plans import plan
+
+TIMEOUT_S = 25.0
+POLL_S = 0.05
+ROOT = Path(__file__).parents[2]
+
+Wanted = Phase | Callable[[Status], bool]
+
+
+class WorkerProcess:
+    """A worker in a process of its own, to be killed."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self.log = log
+
+    async def killed(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Wait until the worker has died of SIGKILL, as its barrier says."""
+        code = await asyncio.to_thread(self.process.wait, timeout_s)
+        assert code == -signal.SIGKILL, self.log.read_text()[-3000:]
+
+
+class Harness:
+    """A database's migration, with a task queue of its own."""
+
+    def __init__(self, client: Client, address: str, dsn: str, scratch: Path) -> None:
+        self.client = client
+        self.address = address
+        self.dsn = dsn
+        self.scratch = scratch
+        self.database = f"shop-{secrets.token_hex(4)}"
+        self.queue = f"test-{secrets.token_hex(6)}"
+        self.handles: list[WorkflowHandle[Any, Any]] = []
+
+    @classmethod
+    async def open(cls, address: str, dsn: str, scratch: Path) -> "Harness":
+        """Connect to Temporal; the worker's environment is the caller's to set (`variable`)."""
+        return cls(await Client.connect(address, data_converter=pydantic_data_converter), address, dsn, scratch)
+
+    @property
+    def variable(self) -> str:
+        """The environment variable in which a worker finds the DSN."""
+        return "PGDUET_DATABASE_" + self.database.upper().replace("-", "_")
+
+    @property
+    def handle(self) -> WorkflowHandle[Any, Any]:
+        """The run that was started last."""
+        return self.handles[-1]
+
+    def plan(self, *operations: dict[str, Any], **options: Any) -> dict[str, Any]:
+        """Write a plan for this harness's database."""
+        return plan(*operations, database=self.database, **options)
+
+    async def start(self, wanted: dict[str, Any], *, actor: str = "tester") -> None:
+        """Start a migration."""
+        handle = await self.client.start_workflow(
+            "Migration",
+            Start(plan=wanted, actor=actor),
+            id=workflow_id(self.database, wanted["name"]),
+            task_queue=self.queue,
+            result_type=Status,
+        )
+        self.handles.append(handle)
+
+    async def status(self) -> Status:
+        """Ask where it stands."""
+        return await self.handle.query("status", result_type=Status)
+
+    async def until(self, wanted: Wanted, timeout_s: float = TIMEOUT_S) -> Status:
+        """Wait for a phase to be entered, or for anything that a status can show."""
+        ends = time.monotonic() + timeout_s
+        while True:
+            status = await self.status()
+            if wanted.reached(status.phase) if isinstance(wanted, Phase) else wanted(status):
+                return status
+            assert time.monotonic() < ends, f"{wanted} not reached:\n{status.model_dump_json(indent=1)}"
+            await asyncio.sleep(POLL_S)
+
+    async def waits(self, kind: str, phase: Phase, timeout_s: float = TIMEOUT_S) -> Status:
+        """Wait until the migration waits for something in a phase."""
+
+        def waiting(status: Status) -> bool:
+            return status.phase is phase and status.waiting_for is not None and status.waiting_for.kind == kind
+
+        return await self.until(waiting, timeout_s)
+
+    async def act(self, update: str, **fields: Any) -> Answer:
+        """Act by update, which is answered or refused."""
+        return await self.handle.execute_update(update, {"actor": "tester", **fields}, result_type=Answer)
+
+    async def result(self, timeout_s: float = TIMEOUT_S) -> Status:
+        """Wait for the end; what fails the workflow is raised."""
+        async with asyncio.timeout(timeout_s):
+            return await self.handle.result()
+
+    @asynccontextmanager
+    async def worker(self) -> AsyncIterator[None]:
+        """Run a worker in this process."""
+        async with runtime.worker(self.client, queue=self.queue):
+            try:
+                yield
+            finally:
+                await self._end()
+
+    async def _end(self) -> None:
+        """Leave no run behind that would ask for a worker that has gone."""
+        for handle in self.handles:
+            with suppress(RPCError):
+                if (await handle.describe()).status is WorkflowExecutionStatus.RUNNING:
+                    await handle.terminate("the test is over")
+
+    @contextmanager
+    def worker_process(self, barriers: str = "") -> Iterator[WorkerProcess]:
+        """Run a worker in a process of its own; `barriers` as PGDUET_BARRIERS."""
+        log = self.scratch / f"worker-{secrets.token_hex(3)}.log"
+        environment = os.environ | {
+            "TEMPORAL_ADDRESS": self.address,
+            "PGDUET_TASK_QUEUE": self.queue,
+            "PGDUET_BARRIERS": barriers,
+            self.variable: self.dsn,
+        }
+        with log.open("wb") as out:
+            process = subprocess.Popen([sys.executable, ROOT / "worker.py"], stdout=out, stderr=out, env=environment)
+        try:
+            yield WorkerProcess(process, log)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def schema_dump(bin_dir: Path, dsn: str) -> str:
+    """Dump the schema of everything that is not pgduet's own."""
+    ours = ("pgduet", "pgduet_views", "pgduet_archive", "*_v1", "*_v2")
+    without = [part for name in ours for part in ("-N", name)]
+    command = [str(bin_dir / "pg_dump"), "-s", "--restrict-key=x", *without, dsn]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout

@@ -79,6 +79,7 @@ async def _opened(conn: Connection, found: store.Migration) -> Opened:
         phase=found.phase,
         search_attributes=await registered(),
         compensations=found.compensations,
+        rolling_back=found.state == "rolling_back",
         authority=found.authority,
         read_percent=route[0]["read_percent"] if route else 0,
     )

@@ -43,6 +43,8 @@ class Bookkeeping:
                     "compensations": Jsonb(record.compensations),
                 },
             )
+            if record.action is None:
+                return Outcome(summary=f"recorded: {record.phase}")
             head = await store.audited(
                 work.conn,
                 record.reference,

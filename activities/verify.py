@@ -34,11 +34,12 @@ class Verify:
             def progress(note: str) -> None:
                 work.beat.note = note
 
-            result = await compare(work.conn, work.migration, request.mode, progress)
+            mode = SyncMode.FILL if work.migration.sync_mode in {None, SyncMode.FILL} else SyncMode.BOTH
+            result = await compare(work.conn, work.migration, mode, progress)
             repaired = 0
             if request.repair and result.mismatches:
-                repaired = await repair(work.conn, work.migration, request.mode, request.authority, progress)
-                result = await compare(work.conn, work.migration, request.mode, progress)
+                repaired = await repair(work.conn, work.migration, mode, work.migration.authority, progress)
+                result = await compare(work.conn, work.migration, mode, progress)
             result.repaired = repaired
             async with work.conn.transaction():
                 await store.audited(
@@ -89,13 +90,13 @@ async def _both_ways(work: Work, statements: list[Statement]) -> None:
     await work.locked(statements, also)
 
 
-async def _open_schema(work: Work, restored: int) -> str:
+async def _open_schema(work: Work, restored: int) -> str | None:
     design = work.migration.design
     version = design.to_version
+    if (await store.run(work.conn, "by_id", {"id": work.migration.id}))[0]["published_at"]:
+        return None  # by an earlier try; clients may be on it
     async with work.conn.transaction():
-        # Twice in a row must work, also when the first try got half way.
         for schema in design.schemas:
-            await work.conn.execute(views.drop_schema(schema, version).sql)
             for statement in views.create_schema(schema, version, await catalogue.schema_usage(work.conn, schema)):
                 await work.conn.execute(statement.sql)
             for relation in await catalogue.relations(work.conn, schema):
@@ -103,7 +104,7 @@ async def _open_schema(work: Work, restored: int) -> str:
                 if table is None:
                     made = views.plain_view(relation, version)
                 else:
-                    made = [*views.drop_changed_view(design, table), *views.changed_view(design, table, relation)]
+                    made = views.changed_view(design, table, relation)
                 for statement in made:
                     await work.conn.execute(statement.sql)
         await store.run(work.conn, "set_published", {"id": work.migration.id, "published": True})

@@ -43,7 +43,7 @@ with workflow.unsafe.imports_passed_through():
         VerifyNow,
         workflow_id,
     )
-    from pgduet.phases import Phase, State, SyncMode
+    from pgduet.phases import Phase, State
     from pgduet.plan.checksum import checksum
     from pgduet.plan.models import Plan
     from pgduet.workflows.board import show
@@ -51,6 +51,7 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.desk import Desk
     from pgduet.workflows.handlers import Handlers
 
+INSIST_EVERY_S = 30.0
 MAKES_SAFE = frozenset({"undo_shift", "undo_cutover"})
 
 
@@ -93,6 +94,9 @@ class Machine(Handlers):
         self.children: list[str] = []
         self.critical = False
         self.going_back = False
+        self.shown: tuple[object, ...] = ()
+        if carried:
+            self.desk.paused = carried.paused
 
     # Small words for the runbook
 
@@ -119,17 +123,40 @@ class Machine(Handlers):
 
     def announce(self) -> None:
         """Show the state in the Temporal UI."""
-        show(self.status, self.desk.next_commands(), attributes=bool(self.opened and self.opened.search_attributes))
+        status = self.status
+        shown = (status.phase, status.state, status.read_percent)
+        # Each change of a search attribute is an event: only real changes may be.
+        changed = shown != self.shown and self.opened is not None and self.opened.search_attributes
+        show(status, self.desk.next_commands(), attributes=changed)
+        self.shown = shown if changed else self.shown
 
     async def ask(self, name: str, argument: BaseModel, result: type[M], summary: str) -> M:
         """Run an activity on the way forward; once a rollback is asked for, go no further.
 
         An activity that ends well although it was cancelled swallows the cancellation: so it is looked for again here.
         """
+        if self.going_back or self.desk.no_return:
+            return await self.insist(name, argument, result, summary)
         self.turn_back_if_asked()
         answer = await call(name, argument, result, summary)
         self.turn_back_if_asked()
         return answer
+
+    async def insist(self, name: str, argument: BaseModel, result: type[M], summary: str) -> M:
+        """Run an activity until it has succeeded: on the way back, and past the point of no return, nothing is given up."""
+        while True:
+            try:
+                answer = await call(name, argument, result, summary)
+            except ActivityError as error:
+                self.status.failure = f"{name}: {innermost(error)}"
+                self.desk.decided(self.status.failure)
+                self.desk.wait_for("error", self.status.failure, f"pgduet advance {self.plan.name}")
+                self.announce()
+                await self.nap(INSIST_EVERY_S)
+                self.desk.go_on()
+            else:
+                self.status.failure = None
+                return answer
 
     def turn_back_if_asked(self) -> None:
         """End the way forward where a rollback has been asked for, but never in a critical section."""
@@ -186,11 +213,13 @@ class Machine(Handlers):
         else:
             await self.checkpoint()
             await self.gate(phase)
-        if self.status.phase is not phase or (undo and undo not in self.compensations):
-            await self.enter(phase, undo)
+        entered = self.status.phase is phase and (undo is None or undo in self.compensations)
         while True:
             await self.checkpoint()
             try:
+                if not entered:
+                    await self.enter(phase, undo)
+                    entered = True
                 await step()
             except (ActivityError, ChildWorkflowError) as error:
                 self.critical = False
@@ -234,8 +263,8 @@ class Machine(Handlers):
         self.announce()
         await self.record(f"enter {phase}")
 
-    async def record(self, action: str, evidence: dict[str, Any] | None = None) -> None:
-        """Write state and compensations beside the data, with an entry in the audit log."""
+    async def record(self, action: str | None, evidence: dict[str, Any] | None = None) -> None:
+        """Write state and compensations beside the data, with an entry in the audit log where the act has none yet."""
         record = Record(
             reference=self.reference,
             phase=self.status.phase,
@@ -245,7 +274,7 @@ class Machine(Handlers):
             evidence=evidence or {},
             approvals=self.status.approvals,
         )
-        outcome = await self.ask("record", record, Outcome, action)
+        outcome = await self.ask("record", record, Outcome, action or "write down what is left")
         self.status.audit_head = outcome.audit_head or self.status.audit_head
 
     async def failed(self, phase: Phase, error: FailureError) -> None:
@@ -295,13 +324,7 @@ class Machine(Handlers):
 
     async def compare(self, *, repair: bool = False, reference: Reference | None = None) -> Parity:
         """Compare all rows by what is in force, and remember the result."""
-        published = self.status.phase.position > Phase.VERIFY.position
-        request = ParityRequest(
-            reference=reference or self.reference,
-            mode=SyncMode.BOTH if published else SyncMode.FILL,
-            authority=self.status.authority,
-            repair=repair,
-        )
+        request = ParityRequest(reference=reference or self.reference, repair=repair)
         self.status.parity = await call("parity", request, Parity, "compare all rows" + (", repair" if repair else ""))
         self.announce()
         return self.status.parity
@@ -334,6 +357,7 @@ class Machine(Handlers):
             compensations=self.compensations,
             abort=self.desk.abort,
             cancelled=self.cancelled,
+            paused=self.desk.paused,
             soak_started_at=self.soak_started_at,
         )
 

@@ -96,9 +96,10 @@ class Migration(Watch):
                 self.made_safe()
             if undo == "undo_verify":
                 await self.until_new_clients_left()
-            outcome = await self.undo(undo)
+            outcome = await self.step(undo, undo.replace("_", " "))
             self.status.archived += int(outcome.evidence.get("archived", 0))
             self.compensations.pop()
+            await self.record(None)
         self.made_safe()
         await self.finish(Phase.ROLLED_BACK, State.ROLLED_BACK)
 
@@ -270,7 +271,7 @@ class Migration(Watch):
         ):
             return  # the step that was under way was cancelled; whatever it did is undone
         if isinstance(error, ContinueAsNewNeeded):
-            await self.until(workflow.all_handlers_finished)
+            await self.until(lambda: workflow.all_handlers_finished() and not self.desk.errands)
             workflow.continue_as_new(self.start.model_copy(update={"carried": self.carried()}))
         if error is not None:
             raise error

@@ -68,6 +68,8 @@ class Watch(Machine):
         self.status.backfill.rows_total = self.opened.rows_estimate
         self.status.authority = self.opened.authority
         self.status.read_percent = self.opened.read_percent
+        if self.opened.rolling_back:
+            self.desk.hear("abort", {"actor": start.actor, "reason": "the rollback that was under way goes on"})
         if self.opened.phase is not Phase.PREFLIGHT:
             self.status.phase = self.opened.phase
             self.resume_at = self.opened.phase if start.mode == "forward" else None
@@ -119,7 +121,9 @@ class Watch(Machine):
 
     async def take_census(self, idle_s: float) -> CensusResult:
         """Ask who uses which version, and remember the answer."""
-        census = await self.ask("census", CensusRequest(reference=self.reference, idle_s=idle_s), CensusResult, "census")
+        census = await self.ask(
+            "census", CensusRequest(reference=self.reference, idle_s=idle_s), CensusResult, "census"
+        )
         self.status.census = census.clients
         return census
 
@@ -169,21 +173,6 @@ class Watch(Machine):
             self.hand_over_if_long()
         self.desk.go_on()
 
-    async def undo(self, name: str) -> Outcome:
-        """Run one compensation until it has succeeded; a lasting failure is shown, and tried again."""
-        while True:
-            try:
-                outcome = await self.step(name, name.replace("_", " "))
-            except ActivityError as error:
-                self.status.failure = innermost(error)
-                self.desk.wait_for("error", f"{name}: {self.status.failure}", f"pgduet advance {self.plan.name}")
-                self.announce()
-                await self.nap(CENSUS_EVERY_S)
-                self.desk.go_on()
-            else:
-                self.status.failure = None
-                return outcome
-
     def drift_commands(self) -> list[str]:
         """Name what can be done about drift."""
         name = self.plan.name
@@ -191,7 +180,7 @@ class Watch(Machine):
 
     def hand_over_if_long(self) -> None:
         """Ask for a fresh run where the history has grown long."""
-        if workflow.info().is_continue_as_new_suggested():
+        if workflow.info().is_continue_as_new_suggested() and self.desk.advanced is None:
             raise ContinueAsNewNeeded
 
     def made_safe(self) -> None:

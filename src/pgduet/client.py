@@ -39,7 +39,6 @@ from pgduet.phases import Phase, State
 from pgduet.plan.checksum import checksum
 from pgduet.plan.load import parse_plan
 from pgduet.plan.models import Plan
-from pgduet.search_attributes import register_search_attributes
 from pgduet.tasks import Result, run_task
 
 __all__ = ["DEFAULT_ADDRESS", "Look", "Migrations", "Started", "StillWaiting", "WorkerMissing"]
@@ -218,9 +217,17 @@ class Migrations:
     # Waiting
 
     async def wait(
-        self, name: str, phase: Phase | str, timeout_s: float | None = None, *, database: str | None = None
+        self,
+        name: str,
+        phase: Phase | str,
+        timeout_s: float | None = None,
+        *,
+        database: str | None = None,
+        on_look: Callable[[Status], None] | None = None,
     ) -> Status:
         """Wait until a phase has been entered or passed; `done` and `rolled_back` are phases too.
+
+        A migration that stopped waits for a person, and so does this; `on_look` sees each status on the way.
 
         Raises:
             StillWaiting: not within `timeout_s`; it is a TimeoutError.
@@ -231,6 +238,8 @@ class Migrations:
 
         def reached(seen: Look) -> bool:
             status = seen.status
+            if on_look:
+                on_look(status)
             if target.reached(status.phase) and seen.error is None:
                 return True
             turned = status.state is State.ROLLING_BACK and target is not Phase.ROLLED_BACK
@@ -353,12 +362,9 @@ class Migrations:
     # Tasks on a worker
 
     async def setup(self, database: str, *, print_sql: bool = False, actor: str = "unknown") -> SetupResult:
-        """Create pgduet's schema in a database and register its search attributes; safe to run again."""
+        """Create pgduet's schema in a database and register search attributes; safe to run again."""
         given = SetupInput(database=database, print_sql=print_sql, actor=actor)
-        result = await self._run("Setup", f"setup/{database}", given, SetupResult)
-        if print_sql:
-            return result
-        return result.model_copy(update={"done": [*result.done, *await register_search_attributes(self.client)]})
+        return await self._run("Setup", f"setup/{database}", given, SetupResult)
 
     async def check(self, plan: Plan) -> CheckResult:
         """Check a plan against the catalogue of its database; raises what a start would be refused for."""

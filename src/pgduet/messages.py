@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pgduet.phases import Authority, Phase, State, SyncMode
+from pgduet.phases import Authority, Phase, State
 
 TASK_QUEUE = "pgduet"
 SEARCH_ATTRIBUTES: dict[str, Literal["keyword", "int"]] = {
@@ -243,6 +243,7 @@ class Opened(Message):
     """What an earlier workflow of this run had done and not undone."""
     authority: Authority = Authority.OLD
     read_percent: int = 0
+    rolling_back: bool = False
     audit_head: str | None = None
 
 
@@ -261,7 +262,8 @@ class Record(Message):
     phase: Phase
     state: State
     compensations: list[str]
-    action: str
+    action: str | None = None
+    """What the audit log calls it; nothing where the step itself is in the log."""
     evidence: dict[str, Any] = {}
     approvals: dict[str, list[str]] = {}
 
@@ -318,11 +320,9 @@ class BackfillReport(Message):
 
 
 class ParityRequest(Message):
-    """Compare all rows in the form of the sync that is in force."""
+    """Compare all rows by the sync and the authority that are in force; `repair` follows the authority."""
 
     reference: Reference
-    mode: SyncMode
-    authority: Authority = Authority.OLD
     repair: bool = False
 
 
@@ -408,11 +408,10 @@ class Carried(Message):
     status: Status
     phase: Phase
     compensations: list[str]
-    entered: bool = True
     abort: Abort | None = None
     cancelled: bool = False
+    paused: bool = False
     soak_started_at: datetime | None = None
-    archived: int = 0
 
 
 Start.model_rebuild()

@@ -7,7 +7,6 @@ attributes and its failure. Limits: a running migration without a worker cannot 
 """
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -24,14 +23,14 @@ from temporalio.client import (
     WorkflowQueryFailedError,
 )
 from temporalio.common import SearchAttributeKey
-from temporalio.exceptions import TemporalError
 from temporalio.service import RPCError, RPCStatusCode
 
 from pgduet.errors import PgduetError, ServerMissing, UnknownMigration
 from pgduet.failures import error_from
 from pgduet.finding import parts
-from pgduet.messages import SliceResult, Start, Status
+from pgduet.messages import Start, Status
 from pgduet.phases import Phase, State
+from pgduet.slices import running_slices, with_slices
 
 QUERY_LIMIT_S = 5.0
 _NO_WORKER = {
@@ -40,6 +39,7 @@ _NO_WORKER = {
     RPCStatusCode.FAILED_PRECONDITION,
     RPCStatusCode.RESOURCE_EXHAUSTED,  # unanswered queries have filled the workflow's buffer
 }
+_ENDED = {State.DONE, State.ROLLED_BACK}
 _PHASE = SearchAttributeKey.for_keyword("PgduetPhase")
 _STATE = SearchAttributeKey.for_keyword("PgduetState")
 _Word = TypeVar("_Word", Phase, State)
@@ -78,7 +78,7 @@ async def look(client: Client, workflow: str, *, heartbeats: bool = True, limit_
         return await _ended(handle, found)
     status = await ask(handle, found.task_queue, limit_s=limit_s)
     if heartbeats and status.phase is Phase.BACKFILL:
-        status = with_heartbeats(status, await _heartbeats(client, found), now=datetime.now(UTC))
+        status = with_slices(status, await running_slices(client, found), now=datetime.now(UTC))
     return Look(status)
 
 
@@ -135,29 +135,9 @@ def listed(execution: WorkflowExecution) -> Status:
     ended = execution.status is WorkflowExecutionStatus.COMPLETED
     phase = _value(Phase, attributes.get(_PHASE)) or (Phase.DONE if ended else Phase.PREFLIGHT)
     state = _value(State, attributes.get(_STATE)) or (State.DONE if ended else State.RUNNING)
-    if execution.close_time is not None and not ended:
+    if execution.close_time is not None and not ended and state not in _ENDED:
         state = State.FAILED
     return Status(name=name, database=database, workflow_id=execution.id, phase=phase, state=state)
-
-
-def with_heartbeats(status: Status, slices: Sequence[SliceResult], *, now: datetime) -> Status:
-    """Add what running slices have done since they last reported."""
-    filled = status.backfill
-    rows = filled.rows_done + sum(part.rows for part in slices)
-    total = max(filled.rows_total, 0)
-    percent = max(filled.percent, min(99.9, 100 * rows / total)) if total and slices else filled.percent
-    begun = next((timing.started_at for timing in status.timings if timing.phase is Phase.BACKFILL), None)
-    seconds = (now - begun).total_seconds() if begun else 0.0
-    rate = filled.rows_per_second or (rows / seconds if seconds > 0 else 0.0)
-    update = {
-        "rows_done": rows,
-        "batches": filled.batches + sum(part.batches for part in slices),
-        "percent": percent,
-        "rows_per_second": rate,
-        "eta_s": max(0.0, (total - rows) / rate) if rate > 0 and total else filled.eta_s,
-        "throttled_by": next((part.throttled_by for part in slices if part.throttled_by), filled.throttled_by),
-    }
-    return status.model_copy(update={"backfill": filled.model_copy(update=update)})
 
 
 async def _ended(handle: WorkflowHandle[Any, Any], found: WorkflowExecutionDescription) -> Look:
@@ -166,7 +146,8 @@ async def _ended(handle: WorkflowHandle[Any, Any], found: WorkflowExecutionDescr
         status = result or await ask(handle, found.task_queue)
     except PgduetError:
         status = listed(found)
-    if error is None:
+    # A cancelled migration rolls back and then ends as cancelled: that is no failure.
+    if error is None or status.state in _ENDED:
         return Look(status, closed=True)
     update = {"state": State.FAILED, "failure": status.failure or _told(error), "waiting_for": None}
     return Look(status.model_copy(update=update), closed=True, error=error)
@@ -186,29 +167,6 @@ async def _outcome(handle: WorkflowHandle[Any, Any]) -> tuple[PgduetError | None
 
 def _told(error: PgduetError) -> str:
     return error.message if type(error) is PgduetError else error.render()
-
-
-async def _heartbeats(client: Client, found: WorkflowExecutionDescription) -> list[SliceResult]:
-    children = [
-        child.workflow_id
-        for child in found.raw_description.pending_children
-        if child.workflow_id.startswith(f"{found.id}/backfill/")
-    ]
-    seen = await asyncio.gather(*(_heartbeats_of(client, child) for child in children))
-    return [beat for beats in seen for beat in beats]
-
-
-async def _heartbeats_of(client: Client, child: str) -> list[SliceResult]:
-    """Decode what a child's slices last said; what cannot be read is left out, for it is only a figure."""
-    beats = []
-    try:
-        found = await client.get_workflow_handle(child).describe()
-        for activity in found.raw_description.pending_activities:
-            details = await client.data_converter.decode_wrapper(activity.heartbeat_details)
-            beats += [SliceResult.model_validate(detail) for detail in details[:1]]
-    except (RPCError, TemporalError, ValueError):
-        pass
-    return beats
 
 
 def _value(kind: type[_Word], text: str | None) -> _Word | None:

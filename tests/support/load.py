@@ -63,7 +63,7 @@ class Writer:
                 await asyncio.sleep(PAUSE_S)
 
     async def one(self, conn: Connection, act: Callable[..., Any], chance: random.Random) -> None:
-        """Do one act; an error is recorded, and its key is never touched again."""
+        """Do one act; an error is recorded, never retried."""
         key = chance.choice([*self.keys, *self.ledger])
         if act != self.add and self.ledger.get(key, key in self.keys) is None:
             return
@@ -71,7 +71,6 @@ class Writer:
             await act(conn, key, chance)
         except psycopg.Error as error:
             self.errors.append(f"{self.name} {act.__name__} {key}: {error.sqlstate} {error}")
-            self.ledger.pop(key, None)
 
     def known(self, key: int) -> Row:
         """Give what a key holds."""

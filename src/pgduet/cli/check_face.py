@@ -60,7 +60,8 @@ def _hazards(hazards: list[dict[str, Any]]) -> Table:
         word = Text("  blocks" if blocking(hazard) else "  hazard", style="red" if blocking(hazard) else "yellow")
         effect = _first(hazard, "message", "effect", "summary", "title")
         cure = _first(hazard, "cure", "hint", "fix")
-        table.add_row(word, Text(_first(hazard, "code", "id")), Text(effect), Text(cure))
+        where = f" ({hazard['where']})" if hazard.get("where") else ""
+        table.add_row(word, Text(_first(hazard, "code", "id")), Text(effect + where), Text(cure))
     return table
 
 

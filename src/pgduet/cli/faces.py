@@ -74,7 +74,7 @@ def migrations_table(statuses: list[Status], *, now: datetime | None = None) -> 
 def one_line(status: Status) -> str:
     """Tell where a migration stands in a line, for logs."""
     place = f"{status.name}  {_standing(status)}"
-    if status.failure:
+    if status.failure and status.state is State.FAILED:
         return f"{place} · {status.failure.splitlines()[-1].strip()}"
     if status.waiting_for:
         return f"{place} · waits for {status.waiting_for.detail}"
@@ -200,9 +200,10 @@ def _parity(parity: Parity, now: datetime) -> str:
 
 def example_line(example: dict[str, object]) -> str:
     """Name a row that differs by its key, with the kind and PostgreSQL's reason where they are known."""
-    key = example.get("key", {name: value for name, value in example.items() if name not in {"kind", "reason"}})
-    told = ", ".join(f"{name}={value}" for name, value in key.items()) if isinstance(key, dict) else str(key)
-    why = " ".join(str(example[part]) for part in ("kind", "reason") if example.get(part))
+    key = example.get("key")
+    shown = ", ".join(f"{name}={value}" for name, value in key.items()) if isinstance(key, dict) else str(key)
+    told = " ".join(part for part in (str(example.get("relation") or ""), shown) if part)
+    why = " ".join(str(example[part]) for part in ("kind", "reason", "detail") if example.get(part))
     return f"{told} ({why})" if why else told
 
 

@@ -53,7 +53,7 @@ def wait(
 
     async def job(screen: Screen) -> None:
         migrations = await Migrations.connect()
-        found = await migrations.wait(name, phase, timeout, database=database)
+        found = await migrations.wait(name, phase, timeout, database=database, on_look=screen.follow)
         screen.show(status_page(found, width=console().width), found.model_dump(mode="json"))
 
     run(job, as_json=as_json)

@@ -81,7 +81,9 @@ def start(
             if until is None:
                 status = await _settled(migrations, started)
             else:
-                status = await migrations.wait(started.name, until, timeout, database=started.database)
+                status = await migrations.wait(
+                    started.name, until, timeout, database=started.database, on_look=screen.follow
+                )
         _show_started(screen, started, status)
 
     run(job, as_json=as_json)

@@ -27,12 +27,18 @@ class Pace:
     """The rate at which rows are filled, over the last ten seconds of looking."""
 
     seen: deque[tuple[float, int]] = field(default_factory=deque)
+    rows: int = 0
+    percent: float = 0.0
 
     def applied(self, status: Status, at_s: float) -> Status:
         """Give the status with the rate and the time left that were measured here."""
         if status.phase is not Phase.BACKFILL:
             return status
         filled = status.backfill
+        # A range between two slices says nothing for a moment: figures never go back.
+        self.rows, self.percent = max(self.rows, filled.rows_done), max(self.percent, filled.percent)
+        filled = filled.model_copy(update={"rows_done": self.rows, "percent": self.percent})
+        status = status.model_copy(update={"backfill": filled})
         self.seen.append((at_s, filled.rows_done))
         while at_s - self.seen[0][0] > _SPAN_S:
             self.seen.popleft()

@@ -19,9 +19,10 @@ from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError
 
 from pgduet.cli.error_face import error_text
-from pgduet.cli.faces import WIDTH
+from pgduet.cli.faces import WIDTH, one_line
 from pgduet.client import StillWaiting
 from pgduet.errors import PgduetError, ServerMissing
+from pgduet.messages import Status
 
 CONNECTED = Event()
 """Set once a command has used Temporal's client, whose threads must not outlive the interpreter (see `main`)."""
@@ -35,11 +36,12 @@ def console(*, stderr: bool = False) -> Console:
     return made
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Screen:
     """Where a command shows what it found: a page for people, or the same facts as JSON."""
 
     as_json: bool
+    followed: str = ""
 
     def show(self, page: RenderableType, facts: Mapping[str, Any]) -> None:
         """Show the result; once in a command's run."""
@@ -52,6 +54,14 @@ class Screen:
         """Say something beside the result, on stderr."""
         if not self.as_json:
             console(stderr=True).print(text, soft_wrap=True)
+
+    def follow(self, status: Status) -> None:
+        """Say where a migration is that is waited for, whenever it has moved."""
+        line = one_line(status)
+        place = f"{status.phase} {status.state} {status.waiting_for.kind if status.waiting_for else ''}"
+        if place != self.followed:
+            self.followed = place
+            self.note(line)
 
     def refuse(self, error: PgduetError) -> None:
         """Show an error."""

@@ -46,7 +46,7 @@ def rollback(
         screen.note(answer.message)
         where = given.database if given else database
         if wait:
-            status = await migrations.wait(name, Phase.ROLLED_BACK, timeout, database=where)
+            status = await migrations.wait(name, Phase.ROLLED_BACK, timeout, database=where, on_look=screen.follow)
         else:
             status = await migrations.wait_safe(name, database=where, timeout_s=timeout)
         screen.show(status_page(status, width=console().width), status.model_dump(mode="json"))

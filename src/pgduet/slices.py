@@ -1,0 +1,77 @@
+"""How far a backfill is, second by second: from the heartbeats of its running slices and the results of finished ranges.
+
+A Backfill child is `<migration's workflow id>/backfill/<n>`. Each says how many rows its whole range has, so that the sums
+are right whatever was reported before. Limits: a range that is between two slices says nothing for a moment, and ranges
+count alike in `percent`; figures that cannot be read are left out.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+
+from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.exceptions import TemporalError
+from temporalio.service import RPCError
+
+from pgduet.messages import SliceResult, Status
+from pgduet.phases import Phase
+
+_AT_ONCE = 8
+_MOST = 512
+
+
+async def running_slices(client: Client, migration: WorkflowExecutionDescription) -> list[SliceResult]:
+    """Ask every range of a migration's backfill where it is."""
+    found: list[SliceResult] = []
+    for first in range(0, _MOST, _AT_ONCE):
+        numbers = range(first, first + _AT_ONCE)
+        ranges = await asyncio.gather(*(_range(client, migration, number) for number in numbers))
+        found += [beat for beats in ranges if beats for beat in beats[:1]]
+        if None in ranges:
+            break
+    return found
+
+
+def with_slices(status: Status, slices: Sequence[SliceResult], *, now: datetime) -> Status:
+    """Give the status with the backfill's figures as the slices tell them."""
+    if not slices:
+        return status
+    filled = status.backfill
+    rows = max(filled.rows_done, sum(part.rows_total for part in slices))
+    percent = max(filled.percent, sum(part.percent for part in slices) / len(slices))
+    begun = next((timing.started_at for timing in reversed(status.timings) if timing.phase is Phase.BACKFILL), now)
+    seconds = max(0.0, (now - begun).total_seconds())
+    update = {
+        "rows_done": rows,
+        "rows_total": max(filled.rows_total, rows),
+        "batches": max(filled.batches, sum(part.batches for part in slices)),
+        "percent": percent,
+        "rows_per_second": rows / seconds if seconds else filled.rows_per_second,
+        "eta_s": seconds * (100 - percent) / percent if percent > 0 else filled.eta_s,
+        "throttled_by": next((part.throttled_by for part in slices if part.throttled_by), filled.throttled_by),
+        "seconds": seconds,
+    }
+    return status.model_copy(update={"backfill": filled.model_copy(update=update)})
+
+
+async def _range(client: Client, migration: WorkflowExecutionDescription, number: int) -> list[SliceResult] | None:
+    """Read what a range last said; None where there is no range of this number."""
+    handle = client.get_workflow_handle(f"{migration.id}/backfill/{number}", result_type=SliceResult)
+    try:
+        found = await handle.describe()
+        if found.parent_run_id != migration.run_id:  # a range of an earlier run of the same name
+            return None
+        if found.status is WorkflowExecutionStatus.COMPLETED:
+            return [SliceResult.model_validate(await handle.result())]
+        beats = [activity.heartbeat_details for activity in found.raw_description.pending_activities]
+        details = [detail for beat in beats for detail in await client.data_converter.decode_wrapper(beat)]
+    except RPCError:
+        return None
+    except (WorkflowFailureError, TemporalError, ValueError):
+        return []
+    # A slice that waits for a lock says so in words; only figures are of use here.
+    return [SliceResult.model_validate(detail) for detail in details if _is_slice(detail)]
+
+
+def _is_slice(detail: object) -> bool:
+    return isinstance(detail, dict) and SliceResult.model_fields.keys() >= detail.keys() and "cursor_block" in detail

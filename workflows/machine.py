@@ -41,11 +41,11 @@ with workflow.unsafe.imports_passed_through():
         Throttle,
         Timing,
         VerifyNow,
-        workflow_id,
     )
     from pgduet.phases import Phase, State
     from pgduet.plan.checksum import checksum
     from pgduet.plan.models import Plan
+    from pgduet.plan.policy import Policy
     from pgduet.workflows.board import show
     from pgduet.workflows.calls import M, call
     from pgduet.workflows.desk import Desk
@@ -62,6 +62,10 @@ class ContinueAsNewNeeded(Exception):
 class Machine(Handlers):
     """Phases, errands and compensations; what each phase does stands in `Migration`."""
 
+    refused: ApplicationError | None
+    opened: Opened | None
+    shown: tuple[object, ...]
+
     def open_machine(self, start: Start, plan: Plan) -> None:
         """Begin, or go on where the run before handed over."""
         carried = start.carried
@@ -74,7 +78,7 @@ class Machine(Handlers):
             else Status(
                 name=plan.name,
                 database=plan.database,
-                workflow_id=workflow_id(plan.database, plan.name),
+                workflow_id=workflow.info().workflow_id,
                 phase=Phase.PREFLIGHT,
                 state=State.RUNNING,
                 from_version=plan.version.from_,
@@ -85,7 +89,7 @@ class Machine(Handlers):
         self.status = status
         self.desk = Desk(status, plan.policy, self.now)
         self.desk.abort = carried.abort if carried else None
-        self.opened: Opened | None = carried.opened if carried else None
+        self.opened = carried.opened if carried else None
         self.resume_at: Phase | None = carried.phase if carried else None
         self.compensations: list[str] = list(carried.compensations) if carried else []
         self.cancelled = carried.cancelled if carried else False
@@ -94,9 +98,28 @@ class Machine(Handlers):
         self.children: list[str] = []
         self.critical = False
         self.going_back = False
-        self.shown: tuple[object, ...] = ()
+        self.shown = ()
         if carried:
             self.desk.paused = carried.paused
+
+    def refuse(self, error: ApplicationError) -> None:
+        """Take no plan, but stay answerable: `run` fails with the reason, queries tell it, acts are refused."""
+        info = workflow.info()
+        _, _, rest = info.workflow_id.partition("/")
+        database, _, name = rest.rpartition("/")
+        self.refused = error
+        self.raw_plan = {}
+        self.opened = None
+        self.status = Status(
+            name=name or info.workflow_id,
+            database=database or "unknown",
+            workflow_id=info.workflow_id,
+            phase=Phase.PREFLIGHT,
+            state=State.FAILED,
+            failure=error.message,
+        )
+        self.desk = Desk(self.status, Policy(), self.now)
+        self.shown = ()
 
     # Small words for the runbook
 

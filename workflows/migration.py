@@ -37,20 +37,23 @@ class Migration(Watch):
     @workflow.init
     def __init__(self, raw: object = None) -> None:
         """Read the input, so that signals and queries find a migration even before it runs."""
-        start = read(Start, raw)
+        self.refused: ApplicationError | None = None
         try:
-            plan = parse_plan(start.plan)
+            start = read(Start, raw)
+            self.open_machine(start, parse_plan(start.plan))
+        except ApplicationError as error:
+            self.refuse(error)
         except PgduetError as error:
-            raise ApplicationError(
-                error.render(), error.facts(), type=type(error).__name__, non_retryable=True
-            ) from None
-        self.open_machine(start, plan)
+            name = type(error).__name__
+            self.refuse(ApplicationError(error.render(), error.facts(), type=name, non_retryable=True))
 
     @workflow.run
     async def run(self, raw: object = None) -> Status:
         """Go forward; on an abort, by whatever way it came, go back. Either way the end is clean."""
         del raw
         self.announce()
+        if self.refused:
+            raise self.refused
         await self.until_opened()
         errands = asyncio.create_task(self.run_errands())
         if not self.desk.abort:

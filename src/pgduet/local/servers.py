@@ -1,0 +1,153 @@
+"""What `dev` and the demo start besides PostgreSQL: a Temporal server, or the one that TEMPORAL_ADDRESS names, and a worker.
+
+The worker is a process of its own, held by `guard.py`, so that it ends with whoever started it, however that ends. It hears
+addresses by its environment, as a worker in production does. It is up when Temporal says that it polls.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.client import Client
+from temporalio.envconfig import ClientConfig
+
+from pgduet.errors import ServerMissing
+from pgduet.local.process import GuardedProcess
+from pgduet.local.temporal import LocalTemporal
+from pgduet.local.temporal_binary import Say, resolve_address
+from pgduet.postgres.databases import PREFIX
+
+_RUN = "from pgduet.runtime import main; main()"
+_START_LIMIT_S = 60.0
+_POLL_S = 0.05
+_KINDS = (TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY)
+
+
+@dataclass(frozen=True, slots=True)
+class Temporal:
+    """Where Temporal answers, and where its UI is (None: unknown, or there is none)."""
+
+    address: str
+    ui: str | None
+    server: LocalTemporal | None = None
+
+    def running(self) -> bool:
+        """Tell whether a server of ours is still there; for the user's own, believe so."""
+        return self.server is None or self.server.running()
+
+    def workflow_link(self, workflow: str) -> str | None:
+        """Give the address of a workflow's page in the UI."""
+        return f"{self.ui}/namespaces/default/workflows/{workflow.replace('/', '%2F')}" if self.ui else None
+
+
+@contextlib.contextmanager
+def temporal(say: Say, db_file: Path | None = None) -> Iterator[Temporal]:
+    """Start a dev server with its UI, unless the user has a server."""
+    theirs = resolve_address()
+    if theirs:
+        yield Temporal(theirs, None)
+        return
+    with LocalTemporal(db_file=db_file, say=say) as server:
+        yield Temporal(server.address, server.ui_url, server)
+
+
+def database_variable(name: str) -> str:
+    """Name the variable by which a worker finds a database."""
+    return PREFIX + name.upper().replace("-", "_")
+
+
+class LocalWorker:
+    """A worker process: `with LocalWorker(environment, queue=…, log_path=…) as worker`."""
+
+    def __init__(self, environment: Mapping[str, str], *, queue: str, log_path: Path) -> None:
+        self.queue = queue
+        self.log_path = log_path
+        config = Path(os.environ.get("PGDUET_CONFIG", "pgduet.toml")).absolute()
+        self._environment = {"PGDUET_TASK_QUEUE": queue, "PGDUET_CONFIG": str(config), **environment}
+        self._process: GuardedProcess | None = None
+
+    def __enter__(self) -> Self:
+        """Start it and return once it polls."""
+        try:
+            with environment(self._environment):
+                self._process = GuardedProcess(
+                    [sys.executable, "-c", _RUN],
+                    log_path=self.log_path,
+                    stop_signals=["SIGTERM"],
+                    death_signal="SIGKILL",
+                    grace_s=15.0,
+                )
+            asyncio.run(self._polls(self._environment["TEMPORAL_ADDRESS"]))
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it."""
+        self.stop()
+
+    def running(self) -> bool:
+        """Tell whether it is still there."""
+        return self._process is not None and self._process.running()
+
+    def stop(self) -> None:
+        """End it in order: running batches finish."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+    async def _polls(self, address: str) -> None:
+        client = await connect(address)
+        deadline = time.monotonic() + _START_LIMIT_S
+        while time.monotonic() < deadline and self.running():
+            if await _polled(client, self.queue):
+                return
+            await asyncio.sleep(_POLL_S)
+        assert self._process is not None  # noqa: S101  it was started above
+        message = f"The worker did not start: {self._process.log_tail()}"
+        raise ServerMissing(message)
+
+
+async def connect(address: str) -> Client:
+    """Connect as the SDK's environment configuration says, to this address."""
+    config = ClientConfig.load_client_connect_config()
+    config["target_host"] = address
+    return await Client.connect(**config)
+
+
+async def _polled(client: Client, queue: str) -> bool:
+    for kind in _KINDS:
+        request = DescribeTaskQueueRequest(
+            namespace=client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind
+        )
+        if not (await client.workflow_service.describe_task_queue(request)).pollers:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for the time in which a process is started."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

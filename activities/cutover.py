@@ -47,6 +47,9 @@ class Cutover:
     async def flip(self, reference: Reference) -> Outcome:
         """Give authority to the new version, in one transaction that locks no table."""
         async with self.engine.work(reference, "flip") as work:
+            if work.migration.authority is Authority.NEW:
+                # A worker was killed after its commit: the decision is taken, and stands in the audit log.
+                return Outcome(summary="authority: new")
             async with work.conn.transaction():
                 changed = await _authority(work, Authority.NEW, SyncMode.ENFORCE, read_percent=100)
                 head = await store.audited(work.conn, reference, "cutover", evidence=changed)

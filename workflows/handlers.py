@@ -23,6 +23,10 @@ class Handlers(ABC):
     def announce(self) -> None:
         """Show the state after an act."""
 
+    @abstractmethod
+    def tally(self) -> None:
+        """Add the Backfill children's reports up."""
+
     async def _settled(self, act: str, raw: object) -> Answer:
         """Take an act that needs an activity, and answer with what became of it."""
         self._taken(act, raw)
@@ -82,6 +86,7 @@ class Handlers(ABC):
             self.desk.decided("ignored: a backfill report that cannot be read")
             return
         self.reports[report.relation, report.part] = report
+        self.tally()
         self.announce()
 
     @workflow.update(name="advance")

@@ -96,6 +96,7 @@ class Machine(Handlers):
         self.soak_started_at: datetime | None = carried.soak_started_at if carried else None
         self.reports: dict[tuple[str, int], BackfillReport] = {}
         self.children: list[str] = []
+        self.blocks = 0
         self.critical = False
         self.going_back = False
         self.shown = ()
@@ -351,6 +352,21 @@ class Machine(Handlers):
         self.status.parity = await call("parity", request, Parity, "compare all rows" + (", repair" if repair else ""))
         self.announce()
         return self.status.parity
+
+    def tally(self) -> None:
+        """Add the Backfill children's reports up."""
+        reports = list(self.reports.values())
+        blocks = max(1, self.blocks)
+        done = sum(report.blocks_done for report in reports)
+        began = next((t.started_at for t in reversed(self.status.timings) if t.phase is Phase.BACKFILL), self.now())
+        seconds = max(0.001, (self.now() - began).total_seconds())
+        known = self.status.backfill
+        rows = sum(report.rows for report in reports)
+        known.rows_done, known.batches = rows, sum(report.batches for report in reports)
+        known.percent = round(min(100.0, 100.0 * done / blocks), 1)
+        known.rows_per_second, known.seconds = rows / seconds, seconds
+        known.eta_s = seconds * (blocks - done) / done if done else None
+        known.throttled_by = next((report.throttled_by for report in reports if report.throttled_by), None)
 
     # The root
 

@@ -119,6 +119,7 @@ class Migration(Watch):
     async def backfill(self) -> None:
         """Fill existing rows: a child for each range, all at once."""
         parts = (await self.ask("plan_backfill", self.reference, PartList, "cut the table into ranges")).parts
+        self.reports, self.blocks = {}, sum(part.block_to - part.block_from for part in parts)
         self.children = [f"{workflow.info().workflow_id}/backfill/{number}" for number in range(len(parts))]
         began = self.now()
         fills = (self.fill(number, part) for number, part in enumerate(parts))

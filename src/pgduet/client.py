@@ -296,10 +296,13 @@ class Migrations:
         Raises:
             ActRefused: it is not possible where the migration stands.
         """
-        seen = await self.look(name, database)
+        return await self._act(await self._look(await self.find(name, database), heartbeats=False), update, model)
+
+    async def _act(self, seen: Look, update: str, model: messages.Act) -> Answer:
+        name, verb = seen.status.name, "roll back" if update == "abort" else update
         if seen.closed:
-            msg = f"`{name}` has ended as {_word(seen.status.state)}: there is nothing to {update}"
-            raise ActRefused(msg)
+            message = f"`{name}` has ended as {_word(seen.status.state)}: there is nothing to {verb}"
+            raise ActRefused(message)
         handle = self.client.get_workflow_handle(seen.status.workflow_id)
         try:
             answer = await handle.execute_update(update, model, result_type=Answer)
@@ -310,8 +313,8 @@ class Migrations:
             raise ActRefused(told.message, place=told.place, snippet=told.snippet, hint=told.hint) from None
         except RPCError as wrong:
             if wrong.status is RPCStatusCode.NOT_FOUND:
-                msg = f"`{name}` has just ended: there is nothing to {update}"
-                raise ActRefused(msg) from None
+                message = f"`{name}` has just ended: there is nothing to {verb}"
+                raise ActRefused(message) from None
             raise
         return Answer.model_validate(answer)
 
@@ -342,8 +345,10 @@ class Migrations:
             if plan is None:
                 raise
             return await self._adopt(plan, abort)
+        if seen.status.state is State.ROLLING_BACK and not seen.closed and not abort.force:
+            return Answer(message=f"{name} is being rolled back already", phase=seen.status.phase)
         if not seen.closed:
-            return await self.act(name, "abort", abort, database=seen.status.database)
+            return await self._act(seen, "abort", abort)
         if seen.status.state is State.DONE:
             msg = f"`{name}` is done: contract is the point of no return"
             raise ActRefused(msg)
@@ -357,7 +362,7 @@ class Migrations:
         handle = await self._start(plan, begin)
         if abort.force or abort.cascade:
             await handle.signal("abort", abort)
-        return Answer(message="the lost run is adopted and rolled back", phase=Phase.PREFLIGHT)
+        return Answer(message="the lost run is adopted, to be rolled back", phase=Phase.PREFLIGHT)
 
     # Tasks on a worker
 

@@ -1,14 +1,17 @@
-"""How far a backfill is, second by second: from the heartbeats of its running slices and the results of finished ranges.
+"""How far a backfill is, second by second: from the heartbeats of running slices and the results of finished ones.
 
 A Backfill child is `<migration's workflow id>/backfill/<n>`. Each says how many rows its whole range has, so that the sums
-are right whatever was reported before. Limits: a range that is between two slices says nothing for a moment, and ranges
-count alike in `percent`; figures that cannot be read are left out.
+are right whatever was reported before. Limits: ranges count alike in `percent`, and a range may say nothing for a
+moment; figures that cannot be read are left out.
 """
 
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 
+from temporalio.api.common.v1 import Payloads, WorkflowExecution
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.workflowservice.v1 import GetWorkflowExecutionHistoryReverseRequest
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import TemporalError
 from temporalio.service import RPCError
@@ -17,6 +20,7 @@ from pgduet.messages import SliceResult, Status
 from pgduet.phases import Phase
 
 _AT_ONCE = 8
+_LAST_EVENTS = 40
 _MOST = 512
 
 
@@ -64,13 +68,27 @@ async def _range(client: Client, migration: WorkflowExecutionDescription, number
         if found.status is WorkflowExecutionStatus.COMPLETED:
             return [SliceResult.model_validate(await handle.result())]
         beats = [activity.heartbeat_details for activity in found.raw_description.pending_activities]
-        details = [detail for beat in beats for detail in await client.data_converter.decode_wrapper(beat)]
+        said = next((beat for beat in beats if beat.payloads), None) or await _last_result(client, found)
+        details = await client.data_converter.decode_wrapper(said)
     except RPCError:
         return None
     except (WorkflowFailureError, TemporalError, ValueError):
         return []
     # A slice that waits for a lock says so in words; only figures are of use here.
     return [SliceResult.model_validate(detail) for detail in details if _is_slice(detail)]
+
+
+async def _last_result(client: Client, found: WorkflowExecutionDescription) -> Payloads | None:
+    """Read what the slice before said: for a range that is paused, or between two slices."""
+    run = WorkflowExecution(workflow_id=found.id, run_id=found.run_id)
+    ask = GetWorkflowExecutionHistoryReverseRequest(
+        namespace=client.namespace, execution=run, maximum_page_size=_LAST_EVENTS
+    )
+    answer = await client.workflow_service.get_workflow_execution_history_reverse(ask)
+    done = (
+        event for event in answer.history.events if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED
+    )
+    return next((event.activity_task_completed_event_attributes.result for event in done), None)
 
 
 def _is_slice(detail: object) -> bool:

@@ -1,7 +1,7 @@
 """Scenario 4: an update of another column moves a row that is not yet filled into pages that are already scanned."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -9,15 +9,17 @@ import pytest
 from psycopg import sql
 from support.harness import Harness
 from support.load import Load
-from support.plans import create_reviews
+from support.plans import NAME, create_reviews, overlaid
 
 from pgduet import barriers
 from pgduet.messages import Status
 from pgduet.operations import sync
 from pgduet.operations.names import physical_column
-from pgduet.phases import Phase
+from pgduet.phases import Phase, SyncMode
+from pgduet.postgres import store
 from pgduet.postgres.batches import FIRST_PAGES
-from support.plans import NAME
+from pgduet.postgres.databases import Database
+from pgduet.postgres.session import session
 
 ROWS = 20_000
 MOVED = 400
@@ -29,16 +31,16 @@ Connection = psycopg.AsyncConnection[Any]
 
 @pytest.fixture
 async def reviews(conn: Connection) -> Connection:
-    """Give a table whose first pages have room, and whose other pages have none."""
+    """Give a table whose first pages, as many as the first batch scans, are empty, and whose other pages are full."""
     await create_reviews(conn, ROWS, trigger=False)
-    await conn.execute("DELETE FROM public.reviews WHERE id <= 2000")
+    await conn.execute(f"DELETE FROM public.reviews WHERE ctid < '({FIRST_PAGES},0)'")
     await conn.execute("VACUUM public.reviews")
     return conn
 
 
 @pytest.fixture
 def without_the_clause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mutate the trigger of the backfill's time: an update of another column no longer fills an empty row."""
+    """Mutate the triggers of the backfill's time: an update of another column no longer fills an empty row."""
     original = sync.block
 
     def mutated(file: str, name: str) -> sql.SQL:
@@ -46,6 +48,16 @@ def without_the_clause(monkeypatch: pytest.MonkeyPatch) -> None:
         return sql.SQL(found.as_string().replace("{or_empty}", "")) if name == "fill_mapping" else found
 
     monkeypatch.setattr(sync, "block", mutated)
+
+
+async def mutate_installed(stage: Harness) -> None:
+    """Render the sync functions that are in force once more."""
+    async with session(Database(stage.database, stage.dsn), "test") as conn:
+        migration = await store.latest(conn, NAME)
+        assert migration is not None
+        for table in migration.design.tables:
+            for statement in sync.functions(migration.design, table, migration.id, SyncMode.FILL):
+                await conn.execute(statement.sql)
 
 
 @pytest.fixture
@@ -86,10 +98,15 @@ async def test_a_row_that_moves_into_scanned_pages_is_filled(
 
 
 async def test_without_the_clause_such_rows_are_lost_and_verify_repairs_them(
-    stage: Harness, reviews: Connection, without_the_clause: None, mover: Callable[[], list[int]]
+    stage: Harness, reviews: Connection, mover: Callable[[], list[int]], request: pytest.FixtureRequest
 ) -> None:
     async with stage.worker():
-        await stage.start(stage.plan(**POLICY))
+        await stage.start(stage.plan(**overlaid(POLICY, {"gates": {"backfill": "manual"}})))
+        await stage.waits("gate", Phase.DUAL_WRITE)
+        # Not before: dual_write's own probe would notice.
+        request.getfixturevalue("without_the_clause")
+        await mutate_installed(stage)
+        await stage.act("advance")
         await stage.waits("gate", Phase.BACKFILL)
         lost = await empty(reviews)
         assert lost
@@ -99,6 +116,15 @@ async def test_without_the_clause_such_rows_are_lost_and_verify_repairs_them(
         assert status.parity is not None
         assert (status.parity.mismatches, status.parity.repaired) == (0, len(lost))
         assert await empty(reviews) == set()
+
+
+async def test_without_the_clause_dual_write_is_not_left(
+    stage: Harness, reviews: Connection, without_the_clause: None
+) -> None:
+    async with stage.worker():
+        await stage.start(stage.plan())
+        status = await stage.waits("error", Phase.DUAL_WRITE)
+        assert "a probe write did not reach the other representation" in (status.failure or "")
 
 
 async def test_a_stress_of_unrelated_updates_loses_no_row(stage: Harness, conn: Connection) -> None:

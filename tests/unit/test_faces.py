@@ -112,8 +112,7 @@ def test_every_state_has_a_next_command(state: State) -> None:
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 @pytest.mark.parametrize("of", [FULL, status(Phase.BACKFILL), status(Phase.ROLLED_BACK)])
 def test_no_line_is_wider_than_the_terminal_or_100_columns(of: Status, width: int) -> None:
-    assert max(map(len, page(of, width).splitlines())) <= min(width, 100) or width > 100
-    assert max(len(line.rstrip()) for line in page(of, width).splitlines()) <= min(width, 100)
+    assert max(map(len, page(of, width).splitlines())) <= min(width, 100)
 
 
 def test_a_page_without_a_terminal_has_no_colour_codes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,12 +126,12 @@ def test_signs_tell_behind_here_and_ahead_without_colour() -> None:
     shown = page(FULL)
     assert "expand ✔" in shown
     assert "shadow ✔" in shown
-    assert "shift ●10 %" in shown
+    assert "shift ●10%" in shown
     assert "cutover ○" in shown
 
 
 def test_the_page_tells_measurements_clients_and_overlap() -> None:
-    shown = page(FULL)
+    shown = " ".join(page(FULL).split())
     assert "errors 0 of 18,240 reads · p50 2.1 ms new, 2.0 ms old · shadow 0 of 1,000 differ · drift 0" in shown
     assert "336,776 old = 336,776 new" in shown
     assert "old: billing (role billing_v1, 14 sessions), nightly-export (tables, last seen " in shown
@@ -222,7 +221,9 @@ def test_the_table_has_a_line_for_each_migration_and_an_empty_one_says_how_to_be
 
 def test_one_line_tells_the_wait_or_the_doing() -> None:
     assert one_line(FULL).endswith("waiting · shift 10 % · waits for bake of the 10 % step, 432 s left")
-    assert "filling" not in one_line(status(Phase.BACKFILL))
+    assert "filling the rows" in one_line(status(Phase.BACKFILL))
+    assert "7 of 9" in one_line(status(Phase.BACKFILL, backfill=Backfill(rows_done=7, rows_total=9)))
+    assert one_line(status(Phase.BACKFILL, State.ROLLING_BACK)) == f"{NAME}  rolling back · backfill"
     assert one_line(status(Phase.DONE)) == f"{NAME}  done"
     assert one_line(status(Phase.EXPAND, State.FAILED, failure="PD-1\n  why")).endswith("why")
 

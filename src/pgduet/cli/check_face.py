@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -23,7 +24,7 @@ def check_page(plan: Plan, checksum: str, live: CheckResult | None) -> Renderabl
     if live and live.hazards:
         parts += ["", _hazards(live.hazards)]
     if live and live.estimate:
-        parts += ["", Text(f"  estimate   {estimate_line(live.estimate)}")]
+        parts += ["", Padding(Text(f"estimate   {estimate_line(live.estimate)}"), (0, 0, 0, 2))]
     command = f"pgduet start {'PLAN' if live else 'PLAN   (or first: pgduet check PLAN --database, for the catalogue)'}"
     return Group(*parts, "", Text(f"next  {command}"))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from rich.console import Group, RenderableType
+from rich.constrain import Constrain
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -52,7 +53,8 @@ def status_page(status: Status, *, now: datetime | None = None, width: int = WID
     for label, value in _facts(status, now):
         facts.add_row(label, Text(value) if isinstance(value, str) else value)
     phases = flow([_phase(phase, status) for phase in SHOWN], width)
-    return Group(_header(status, width), phases, "", Padding(facts, (0, 0, 0, 2)), "", _next(status))
+    page = Group(_header(status, width), phases, "", Padding(facts, (0, 0, 0, 2)), "", _next(status))
+    return Constrain(page, width)
 
 
 def migrations_table(statuses: list[Status], *, now: datetime | None = None) -> RenderableType:
@@ -78,7 +80,9 @@ def one_line(status: Status) -> str:
         return f"{place} · {status.failure.splitlines()[-1].strip()}"
     if status.waiting_for:
         return f"{place} · waits for {status.waiting_for.detail}"
-    if status.phase is Phase.BACKFILL:
+    if status.state is not State.RUNNING:
+        return place
+    if status.phase is Phase.BACKFILL and status.backfill.rows_done:
         return f"{place} · {backfill_line(status)}"
     return f"{place} · {_DOING[status.phase]}" if status.phase in _DOING else place
 
@@ -120,7 +124,7 @@ def _words(state: State) -> str:
 
 
 def _phase(phase: Phase, status: Status) -> Text:
-    share = f"{status.read_percent} %" if phase is Phase.SHIFT is status.phase else ""
+    share = f"{status.read_percent}%" if phase is Phase.SHIFT is status.phase else ""
     sign, style = _sign(phase, status)
     return Text(f"{phase.value} ").append(f"{sign}{share}", style=style)
 
@@ -136,6 +140,19 @@ def _sign(phase: Phase, status: Status) -> tuple[str, str]:
 
 def _facts(status: Status, now: datetime) -> Iterator[tuple[str, str | Text]]:
     yield _waits(status, now)
+    if status.phase is not Phase.ROLLED_BACK:
+        yield from _measured(status, now)
+    yield from _clients(status, now)
+    overlap = _overlap(status, now)
+    if overlap:
+        yield "overlap", overlap
+    if status.approvals:
+        yield "approvals", "; ".join(f"{gate}: {', '.join(who)}" for gate, who in status.approvals.items())
+    if status.archived or status.restored:
+        yield "archive", f"{times(status.archived, 'value')} archived, {status.restored:,} restored"
+
+
+def _measured(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     criteria = list(_criteria(status))
     if criteria:
         yield "criteria", " · ".join(criteria)
@@ -145,14 +162,6 @@ def _facts(status: Status, now: datetime) -> Iterator[tuple[str, str | Text]]:
         yield "rows", _parity(status.parity, now)
     if status.parity and status.parity.examples:
         yield "differ", "; ".join(example_line(example) for example in status.parity.examples[:3])
-    yield from _clients(status, now)
-    overlap = _overlap(status, now)
-    if overlap:
-        yield "overlap", overlap
-    if status.approvals:
-        yield "approvals", "; ".join(f"{gate}: {', '.join(who)}" for gate, who in status.approvals.items())
-    if status.archived or status.restored:
-        yield "archive", f"{times(status.archived, 'value')} archived, {status.restored:,} restored"
 
 
 def _waits(status: Status, now: datetime) -> tuple[str, str | Text]:
@@ -176,11 +185,11 @@ def _waits(status: Status, now: datetime) -> tuple[str, str | Text]:
 
 
 def _criteria(status: Status) -> Iterator[str]:
-    if status.traffic:
-        seen = status.traffic
+    seen = status.traffic
+    if seen and (seen.routers or seen.reads_new):
         yield f"errors {seen.errors_new:,} of {seen.reads_new:,} reads"
-        if seen.new_ms is not None and seen.old_ms is not None:
-            yield f"p50 {seen.new_ms:.1f} ms new, {seen.old_ms:.1f} ms old"
+    if seen and seen.new_ms is not None and seen.old_ms is not None:
+        yield f"p50 {seen.new_ms:.1f} ms new, {seen.old_ms:.1f} ms old"
     if status.shadow and status.shadow.samples:
         yield f"shadow {status.shadow.mismatches:,} of {status.shadow.samples:,} differ"
     if status.parity:

@@ -37,7 +37,7 @@ def _usual(status: Status) -> list[str]:
         case State.FAILED if status.phase in {Phase.CONTRACT, Phase.DONE}:
             return ["pgduet start PLAN"]
         case State.FAILED if status.phase is Phase.PREFLIGHT:
-            return ["pgduet check PLAN --database", "pgduet start PLAN  # start it again", f"pgduet rollback {name}"]
+            return ["pgduet check PLAN --database", "pgduet start PLAN  # start it again"]
         case State.FAILED:
             return ["pgduet start PLAN", f"pgduet rollback {name}"]
         case State.DONE:

@@ -1,11 +1,25 @@
 """The arguments and options that several commands share, each with its help, and who is acting."""
 
 import getpass
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from pgduet.phases import Phase
+
+
+def _at_most(length: int) -> Callable[[str | None], str | None]:
+    """Refuse a text that no message takes."""
+
+    def check(text: str | None) -> str | None:
+        if text and len(text) > length:
+            message = f"at most {length:,} characters"
+            raise typer.BadParameter(message)
+        return text
+
+    return check
+
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The migration's name.", show_default=False)]
 PlanFile = Annotated[str, typer.Argument(metavar="PLAN", help="The plan file, YAML or JSON.", show_default=False)]
@@ -15,11 +29,12 @@ Database = Annotated[
     str | None,
     typer.Option("--database", metavar="DB", help="The migration's database, where several have the name."),
 ]
-Actor = Annotated[str, typer.Option("--actor", help="Who acts; the audit log records it.", show_default="the OS user")]
-Reason = Annotated[str | None, typer.Option("--reason", help="Why; the audit log records it.")]
-Timeout = Annotated[
-    float | None, typer.Option("--timeout", metavar="S", min=0, help="Give up after S seconds: exit 3.")
+Actor = Annotated[
+    str,
+    typer.Option("--actor", help="Who acts; it is recorded.", show_default="the OS user", callback=_at_most(200)),
 ]
+Reason = Annotated[str | None, typer.Option("--reason", help="Why; it is recorded.", callback=_at_most(2000))]
+Timeout = Annotated[float | None, typer.Option("--timeout", metavar="S", min=0, help="Give up after S seconds.")]
 PhaseName = Annotated[Phase, typer.Option("--phase", help="Return once it is entered or passed.", show_default=False)]
 
 

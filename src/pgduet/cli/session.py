@@ -26,7 +26,7 @@ from pgduet.messages import Status
 
 CONNECTED = Event()
 """Set once a command has used Temporal's client, whose threads must not outlive the interpreter (see `main`)."""
-DONE, FAILED, USAGE, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, FAILED, TIMED_OUT, INTERRUPTED = 0, 1, 3, 130
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -102,10 +102,8 @@ def _code(job: Callable[[Screen], Awaitable[int | None]], screen: Screen) -> int
         message = f"the Temporal server answers: {wrong.message}"
         screen.refuse(ServerMissing(message))
     except ValidationError as wrong:
-        first = wrong.errors()[0]
-        message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        screen.refuse(PgduetError(message))
-        return USAGE
+        message = f"the worker's answer cannot be read: {wrong.error_count()} fields of {wrong.title} differ"
+        screen.refuse(PgduetError(message, hint="Are the worker and this command of the same version of pgduet?"))
     except KeyboardInterrupt:
         screen.note("interrupted: what runs goes on")
         return INTERRUPTED

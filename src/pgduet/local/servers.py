@@ -41,9 +41,10 @@ class Temporal:
     ui: str | None
     server: LocalTemporal | None = None
 
-    def running(self) -> bool:
-        """Tell whether a server of ours is still there; for the user's own, believe so."""
-        return self.server is None or self.server.running()
+    @property
+    def pid(self) -> int | None:
+        """The process id of a server of ours."""
+        return self.server.pid if self.server else None
 
     def workflow_link(self, workflow: str) -> str | None:
         """Give the address of a workflow's page in the UI."""

@@ -14,7 +14,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -142,14 +142,13 @@ class Fleet:
     async def start(self) -> None:
         """Open routers, connect, and begin."""
         for name in OLD_SERVICES:
-            self._add(lambda given, by_view=name == OLD_SERVICES[1]: OldClient(*given, by_view=by_view), name)
+            for given in self._numbered(name):
+                self.clients.append(OldClient(*given, by_view=name == OLD_SERVICES[1]))
         for name in NEW_SERVICES:
             router = await AsyncRouter.open(self.dsn, service=name, lease_s=LEASE_S)
             self.routers.append(router)
-            self._add(
-                lambda given, router=router: NewClient(*given, router=router, migration=self.migration),
-                name,
-            )
+            for given in self._numbered(name):
+                self.clients.append(NewClient(*given, router=router, migration=self.migration))
         for client in self.clients:
             await client.connect()
         # The first full collection would stop all clients for a while; what is there now stays anyway.
@@ -158,9 +157,9 @@ class Fleet:
         self.tasks = [asyncio.create_task(client.run()) for client in self.clients]
         self.controls.running.set()
 
-    def _add(self, make: Callable[[tuple[Any, ...]], Client], name: str) -> None:
+    def _numbered(self, name: str) -> Iterator[tuple[str, str, Recorder, Controls, int]]:
         for _ in range(CONNECTIONS):
-            self.clients.append(make((name, self.dsn, self.recorder, self.controls, len(self.clients))))
+            yield name, self.dsn, self.recorder, self.controls, len(self.clients)
 
     async def hold(self) -> None:
         """Wait until every client has finished what it does."""
@@ -231,14 +230,15 @@ async def _requests(source: IO[bytes]) -> AsyncIterator[dict[str, Any]]:
 async def serve() -> None:
     """Obey until the input ends."""
     fleet: Fleet | None = None
-    watching: Awaitable[None] | None = None
+    watching: asyncio.Task[None] | None = None
     async for request in _requests(sys.stdin.buffer):
         if fleet is None:
             fleet = Fleet(request["dsn"], request["migration"])
             watching = asyncio.create_task(fleet.watch_own_delay())
         sys.stdout.write(json.dumps(await fleet.obey(request)) + "\n")
         sys.stdout.flush()
-    del watching
+    if watching:
+        watching.cancel()
 
 
 if __name__ == "__main__":

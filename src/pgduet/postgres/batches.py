@@ -31,6 +31,10 @@ BATCH_LIMIT = "300ms"
 PRESSURE_EVERY_S = 1.0
 
 
+class _Rewritten(Exception):
+    """VACUUM FULL or the like has moved every row to another page."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How hard the backfill may work: milliseconds, seconds, megabytes."""
@@ -100,6 +104,7 @@ class Batches:
         self.pages = FIRST_PAGES
         self.first = self.end = self.cursor = 0
         self.rows = self.rows_before = self.batches = 0
+        self.unlocked_rows = 0
         self.row_locks: str | None = None
 
     async def open(self) -> None:
@@ -110,7 +115,7 @@ class Batches:
             await store.run(self.conn, "range_restart", restart)
             found = (await store.run(self.conn, "range", self.where))[0]
         self.first, self.end, self.cursor = found["block_from"], found["block_to"], found["cursor_block"]
-        self.rows_before = found["rows_done"]
+        self.rows_before = found["rows_done"] - self.rows
         if self.migration.policy.user_triggers == "suppress" and (await rights(self.conn)).mute_triggers:
             await self.conn.execute("SET session_replication_role = replica")
         # Losing the last batches in a crash loses their cursor with them: nothing is out of step.
@@ -143,10 +148,10 @@ class Batches:
         last = min(self.cursor + self.pages, self.end)
         began = time.monotonic()
         try:
-            if self.row_locks:
-                await self._fill_unlocked(last)
-            else:
-                await self._fill(last)
+            await self._batch(last)
+        except _Rewritten:
+            await self.open()
+            return
         except (errors.LockNotAvailable, errors.DeadlockDetected):
             self.row_locks = f"row locks of clients on pages {self.cursor} to {last - 1} of {self.table.label}"
             return
@@ -155,12 +160,19 @@ class Batches:
             if self.pages == 1:
                 await self.conn.execute("SET statement_timeout = 0")
             return
+        self._adapt(pace.target_ms, (time.monotonic() - began) * 1000)
+        await asyncio.sleep(pace.pause_ms / 1000)
+
+    async def _batch(self, last: int) -> None:
+        if self.row_locks:
+            await self._fill_unlocked(last)
+            return
+        try:
+            await self._fill(last)
         except Error as error:
             if is_transient(error):
                 raise
             await self._fill_mappable(last)
-        self._adapt(pace.target_ms, (time.monotonic() - began) * 1000)
-        await asyncio.sleep(pace.pause_ms / 1000)
 
     def _adapt(self, target_ms: float, took_ms: float) -> None:
         factor = min(2.0, max(0.5, target_ms / max(took_ms, 0.1)))
@@ -177,8 +189,7 @@ class Batches:
         design = self.migration.design
         query = rows.fill(design, self.table, self.cursor, last, how="fill_unlocked", safe=True)
         async with self.conn.transaction():
-            written = (await self.conn.execute(query)).rowcount
-        self.rows += written
+            self.unlocked_rows += (await self.conn.execute(query)).rowcount
         count = rows.fill(design, self.table, self.cursor, last, how="count_needed", safe=True)
         left = await (await self.conn.execute(count)).fetchone()
         if left is None or left["count"]:
@@ -186,9 +197,9 @@ class Batches:
             return
         await self._note_unmapped(last)
         async with self.conn.transaction():
-            await self._advance(last, written)
-        self.rows -= written
-        await self._committed(last, written)
+            await self._advance(last, self.unlocked_rows)
+        await self._committed(last, self.unlocked_rows)
+        self.unlocked_rows = 0
         self.row_locks = None
 
     async def _fill_mappable(self, last: int) -> None:
@@ -206,13 +217,15 @@ class Batches:
             await store.note_drift(self.conn, self.migration.id, self.table.label, row["key"], "unmapped", row["error"])
 
     async def _advance(self, last: int, count: int) -> None:
-        await self.conn.execute(
+        advanced = await self.conn.execute(
             block("store", "range_advance").format(
                 block=sql.Literal(last),
                 rows=sql.Literal(count),
                 **{name: sql.Literal(value) for name, value in self.where.items()},
             )
         )
+        if not advanced.rowcount:
+            raise _Rewritten
         await reach("batch.before_commit")
 
     async def _committed(self, last: int, count: int) -> None:

@@ -93,15 +93,18 @@ SELECT r.*, pg_relation_filenode(r.relation::regclass) AS filenode_now,
  WHERE migration_id = %(id)s AND relation = %(relation)s AND part = %(part)s
 
 -- name: range_restart
--- The table was rewritten: its rows are on other pages, so this range begins again and reaches to the table's new end.
+-- The table was rewritten: a row may be on any page now, those of finished ranges included, so this range begins again as
+-- the whole table.
 UPDATE pgduet.backfill_range
-   SET cursor_block = block_from, block_to = greatest(block_to, %(block_to)s), relfilenode = %(filenode)s
+   SET block_from = 0, cursor_block = 0, block_to = greatest(block_to, %(block_to)s), relfilenode = %(filenode)s
  WHERE migration_id = %(id)s AND relation = %(relation)s AND part = %(part)s
 
 -- name: range_advance
+-- Not over a table that was rewritten since: after the batch's own statement, its lock keeps that from happening.
 UPDATE pgduet.backfill_range
    SET cursor_block = {block}, rows_done = rows_done + {rows}, batches = batches + 1, updated_at = clock_timestamp()
  WHERE migration_id = {id} AND relation = {relation} AND part = {part}
+   AND relfilenode = pg_relation_filenode({relation}::regclass)
 
 -- name: pages
 SELECT (pg_relation_size(%(relation)s::text::regclass) / current_setting('block_size')::int)::bigint AS pages,

@@ -1,0 +1,396 @@
+"""The generated pages of the reference: errors, hazards and phases, written from the code that defines them.
+
+`python -m pgduet.reference [DIRECTORY]` writes them, by default into `docs/reference`. `pages` is pure; a test compares it
+with what is committed. What the code does not say (an error's cause, effect and cure) stands here as data: a class without
+an entry is a KeyError, so no error goes undocumented.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from pgduet import errors, observe
+from pgduet.errors import PgduetError
+from pgduet.hazards import RULES, Rule
+from pgduet.phases import GATED, JOURNEY, TRANSITIONS, Authority, Phase, State, SyncMode
+from pgduet.plan import load
+from pgduet.routing import model
+
+_MODULES: tuple[ModuleType, ...] = (errors, load, model, observe)
+"""Where errors are defined."""
+
+_NOTE = "<!-- Written by `python -m pgduet.reference`; change the code, not this page. -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What a page says about an error beyond its docstring."""
+
+    cause: str
+    effect: str
+    cure: str
+
+
+_UNTOUCHED = "Nothing was changed. A start ends at once with the error; it does not loop."
+_HELD = "The migration waits in its phase and says so in `status`; both versions stay in step."
+
+ADVICE: dict[str, Advice] = {
+    "PD-1000": Advice(
+        "Something failed that has no code of its own: a workflow that was terminated from outside, an answer that"
+        " cannot be read, a data file that cannot be fetched.",
+        "Depends on what failed; the message is the cause as it was told.",
+        "Read the message. `pgduet status NAME` says where the migration stands; the Temporal UI has the whole history.",
+    ),
+    "PD-1001": Advice(
+        "A key of the plan is unknown, missing, of the wrong type or out of range, or two keys contradict each other.",
+        _UNTOUCHED,
+        "Correct the place that the message names. `pgduet schema` prints the JSON Schema for your editor.",
+    ),
+    "PD-1002": Advice(
+        "The file cannot be opened, is not UTF-8, or is neither YAML nor JSON; or it uses YAML that would be misread.",
+        _UNTOUCHED,
+        "Correct the file at the line and column of the message.",
+    ),
+    "PD-1040": Advice(
+        "No table of that name is in the database. A name without a schema means `public`; unquoted names are folded to"
+        " lower case.",
+        _UNTOUCHED,
+        "Correct the name, or the `database` of the plan. The nearest name is suggested.",
+    ),
+    "PD-1042": Advice(
+        "`replaces`, `up` or `down` names a column that is not there. `up` reads the columns of the old version, `down`"
+        " those of the new one.",
+        _UNTOUCHED,
+        "Correct the name at the caret. The nearest name is suggested.",
+    ),
+    "PD-1043": Advice(
+        "PostgreSQL cannot parse the expression or does not know the type; or the expression has a subquery, an"
+        " aggregate, a window function or a function that returns rows.",
+        _UNTOUCHED,
+        "Write one expression over the row's own columns that can be cast to the column's type.",
+    ),
+    "PD-1044": Advice(
+        "The expression calls a volatile function, a clock such as `now()`, or `current_…`.",
+        _UNTOUCHED,
+        "A row is mapped more than once (trigger, backfill, parity) and must come out the same: use an immutable or"
+        " stable expression over the row's columns, or a constant.",
+    ),
+    "PD-1045": Advice(
+        "A replaced column has no `down`, or `down` gives NULL for a column that is NOT NULL: for an empty new column, or"
+        " in a row of the sample.",
+        _UNTOUCHED,
+        "Add the expression; make the new column `nullable: false`; or let `down` fall back on a value (`coalesce`).",
+    ),
+    "PD-1046": Advice(
+        "The plan asks for an operation, a policy key, a kind of table (partitioned, inherited, temporary) or a column"
+        " (of the primary key, generated, with dependent views or foreign keys) that this version does not migrate.",
+        _UNTOUCHED,
+        "Do as the message says, or leave that part out of the plan. What is not supported is refused, never ignored.",
+    ),
+    "PD-1047": Advice(
+        "A new column has the name of a column of the table that the plan does not replace.",
+        _UNTOUCHED,
+        "Choose another name, or list the old column in `replaces`.",
+    ),
+    "PD-1050": Advice(
+        "Another live migration changes the same table.",
+        _UNTOUCHED,
+        "Wait until it is done or rolled back; the message names it.",
+    ),
+    "PD-1051": Advice(
+        "A migration of this name is live or done, with other versions or operations (another checksum). The policy may"
+        " differ, the rest may not.",
+        _UNTOUCHED,
+        "Give the changed plan a new name, or roll the first one back while that is possible.",
+    ),
+    "PD-1060": Advice(
+        "The worker's role does not own the table, may not create schemas, or may not mute the table's own triggers.",
+        _UNTOUCHED,
+        "`pgduet setup DATABASE --print-sql` prints the grants. For triggers: `GRANT SET ON PARAMETER"
+        " session_replication_role`, or `user_triggers: fire` in the policy.",
+    ),
+    "PD-1061": Advice(
+        "The worker that took the task has no address for the plan's `database`, or its `pgduet.toml` cannot be read.",
+        _UNTOUCHED,
+        "Set `PGDUET_DATABASE_<NAME>` where the worker runs, or add `[databases.<name>]` to its `pgduet.toml`. The"
+        " message lists the names that are known.",
+    ),
+    "PD-1062": Advice(
+        "Temporal lists no migration of this name, several databases have one, or the database's metadata has none.",
+        "Nothing was changed.",
+        "Correct the name, or add `--database`. Where Temporal forgot the run: `pgduet rollback NAME --plan FILE`.",
+    ),
+    "PD-2001": Advice(
+        "A table lock was not free in any short try before `lock_deadline_s`: a long transaction, or an autovacuum that"
+        " the worker's role may not hurry.",
+        "Nothing of the transaction remains, and clients never waited longer than one try. Temporal starts the step"
+        " again, with a new deadline.",
+        "End the session that the message names (pid, role, state, age), or roll back. `GRANT SET ON PARAMETER"
+        " deadlock_timeout` lets the worker get past an autovacuum.",
+    ),
+    "PD-2002": Advice(
+        "`up` raises on rows that exist, such as a text that is no number.",
+        "The backfill has filled every other row; these are empty. " + _HELD,
+        "Correct the rows (old clients may), then `pgduet advance NAME`. Or change the plan: `pgduet rollback NAME`.",
+    ),
+    "PD-2003": Advice(
+        "A probe write, which goes through the real triggers and is rolled back, did not reach the other"
+        " representation.",
+        _HELD,
+        "Look for a trigger of your own that changes the same columns; `pgduet verify NAME` names rows that differ. Then"
+        " `pgduet advance NAME` tries again.",
+    ),
+    "PD-2004": Advice(
+        "The act does not fit where the migration stands: nothing waits, approvals are missing, the same actor approved"
+        " already, it has ended, or contract has begun.",
+        "Nothing was changed. Sent as a signal, the act is noted in `decisions` and ignored.",
+        "The message says what is possible; `pgduet status NAME` ends with the commands that are.",
+    ),
+    "PD-3001": Advice(
+        "The audit log has no head row, or entries beyond it: somebody changed it by hand.",
+        "No entry can be appended, so no step that records one can commit.",
+        "Compare with a head that you kept outside (`audit_head` in the status) and restore the log. Do not write a head"
+        " by hand: it would hide what happened.",
+    ),
+    "PD-4001": Advice(
+        "No Temporal server answers, none could be found, downloaded or built; no worker answers on the task queue; or"
+        " the embedded PostgreSQL is not installed.",
+        "Nothing was changed. A migration that runs goes on when a worker is back.",
+        "Set `TEMPORAL_ADDRESS`, start `pgduet worker` on the same `PGDUET_TASK_QUEUE`, or use `pgduet dev`.",
+    ),
+    "PD-5001": Advice(
+        "A router was opened for a service that knows only the new version, and that is not published; or the routes"
+        " could not be read in time.",
+        "The router answers no path: before contract the base tables are the old version, after it the new one, so a"
+        " guess could be wrong.",
+        "Deploy code that knows only the new version after the migration has passed verify; check the router's DSN.",
+    ),
+}
+
+_DOES: dict[Phase, tuple[str, str, str]] = {
+    Phase.PREFLIGHT: (
+        "checks the plan against catalogue, rows and live migrations; opens the row in `pgduet.migration`",
+        "nothing to undo",
+        "nothing is refused (hazards are told, not refused)",
+    ),
+    Phase.EXPAND: (
+        "adds the new columns, empty and unbound, and the insert marker; makes the `from` version's schema if missing",
+        "`undo_expand` drops the columns; the `from` version's schema stays",
+        "the columns exist",
+    ),
+    Phase.DUAL_WRITE: (
+        "installs each table's sync triggers in one transaction, old to new, and sends a probe write through them",
+        "`undo_dual_write` drops triggers and functions",
+        "the probe row came out filled",
+    ),
+    Phase.BACKFILL: (
+        "fills the rows that exist, in batches of heap pages that adapt to a time target",
+        "`undo_backfill` records that it stopped",
+        "no row is left that `up` cannot map",
+    ),
+    Phase.VERIFY: (
+        "compares every row, repairs once, then publishes: sync both ways, archive restored, the new schema opened",
+        "`undo_verify` waits until no client of the new version is left, drops its schema, archives what only it had",
+        "drift within `max_drift_rows`, no row against a coming constraint",
+    ),
+    Phase.SHADOW: (
+        "reads sampled keys through both versions and compares the answers",
+        "nothing to undo",
+        "`min_samples` samples within `max_mismatch_ratio`, or `mode: skip`",
+    ),
+    Phase.SHIFT: (
+        "raises the routers' share of reads step by step, each baked for `bake_s`",
+        "`undo_shift` sends all reads back",
+        "the step of 100 % has baked within its criteria",
+    ),
+    Phase.CUTOVER: (
+        "compares again, proves the way back by a probe write, declares NOT NULL, then flips authority",
+        "`undo_cutover` gives authority back, then takes the constraints off",
+        "the flip is committed",
+    ),
+    Phase.SOAK: (
+        "keeps both versions alive; compares every `reconcile_every_s`; counts who is left on the old version",
+        "the undos above still work",
+        "the window is over and no client of the old version was seen for `legacy_idle_s`",
+    ),
+    Phase.CONTRACT: (
+        "archives old values that `down` cannot give back, drops the old schema, triggers and columns",
+        "**none**: the point of no return",
+        "the old objects are gone",
+    ),
+    Phase.DONE: ("only the new version is left", "none", "it is an end"),
+    Phase.ROLLED_BACK: (
+        "the tables are as they were before expand; the `from` version's schema stays",
+        "none",
+        "it is an end; the same name may start again",
+    ),
+}
+
+_STATES: dict[State, str] = {
+    State.RUNNING: "it works",
+    State.WAITING: "it waits; `waiting_for` says for what, since when, and which command moves it on",
+    State.PAUSED: "somebody paused it; triggers keep both versions in step",
+    State.ROLLING_BACK: "undos run, the last phase's first; `safe` is false until the old version is back in charge",
+    State.ROLLED_BACK: "everything is back",
+    State.FAILED: "the workflow ended with an error: preflight refused, or it was terminated",
+    State.DONE: "only the new version is left",
+}
+
+_AUTHORITIES: dict[Authority, str] = {
+    Authority.OLD: "until cutover: repair writes what `up` says; routers past their lease answer old",
+    Authority.NEW: "from cutover: repair writes what `down` says; routers past their lease answer new",
+}
+
+_SYNC: dict[SyncMode, tuple[str, str]] = {
+    SyncMode.FILL: (
+        "dual_write to publication",
+        "old to new only; an update of any column fills an empty row; what `up` cannot map stays empty and is noted",
+    ),
+    SyncMode.BOTH: (
+        "publication to cutover",
+        "both ways; what `down` cannot carry is refused or archived, as the policy says; the rest as before",
+    ),
+    SyncMode.ENFORCE: ("from cutover", "both ways; an old client's write that the new version cannot hold is refused"),
+}
+
+
+def pages() -> dict[str, str]:
+    """Give each generated page's text by its file name."""
+    return {"errors.md": errors_page(), "hazards.md": hazards_page(), "phases.md": phases_page()}
+
+
+def error_classes() -> list[type[PgduetError]]:
+    """Name every error class, by code; a class that shares its parent's code follows it."""
+    found = [
+        each
+        for module in _MODULES
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, PgduetError) and each.__module__ == module.__name__
+    ]
+    return sorted(found, key=lambda each: each.code)
+
+
+def errors_page() -> str:
+    """Render the page of errors, a section for each code."""
+    owners = [each for each in error_classes() if "code" in vars(each)]
+    table = _table(
+        ("code", "class", "what"),
+        [(f"[{each.code}](#{each.code.lower()})", f"`{each.__name__}`", _said(each)) for each in owners],
+    )
+    intro = (
+        'Codes are stable: scripts and alerts may rely on them. `--json` gives each error as `{"error": {"code",'
+        ' "message", "path", "file", "line", "column", "snippet", "hint"}}`. In Temporal the class name is the failure\'s'
+        " type, and only errors marked *tried again* are retried."
+    )
+    return _page("Errors", intro, table, *(_section(each) for each in owners))
+
+
+def hazards_page() -> str:
+    """Render the page of hazards, a section for each rule."""
+    intro = (
+        "`pgduet check PLAN --database` and preflight report these. A hazard is something to know; it stops nothing."
+        " What would stop a migration is an [error](errors.md)."
+    )
+    table = _table(
+        ("id", "when"), [(f"[{rule.id}](#{rule.id.lower()})", _first_upper(rule.condition)) for rule in RULES.values()]
+    )
+    return _page("Hazards", intro, table, *(_hazard(rule) for rule in RULES.values()))
+
+
+def phases_page() -> str:
+    """Render the page of phases: what each does, and which may follow which."""
+    journey = _table(("phase", "does", "undo", "leaves when"), [(f"`{phase}`", *_DOES[phase]) for phase in JOURNEY])
+    following = _table(
+        ("phase", "may be followed by"),
+        [(f"`{phase}`", ", ".join(_sorted(TRANSITIONS[phase])) or "nothing: it is an end") for phase in JOURNEY],
+    )
+    gates = ", ".join(f"`{phase}`" for phase in GATED)
+    contract = (
+        "From contract on there is no way back. One case the table does not show: while contract still waits for clients"
+        " of the old version to leave, nothing has been dropped yet, and a rollback is accepted."
+    )
+    return _page(
+        "Phases",
+        "A migration is in one phase at a time. Undos run in reverse order on a rollback.",
+        "## The journey",
+        journey,
+        "## Transitions",
+        following,
+        contract,
+        "## Gates",
+        f"`policy.gates` takes these phases: {gates}. A gate stands before its phase. Preflight runs with the start, so a gate"
+        " before it is never asked for.",
+        "## States",
+        _table(("state", "means"), [(f"`{state}`", text) for state, text in _STATES.items()]),
+        "## Authority",
+        _table(("authority", "means"), [(f"`{each}`", text) for each, text in _AUTHORITIES.items()]),
+        "## Forms of the sync triggers",
+        _table(("form", "from … to", "what the triggers do"), [(f"`{mode}`", *text) for mode, text in _SYNC.items()]),
+    )
+
+
+def _section(owner: type[PgduetError]) -> str:
+    advice = ADVICE[owner.code]
+    kin = [each for each in error_classes() if each.code == owner.code and each is not owner]
+    lines = [f"## {owner.code}", "", f"**{owner.__name__}**: {_said(owner)}"]
+    lines += [f"Also as **{each.__name__}**: {_said(each)}" for each in kin]
+    if owner.retryable:
+        lines.append("*Tried again by Temporal.*")
+    lines += ["", f"- Cause: {advice.cause}", f"- Effect: {advice.effect}", f"- Cure: {advice.cure}"]
+    return "\n".join(lines)
+
+
+def _hazard(rule: Rule) -> str:
+    kind = "sql" if rule.bad[:1].isupper() else "yaml"
+    return "\n".join(
+        [
+            f"## {rule.id}",
+            "",
+            f"**{_first_upper(rule.condition)}.**",
+            "",
+            f"- Effect: {rule.effect}.",
+            f"- Cure: {rule.cure}.",
+            "",
+            "Rather not:",
+            "",
+            f"```{kind}\n{rule.bad}\n```",
+            "",
+            "Better:",
+            "",
+            f"```{kind}\n{rule.good}\n```",
+        ]
+    )
+
+
+def _page(title: str, *parts: str) -> str:
+    return "\n\n".join([f"# {title}", _NOTE, *parts]) + "\n"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _sorted(phases: frozenset[Phase]) -> Iterator[str]:
+    return (f"`{phase}`" for phase in JOURNEY if phase in phases)
+
+
+def _said(owner: type[PgduetError]) -> str:
+    return (owner.__doc__ or "").strip().splitlines()[0]
+
+
+def _first_upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def main(arguments: list[str]) -> None:
+    """Write the pages."""
+    directory = Path(arguments[0]) if arguments else Path("docs", "reference")
+    for name, text in pages().items():
+        (directory / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,239 @@
+"""Plans that PostgreSQL or the catalogue would not bear are refused, with place, spot and cure, and nothing is touched."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+from support.harness import Harness, schema_dump
+from support.load import Load
+from support.plans import MOOD, NAME, STARS, create_reviews, replace
+from temporalio.client import WorkflowFailureError
+
+from pgduet.errors import PgduetError
+from pgduet.failures import error_from
+from pgduet.local import EmbeddedPostgres
+from pgduet.phases import Phase
+
+Connection = psycopg.AsyncConnection[Any]
+
+TABLES = """
+CREATE TABLE public.authors (name text PRIMARY KEY);
+INSERT INTO public.authors VALUES ('ann');
+CREATE TABLE public.books (id int PRIMARY KEY, author text NOT NULL REFERENCES public.authors, price text);
+INSERT INTO public.books VALUES (1, 'ann', '1');
+CREATE TABLE public.events (id int, kind text NOT NULL) PARTITION BY RANGE (id);
+CREATE TABLE public.events_1 PARTITION OF public.events FOR VALUES FROM (0) TO (10);
+"""
+
+
+def stars(up: str, *, down: str = "stars::text", nullable: bool = False) -> dict[str, Any]:
+    """Write the replacement of `rating` with other expressions."""
+    column = {"name": "stars", "type": "int", "nullable": nullable, "up": up}
+    return replace("public.reviews", {"rating": down}, column)
+
+
+def without_down() -> dict[str, Any]:
+    """Write the replacement of `rating` that gives no way back."""
+    operation = copy.deepcopy(STARS)
+    del operation["replace_columns"]["down"]
+    return operation
+
+
+def into(table: str, old: str, **column: Any) -> dict[str, Any]:
+    """Replace one column by another of the same value."""
+    made = {"name": "made", "type": "text", "nullable": False, "up": old} | column
+    return replace(table, {old: str(made["name"])}, made)
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A plan's operation, and what must be said of it."""
+
+    operation: dict[str, Any]
+    error: str
+    at: str
+    says: str
+    cure: str = ""
+    """Part of the message or the hint that says what to do."""
+    spot: str = ""
+    """The text over the caret, from its position on."""
+
+
+UP = "replace_columns.columns[0].up"
+BAD = {
+    "an unknown column": Bad(
+        stars("ratin::int"), "UnknownColumn", UP, 'column "ratin" does not exist', 'Did you mean "rating"?', "ratin::int"
+    ),
+    "a syntax error": Bad(
+        stars("rating::int +"), "ExpressionInvalid", UP, "syntax error", "Correct the expression"
+    ),
+    "a syntax error in the middle": Bad(
+        stars("rating::int + * 2"), "ExpressionInvalid", UP, 'at or near "*"', "", "* 2"
+    ),
+    "more than an expression": Bad(
+        stars("1) AS a, (2"), "ExpressionInvalid", UP, "", "expression"
+    ),
+    "an unknown function": Bad(
+        stars("to_stars(rating)"), "ExpressionInvalid", UP, "function to_stars(text) does not exist", "", "to_stars(rating)"
+    ),
+    "a wrong type": Bad(
+        stars("ARRAY[rating]"), "ExpressionInvalid", UP, "cannot cast type text[] to integer"
+    ),
+    "a random value": Bad(
+        stars("(random() * 5)::int"), "ExpressionVolatile", UP, "random()", "write an expression over the row's own columns"
+    ),
+    "the time of day": Bad(
+        stars("extract(epoch FROM now())::int"), "ExpressionVolatile", UP, "now()", "write an expression over the row's own columns"
+    ),
+    "today": Bad(
+        stars("extract(day FROM current_date)::int"), "ExpressionVolatile", UP, "current_", "write an expression"
+    ),
+    "a sequence": Bad(
+        stars("nextval('public.reviews_id_seq')::int"), "ExpressionVolatile", UP, "nextval", "write an expression"
+    ),
+    "a subquery": Bad(
+        stars("(SELECT max(id)::int FROM public.reviews)"), "ExpressionInvalid", UP, "a subquery", "the row's own columns"
+    ),
+    "an aggregate": Bad(
+        stars("max(rating)::int"), "ExpressionInvalid", UP, "an aggregate", "the row's own columns"
+    ),
+    "no down": Bad(
+        without_down(), "DownIncomplete", "replace_columns.down", "`down` has no expression for `rating`", "rating: <SQL expression>"
+    ),
+    "a down that gives nothing": Bad(
+        stars("rating::int", down="NULL::text"), "DownIncomplete", "replace_columns.down.rating", 'gives NULL for "rating"', "coalesce"
+    ),
+    "a down that gives nothing for some rows": Bad(
+        stars("rating::int", down="nullif(stars, 3)::text"),
+        "DownIncomplete", "replace_columns.down.rating", 'gives NULL for "rating"', "for every row that `up` maps",
+    ),
+    "a down of what may be empty": Bad(
+        stars("rating::int", nullable=True), "DownIncomplete", "replace_columns.down.rating", "when stars is NULL", "nullable: false"
+    ),
+    "a down over the old column": Bad(
+        stars("rating::int", down="rating"), "UnknownColumn", "replace_columns.down.rating", 'column "rating" does not exist', "version 2", "rating"
+    ),
+    "a name that is taken": Bad(
+        into("public.reviews", "rating", name="note"), "NameTaken", "replace_columns.columns[0].name", 'already has a column "note"', "Choose another name"
+    ),
+    "an unknown type": Bad(
+        into("public.reviews", "rating", type="starz"), "ExpressionInvalid", "replace_columns.columns[0].type", 'type "starz" does not exist', "Name a type"
+    ),
+    "an unknown replaced column": Bad(
+        into("public.reviews", "ratin"), "UnknownColumn", "replace_columns.replaces[0]", 'column "ratin" does not exist', "rating"
+    ),
+    "an unknown table": Bad(
+        into("public.review", "rating"), "UnknownTable", "replace_columns.table", "table public.review does not exist", 'Did you mean "public.reviews"?'
+    ),
+    "a part of the primary key": Bad(
+        into("public.reviews", "id", up="id::text", type="text"), "NotSupported", "replace_columns.replaces[0]", "cannot be replaced in this version", "leave the column out"
+    ),
+    "a foreign key": Bad(
+        into("public.books", "author"), "NotSupported", "replace_columns.replaces[0]", "books_author_fkey", "Drop what depends on it first"
+    ),
+    "the other side of a foreign key": Bad(
+        into("public.authors", "name"), "NotSupported", "replace_columns.replaces[0]", "cannot be replaced in this version", "Drop what depends on it first"
+    ),
+    "a partitioned table": Bad(
+        into("public.events", "kind"), "NotSupported", "replace_columns.table", "is partitioned", "Nothing was changed"
+    ),
+    "a partition": Bad(
+        into("public.events_1", "kind"), "NotSupported", "replace_columns.table", "partitioning", "Nothing was changed"
+    ),
+}  # fmt: skip
+
+
+def told(failure: WorkflowFailureError) -> PgduetError:
+    """Read the error as the command line does; of several, the first."""
+    error = error_from(failure)
+    return getattr(error, "errors", [error])[0]
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_a_plan_is_refused_at_its_place_and_nothing_is_touched(
+    stage: Harness, conn: Connection, postgres: EmbeddedPostgres, name: str
+) -> None:
+    bad = BAD[name]
+    await create_reviews(conn, 100)
+    await conn.execute(TABLES)
+    before = schema_dump(postgres.bin_dir, stage.dsn)
+    async with stage.worker():
+        await stage.start(stage.plan(MOOD, bad.operation))
+        with pytest.raises(WorkflowFailureError) as caught:
+            await stage.result()
+    error = told(caught.value)
+    assert type(error).__name__ == bad.error, error
+    assert error.place is not None
+    assert error.place.path == f"operations[1].{bad.at}"
+    assert bad.says in error.message
+    assert bad.cure in f"{error.message} {error.hint or ''}"
+    if bad.spot:
+        line, caret = (error.snippet or "").splitlines()
+        assert line[caret.index("^") :] == bad.spot
+    assert schema_dump(postgres.bin_dir, stage.dsn) == before
+    cursor = await conn.execute("SELECT nspname FROM pg_namespace WHERE nspname ~ '_v[12]$'")
+    assert await cursor.fetchall() == []
+
+
+async def test_several_tables_have_one_plan_and_one_mistake_stops_all(
+    stage: Harness, conn: Connection, postgres: EmbeddedPostgres
+) -> None:
+    await create_reviews(conn, 100)
+    await conn.execute(TABLES)
+    before = schema_dump(postgres.bin_dir, stage.dsn)
+    async with stage.worker():
+        await stage.start(stage.plan(STARS, into("public.books", "price", type="int", up="pryce::int", name="cents")))
+        with pytest.raises(WorkflowFailureError) as caught:
+            await stage.result()
+    assert told(caught.value).place is not None
+    assert schema_dump(postgres.bin_dir, stage.dsn) == before
+
+
+async def test_a_row_that_up_cannot_map_stops_the_backfill_and_names_its_key(stage: Harness, conn: Connection) -> None:
+    await create_reviews(conn, 5000)
+    await conn.execute("ALTER TABLE public.reviews DISABLE TRIGGER touch")
+    await conn.execute("UPDATE public.reviews SET rating = 'five' WHERE id = 4321")
+    await conn.execute("ALTER TABLE public.reviews ENABLE TRIGGER touch")
+    async with stage.worker(), Load(stage.dsn) as load:
+        await stage.start(stage.plan())
+        status = await stage.waits("error", Phase.BACKFILL)
+        failure = status.failure or ""
+        assert "`up` cannot map 1 rows" in failure
+        assert "{'id': 4321}" in failure
+        assert "pgduet advance" in failure
+        cursor = await conn.execute("SELECT key, kind FROM pgduet.drift WHERE resolved_at IS NULL")
+        assert await cursor.fetchall() == [({"id": 4321}, "unmapped")]
+        # An old client that updates exactly this row notices nothing.
+        await conn.execute("UPDATE public.reviews SET note = 'still here' WHERE id = 4321")
+        await conn.execute("UPDATE public_v1.reviews SET rating = 'six' WHERE id = 4321")
+        await stage.act("advance")
+        await stage.until(lambda s: "six" in (s.failure or ""))
+        await conn.execute("UPDATE public.reviews SET rating = '5' WHERE id = 4321")
+        await stage.act("advance")
+        await stage.waits("window", Phase.SOAK)
+        await load.working(new=5)
+        await load.end()
+        assert load.errors == []
+    cursor = await conn.execute("SELECT stars, note FROM public_v2.reviews WHERE id = 4321")
+    assert await cursor.fetchone() == (5, "still here")
+
+
+async def test_a_migration_that_stopped_goes_back_without_a_trace(
+    stage: Harness, conn: Connection, postgres: EmbeddedPostgres
+) -> None:
+    await create_reviews(conn, 1000)
+    await conn.execute("UPDATE public.reviews SET rating = 'five' WHERE id = 321")
+    before = schema_dump(postgres.bin_dir, stage.dsn)
+    async with stage.worker():
+        await stage.start(stage.plan())
+        await stage.waits("error", Phase.BACKFILL)
+        await stage.act("abort")
+        status = await stage.result()
+        assert status.phase is Phase.ROLLED_BACK
+    assert schema_dump(postgres.bin_dir, stage.dsn) == before
+    cursor = await conn.execute("SELECT rating FROM public.reviews WHERE id = 321")
+    assert await cursor.fetchone() == ("five",)
+    cursor = await conn.execute("SELECT state FROM pgduet.migration WHERE name = %s", (NAME,))
+    assert await cursor.fetchall() == [("rolled_back",)]

@@ -10,7 +10,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from pgduet.messages import BackfillInput, BackfillReport, SliceResult
-    from pgduet.workflows.calls import call, read
+    from pgduet.workflows.calls import call, plain, read
 
 LONGEST_SLICE_S = 60.0
 REPORT_STEP_PERCENT = 10.0
@@ -76,4 +76,4 @@ class Backfill:
 
 
 def _summary(task: BackfillInput) -> str:
-    return f"fill {task.part.relation}, pages {task.part.block_from} to {task.part.block_to}"
+    return f"fill {plain(task.part.relation)}, pages {task.part.block_from} to {task.part.block_to}"

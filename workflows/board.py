@@ -52,7 +52,7 @@ def details(status: Status, commands: list[str]) -> str:
         lines.append("- clients: " + ", ".join(f"{client.who} on {client.version}" for client in status.census[:10]))
     if status.failure:
         lines.append(f"- failure: {status.failure}")
-    lines += ["", "Next:", *(f"- `{command}`" for command in commands)]
+    lines += ["", "Next:", "", *(f"- `{command}`" for command in commands)]
     return "\n".join(lines)
 
 

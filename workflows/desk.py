@@ -41,6 +41,8 @@ class Desk:
         self.abort: Abort | None = None
         self.advanced: Act | None = None
         self.paused = False
+        self.status.state = State.RUNNING
+        self.go_on()
         self.errands: list[Errand] = []
         """Acts that need an activity: throttle, pause, resume, route, verify."""
         self.no_return = False
@@ -79,8 +81,9 @@ class Desk:
             self.decided(f"ignored: {error.message}")
 
     def answer(self, message: str) -> Answer:
-        """Tell what became of an update."""
-        return Answer(message=message, phase=self.status.phase, next_commands=self.next_commands())
+        """Tell what became of an update; what comes next is for the status to say, once the migration has moved."""
+        commands = [f"pgduet status {self.status.name} --watch"]
+        return Answer(message=message, phase=self.status.phase, next_commands=commands)
 
     def decided(self, what: str) -> None:
         """Keep a line about a decision."""
@@ -178,10 +181,14 @@ class Desk:
 
     def _pause(self, act: Act) -> None:
         self.paused = True
+        self.status.state = State.PAUSED
+        self.wait_for("paused", "somebody to resume it", f"pgduet resume {self.status.name}")
         self.errands.append(Errand("pause", act))
 
     def _resume(self, act: Act) -> None:
         self.paused = False
+        self.status.state = State.RUNNING
+        self.go_on()
         self.errands.append(Errand("resume", act))
 
     def _why_not_route(self, act: Route) -> str | None:

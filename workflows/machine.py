@@ -24,23 +24,15 @@ with workflow.unsafe.imports_passed_through():
 
     from pgduet.messages import (
         Abort,
-        Act,
         BackfillReport,
         Carried,
-        ControlsRequest,
         Opened,
         Outcome,
-        Parity,
-        ParityRequest,
         Record,
         Reference,
-        Route,
-        RouteRequest,
         Start,
         Status,
-        Throttle,
         Timing,
-        VerifyNow,
     )
     from pgduet.phases import Phase, State
     from pgduet.plan.checksum import checksum
@@ -213,12 +205,8 @@ class Machine(Handlers):
         """Go no further when a rollback has been asked for; wait when the migration is paused."""
         self.turn_back_if_asked()
         if self.desk.paused:
-            self.status.state = State.PAUSED
-            self.desk.wait_for("paused", "somebody to resume it", f"pgduet resume {self.plan.name}")
             self.announce()
             await workflow.wait_condition(lambda: not self.desk.paused)
-            self.status.state = State.RUNNING
-            self.desk.go_on()
             self.announce()
 
     def roll_back_because(self, reason: str) -> None:
@@ -308,65 +296,6 @@ class Machine(Handlers):
         self.desk.decided(f"{phase} stopped: {reason}")
         await self.hold("error", reason, f"pgduet advance {self.plan.name}", f"pgduet rollback {self.plan.name}")
         self.status.failure = None
-
-    # Errands: acts that need an activity, one after the other, beside the phase
-
-    async def run_errands(self) -> None:
-        """Carry out what the desk took, as long as the workflow lives."""
-        while True:
-            await workflow.wait_condition(lambda: bool(self.desk.errands))
-            errand = self.desk.errands[0]
-            try:
-                told = await self.errand(errand.act, errand.message)
-            except ActivityError as error:
-                told = f"{errand.act} failed: {innermost(error)}"
-                self.desk.decided(told)
-            self.desk.errands.pop(0)
-            errand.told = told
-            self.announce()
-
-    async def errand(self, act: str, message: BaseModel) -> str:
-        """Carry one out."""
-        actor = self.reference_for(getattr(message, "actor", "unknown"), getattr(message, "reason", None))
-        if isinstance(message, Route):
-            outcome = await call(
-                "set_route", RouteRequest(reference=actor, read_percent=message.read_percent), Outcome, act
-            )
-            self.status.read_percent = message.read_percent
-            return outcome.summary
-        if isinstance(message, VerifyNow):
-            parity = await self.compare(repair=message.repair, reference=actor)
-            return f"{parity.mismatches} of {parity.rows} rows differ, {parity.repaired} repaired"
-        if isinstance(message, Throttle):
-            controls: dict[str, Any] = message.model_dump(exclude={"actor", "reason"}, exclude_none=True)
-        else:
-            controls = {"paused": act == "pause"}
-            for child in self.children:
-                await workflow.get_external_workflow_handle(child).signal(act, Act())
-        await call("set_controls", ControlsRequest(reference=actor, controls=controls), Outcome, act)
-        return f"{act}: {controls}"
-
-    async def compare(self, *, repair: bool = False, reference: Reference | None = None) -> Parity:
-        """Compare all rows by what is in force, and remember the result."""
-        request = ParityRequest(reference=reference or self.reference, repair=repair)
-        self.status.parity = await call("parity", request, Parity, "compare all rows" + (", repair" if repair else ""))
-        self.announce()
-        return self.status.parity
-
-    def tally(self) -> None:
-        """Add the Backfill children's reports up."""
-        reports = list(self.reports.values())
-        blocks = max(1, self.blocks)
-        done = sum(report.blocks_done for report in reports)
-        began = next((t.started_at for t in reversed(self.status.timings) if t.phase is Phase.BACKFILL), self.now())
-        seconds = max(0.001, (self.now() - began).total_seconds())
-        known = self.status.backfill
-        rows = sum(report.rows for report in reports)
-        known.rows_done, known.batches = rows, sum(report.batches for report in reports)
-        known.percent = round(min(100.0, 100.0 * done / blocks), 1)
-        known.rows_per_second, known.seconds = rows / seconds, seconds
-        known.eta_s = seconds * (blocks - done) / done if done else None
-        known.throttled_by = next((report.throttled_by for report in reports if report.throttled_by), None)
 
     # The root
 

@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from pgduet.phases import Authority, Phase, State
     from pgduet.plan.load import parse_plan
-    from pgduet.workflows.calls import read
+    from pgduet.workflows.calls import plain, read
     from pgduet.workflows.judge import describe
     from pgduet.workflows.machine import MAKES_SAFE, ContinueAsNewNeeded
     from pgduet.workflows.watch import CENSUS_EVERY_S, Watch
@@ -157,7 +157,7 @@ class Migration(Watch):
             result_type=SliceResult,
             cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
             parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
-            static_summary=f"{part.relation}, pages {part.block_from} to {part.block_to}",
+            static_summary=f"{plain(part.relation)}, pages {part.block_from} to {part.block_to}",
         )
         return done
 

@@ -20,15 +20,16 @@ with workflow.unsafe.imports_passed_through():
     )
     from pgduet.phases import Authority, Phase, State
     from pgduet.workflows.calls import call
+    from pgduet.workflows.clerk import Clerk
     from pgduet.workflows.judge import describe, judge_traffic
-    from pgduet.workflows.machine import ContinueAsNewNeeded, Machine, innermost
+    from pgduet.workflows.machine import ContinueAsNewNeeded, innermost
 
 CENSUS_EVERY_S = 30.0
 WITHDRAW_CENSUS_S = 0.5
 WITHDRAW_IDLE_S = 10.0
 
 
-class Watch(Machine):
+class Watch(Clerk):
     """The long waits of the journey, so that `Migration` can read as the runbook."""
 
     async def until_opened(self) -> None:

@@ -1,0 +1,90 @@
+"""The clerk: carries out what the desk took (pause, throttle, route, verify), compares, and adds up what children report."""
+
+from typing import Any
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError
+
+with workflow.unsafe.imports_passed_through():
+    from pydantic import BaseModel
+
+    from pgduet.messages import (
+        Act,
+        ControlsRequest,
+        Outcome,
+        Parity,
+        ParityRequest,
+        Reference,
+        Route,
+        RouteRequest,
+        Throttle,
+        VerifyNow,
+    )
+    from pgduet.phases import Phase
+    from pgduet.workflows.calls import call
+    from pgduet.workflows.machine import Machine, innermost
+
+
+class Clerk(Machine):
+    """Works beside the phase, one errand after the other."""
+
+    async def run_errands(self) -> None:
+        """Carry out what the desk took, as long as the workflow lives."""
+        while True:
+            await workflow.wait_condition(lambda: bool(self.desk.errands))
+            errand = self.desk.errands[0]
+            try:
+                told = await self.errand(errand.act, errand.message)
+            except ActivityError as error:
+                told = f"{errand.act} failed: {innermost(error)}"
+                self.desk.decided(told)
+            self.desk.errands.pop(0)
+            errand.told = told
+            self.announce()
+
+    async def errand(self, act: str, message: BaseModel) -> str:
+        """Carry one out."""
+        actor = self.reference_for(getattr(message, "actor", "unknown"), getattr(message, "reason", None))
+        if isinstance(message, Route):
+            outcome = await call(
+                "set_route", RouteRequest(reference=actor, read_percent=message.read_percent), Outcome, act
+            )
+            self.status.read_percent = message.read_percent
+            return outcome.summary
+        if isinstance(message, VerifyNow):
+            parity = await self.compare(repair=message.repair, reference=actor)
+            return f"{parity.mismatches} of {parity.rows} rows differ, {parity.repaired} repaired"
+        if isinstance(message, Throttle):
+            controls: dict[str, Any] = message.model_dump(exclude={"actor", "reason"}, exclude_none=True)
+        else:
+            controls = {"paused": act == "pause"}
+            for child in self.children:
+                await workflow.get_external_workflow_handle(child).signal(act, Act())
+        await call("set_controls", ControlsRequest(reference=actor, controls=controls), Outcome, act)
+        return (
+            ", ".join(f"{name} = {value:g}" for name, value in controls.items())
+            if isinstance(message, Throttle)
+            else act + "d"
+        )
+
+    async def compare(self, *, repair: bool = False, reference: Reference | None = None) -> Parity:
+        """Compare all rows by what is in force, and remember the result."""
+        request = ParityRequest(reference=reference or self.reference, repair=repair)
+        self.status.parity = await call("parity", request, Parity, "compare all rows" + (", repair" if repair else ""))
+        self.announce()
+        return self.status.parity
+
+    def tally(self) -> None:
+        """Add the Backfill children's reports up."""
+        reports = list(self.reports.values())
+        blocks = max(1, self.blocks)
+        done = sum(report.blocks_done for report in reports)
+        began = next((t.started_at for t in reversed(self.status.timings) if t.phase is Phase.BACKFILL), self.now())
+        seconds = max(0.001, (self.now() - began).total_seconds())
+        known = self.status.backfill
+        rows = sum(report.rows for report in reports)
+        known.rows_done, known.batches = rows, sum(report.batches for report in reports)
+        known.percent = round(min(100.0, 100.0 * done / blocks), 1)
+        known.rows_per_second, known.seconds = rows / seconds, seconds
+        known.eta_s = seconds * (blocks - done) / done if done else None
+        known.throttled_by = next((report.throttled_by for report in reports if report.throttled_by), None)

@@ -41,8 +41,6 @@ class Desk:
         self.abort: Abort | None = None
         self.advanced: Act | None = None
         self.paused = False
-        self.status.state = State.RUNNING
-        self.go_on()
         self.errands: list[Errand] = []
         """Acts that need an activity: throttle, pause, resume, route, verify."""
         self.no_return = False

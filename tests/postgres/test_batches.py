@@ -47,7 +47,9 @@ async def recorded(m: Mechanics) -> tuple[int, int]:
 
 async def test_every_row_is_filled_once_and_nothing_else_of_it_changes(dsn: str, conn: Connection) -> None:
     await create_reviews(conn, ROWS)
-    before = await (await conn.execute("SELECT id, rating, note, updated_at FROM public.reviews ORDER BY id")).fetchall()
+    before = await (
+        await conn.execute("SELECT id, rating, note, updated_at FROM public.reviews ORDER BY id")
+    ).fetchall()
     async with mechanics(dsn) as m:
         await m.expand()
         await m.install(SyncMode.FILL)

@@ -91,9 +91,7 @@ async def test_clients_get_in_between_two_tries(
 ) -> None:
     await client.execute("SELECT count(*) FROM public.reviews")
     waited = asyncio.Event()
-    task = asyncio.create_task(
-        execute_locked(engine, [ADD], LockBudget(timeout_ms=50), on_wait=lambda _: waited.set())
-    )
+    task = asyncio.create_task(execute_locked(engine, [ADD], LockBudget(timeout_ms=50), on_wait=lambda _: waited.set()))
     for key in range(50):
         await conn.execute("UPDATE public.reviews SET note = 'short' WHERE id = %s", (key + 1,))
     await asyncio.wait_for(waited.wait(), 20)
@@ -149,7 +147,11 @@ async def test_without_the_right_to_set_deadlock_timeout_it_works_all_the_same(
 ) -> None:
     await create_reviews(conn, 10)
     role = sql.Identifier(f"{conn.info.dbname}_owner")
-    await conn.execute(sql.SQL("CREATE ROLE {0}; ALTER TABLE public.reviews OWNER TO {0}; GRANT ALL ON SCHEMA public TO {0}").format(role))
+    await conn.execute(
+        sql.SQL("CREATE ROLE {0}; ALTER TABLE public.reviews OWNER TO {0}; GRANT ALL ON SCHEMA public TO {0}").format(
+            role
+        )
+    )
     try:
         async with session(Database("shop", dsn, role.as_string(None).strip('"')), "test") as owner:
             seen = []

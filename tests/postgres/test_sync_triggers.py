@@ -13,7 +13,9 @@ from pgduet.phases import SyncMode
 
 Connection = psycopg.AsyncConnection[Any]
 
-UPPER = replace("public.reviews", {"rating": "code"}, {"name": "code", "type": "text", "up": "upper(rating)", "nullable": False})
+UPPER = replace(
+    "public.reviews", {"rating": "code"}, {"name": "code", "type": "text", "up": "upper(rating)", "nullable": False}
+)
 """A map that cannot hold every new value: small letters have no old equivalent."""
 
 INVERSE = replace(
@@ -38,9 +40,7 @@ async def copy_in(conn: Connection, columns: str, line: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["origin", "replica"])
-async def test_while_filling_every_way_of_writing_reaches_the_new_column(
-    dsn: str, conn: Connection, role: str
-) -> None:
+async def test_while_filling_every_way_of_writing_reaches_the_new_column(dsn: str, conn: Connection, role: str) -> None:
     await create_reviews(conn, 10, trigger=False)
     async with mechanics(dsn) as m:
         await m.expand()
@@ -292,5 +292,10 @@ async def test_removing_leaves_nothing(dsn: str, conn: Connection) -> None:
         for _ in range(2):
             await m.run(sync.remove(m.design, m.table))
             await m.run(columns.drop(m.table))
-        assert await m.rows("SELECT attname FROM pg_attribute WHERE attrelid = 'public.reviews'::regclass AND attname ~ 'pgduet'") == []
+        assert (
+            await m.rows(
+                "SELECT attname FROM pg_attribute WHERE attrelid = 'public.reviews'::regclass AND attname ~ 'pgduet'"
+            )
+            == []
+        )
         assert await m.rows("SELECT proname FROM pg_proc WHERE proname ~ '^(sync|try)_'") == []

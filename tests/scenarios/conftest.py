@@ -1,20 +1,5 @@
-"""A harness around a migration for each scenario."""
+"""A harness around a migration for each test."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+from support.stage import stage
 
-import pytest
-from support.harness import Harness
-
-from pgduet.local import LocalTemporal
-
-
-@pytest.fixture
-async def stage(
-    dsn: str, temporal: LocalTemporal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Harness]:
-    """Give a harness whose workers know this test's database."""
-    harness = await Harness.open(temporal.address, dsn, tmp_path)
-    monkeypatch.setenv(harness.variable, dsn)
-    yield harness
-    await harness._end()
+__all__ = ["stage"]

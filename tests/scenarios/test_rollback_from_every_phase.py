@@ -114,7 +114,9 @@ async def test_a_rollback_puts_everything_back_and_loses_nothing(
         await load.verify(reviews)
         assert await undos(reviews) == undos_from(phase)
         saved = await archived(reviews)
-        assert {key: mood for key, mood in saved.items() if load.ledger[key]} == load.moods, "but for rows deleted since"
+        assert {key: mood for key, mood in saved.items() if load.ledger[key]} == load.moods, (
+            "but for rows deleted since"
+        )
         assert status.archived == len(saved)
         assert bool(load.moods) == Phase.SHIFT.reached(phase)
 
@@ -144,9 +146,7 @@ async def test_the_same_plan_again_brings_back_what_only_the_new_version_had(
         await load.verify(reviews)
 
 
-async def test_values_of_a_new_client_that_asks_no_router_are_archived_too(
-    stage: Harness, reviews: Connection
-) -> None:
+async def test_values_of_a_new_client_that_asks_no_router_are_archived_too(stage: Harness, reviews: Connection) -> None:
     async with stage.worker():
         await stage.start(stage.plan(**HOLD[Phase.SHADOW]))
         await held(stage, reviews, Phase.SHADOW)

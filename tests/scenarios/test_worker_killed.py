@@ -35,7 +35,8 @@ async def tuples_written(conn: Connection) -> int:
 
 
 @pytest.mark.parametrize(
-    "barrier", ["batch.before_commit=kill@3", "batch.after_commit=kill@3", "flip.before_commit=kill", "flip.after_commit=kill"]
+    "barrier",
+    ["batch.before_commit=kill@3", "batch.after_commit=kill@3", "flip.before_commit=kill", "flip.after_commit=kill"],
 )
 async def test_another_worker_goes_on_where_a_killed_one_was(stage: Harness, conn: Connection, barrier: str) -> None:
     await create_reviews(conn, ROWS)

@@ -52,13 +52,13 @@ class Writer:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until told to stop."""
         chance = random.Random(self.name)
-        async with await psycopg.AsyncConnection.connect(
-            self.dsn, autocommit=True, application_name=self.name
-        ) as conn:
+        async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True, application_name=self.name) as conn:
             if self.table is V1:
                 await _exists(conn, "public_v1.reviews", stop)
             while not stop.is_set():
-                act = chance.choices((self.change, self.annotate, self.add, self.remove, self.both, self.look), (6, 4, 2, 1, 2, 3))
+                act = chance.choices(
+                    (self.change, self.annotate, self.add, self.remove, self.both, self.look), (6, 4, 2, 1, 2, 3)
+                )
                 await self.one(conn, act[0], chance)
                 await asyncio.sleep(PAUSE_S)
 
@@ -105,7 +105,10 @@ class Writer:
         table, new = self.route(key)
         row = Row(str(chance.randint(1, 5)), "added", chance.choice(("new", None)) if new else None)
         if new:
-            query, values = "INSERT INTO {} (stars, note, mood) VALUES (%s, %s, %s) RETURNING id", (int(row.rating), row.note, row.mood)
+            query, values = (
+                "INSERT INTO {} (stars, note, mood) VALUES (%s, %s, %s) RETURNING id",
+                (int(row.rating), row.note, row.mood),
+            )
         else:
             query, values = "INSERT INTO {} (rating, note) VALUES (%s, %s) RETURNING id", (row.rating, row.note)
         made = await self.write(conn, query, table, values)

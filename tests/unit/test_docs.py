@@ -86,7 +86,10 @@ def test_every_command_that_a_page_names_exists(page: Path) -> None:
     ("page", "words"),
     [
         ("plan.md", [*fields(Plan, NewColumn, ReplaceColumns, Risk, Milestone, policy.Policy), *IMPLEMENTED]),
-        ("plan.md", [*fields(policy.Backfill, policy.Verify, policy.Shadow, policy.Shift, policy.Soak, policy.Rollback)]),
+        (
+            "plan.md",
+            [*fields(policy.Backfill, policy.Verify, policy.Shadow, policy.Shift, policy.Soak, policy.Rollback)],
+        ),
         ("status-json.md", [*fields(Status, WaitingFor, Client, Backfill, Parity, ShadowResult, Traffic)]),
         ("database-objects.md", [*SEARCH_ATTRIBUTES]),
         ("barriers.md", [*NAMES]),
@@ -99,7 +102,9 @@ def test_a_reference_page_names_every_key(page: str, words: list[str]) -> None:
 
 
 def test_every_table_of_ours_is_described() -> None:
-    made = re.findall(r"CREATE TABLE IF NOT EXISTS (\S+) \(", load("metadata")["create_metadata"] + load("audit")["create_audit"])
+    made = re.findall(
+        r"CREATE TABLE IF NOT EXISTS (\S+) \(", load("metadata")["create_metadata"] + load("audit")["create_audit"]
+    )
     text = (REFERENCE / "database-objects.md").read_text(encoding="utf-8")
     assert made
     assert {name for name in made if f"`{name}`" not in text} == set()

@@ -14,7 +14,7 @@ import atexit
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
@@ -57,8 +57,10 @@ class LocalTemporal:
         namespace: str = "default",
         *,
         search_attributes: bool = True,
+        dynamic_config: Mapping[str, object] | None = None,
         say: Say = silent,
     ) -> None:
+        self._dynamic_config = {**_DYNAMIC_CONFIG, **(dynamic_config or {})}
         self.namespace = namespace
         self._ui = ui
         self._db_file = db_file.absolute() if db_file else None
@@ -149,7 +151,7 @@ class LocalTemporal:
         ]
         if self._db_file is not None:
             command += ["--db-filename", str(self._db_file)]
-        for key, value in _DYNAMIC_CONFIG.items():
+        for key, value in self._dynamic_config.items():
             command += ["--dynamic-config-value", f"{key}={value}"]
         for key, value in self._search_attributes.items():
             command += ["--search-attribute", f"{key}={value}"]

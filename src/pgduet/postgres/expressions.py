@@ -125,7 +125,7 @@ def _numbers(tree: str, field: str) -> list[int]:
 
 def _value_of(definition: object) -> str:
     shown = str(definition).strip()
-    start, end = len("SELECT "), shown.index(" AS _pgduet_value")
+    start, end = len("SELECT "), shown.rindex(" AS _pgduet_value\n")
     return shown[start:end]
 
 

@@ -4,22 +4,26 @@ All page ranges are read in one snapshot, so a row that moves meanwhile is count
 as old as the comparison takes: about a second for a million rows.
 """
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from psycopg import Error
+from psycopg import Error, errors, sql
 
 from pgduet.messages import Parity
 from pgduet.operations import rows
 from pgduet.operations.design import TableDesign
+from pgduet.operations.statement import Query
 from pgduet.phases import Authority, SyncMode
 from pgduet.postgres import store
+from pgduet.postgres.batches import ROW_LOCK_WAIT
 from pgduet.postgres.executor import is_transient
-from pgduet.postgres.session import Connection
+from pgduet.postgres.session import Connection, rights
 
 CHUNK_PAGES = 2048
 EXAMPLES = 20
+RETRY_S = 0.05
 
 Progress = Callable[[str], None]
 
@@ -43,6 +47,7 @@ async def repair(
 ) -> int:
     """Give drifted rows what the authority says; returns how many rows were written."""
     written = 0
+    mute = migration.policy.user_triggers == "suppress" and (await rights(conn)).mute_triggers
     for table in migration.design.tables:
         total = (await store.run(conn, "pages", {"relation": table.label}))[0]["pages"]
         for first in range(0, total, CHUNK_PAGES // 8):
@@ -53,9 +58,23 @@ async def repair(
                 query = rows.repair_new(migration.design, table, mode, first, last)
             else:
                 continue
-            written += (await conn.execute(query)).rowcount
+            written += await _repair_pages(conn, query, mute=mute)
             progress(f"{table.label}: {written} rows repaired")
     return written
+
+
+async def _repair_pages(conn: Connection, query: Query, *, mute: bool) -> int:
+    """Write one range as a batch of the backfill does: the user's triggers are silent, and no client's row is waited for."""
+    while True:
+        try:
+            async with conn.transaction():
+                await conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(ROW_LOCK_WAIT)))
+                await conn.execute("SET LOCAL pgduet.repair = 'on'")
+                if mute:
+                    await conn.execute("SET LOCAL session_replication_role = replica")
+                return (await conn.execute(query)).rowcount
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            await asyncio.sleep(RETRY_S)
 
 
 async def unmapped_rows(

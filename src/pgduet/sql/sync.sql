@@ -42,11 +42,12 @@ BEGIN
 END
 
 -- name: update_mapping
+-- A repair writes the side without authority only: mapped back, it would change the other side wherever the map is lossy.
   IF {new_same} THEN
-    IF {sources_changed} THEN
+    IF {sources_changed} AND current_setting('pgduet.repair', true) IS DISTINCT FROM 'on' THEN
 {up}
     END IF;
-  ELSIF {old_same} THEN
+  ELSIF {old_same} AND current_setting('pgduet.repair', true) IS DISTINCT FROM 'on' THEN
 {down}
   END IF;
 

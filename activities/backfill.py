@@ -14,6 +14,7 @@ from pgduet.messages import BackfillInput, ControlsRequest, Outcome, Part, PartL
 from pgduet.postgres import store
 from pgduet.postgres.batches import Batches, Pace, Pressure
 from pgduet.postgres.parity import unmapped_rows
+from pgduet.postgres.session import without_values
 
 
 class Backfill:
@@ -65,7 +66,9 @@ class Backfill:
             left = await _unmapped_now(work)
             ranges = await store.run(work.conn, "ranges", {"id": work.migration.id})
             if left:
-                shown = "; ".join(f"{row['relation']} {row['key']}: {row['detail']}" for row in left[:5])
+                shown = "; ".join(
+                    f"{row['relation']} {row['key']}: {without_values(str(row['detail']))}" for row in left[:5]
+                )
                 raise UnmappableRows(
                     f"`up` cannot map {len(left)}{'+' if len(left) == _LIMIT else ''} rows: {shown}",
                     hint=f"Correct these rows (old clients may), then: pgduet advance {reference.name}. Or change the plan:"

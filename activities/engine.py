@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import psycopg
 from pydantic import BaseModel
@@ -11,12 +12,12 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from pgduet.errors import PgduetError
-from pgduet.messages import Reference
+from pgduet.messages import LockWait, Reference
 from pgduet.operations.statement import Statement
 from pgduet.postgres import store
 from pgduet.postgres.databases import Databases
 from pgduet.postgres.executor import LockBudget, execute_locked, is_transient
-from pgduet.postgres.session import Connection, session
+from pgduet.postgres.session import Connection, session, without_values
 
 HEARTBEAT_S = 0.5
 
@@ -41,17 +42,16 @@ class Work:
     async def locked(self, statements: list[Statement], also: Callable[[Connection], Awaitable[None]]) -> int:
         """Run statements under the plan's lock budget; returns the tries that it took."""
         policy = self.migration.policy
-        return await execute_locked(
-            self.conn,
-            statements,
-            LockBudget(policy.lock_timeout_ms, policy.lock_deadline_s),
-            also=also,
-            on_wait=self._wait,
-        )
+        since = datetime.now(UTC)
 
-    def _wait(self, who: str) -> None:
-        self.beat.note = who
-        activity.heartbeat(who)
+        def wait(who: str) -> None:
+            self.beat.progress = LockWait(waits_for_lock=who, since=since)
+            activity.heartbeat(self.beat.progress)
+
+        budget = LockBudget(policy.lock_timeout_ms, policy.lock_deadline_s)
+        tries = await execute_locked(self.conn, statements, budget, also=also, on_wait=wait)
+        self.beat.progress = None
+        return tries
 
 
 class Engine:
@@ -91,8 +91,10 @@ async def translated() -> AsyncIterator[None]:
             error.render(), error.facts(), type=type(error).__name__, non_retryable=not error.retryable
         ) from None
     except psycopg.Error as error:
-        # The message only: a DETAIL or a CONTEXT could carry a row's values, and a connection error the DSN's host.
+        # The primary message only: a DETAIL or a CONTEXT could carry a row's values, and a connection error the DSN's host.
         reason = error.diag.message_primary or type(error).__name__
+        if isinstance(error, psycopg.DataError | psycopg.IntegrityError):
+            reason = without_values(reason)
         raise ApplicationError(
             f"{reason} (SQLSTATE {error.sqlstate or 'none: the connection'})",
             type=type(error).__name__,

@@ -86,12 +86,13 @@ async def _opened(conn: Connection, found: store.Migration) -> Opened:
 
 
 async def _refuse_conflicts(conn: Connection, plan: Plan, surveyed: Survey) -> None:
-    mine = {(table.schema_name, table.table) for table in surveyed.design.tables}
-    for row in await store.run(conn, "live_on_tables", {"name": plan.name}):
-        theirs = {(table["schema_name"], table["table"]) for table in row["design"]["tables"]}
+    mine = set(surveyed.design.schemas)
+    for row in await store.run(conn, "live", {"name": plan.name}):
+        theirs = {table["schema_name"] for table in row["design"]["tables"]}
         if shared := sorted(mine & theirs):
             raise PlanConflict(
-                f"migration {row['name']} is live (in {row['phase']}) and changes {'.'.join(shared[0])} too",
+                f"migration {row['name']} is live (in {row['phase']}) in schema {shared[0]}: this version runs one at a time"
+                " in each schema",
                 hint=f"Wait until {row['name']} is done or rolled back: pgduet status {row['name']}",
             )
 

@@ -10,7 +10,7 @@ from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from pgduet.activities.engine import Engine, translated
 from pgduet.activities.preflight import registered
 from pgduet.audit import Entry, append
-from pgduet.messages import SEARCH_ATTRIBUTES, CheckInput, CheckResult, Outcome, Record, SetupInput, SetupResult
+from pgduet.messages import SEARCH_ATTRIBUTES, CheckInput, CheckResult, Note, Outcome, Record, SetupInput, SetupResult
 from pgduet.plan.checksum import checksum
 from pgduet.plan.load import parse_plan
 from pgduet.postgres import store
@@ -53,6 +53,13 @@ class Bookkeeping:
                 evidence={**record.evidence, "approvals": record.approvals},
             )
             return Outcome(summary=f"{record.action}: {record.phase}", audit_head=head)
+
+    @activity.defn(name="note")
+    async def note(self, note: Note) -> Outcome:
+        """Write a person's act into the audit log."""
+        async with self.engine.work(note.reference, "note") as work, work.conn.transaction():
+            head = await store.audited(work.conn, note.reference, note.action, evidence=note.evidence)
+            return Outcome(summary=f"{note.action} by {note.reference.actor}", audit_head=head)
 
     @activity.defn(name="setup")
     async def setup(self, request: SetupInput) -> SetupResult:

@@ -101,10 +101,7 @@ async def _open_schema(work: Work, restored: int) -> str | None:
                 await work.conn.execute(statement.sql)
             for relation in await catalogue.relations(work.conn, schema):
                 table = next((t for t in design.tables if (t.schema_name, t.table) == (schema, relation.table)), None)
-                if table is None:
-                    made = views.plain_view(relation, version)
-                else:
-                    made = views.changed_view(design, table, relation)
+                made = views.changed_view(design, table, relation) if table else views.plain_view(relation, version)
                 for statement in made:
                     await work.conn.execute(statement.sql)
         await store.run(work.conn, "set_published", {"id": work.migration.id, "published": True})

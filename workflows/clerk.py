@@ -11,6 +11,7 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.messages import (
         Act,
         ControlsRequest,
+        Note,
         Outcome,
         Parity,
         ParityRequest,
@@ -45,6 +46,12 @@ class Clerk(Machine):
     async def errand(self, act: str, message: BaseModel) -> str:
         """Carry one out."""
         actor = self.reference_for(getattr(message, "actor", "unknown"), getattr(message, "reason", None))
+        if act in {"advance", "approve"}:
+            # The act has had its effect; what is left is to write it down.
+            note = Note(
+                reference=actor, action=act, evidence=message.model_dump(mode="json", exclude={"actor", "reason"})
+            )
+            return (await call("note", note, Outcome, f"{act} by {actor.actor}")).summary
         if isinstance(message, Route):
             outcome = await call(
                 "set_route", RouteRequest(reference=actor, read_percent=message.read_percent), Outcome, act

@@ -143,10 +143,11 @@ class Desk:
             return self._why_not_change(act) or "it waits for nobody: there is nothing to advance"
         if waiting.kind == "approval":
             return f"approvals are missing: {waiting.detail}. Use: {waiting.next_commands[0]}"
-        return None if waiting.kind != "census" else f"clients still use it: {waiting.detail}"
+        return f"clients still use it: {waiting.detail}" if waiting.kind in {"census", "clients"} else None
 
     def _advance(self, act: Act) -> None:
         self.advanced = act
+        self.errands.append(Errand("advance", act))
 
     def _why_not_approve(self, act: Approve) -> str | None:
         if reason := self._why_not_change(act):
@@ -164,6 +165,7 @@ class Desk:
     def _approve(self, act: Approve) -> None:
         given = self.status.approvals.get(act.gate, [])
         self.status.approvals = {**self.status.approvals, act.gate: [*given, act.actor]}
+        self.errands.append(Errand("approve", act))
 
     def _why_not_abort(self, act: Abort) -> str | None:
         if self.no_return:

@@ -169,8 +169,13 @@ class Handlers(ABC):
 
     @workflow.query(name="status")
     def query_status(self) -> Status:
-        """Tell where the migration stands."""
-        return self.desk.status
+        """Tell where the migration stands; a comparison goes stale by itself."""
+        status = self.desk.status
+        if status.parity is None:
+            return status
+        age_s = (workflow.now() - status.parity.checked_at).total_seconds()
+        parity = status.parity.model_copy(update={"fresh": age_s <= self.desk.policy.verify.fresh_for_s})
+        return status.model_copy(update={"parity": parity})
 
     @workflow.query(name="plan")
     def query_plan(self) -> dict[str, Any]:

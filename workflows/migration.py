@@ -65,8 +65,8 @@ class Migration(Watch):
         if self.desk.abort and self.status.phase not in {Phase.DONE, Phase.ROLLED_BACK}:
             back = asyncio.create_task(self.backward())
             await self.hand_over_or_raise(await self.see_through(back))
+        await self.until(lambda: workflow.all_handlers_finished() and not self.desk.errands)
         errands.cancel()
-        await self.until(workflow.all_handlers_finished)
         if self.cancelled and self.status.phase is Phase.ROLLED_BACK:
             raise asyncio.CancelledError
         return self.status

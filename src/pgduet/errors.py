@@ -155,7 +155,6 @@ class LockDeadline(PgduetError):
     """A lock could not be had before the plan's deadline."""
 
     code = "PD-2001"
-    retryable = True
 
 
 class UnmappableRows(PgduetError):

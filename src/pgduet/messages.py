@@ -205,6 +205,13 @@ class Outcome(Message):
     audit_head: str | None = None
 
 
+class LockWait(Message):
+    """Heartbeat of an activity that waits for a table lock."""
+
+    waits_for_lock: str
+    since: datetime
+
+
 class Record(Message):
     """Write where the migration stands, and the decision that brought it there, in one transaction."""
 
@@ -216,6 +223,14 @@ class Record(Message):
     """What the audit log calls it; nothing where the step itself is in the log."""
     evidence: dict[str, Any] = {}
     approvals: dict[str, list[str]] = {}
+
+
+class Note(Message):
+    """A person's act that needs nothing but an entry in the audit log."""
+
+    reference: Reference
+    action: str
+    evidence: dict[str, Any] = {}
 
 
 class Part(Message):

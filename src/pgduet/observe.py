@@ -28,7 +28,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from pgduet.errors import PgduetError, ServerMissing, UnknownMigration
 from pgduet.failures import error_from
 from pgduet.finding import parts
-from pgduet.messages import Start, Status
+from pgduet.messages import LockWait, Start, Status, WaitingFor
 from pgduet.phases import Phase, State
 from pgduet.slices import running_slices, with_slices
 
@@ -77,9 +77,26 @@ async def look(client: Client, workflow: str, *, heartbeats: bool = True, limit_
     if found.close_time is not None:
         return await _ended(handle, found)
     status = await ask(handle, found.task_queue, limit_s=limit_s)
+    if heartbeats and status.waiting_for is None:
+        status = status.model_copy(update={"waiting_for": await _lock_wait(client, found, status.name)})
     if heartbeats and status.phase is Phase.BACKFILL:
         status = with_slices(status, await running_slices(client, found), now=datetime.now(UTC))
     return Look(status)
+
+
+async def _lock_wait(client: Client, found: WorkflowExecutionDescription, name: str) -> WaitingFor | None:
+    """Read from heartbeats whether an activity waits for a table lock, and who holds it."""
+    for activity in found.raw_description.pending_activities:
+        if not activity.heartbeat_details.payloads:
+            continue
+        try:
+            [beat] = await client.data_converter.decode(activity.heartbeat_details.payloads, [LockWait])
+        except (ValidationError, ValueError, TypeError, RuntimeError):
+            continue  # another kind of heartbeat
+        if isinstance(beat, LockWait):
+            commands = [f"pgduet pause {name}", f"pgduet rollback {name}"]
+            return WaitingFor(kind="lock", detail=beat.waits_for_lock, since=beat.since, next_commands=commands)
+    return None
 
 
 async def describe(client: Client, workflow: str) -> WorkflowExecutionDescription:

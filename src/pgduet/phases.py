@@ -39,7 +39,7 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 } | {Phase.DONE: frozenset(), Phase.ROLLED_BACK: frozenset()}
 """The phases that may follow each phase. From contract on there is no way back."""
 
-GATED: tuple[Phase, ...] = JOURNEY[: JOURNEY.index(Phase.DONE)]
+GATED: tuple[Phase, ...] = JOURNEY[1 : JOURNEY.index(Phase.DONE)]
 """Phases before which a plan may ask for a person (`policy.gates`)."""
 
 

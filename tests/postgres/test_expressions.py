@@ -1,5 +1,7 @@
 """A plan's expressions as PostgreSQL understands them: any name, any quoting, the same meaning under any search_path."""
 
+# ruff: noqa: S608  (names in statements are the test's own)
+
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -184,13 +186,13 @@ SCHEMA = '"Odd ""Schema"""'
 ODD = SCHEMA + '."Täble %s {x}"'
 ODD_TABLE = (
     f"CREATE SCHEMA {SCHEMA}; CREATE TABLE {ODD}"
-     """ (
+    """ (
     "Key %s" text, "k2" int, "Größe %" text NOT NULL, "doc's" json, price numeric(10,2), code varchar(5),
     "sixty-three bytes long, as long as a name can be in PostgreSQL." text,
     PRIMARY KEY ("Key %s", "k2")
 );"""
-     f"INSERT INTO {ODD} "
-     """
+    f"INSERT INTO {ODD} "
+    """
 SELECT 'k''' || i, i, i || ' %s {} ''', json_build_object('i', i), i / 3.0, 'c' || i % 1000, 'long ' || i
 FROM generate_series(1, 500) i
 """

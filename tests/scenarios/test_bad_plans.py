@@ -64,28 +64,40 @@ class Bad:
 UP = "replace_columns.columns[0].up"
 BAD = {
     "an unknown column": Bad(
-        stars("ratin::int"), "UnknownColumn", UP, 'column "ratin" does not exist', 'Did you mean "rating"?', "ratin::int"
+        stars("ratin::int"),
+        "UnknownColumn",
+        UP,
+        'column "ratin" does not exist',
+        'Did you mean "rating"?',
+        "ratin::int",
     ),
-    "a syntax error": Bad(
-        stars("rating::int +"), "ExpressionInvalid", UP, "syntax error", "Correct the expression"
-    ),
+    "a syntax error": Bad(stars("rating::int +"), "ExpressionInvalid", UP, "syntax error", "Correct the expression"),
     "a syntax error in the middle": Bad(
         stars("rating::int + * 2"), "ExpressionInvalid", UP, 'at or near "*"', "", "* 2"
     ),
-    "more than an expression": Bad(
-        stars("1) AS a, (2"), "ExpressionInvalid", UP, "", "expression"
-    ),
+    "more than an expression": Bad(stars("1) AS a, (2"), "ExpressionInvalid", UP, "", "expression"),
     "an unknown function": Bad(
-        stars("to_stars(rating)"), "ExpressionInvalid", UP, "function to_stars(text) does not exist", "", "to_stars(rating)"
+        stars("to_stars(rating)"),
+        "ExpressionInvalid",
+        UP,
+        "function to_stars(text) does not exist",
+        "",
+        "to_stars(rating)",
     ),
-    "a wrong type": Bad(
-        stars("ARRAY[rating]"), "ExpressionInvalid", UP, "cannot cast type text[] to integer"
-    ),
+    "a wrong type": Bad(stars("ARRAY[rating]"), "ExpressionInvalid", UP, "cannot cast type text[] to integer"),
     "a random value": Bad(
-        stars("(random() * 5)::int"), "ExpressionVolatile", UP, "random()", "write an expression over the row's own columns"
+        stars("(random() * 5)::int"),
+        "ExpressionVolatile",
+        UP,
+        "random()",
+        "write an expression over the row's own columns",
     ),
     "the time of day": Bad(
-        stars("extract(epoch FROM now())::int"), "ExpressionVolatile", UP, "now()", "write an expression over the row's own columns"
+        stars("extract(epoch FROM now())::int"),
+        "ExpressionVolatile",
+        UP,
+        "now()",
+        "write an expression over the row's own columns",
     ),
     "today": Bad(
         stars("extract(day FROM current_date)::int"), "ExpressionVolatile", UP, "current_", "write an expression"
@@ -94,47 +106,97 @@ BAD = {
         stars("nextval('public.reviews_id_seq')::int"), "ExpressionVolatile", UP, "nextval", "write an expression"
     ),
     "a subquery": Bad(
-        stars("(SELECT max(id)::int FROM public.reviews)"), "ExpressionInvalid", UP, "a subquery", "the row's own columns"
+        stars("(SELECT max(id)::int FROM public.reviews)"),
+        "ExpressionInvalid",
+        UP,
+        "a subquery",
+        "the row's own columns",
     ),
-    "an aggregate": Bad(
-        stars("max(rating)::int"), "ExpressionInvalid", UP, "an aggregate", "the row's own columns"
-    ),
+    "an aggregate": Bad(stars("max(rating)::int"), "ExpressionInvalid", UP, "an aggregate", "the row's own columns"),
     "no down": Bad(
-        without_down(), "DownIncomplete", "replace_columns.down", "`down` has no expression for `rating`", "rating: <SQL expression>"
+        without_down(),
+        "DownIncomplete",
+        "replace_columns.down",
+        "`down` has no expression for `rating`",
+        "rating: <SQL expression>",
     ),
     "a down that gives nothing": Bad(
-        stars("rating::int", down="NULL::text"), "DownIncomplete", "replace_columns.down.rating", 'gives NULL for "rating"', "coalesce"
+        stars("rating::int", down="NULL::text"),
+        "DownIncomplete",
+        "replace_columns.down.rating",
+        'gives NULL for "rating"',
+        "coalesce",
     ),
     "a down that gives nothing for some rows": Bad(
         stars("rating::int", down="nullif(stars, 3)::text"),
-        "DownIncomplete", "replace_columns.down.rating", 'gives NULL for "rating"', "for every row that `up` maps",
+        "DownIncomplete",
+        "replace_columns.down.rating",
+        'gives NULL for "rating"',
+        "for every row that `up` maps",
     ),
     "a down of what may be empty": Bad(
-        stars("rating::int", nullable=True), "DownIncomplete", "replace_columns.down.rating", "when stars is NULL", "nullable: false"
+        stars("rating::int", nullable=True),
+        "DownIncomplete",
+        "replace_columns.down.rating",
+        "when stars is NULL",
+        "nullable: false",
     ),
     "a down over the old column": Bad(
-        stars("rating::int", down="rating"), "UnknownColumn", "replace_columns.down.rating", 'column "rating" does not exist', "version 2", "rating"
+        stars("rating::int", down="rating"),
+        "UnknownColumn",
+        "replace_columns.down.rating",
+        'column "rating" does not exist',
+        "version 2",
+        "rating",
     ),
     "a name that is taken": Bad(
-        into("public.reviews", "rating", name="note"), "NameTaken", "replace_columns.columns[0].name", 'already has a column "note"', "Choose another name"
+        into("public.reviews", "rating", name="note"),
+        "NameTaken",
+        "replace_columns.columns[0].name",
+        'already has a column "note"',
+        "Choose another name",
     ),
     "an unknown type": Bad(
-        into("public.reviews", "rating", type="starz"), "ExpressionInvalid", "replace_columns.columns[0].type", 'type "starz" does not exist', "Name a type"
+        into("public.reviews", "rating", type="starz"),
+        "ExpressionInvalid",
+        "replace_columns.columns[0].type",
+        'type "starz" does not exist',
+        "Name a type",
     ),
     "an unknown replaced column": Bad(
-        into("public.reviews", "ratin"), "UnknownColumn", "replace_columns.replaces[0]", 'column "ratin" does not exist', "rating"
+        into("public.reviews", "ratin"),
+        "UnknownColumn",
+        "replace_columns.replaces[0]",
+        'column "ratin" does not exist',
+        "rating",
     ),
     "an unknown table": Bad(
-        into("public.review", "rating"), "UnknownTable", "replace_columns.table", "table public.review does not exist", 'Did you mean "public.reviews"?'
+        into("public.review", "rating"),
+        "UnknownTable",
+        "replace_columns.table",
+        "table public.review does not exist",
+        'Did you mean "public.reviews"?',
     ),
     "a part of the primary key": Bad(
-        into("public.reviews", "id", up="id::text", type="text"), "NotSupported", "replace_columns.replaces[0]", "cannot be replaced in this version", "leave the column out"
+        into("public.reviews", "id", up="id::text", type="text"),
+        "NotSupported",
+        "replace_columns.replaces[0]",
+        "cannot be replaced in this version",
+        "leave the column out",
     ),
     "a foreign key": Bad(
-        into("public.books", "author"), "NotSupported", "replace_columns.replaces[0]", "books_author_fkey", "Drop what depends on it first"
+        into("public.books", "author"),
+        "NotSupported",
+        "replace_columns.replaces[0]",
+        "books_author_fkey",
+        "Drop what depends on it first",
     ),
     "the other side of a foreign key": Bad(
-        into("public.authors", "name"), "NotSupported", "replace_columns.replaces[0]", "cannot be replaced in this version", "Drop what depends on it first"
+        into("public.authors", "name"),
+        "NotSupported",
+        "replace_columns.replaces[0]",
+        "cannot be replaced in this version",
+        "Drop what depends on it first",
     ),
     "a partitioned table": Bad(
         into("public.events", "kind"), "NotSupported", "replace_columns.table", "is partitioned", "Nothing was changed"
@@ -142,7 +204,7 @@ BAD = {
     "a partition": Bad(
         into("public.events_1", "kind"), "NotSupported", "replace_columns.table", "partitioning", "Nothing was changed"
     ),
-}  # fmt: skip
+}
 
 
 def told(failure: WorkflowFailureError) -> PgduetError:

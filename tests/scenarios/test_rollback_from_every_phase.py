@@ -1,6 +1,5 @@
 """One command back, from every phase, under clients of both versions that never retry."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -45,10 +44,10 @@ Connection = psycopg.AsyncConnection[Any]
 
 
 @pytest.fixture
-async def reviews(conn: Connection) -> AsyncIterator[Connection]:
+async def reviews(conn: Connection) -> Connection:
     """Give a connection to a database with the table."""
     await create_reviews(conn, ROWS)
-    yield conn
+    return conn
 
 
 async def held(stage: Harness, conn: Connection, phase: Phase) -> None:

@@ -1,4 +1,4 @@
-"""Scenario 14: kill -9 of the worker at its most awkward moments. Another worker goes on by itself, nothing is lost or done twice."""
+"""Scenario 14: kill -9 of the worker at its most awkward moments. Another one goes on; nothing is lost or done twice."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from support.plans import create_reviews
 from pgduet.phases import Authority, Phase
 from pgduet.postgres.batches import FIRST_PAGES
 
-ROWS = 60_000
+ROWS = 20_000
 LARGEST_BATCH_PAGES = FIRST_PAGES * 2 * 2
 """Batches grow twofold at most, and the worker is killed at its third."""
 
@@ -60,7 +60,8 @@ async def test_another_worker_goes_on_where_a_killed_one_was(stage: Harness, con
     assert await number(conn, differing) == 0
     assert await number(conn, "SELECT count(*) FROM pgduet.audit WHERE action = 'cutover'") == 1
     filled = await number(conn, "SELECT sum(rows_done) FROM pgduet.backfill_range")
-    assert filled <= ROWS
+    # Rows that came before the triggers did are the backfill's too.
+    assert filled <= ROWS + sum(key > ROWS for key in load.ledger)
     rows_per_page = -(-ROWS // await number(conn, "SELECT max(block_to) FROM pgduet.backfill_range"))
     # Probes write a few rows, and roll back; a client's write is one version of one row.
     again = await tuples_written(conn) - load.writes - filled

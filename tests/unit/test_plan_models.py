@@ -420,7 +420,7 @@ def test_by_default_a_person_opens_cutover_and_two_open_contract() -> None:
         ({"unmappable": "refuze"}, "unmappable", "expected one of `refuse`, `archive`; got `refuze`. Did you mean"),
         ({"soak": {"window_s": 1e9}}, "soak.window_s", "expected a number of at most 315360000, got 1000000000.0"),
         ({"soak": {"window_s": float("inf")}}, "soak.window_s", "expected a number, got `inf`"),
-        ({"gates": {"done": "manual"}}, "gates.done", "`done` has no gate: expected one of `preflight`,"),
+        ({"gates": {"done": "manual"}}, "gates.done", "`done` has no gate: expected one of `expand`,"),
         ({"gates": {"cutver": "auto"}}, "gates.cutver", ". Did you mean `cutover`?"),
         ({"gates": {"cutover": "open"}}, "gates.cutover", "expected one of `manual`, `auto`; got `open`"),
         ({"approvals": {"contract": -1}}, "approvals.contract", "expected a whole number of at least 0, got -1"),

@@ -25,6 +25,7 @@ from pgduet.audit.records import Entry, Receipt, Verification
 from pgduet.errors import ActRefused, AuditBroken
 
 PAGE_ROWS = 1000
+_BY_HAND = "Somebody has changed it by hand: compare it with an export or with a head that was kept elsewhere."
 
 _BEFORE_ALL = {"seq": -(2**63), "hash": ""}
 
@@ -44,7 +45,10 @@ async def append(conn: AsyncConnection[Any], entry: Entry) -> Receipt:
         raise ActRefused("An audit entry is appended at READ COMMITTED only.")
     tail = await _one(conn, "tail")
     if tail is None:
-        raise AuditBroken("The audit log has no head.", hint="Run `pgduet audit verify`.")
+        raise AuditBroken(
+            "The audit log has no head.",
+            hint=_BY_HAND,
+        )
     fields = _fields(entry, seq=tail["seq"] + 1, at=tail["at"], prev_hash=tail["hash"])
     await _write(conn, fields)
     return Receipt(fields["seq"], fields["hash"])
@@ -71,7 +75,10 @@ async def _write(conn: AsyncConnection[Any], fields: Mapping[str, Any]) -> None:
     try:
         await conn.execute(sql.block("audit", "insert_entry"), row)
     except UniqueViolation as error:
-        raise AuditBroken("The audit log holds entries beyond its head.", hint="Run `pgduet audit verify`.") from error
+        raise AuditBroken(
+            "The audit log holds entries beyond its head.",
+            hint=_BY_HAND,
+        ) from error
     await conn.execute(sql.block("audit", "move_head"), {"seq": row["seq"], "hash": row["hash"]})
 
 
@@ -79,7 +86,10 @@ async def head(conn: AsyncConnection[Any]) -> Receipt:
     """Give the last entry's number and hash, to be kept outside; 0 and zeros for an empty log."""
     row = await _one(conn, "head")
     if row is None:
-        raise AuditBroken("The audit log has no head.", hint="Run `pgduet audit verify`.")
+        raise AuditBroken(
+            "The audit log has no head.",
+            hint=_BY_HAND,
+        )
     return Receipt(row["seq"], row["hash"])
 
 

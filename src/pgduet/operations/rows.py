@@ -173,7 +173,7 @@ def _archive(design: Design, table: TableDesign, mapping: ColumnMapping, attempt
         kept=new if side == "new" else old,
         beside=old if side == "new" else new,
         relation=table.relation,
-        differs=_forward_safe(design, table, mapping) if side == "new" else _backward(table, mapping),
+        differs=_forward_safe(design, table, mapping) if side == "new" else _backward_safe(design, table, mapping),
     )
 
 
@@ -203,7 +203,17 @@ def _safely(design: Design, table: TableDesign, condition: sql.Composable) -> Qu
 
 
 def _unmappable_or(design: Design, table: TableDesign, condition: sql.Composable) -> Query:
-    return sql.SQL("(CASE WHEN {}(t) IS NULL THEN {} ELSE true END)").format(design.routine(table, "try_up"), condition)
+    """Judge a row whose expressions may raise: what `up` cannot map is drift; what `down` cannot, only where it is refused."""
+    return block("rows", "judged").format(
+        try_up=design.routine(table, "try_up"),
+        try_down=design.routine(table, "try_down"),
+        no_way_back=sql.Literal(design.unmappable == "refuse"),
+        condition=condition,
+    )
+
+
+def _backward_safe(design: Design, table: TableDesign, mapping: ColumnMapping) -> Query:
+    return block("rows", "lost").format(try_down=design.routine(table, "try_down"), condition=_backward(table, mapping))
 
 
 def _assign(table: TableDesign) -> Query:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from psycopg import sql
 
-from pgduet.operations.design import ColumnMapping, Design, NewColumn, TableDesign
+from pgduet.operations.design import ROW, ColumnMapping, Design, NewColumn, TableDesign
 from pgduet.operations.names import MARKER, trigger_name
 from pgduet.operations.statement import Lock, Query, Statement, trusted
 from pgduet.phases import SyncMode
@@ -36,7 +36,8 @@ def functions(design: Design, table: TableDesign, migration_id: int, mode: SyncM
         )
         for kind, body in routines
     ]
-    return [*made, Statement(_try_up(design, table), f"try_up of {table.label}")]
+    made.append(Statement(_try_up(design, table), f"try_up of {table.label}"))
+    return [*made, Statement(_try_down(design, table), f"try_down of {table.label}")]
 
 
 def triggers(design: Design, table: TableDesign, mode: SyncMode) -> list[Statement]:
@@ -71,7 +72,7 @@ def remove(design: Design, table: TableDesign) -> list[Statement]:
         Statement(
             block("sync", "drop_function").format(function=design.routine(table, kind)), f"drop {kind} of {table.label}"
         )
-        for kind in ("sync_insert", "sync_update", "try_up")
+        for kind in ("sync_insert", "sync_update", "try_up", "try_down")
     ]
 
 
@@ -216,19 +217,30 @@ class _Bodies:
 
 
 def _try_up(design: Design, table: TableDesign) -> Query:
-    row = sql.SQL("t")
-    body = block("sync", "try_up_body").format(
+    values: list[tuple[str, sql.Composable]] = [(column.physical, column.up_value(ROW)) for column in table.derived]
+    return _attempt(design, table, "try_up", values)
+
+
+def _try_down(design: Design, table: TableDesign) -> Query:
+    values: list[tuple[str, sql.Composable]] = [
+        (old.name, old.down.over(ROW, renamed=table.physical)) for old in table.old_columns
+    ]
+    return _attempt(design, table, "try_down", values)
+
+
+def _attempt(design: Design, table: TableDesign, name: str, values: list[tuple[str, sql.Composable]]) -> Query:
+    """Make a function that assigns each value to a variable of its column's type, and tells what went wrong."""
+    body = block("sync", "try_body").format(
         variables=_lines(
-            sql.SQL("  v{} {}.{}%TYPE;").format(trusted(str(number)), table.relation, sql.Identifier(column.physical))
-            for number, column in enumerate(table.derived)
+            sql.SQL("  {} {}.{}%TYPE;").format(trusted(f"v{number}"), table.relation, sql.Identifier(column))
+            for number, (column, _) in enumerate(values)
         ),
         assign=_lines(
-            sql.SQL("  v{} := {};").format(trusted(str(number)), column.up_value(row))
-            for number, column in enumerate(table.derived)
+            sql.SQL("  {} := {};").format(trusted(f"v{number}"), value) for number, (_, value) in enumerate(values)
         ),
     )
-    return block("sync", "try_up").format(
-        function=design.routine(table, "try_up"), relation=table.relation, body=_quoted(body)
+    return block("sync", "try").format(
+        function=design.routine(table, name), relation=table.relation, body=_quoted(body)
     )
 
 

@@ -71,7 +71,7 @@ NOTHING = WithJsonSchema({"type": "array", "maxItems": 0})
 class Backfill(Part):
     """How existing rows are filled: batch size follows `batch_target_ms`, pace follows replicas and WAL."""
 
-    batch_target_ms: Annotated[int, _whole(1, 10_000)] = 25
+    batch_target_ms: Annotated[int, _whole(1, 250)] = 25
     pause_ms: Annotated[int, _whole(0, 600_000)] = 2
     parallelism: Annotated[int, _whole(1, 64)] = 2
     max_replica_lag_s: Seconds = 5.0
@@ -95,11 +95,17 @@ def _shadow_mode(mode: str) -> str:
     return mode
 
 
+def _sample_percent(percent: float) -> float:
+    if percent != 10.0:
+        refuse(later("`shadow.sample_percent`, which is for shadow reads by routers,", instead="Delete the key."))
+    return percent
+
+
 class Shadow(Part):
     """How reads through both versions are compared. Zero samples never pass, so `min_samples` is at least 1."""
 
     mode: Annotated[Literal["engine", "routers", "both", "skip"], AfterValidator(_shadow_mode)] = "engine"
-    sample_percent: Annotated[float, Field(strict=True, gt=0, le=100)] = 10.0
+    sample_percent: Annotated[float, Field(strict=True, gt=0, le=100), AfterValidator(_sample_percent)] = 10.0
     min_samples: Annotated[int, _whole(1, 1_000_000_000)] = 1000
     max_mismatch_ratio: Ratio = 0.0
 

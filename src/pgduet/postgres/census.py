@@ -34,8 +34,8 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float) -> C
     route = (await store.run(conn, "route", {"migration": migration.name}))[0]
     result = CensusResult(
         clients=[
-            Client(who=r["who"], version=r["version"], side=r["side"], via=r["via"], last_seen=r["last_seen"])
-            for r in rows
+            Client(**{key: row[key] for key in ("who", "version", "side", "via", "last_seen", "sessions")})
+            for row in rows
         ]
     )
     for row in rows:

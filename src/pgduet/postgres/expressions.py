@@ -116,7 +116,14 @@ async def _functions(conn: Connection, question: Question, tree: object) -> bool
             hint="Rows are mapped more than once and must come out the same: write an expression over the row's own columns"
             " that is immutable or stable, or a constant.",
         )
-    return all(row["volatility"] == "i" for row in called) and "{COERCEVIAIO" not in parsed
+    if "{COERCEVIAIO" in parsed:
+        types = sorted(
+            {int(number) for number in re.findall(r":(?:var|const|result|funcresult|opresult)type (\d+)", parsed)}
+        )
+        answer = await (await conn.execute(block("expressions", "settings_matter"), {"types": types})).fetchone()
+        if answer is None or answer["yes"]:
+            return False
+    return all(row["volatility"] == "i" for row in called)
 
 
 def _numbers(tree: str, field: str) -> list[int]:

@@ -4,6 +4,7 @@ Transactions are explicit. `search_path` is empty but for the analysis of a plan
 qualified. Optional rights (a short deadlock timeout, muting the user's triggers) are used where they are granted.
 """
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -54,3 +55,8 @@ async def rights(conn: Connection) -> Rights:
     ).fetchone()
     assert row is not None  # noqa: S101  (a SELECT without FROM has one row)
     return Rights(**row)
+
+
+def without_values(message: str) -> str:
+    """Take the values out of PostgreSQL's message: what it quotes may be a row's, and those stay in the database."""
+    return re.sub(r'"[^"]*"', '"…"', message)

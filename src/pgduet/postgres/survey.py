@@ -17,7 +17,7 @@ from pgduet.operations.statement import trusted
 from pgduet.plan.models import Plan, TableName
 from pgduet.postgres import catalogue
 from pgduet.postgres.expressions import analyse, canonical_type
-from pgduet.postgres.session import Connection, rights
+from pgduet.postgres.session import Connection, rights, without_values
 from pgduet.sql import block
 
 SAMPLE_ROWS = 2000
@@ -131,7 +131,7 @@ async def _sampled(conn: Connection, table: TableDesign) -> list[Hazard]:
     try:
         found = await (await conn.execute(query)).fetchone()
     except psycopg.Error as error:
-        return [hazard("PD-H03", f"{table.label}: {error.diag.message_primary}")]
+        return [hazard("PD-H03", f"{table.label}: {without_values(error.diag.message_primary or '')}")]
     return _judge(table, found or {})
 
 

@@ -10,35 +10,36 @@ SELECT count(*) AS routers, coalesce(sum(reads_old), 0)::bigint AS reads_old, co
 -- Sessions that use a version right now: by a lock on one of its views, by a role whose search_path names it, or, without either, by
 -- a lock on a changed table itself (that is the oldest version).
 WITH seen AS (
-  SELECT a.usename::text AS role, a.application_name AS app, 'new' AS side, 'view' AS via
+  SELECT a.pid, a.usename::text AS role, a.application_name AS app, 'new' AS side, 'view' AS via
     FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_stat_activity a USING (pid)
    WHERE n.nspname = ANY (%(new_schemas)s) AND l.pid <> pg_backend_pid()
   UNION
-  SELECT a.usename::text, a.application_name, 'old', 'view'
+  SELECT a.pid, a.usename::text, a.application_name, 'old', 'view'
     FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_stat_activity a USING (pid)
    WHERE n.nspname = ANY (%(old_schemas)s) AND l.pid <> pg_backend_pid()
   UNION
-  SELECT a.usename::text, a.application_name, 'old', 'table'
+  SELECT a.pid, a.usename::text, a.application_name, 'old', 'table'
     FROM pg_locks l JOIN pg_stat_activity a USING (pid)
    WHERE l.relation = ANY (SELECT to_regclass(r) FROM unnest(%(relations)s::text[]) r) AND l.pid <> pg_backend_pid()
      AND NOT EXISTS (SELECT FROM pg_locks v JOIN pg_class c ON c.oid = v.relation JOIN pg_namespace n ON n.oid = c.relnamespace
                       WHERE v.pid = l.pid AND n.nspname = ANY (%(new_schemas)s || %(old_schemas)s))
   UNION
-  SELECT a.usename::text, a.application_name, CASE WHEN setting LIKE ANY (%(new_patterns)s) THEN 'new' ELSE 'old' END, 'role'
+  SELECT a.pid, a.usename::text, a.application_name, CASE WHEN setting LIKE ANY (%(new_patterns)s) THEN 'new' ELSE 'old' END, 'role'
     FROM pg_stat_activity a JOIN pg_db_role_setting s ON s.setrole = a.usesysid AND s.setdatabase IN (0, a.datid), unnest(s.setconfig) setting
    WHERE a.datname = current_database() AND setting LIKE 'search_path=%%'
      AND (setting LIKE ANY (%(new_patterns)s) OR setting LIKE ANY (%(old_patterns)s))
 )
-INSERT INTO pgduet.client AS c (client_id, migration, kind, who, side, version, via)
+INSERT INTO pgduet.client AS c (client_id, migration, kind, who, side, version, via, sessions)
 SELECT format('%%s/%%s/%%s', role, app, via), %(migration)s, 'session',
        CASE WHEN app = '' THEN format('role %%s', role) ELSE format('%%s (role %%s)', app, role) END, side,
-       CASE side WHEN 'new' THEN %(new_version)s::text ELSE %(old_version)s::text END, via
+       CASE side WHEN 'new' THEN %(new_version)s::text ELSE %(old_version)s::text END, via, count(DISTINCT pid)
   FROM seen WHERE role IS NOT NULL AND app NOT LIKE 'pgduet/%%' AND app NOT LIKE 'pgduet-router/%%'
-ON CONFLICT (client_id, migration, side) DO UPDATE SET last_seen = clock_timestamp()
+ GROUP BY role, app, side, via
+ON CONFLICT (client_id, migration, side) DO UPDATE SET last_seen = clock_timestamp(), sessions = excluded.sessions
 
 -- name: clients
 -- A router counts while its connection lives or its lease may still run; a session as long as it is remembered.
-SELECT c.who, c.side, c.version, c.via, c.kind, c.last_seen, c.epoch, coalesce(c.lease_s, 0) AS lease_s,
+SELECT c.who, c.side, c.version, c.via, c.kind, c.sessions, c.last_seen, c.epoch, coalesce(c.lease_s, 0) AS lease_s,
        extract(epoch FROM clock_timestamp() - c.last_seen)::float8 AS idle_s,
        (a.pid IS NOT NULL) AS connected
   FROM pgduet.client c

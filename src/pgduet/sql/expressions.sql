@@ -14,3 +14,8 @@ SELECT p.oid::regprocedure::text AS name, p.provolatile::text AS volatility, n.n
   FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
  WHERE p.oid = ANY (%(functions)s::oid[])
     OR p.oid IN (SELECT oprcode FROM pg_operator WHERE oid = ANY (%(operators)s::oid[]))
+
+-- name: settings_matter
+-- Types whose text depends on settings, such as dates on DateStyle: a cast by text of one of them is not immutable.
+SELECT EXISTS (SELECT FROM pg_type t JOIN pg_proc p ON p.oid IN (t.typinput, t.typoutput)
+                WHERE t.oid = ANY (%(types)s::oid[]) AND p.provolatile <> 'i') AS yes

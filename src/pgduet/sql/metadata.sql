@@ -76,6 +76,7 @@ CREATE TABLE IF NOT EXISTS pgduet.client (
     errors_new    bigint NOT NULL DEFAULT 0,
     seconds_old   double precision NOT NULL DEFAULT 0,
     seconds_new   double precision NOT NULL DEFAULT 0,
+    sessions      integer NOT NULL DEFAULT 1,  -- how many were seen together last
     first_seen    timestamptz NOT NULL DEFAULT clock_timestamp(),
     last_seen     timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (client_id, migration, side)
@@ -86,7 +87,7 @@ CREATE TABLE IF NOT EXISTS pgduet.drift (
     migration_id bigint NOT NULL,
     relation     text NOT NULL,
     key          jsonb NOT NULL,
-    kind         text NOT NULL,                -- unmapped | mismatch | constraint
+    kind         text NOT NULL,                -- unmapped | unmappable | mismatch | constraint
     detail       text NOT NULL,
     seen_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     resolved_at  timestamptz

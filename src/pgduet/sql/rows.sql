@@ -17,6 +17,12 @@ SELECT count(*) FROM {relation} AS t WHERE {pages} AND {needs}
 -- name: mappable
 (CASE WHEN {try_up}(t) IS NULL THEN {condition} ELSE false END)
 
+-- name: judged
+(CASE WHEN {try_up}(t) IS NOT NULL THEN true WHEN {try_down}(t) IS NOT NULL THEN {no_way_back} ELSE {condition} END)
+
+-- name: lost
+(CASE WHEN {try_down}(t) IS NULL THEN {condition} ELSE true END)
+
 -- name: unmapped
 SELECT {key} AS key, {try_up}(t) AS error FROM {relation} AS t WHERE {pages} AND {empty} AND {try_up}(t) IS NOT NULL
  LIMIT {limit}

@@ -9,8 +9,8 @@ SELECT * FROM pgduet.migration WHERE name = %(name)s ORDER BY attempt DESC LIMIT
 -- name: by_id
 SELECT * FROM pgduet.migration WHERE id = %(id)s
 
--- name: live_on_tables
--- Live migrations that change one of these tables, or the same step of the version chain.
+-- name: live
+-- Other migrations that have not ended.
 SELECT name, phase, design FROM pgduet.migration WHERE ended_at IS NULL AND name <> %(name)s
 
 -- name: insert

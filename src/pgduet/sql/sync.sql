@@ -102,11 +102,11 @@ END
         SCHEMA = {schema}, TABLE = {table}, COLUMN = {column};
     END IF;
 
--- name: try_up
--- Tells why `up` cannot map a row, or NULL where it can.
+-- name: try
+-- Tells why an expression cannot map a row, or NULL where it can.
 CREATE OR REPLACE FUNCTION {function}(t {relation}) RETURNS text LANGUAGE plpgsql STABLE COST 10000 AS {body}
 
--- name: try_up_body
+-- name: try_body
 DECLARE
 {variables}
 BEGIN

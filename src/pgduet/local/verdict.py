@@ -1,6 +1,5 @@
 """The demo's verdict: the closing table, and everything that did not hold. Pure."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 from rich.console import Group, RenderableType
@@ -106,8 +105,3 @@ def stalls(report: Report, count: int = 5) -> str:
         for slow in report.slowest[:count]
     ]
     return "\n".join(lines)
-
-
-def by_phase(report: Report) -> Counter[str]:
-    """Count errors by phase and SQLSTATE."""
-    return Counter(f"{error.phase} {error.sqlstate}" for error in report.errors)

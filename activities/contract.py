@@ -73,6 +73,8 @@ async def _final_shape(work: Work, table: TableDesign) -> list[Statement]:
     names = await catalogue.not_null_names(work.conn, table.label)
     design = work.migration.design
     return [
+        # Clients lock the view before the table: whoever does it the other way round can make one of them a deadlock's victim.
+        views.lock_changed_view(design, table),
         *sync.remove(design, table),
         *columns.finish(table, names),
         *views.direct_view(design, table),

@@ -31,6 +31,7 @@ class Expand:
         """Add the new columns of every table; each table in a transaction of its own."""
         async with self.engine.work(reference, "expand") as work:
             await _first_version(work)
+            await _open_route(work)
             return await _each_table(work, columns.add, "expand", "added")
 
     @activity.defn(name="undo_expand")
@@ -53,6 +54,21 @@ async def _first_version(work: Work) -> None:
             for relation in await catalogue.relations(work.conn, schema):
                 for statement in views.plain_view(relation, version):
                     await work.conn.execute(statement.sql)
+
+
+async def _open_route(work: Work) -> None:
+    """Tell routers of the migration; not before the schema is there to which they will send clients."""
+    plan, design = work.migration.plan, work.migration.design
+    values = {
+        "migration": plan.name,
+        "database": plan.database,
+        "old_version": design.from_version,
+        "new_version": design.to_version,
+        "schemas": list(design.schemas),
+    }
+    async with work.conn.transaction():
+        await store.run(work.conn, "route_insert", values)
+        await store.run(work.conn, "route_notify", {"migration": plan.name})
 
 
 async def _each_table(

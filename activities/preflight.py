@@ -116,17 +116,6 @@ async def _open(conn: Connection, request: OpenRequest, plan: Plan, surveyed: Su
                 "workflow_id": request.workflow_id,
             },
         )
-        await store.run(
-            conn,
-            "route_insert",
-            {
-                "migration": plan.name,
-                "database": plan.database,
-                "old_version": plan.version.from_,
-                "new_version": plan.version.to,
-                "schemas": list(surveyed.design.schemas),
-            },
-        )
         reference = Reference(
             database=plan.database,
             name=plan.name,

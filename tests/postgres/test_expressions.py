@@ -1,6 +1,6 @@
 """A plan's expressions as PostgreSQL understands them: any name, any quoting, the same meaning under any search_path."""
 
-# ruff: noqa: S608  (names in statements are the test's own)
+
 
 from collections.abc import AsyncIterator
 from typing import Any

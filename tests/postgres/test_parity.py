@@ -1,6 +1,6 @@
 """Parity counts exactly, names the keys of what differs, and gives rows back what the authority says."""
 
-# ruff: noqa: S608  (names in statements are the test's own)
+
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -133,7 +133,7 @@ async def test_a_repair_waits_for_no_client_and_comes_back_to_what_it_holds(
         await client.execute("SELECT FROM public.reviews WHERE id = 1999 FOR UPDATE")
         task = asyncio.create_task(published.repair())
         async with asyncio.timeout(10):
-            while await lock_waits(client) < 2:  # noqa: ASYNC110  (a counter of the server's)
+            while await lock_waits(client) < 2:
                 await asyncio.sleep(0.01)
         await client.rollback()
         assert await task == 2

@@ -1,6 +1,6 @@
 """The sync triggers in their three forms, against every way of writing."""
 
-# ruff: noqa: S608  (names in statements are the test's own)
+
 
 from typing import Any
 

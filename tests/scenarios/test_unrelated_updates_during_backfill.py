@@ -1,6 +1,6 @@
 """Scenario 4: an update of another column moves a row that is not yet filled into pages that are already scanned."""
 
-# ruff: noqa: S608  (names in statements are the test's own)
+
 
 import asyncio
 from collections.abc import Callable

@@ -14,7 +14,7 @@ from typing import Any
 
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from pgduet import runtime
 from pgduet.messages import Answer, Start, Status, workflow_id
@@ -91,11 +91,21 @@ class Harness:
         """Wait for a phase to be entered, or for anything that a status can show."""
         ends = time.monotonic() + timeout_s
         while True:
-            status = await self.status()
-            if wanted.reached(status.phase) if isinstance(wanted, Phase) else wanted(status):
+            status = await self._status_if_answered()
+            if status and (wanted.reached(status.phase) if isinstance(wanted, Phase) else wanted(status)):
                 return status
-            assert time.monotonic() < ends, f"{wanted} not reached:\n{status.model_dump_json(indent=1)}"
+            shown = status.model_dump_json(indent=1) if status else "no worker answers"
+            assert time.monotonic() < ends, f"{wanted} not reached:\n{shown}"
             await asyncio.sleep(POLL_S)
+
+    async def _status_if_answered(self) -> Status | None:
+        """Ask where it stands; a worker that was killed does not answer, and the next one not at once."""
+        try:
+            return await self.status()
+        except RPCError as error:
+            if error.status in {RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.DEADLINE_EXCEEDED}:
+                return None
+            raise
 
     async def waits(self, kind: str, phase: Phase, timeout_s: float = TIMEOUT_S) -> Status:
         """Wait until the migration waits for something in a phase."""

@@ -4,7 +4,7 @@ Each writer owns its keys, so the ledger says exactly what a row must hold. Old 
 `public_v1`; new clients are steered by a router: through `public_v2` where it says new, else as old clients do.
 """
 
-# ruff: noqa: S608  (names in statements are the test's own)
+
 
 import asyncio
 import contextlib

@@ -74,20 +74,28 @@ async def _redrawn(migrations: Migrations, workflow: tuple[str, str], console: C
 
 
 async def _in_lines(migrations: Migrations, workflow: tuple[str, str], console: Console) -> Look:
-    said = ""
+    said: object = None
     while True:
+        what: object
         try:
             seen = await migrations.look(*workflow)
         except WorkerMissing as missing:
-            line, ended = missing.message, None
+            what = line = missing.message
+            ended = None
         else:
-            line, ended = one_line(seen.status), seen if seen.closed else None
-        if line != said:
+            what, line, ended = _milestone(seen.status), one_line(seen.status), seen if seen.closed else None
+        if what != said:
             console.print(line, soft_wrap=True)
-            said = line
+            said = what
         if ended:
             return ended
         await asyncio.sleep(INTERVAL_S)
+
+
+def _milestone(status: Status) -> object:
+    """Tell what must change for a new line to be worth it: a tenth of the backfill, not every second of a wait."""
+    waits = status.waiting_for.kind if status.waiting_for else None
+    return status.phase, status.state, waits, status.read_percent, status.backfill.percent // 10, status.failure
 
 
 def status_of_nothing() -> RenderableType:

@@ -79,6 +79,17 @@ def drop_changed_view(design: Design, table: TableDesign) -> list[Statement]:
     ]
 
 
+def lock_changed_view(design: Design, table: TableDesign) -> Statement:
+    """Lock the published view, and by it (PostgreSQL locks what a view reads) the inner view and the table, in clients' order."""
+    view = _published(design, table)
+    return Statement(
+        block("locks", "access_exclusive").format(relation=view),
+        f"lock {view.as_string(None)}",
+        Lock.ACCESS_EXCLUSIVE,
+        view.as_string(None),
+    )
+
+
 def direct_view(design: Design, table: TableDesign) -> list[Statement]:
     """Point the published view at the table itself, once the new columns have their own names; drop the inner view."""
     view = _published(design, table)

@@ -25,8 +25,10 @@ from pgduet.sql import block
 
 FIRST_PAGES = 32
 MOST_PAGES = 4096
+SPARSE_ROWS = 1.0
+"""Rows a page below which a batch tells nothing about what a page costs: pages that are empty, or filled already."""
 ROW_LOCK_WAIT = "10ms"
-BATCH_LIMIT = "300ms"
+BATCH_LIMIT = "100ms"
 """Batch and lock wait together stay under deadlock_timeout (1 s), or a client could be chosen as a deadlock's victim."""
 PRESSURE_EVERY_S = 1.0
 
@@ -101,7 +103,7 @@ class Batches:
         self.migration = migration
         self.table = table
         self.where = {"id": migration.id, "relation": table.label, "part": part}
-        self.pages = FIRST_PAGES
+        self.pages = self.known_pages = FIRST_PAGES
         self.first = self.end = self.cursor = 0
         self.rows = self.rows_before = self.batches = 0
         self.unlocked_rows = 0
@@ -145,7 +147,8 @@ class Batches:
 
     async def next(self, pace: Pace) -> None:
         """Fill the next pages, or what was left of them."""
-        last = min(self.cursor + self.pages, self.end)
+        first, written = self.cursor, self.rows
+        last = min(first + self.pages, self.end)
         began = time.monotonic()
         try:
             await self._batch(last)
@@ -156,11 +159,13 @@ class Batches:
             self.row_locks = f"row locks of clients on pages {self.cursor} to {last - 1} of {self.table.label}"
             return
         except errors.QueryCanceled:
-            self.pages = max(1, self.pages // 2)
+            self.pages = self.known_pages = max(1, self.pages // 4)
             if self.pages == 1:
                 await self.conn.execute("SET statement_timeout = 0")
             return
-        self._adapt(pace.target_ms, (time.monotonic() - began) * 1000)
+        self._adapt(
+            pace.target_ms, (time.monotonic() - began) * 1000, dense=self.rows - written >= SPARSE_ROWS * (last - first)
+        )
         await asyncio.sleep(pace.pause_ms / 1000)
 
     async def _batch(self, last: int) -> None:
@@ -174,9 +179,13 @@ class Batches:
                 raise
             await self._fill_mappable(last)
 
-    def _adapt(self, target_ms: float, took_ms: float) -> None:
+    def _adapt(self, target_ms: float, took_ms: float, *, dense: bool) -> None:
+        """Follow the last batch's time; pages with nothing to fill must not lead to a batch that full ones make long."""
         factor = min(2.0, max(0.5, target_ms / max(took_ms, 0.1)))
-        self.pages = min(MOST_PAGES, max(1, round(self.pages * factor)))
+        most = MOST_PAGES if dense else 2 * self.known_pages
+        self.pages = min(most, max(1, round(self.pages * factor)))
+        if dense:
+            self.known_pages = self.pages
 
     async def _fill(self, last: int) -> None:
         async with self.conn.transaction():

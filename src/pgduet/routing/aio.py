@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import psycopg
-from psycopg.errors import UndefinedTable
 from psycopg.rows import tuple_row
 
 from pgduet.routing import link
@@ -139,8 +138,5 @@ class AsyncRouter(RouterCore):
 
 async def _read(conn: psycopg.AsyncConnection[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Read the routes; a database that pgduet was never set up in has none."""
-    try:
-        cursor = await conn.execute(link.READ_ROUTES)
-        return await cursor.fetchall()
-    except UndefinedTable:
-        return []
+    there = await (await conn.execute(link.HAS_ROUTES)).fetchone()
+    return await (await conn.execute(link.READ_ROUTES)).fetchall() if there and there[0] else []

@@ -16,6 +16,7 @@ from pgduet import sql
 from pgduet.routing.model import Route
 
 LISTEN = sql.block("routing", "listen")
+HAS_ROUTES = sql.block("routing", "has_routes")
 READ_ROUTES = sql.block("routing", "read_routes")
 REPORT = sql.block("routing", "report")
 

@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import psycopg
-from psycopg.errors import UndefinedTable
 from psycopg.rows import tuple_row
 
 from pgduet.routing import link
@@ -142,10 +141,8 @@ class Router(RouterCore):
 
 def _read(conn: psycopg.Connection[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Read the routes; a database that pgduet was never set up in has none."""
-    try:
-        return conn.execute(link.READ_ROUTES).fetchall()
-    except UndefinedTable:
-        return []
+    there = conn.execute(link.HAS_ROUTES).fetchone()
+    return conn.execute(link.READ_ROUTES).fetchall() if there and there[0] else []
 
 
 def _notified(conn: psycopg.Connection[tuple[Any, ...]]) -> bool:

@@ -1,6 +1,9 @@
 -- name: listen
 LISTEN pgduet_route;
 
+-- name: has_routes
+SELECT to_regclass('pgduet.route') IS NOT NULL;
+
 -- name: read_routes
 SELECT r.migration, r.old_version, r.new_version, r.schemas, r.published, r.authority, r.read_percent, r.epoch
   FROM pgduet.route r;

@@ -125,10 +125,9 @@ ADVICE: dict[str, Advice] = {
     "PD-2001": Advice(
         "A table lock was not free in any short try before `lock_deadline_s`: a long transaction, or an autovacuum that"
         " the worker's role may not hurry.",
-        "Nothing of the transaction remains, and clients never waited longer than one try. The phase stops and"
-        " waits.",
-        "End the session that the message names (pid, role, state, age), then `pgduet advance NAME`; or roll back. `GRANT SET ON PARAMETER"
-        " deadlock_timeout` lets the worker get past an autovacuum.",
+        "Nothing of the transaction remains, and clients never waited longer than one try. The phase stops and waits.",
+        "End the session that the message names (pid, role, state, age), then `pgduet advance NAME`; or roll back."
+        " `GRANT SET ON PARAMETER deadlock_timeout` lets the worker get past an autovacuum.",
     ),
     "PD-2002": Advice(
         "`up` raises on rows that exist, such as a text that is no number.",

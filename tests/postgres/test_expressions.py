@@ -1,7 +1,5 @@
 """A plan's expressions as PostgreSQL understands them: any name, any quoting, the same meaning under any search_path."""
 
-
-
 from collections.abc import AsyncIterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Parity counts exactly, names the keys of what differs, and gives rows back what the authority says."""
 
-
-
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any

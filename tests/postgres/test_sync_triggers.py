@@ -1,7 +1,5 @@
 """The sync triggers in their three forms, against every way of writing."""
 
-
-
 from typing import Any
 
 import psycopg

@@ -1,7 +1,5 @@
 """Scenario 4: an update of another column moves a row that is not yet filled into pages that are already scanned."""
 
-
-
 import asyncio
 from collections.abc import Callable
 from typing import Any

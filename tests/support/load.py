@@ -4,8 +4,6 @@ Each writer owns its keys, so the ledger says exactly what a row must hold. Old 
 `public_v1`; new clients are steered by a router: through `public_v2` where it says new, else as old clients do.
 """
 
-
-
 import asyncio
 import contextlib
 import random

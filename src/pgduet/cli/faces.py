@@ -181,8 +181,7 @@ def _waits(status: Status, now: datetime) -> tuple[str, str | Text]:
             return "waits for", f"nothing: {stage}"
         case State.PAUSED:
             return "waits for", "somebody to resume it"
-    doing = "taking the new version back" if status.state is State.ROLLING_BACK else _DOING.get(status.phase, "at work")
-    return "waits for", f"nothing: it is {doing}"
+    return "waits for", f"nothing: it is {_DOING.get(status.phase, 'at work')}"
 
 
 def _criteria(status: Status) -> Iterator[str]:

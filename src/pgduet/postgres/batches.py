@@ -28,8 +28,9 @@ MOST_PAGES = 4096
 SPARSE_ROWS = 1.0
 """Rows a page below which a batch tells nothing about what a page costs: pages that are empty, or filled already."""
 ROW_LOCK_WAIT = "10ms"
-BATCH_LIMIT = "100ms"
-"""Batch and lock wait together stay under deadlock_timeout (1 s), or a client could be chosen as a deadlock's victim."""
+SHORTEST_LIMIT_MS = 100
+"""A batch is cut off at this, or at twice its target: with the lock wait it stays far under deadlock_timeout (1 s), or a
+client could be chosen as a deadlock's victim."""
 PRESSURE_EVERY_S = 1.0
 
 
@@ -107,6 +108,7 @@ class Batches:
         self.first = self.end = self.cursor = 0
         self.rows = self.rows_before = self.batches = 0
         self.unlocked_rows = 0
+        self.target_ms = float(migration.policy.backfill.batch_target_ms)
         self.row_locks: str | None = None
 
     async def open(self) -> None:
@@ -123,7 +125,7 @@ class Batches:
         # Losing the last batches in a crash loses their cursor with them: nothing is out of step.
         await self.conn.execute("SET synchronous_commit = off")
         await self.conn.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(ROW_LOCK_WAIT)))
-        await self.conn.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(BATCH_LIMIT)))
+        await self._limit()
 
     @property
     def finished(self) -> bool:
@@ -147,6 +149,9 @@ class Batches:
 
     async def next(self, pace: Pace) -> None:
         """Fill the next pages, or what was left of them."""
+        if pace.target_ms != self.target_ms:
+            self.target_ms = pace.target_ms
+            await self._limit()
         first, written = self.cursor, self.rows
         last = min(first + self.pages, self.end)
         began = time.monotonic()
@@ -160,13 +165,17 @@ class Batches:
             return
         except errors.QueryCanceled:
             self.pages = self.known_pages = max(1, self.pages // 4)
-            if self.pages == 1:
-                await self.conn.execute("SET statement_timeout = 0")
+            await self._limit()
             return
         self._adapt(
             pace.target_ms, (time.monotonic() - began) * 1000, dense=self.rows - written >= SPARSE_ROWS * (last - first)
         )
         await asyncio.sleep(pace.pause_ms / 1000)
+
+    async def _limit(self) -> None:
+        """Cut off a batch that takes too long; a single page takes what it takes."""
+        limit_ms = 0 if self.pages == 1 else max(SHORTEST_LIMIT_MS, round(2 * self.target_ms))
+        await self.conn.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(f"{limit_ms}ms")))
 
     async def _batch(self, last: int) -> None:
         if self.row_locks:

@@ -32,6 +32,8 @@ def worker(client: Client, databases: Databases | None = None, queue: str | None
         workflows=list(WORKFLOWS),
         activities=build(databases or Databases()),
         graceful_shutdown_timeout=timedelta(seconds=GRACE_S),
+        # A worker that was killed is not waited for longer than this before its workflows go to another one.
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
         max_heartbeat_throttle_interval=timedelta(seconds=0.5),
         default_heartbeat_throttle_interval=timedelta(seconds=0.5),
     )

@@ -298,7 +298,7 @@ async def test_cursor_and_rows_commit_together(dsn: str, conn: Connection, monke
         await ready(m)
         batches = await m.batches()
         monkeypatch.setitem(barriers.HOOKS, "batch.before_commit", break_off)
-        with pytest.raises(ConnectionAbortedError):
+        with pytest.raises(ConnectionAbortedError):  # noqa: PT012  (a busy machine may cut the first tries)
             while True:
                 await batches.next(m.pace)
         assert len(await empty(m)) == ROWS

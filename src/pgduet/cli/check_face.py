@@ -59,10 +59,10 @@ def _hazards(hazards: list[dict[str, Any]]) -> Table:
     table.add_column(overflow="fold", style="dim")
     for hazard in hazards:
         word = Text("  blocks" if blocking(hazard) else "  hazard", style="red" if blocking(hazard) else "yellow")
-        effect = _first(hazard, "message", "effect", "summary", "title")
-        cure = _first(hazard, "cure", "hint", "fix")
+        effect = f"{hazard['condition']}: {hazard['effect']}"
+        cure = str(hazard["cure"])
         where = f" ({hazard['where']})" if hazard.get("where") else ""
-        table.add_row(word, Text(_first(hazard, "code", "id")), Text(effect + where), Text(cure))
+        table.add_row(word, Text(str(hazard["id"])), Text(effect + where), Text(cure))
     return table
 
 

@@ -83,7 +83,14 @@ def _update_events(table: TableDesign, mode: SyncMode) -> Query:
     """
     if mode is SyncMode.FILL or table.always_fire:
         return sql.SQL("UPDATE")
-    names = [name for mapping in table.mappings for name in (*mapping.sources, *(c.physical for c in mapping.columns))]
+    names = [
+        name
+        for mapping in table.mappings
+        if _matters(mapping)
+        for name in (*mapping.sources, *(column.physical for column in mapping.columns))
+    ]
+    if not names:  # nothing to do on updates, but a trigger needs a column
+        names = [table.new_columns[0].physical]
     return sql.SQL("UPDATE OF ") + sql.SQL(", ").join(sql.Identifier(name) for name in dict.fromkeys(names))
 
 

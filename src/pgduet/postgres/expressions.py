@@ -19,7 +19,14 @@ from pgduet.operations.statement import Query, trusted
 from pgduet.postgres.session import Connection
 from pgduet.sql import block, text
 
-_CLOCKS = frozenset({"now", "transaction_timestamp", "statement_timestamp", "clock_timestamp", "timeofday"})
+_CHANGING = frozenset(
+    {
+        *("now", "transaction_timestamp", "statement_timestamp", "clock_timestamp", "timeofday"),
+        *("txid_current", "txid_current_if_assigned", "txid_current_snapshot"),
+        *("pg_current_xact_id", "pg_current_xact_id_if_assigned", "pg_current_snapshot", "pg_backend_pid"),
+    }
+)
+"""Built-in functions that PostgreSQL calls stable, because they are so within one statement or transaction."""
 
 
 class Rollback(Exception):
@@ -105,7 +112,7 @@ async def _functions(conn: Connection, question: Question, tree: object) -> bool
     numbers = {"functions": _numbers(parsed, "funcid"), "operators": _numbers(parsed, "opno")}
     called = await (await conn.execute(block("expressions", "functions"), numbers)).fetchall()
     changing = [
-        row["name"] for row in called if row["volatility"] == "v" or (row["built_in"] and row["short"] in _CLOCKS)
+        row["name"] for row in called if row["volatility"] == "v" or (row["built_in"] and row["short"] in _CHANGING)
     ]
     if "{SQLVALUEFUNCTION" in parsed:
         changing.append("a current_… value")

@@ -29,24 +29,18 @@ def check_page(plan: Plan, checksum: str, live: CheckResult | None) -> Renderabl
     return Group(*parts, "", Text(f"next  {command}"))
 
 
-def blocking(hazard: Mapping[str, Any]) -> bool:
-    """Tell whether a start would be refused for a hazard."""
-    return bool(hazard.get("blocking"))
-
-
 def estimate_line(estimate: Mapping[str, Any]) -> str:
     """Render an estimate; a number's unit is the last word of its name."""
     return " · ".join(f"{_named(name)} {_amount(name, value)}" for name, value in estimate.items() if value is not None)
 
 
 def _headline(plan: Plan, checksum: str, live: CheckResult | None) -> Text:
-    ok, told = True, "by the file alone"
+    told = "by the file alone"
     if live:
-        stops = sum(map(blocking, live.hazards))
-        ok = not stops
+        # What would block is an error, not a hazard: it never gets as far as this page.
         count = f"{len(live.hazards)} hazard{'' if len(live.hazards) == 1 else 's'}"
-        told = f"{count}, {stops or 'none'} blocking" if live.hazards else "no hazards"
-    shown = Text("plan ok" if ok else "plan refused", style="bold green" if ok else "bold red")
+        told = f"{count}, none blocking" if live.hazards else "no hazards"
+    shown = Text("plan ok", style="bold green")
     versions = f"{plan.database} {plan.version.from_} → {plan.version.to}"
     return shown.append(f", {told}   {versions}   checksum {checksum[:12]}…", style="not bold default")
 
@@ -58,16 +52,12 @@ def _hazards(hazards: list[dict[str, Any]]) -> Table:
     table.add_column(overflow="fold")
     table.add_column(overflow="fold", style="dim")
     for hazard in hazards:
-        word = Text("  blocks" if blocking(hazard) else "  hazard", style="red" if blocking(hazard) else "yellow")
+        word = Text("  hazard", style="yellow")
         effect = f"{hazard['condition']}: {hazard['effect']}"
         cure = str(hazard["cure"])
         where = f" ({hazard['where']})" if hazard.get("where") else ""
         table.add_row(word, Text(str(hazard["id"])), Text(effect + where), Text(cure))
     return table
-
-
-def _first(fields: Mapping[str, Any], *names: str) -> str:
-    return next((str(fields[name]) for name in names if fields.get(name)), "")
 
 
 def _named(name: str) -> str:

@@ -25,10 +25,12 @@ class Contract:
     @activity.defn(name="contract")
     async def contract(self, reference: Reference) -> Outcome:
         """Archive, then drop the old version's schema, then give each table its final shape."""
-        async with self.engine.work(reference, "contract") as work:
+        async with self.engine.work(reference, "contract", alone=True) as work:
+            # From here on nobody may roll back: who adopts the migration after a loss must know.
+            await store.set_controls(work.conn, work.migration.id, {"no_return": True})
             archived = await _archive(work)
             design = work.migration.design
-            await _locked(work, [views.drop_schema(schema, design.from_version) for schema in design.schemas], "schema")
+            await _locked(work, await work.drop_version(design.from_version), "schema")
             for table in design.tables:
                 if not await _finished(work, table):
                     await _locked(work, await _final_shape(work, table), table.label)

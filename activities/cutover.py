@@ -4,12 +4,14 @@ The undo is the first of rollback's two steps (make safe): reads and authority g
 enforcement is taken off under the lock budget. It takes the same time whatever the number of rows.
 """
 
+from psycopg import errors
 from temporalio import activity
 
 from pgduet.activities.engine import Engine, Work
 from pgduet.barriers import reach
 from pgduet.messages import Outcome, Reference
 from pgduet.operations import columns, probes, sync
+from pgduet.operations.design import TableDesign
 from pgduet.operations.statement import Statement
 from pgduet.phases import Authority, SyncMode
 from pgduet.postgres import store
@@ -28,15 +30,13 @@ class Cutover:
     @activity.defn(name="prepare_cutover")
     async def prepare_cutover(self, reference: Reference) -> Outcome:
         """Execute the reverse path, then declare what the new version requires."""
-        async with self.engine.work(reference, "cutover") as work:
+        async with self.engine.work(reference, "cutover", alone=True) as work:
             design = work.migration.design
             probed = {table.label: await probe(work.conn, probes.reverse(design, table)) for table in design.tables}
             tries = 0
             for table in design.tables:
                 tries += await _locked(work, columns.prove_required(design, table))
-                for statement in columns.validate_required(design, table):
-                    work.beat.note = statement.summary
-                    await execute_alone(work.conn, statement)
+                await _validate(work, table)
                 tries += await _locked(work, columns.require(design, table))
             evidence = {"reverse_probes": probed, "lock_tries": tries}
             async with work.conn.transaction():
@@ -46,7 +46,7 @@ class Cutover:
     @activity.defn(name="flip")
     async def flip(self, reference: Reference) -> Outcome:
         """Give authority to the new version, in one transaction that locks no table."""
-        async with self.engine.work(reference, "flip") as work:
+        async with self.engine.work(reference, "flip", alone=True) as work:
             if work.migration.authority is Authority.NEW:
                 # A worker was killed after its commit: the decision is taken, and stands in the audit log.
                 return Outcome(summary="authority: new")
@@ -60,7 +60,7 @@ class Cutover:
     @activity.defn(name="undo_cutover")
     async def undo_cutover(self, reference: Reference) -> Outcome:
         """Give authority back to the old version at once, then take enforcement off."""
-        async with self.engine.work(reference, "undo_cutover") as work:
+        async with self.engine.work(reference, "undo_cutover", alone=True) as work:
             async with work.conn.transaction():
                 changed = await _authority(work, Authority.OLD, SyncMode.BOTH, read_percent=0)
                 head = await store.audited(work.conn, reference, "undo_cutover", evidence=changed)
@@ -69,6 +69,19 @@ class Cutover:
             for table in work.migration.design.tables:
                 await _locked(work, columns.release(work.migration.design, table))
             return Outcome(summary="authority: old; nothing new is enforced", evidence=changed, audit_head=head)
+
+
+async def _validate(work: Work, table: TableDesign) -> None:
+    """Prove that no row is empty; where one is, bind nobody while the migration waits for somebody to look."""
+    design = work.migration.design
+    try:
+        for statement in columns.validate_required(design, table):
+            work.beat.note = statement.summary
+            await execute_alone(work.conn, statement)
+    except errors.CheckViolation:
+        for bound in design.tables:
+            await _locked(work, columns.release(design, bound))
+        raise
 
 
 async def _authority(work: Work, authority: Authority, mode: SyncMode, *, read_percent: int) -> dict[str, object]:

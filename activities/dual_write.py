@@ -24,7 +24,7 @@ class DualWrite:
     @activity.defn(name="dual_write")
     async def dual_write(self, reference: Reference) -> Outcome:
         """Install the triggers (old to new), then prove them by a probe write in each table."""
-        async with self.engine.work(reference, "dual_write") as work:
+        async with self.engine.work(reference, "dual_write", alone=True) as work:
             design = work.migration.design
             tries, head = 0, None
             for table in design.tables:
@@ -38,7 +38,7 @@ class DualWrite:
     @activity.defn(name="undo_dual_write")
     async def undo_dual_write(self, reference: Reference) -> Outcome:
         """Drop triggers and functions."""
-        async with self.engine.work(reference, "undo_dual_write") as work:
+        async with self.engine.work(reference, "undo_dual_write", alone=True) as work:
             design = work.migration.design
             head = None
             for table in design.tables:

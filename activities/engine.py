@@ -13,8 +13,10 @@ from temporalio.exceptions import ApplicationError
 
 from pgduet.errors import PgduetError
 from pgduet.messages import LockWait, Reference
+from pgduet.operations import views
+from pgduet.operations.names import version_schema
 from pgduet.operations.statement import Statement
-from pgduet.postgres import store
+from pgduet.postgres import catalogue, store
 from pgduet.postgres.databases import Databases
 from pgduet.postgres.executor import LockBudget, execute_locked, is_transient
 from pgduet.postgres.session import Connection, session, without_values
@@ -53,6 +55,14 @@ class Work:
         self.beat.progress = None
         return tries
 
+    async def drop_version(self, version: str) -> list[Statement]:
+        """Give the statements that drop a version's schemas with the views that are in them now."""
+        statements: list[Statement] = []
+        for schema in self.migration.design.schemas:
+            names = await catalogue.views_of(self.conn, version_schema(schema, version))
+            statements += views.drop_schema(schema, version, names)
+        return statements
+
 
 class Engine:
     """Opens sessions for activities; the only thing they share."""
@@ -68,9 +78,15 @@ class Engine:
             yield conn
 
     @asynccontextmanager
-    async def work(self, reference: Reference, purpose: str) -> AsyncIterator[Work]:
-        """Open a session for a migration, and heartbeat until it closes."""
+    async def work(self, reference: Reference, purpose: str, *, alone: bool = False) -> AsyncIterator[Work]:
+        """Open a session for a migration, and heartbeat until it closes.
+
+        With `alone`, no other step of the migration that asks for the same can run: a worker that was given up for dead and
+        comes to itself in a critical place finds its session gone, or is waited for.
+        """
         async with self.connection(reference.database, f"{purpose}/{reference.name}") as conn:
+            if alone:
+                await _be_alone(conn, reference.migration_id)
             work = Work(conn, await store.migration(conn, reference), reference)
             beating = asyncio.create_task(_keep_beating(work.beat))
             try:
@@ -100,6 +116,15 @@ async def translated() -> AsyncIterator[None]:
             type=type(error).__name__,
             non_retryable=not is_transient(error),
         ) from None
+
+
+async def _be_alone(conn: Connection, migration_id: int) -> None:
+    """Take the migration's lock for this session; an earlier try of the same step loses it with its session."""
+    while not (await store.run(conn, "try_alone", {"id": migration_id}))[0]["alone"]:
+        if activity.info().attempt > 1:
+            await store.run(conn, "end_holder", {"id": migration_id})
+        activity.heartbeat("waits for an earlier step to end")
+        await asyncio.sleep(HEARTBEAT_S)
 
 
 async def _keep_beating(beat: Beat) -> None:

@@ -29,7 +29,7 @@ class Expand:
     @activity.defn(name="expand")
     async def expand(self, reference: Reference) -> Outcome:
         """Add the new columns of every table; each table in a transaction of its own."""
-        async with self.engine.work(reference, "expand") as work:
+        async with self.engine.work(reference, "expand", alone=True) as work:
             await _first_version(work)
             await _open_route(work)
             return await _each_table(work, columns.add, "expand", "added")
@@ -37,7 +37,7 @@ class Expand:
     @activity.defn(name="undo_expand")
     async def undo_expand(self, reference: Reference) -> Outcome:
         """Drop the new columns."""
-        async with self.engine.work(reference, "undo_expand") as work:
+        async with self.engine.work(reference, "undo_expand", alone=True) as work:
             return await _each_table(work, columns.drop, "undo_expand", "dropped")
 
 

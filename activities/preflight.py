@@ -8,7 +8,7 @@ from temporalio import activity
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 
 from pgduet.activities.engine import Engine, translated
-from pgduet.errors import PlanChanged, PlanConflict, UnknownMigration
+from pgduet.errors import ActRefused, PlanChanged, PlanConflict, UnknownMigration
 from pgduet.messages import SEARCH_ATTRIBUTES, Opened, OpenRequest, Reference
 from pgduet.phases import Phase
 from pgduet.plan.checksum import checksum
@@ -47,6 +47,11 @@ class Preflight:
             found = await store.latest(conn, reference.name)
             if found is None:
                 raise UnknownMigration(f"{reference.database} has no migration {reference.name}")
+            if found.no_return:
+                raise ActRefused(
+                    f"contract of {reference.name} has begun: there is no way back",
+                    hint="Start the same plan again: it finishes the contract.",
+                )
             return await _opened(conn, found)
 
 
@@ -80,6 +85,7 @@ async def _opened(conn: Connection, found: store.Migration) -> Opened:
         search_attributes=await registered(),
         compensations=found.compensations,
         rolling_back=found.state == "rolling_back",
+        no_return=found.no_return,
         authority=found.authority,
         read_percent=route[0]["read_percent"] if route else 0,
     )

@@ -65,7 +65,7 @@ class Bookkeeping:
     async def setup(self, request: SetupInput) -> SetupResult:
         """Create the metadata and register the search attributes; safe to run again."""
         if request.print_sql:
-            statements = [load("metadata")["create_metadata"], load("audit")["create_audit"], load("grants")["grants"]]
+            statements = [load("grants")["grants"], load("metadata")["create_metadata"], load("audit")["create_audit"]]
             return SetupResult(database=request.database, sql="\n\n".join(statements))
         done = []
         async with self.engine.connection(request.database, "setup", bare=True) as conn:

@@ -30,7 +30,7 @@ class Shift:
     @activity.defn(name="undo_shift")
     async def undo_shift(self, reference: Reference) -> Outcome:
         """Send all reads back to the old version."""
-        async with self.engine.work(reference, "undo_shift") as work:
+        async with self.engine.work(reference, "undo_shift", alone=True) as work:
             request = RouteRequest(reference=reference, read_percent=0, authority=Authority.OLD)
             return await _route(work, request, "undo_shift")
 

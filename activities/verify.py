@@ -56,7 +56,7 @@ class Verify:
     @activity.defn(name="publish")
     async def publish(self, reference: Reference) -> Outcome:
         """Turn the sync both ways, bring archived values back, and open the new version's schema."""
-        async with self.engine.work(reference, "publish") as work:
+        async with self.engine.work(reference, "publish", alone=True) as work:
             for table in work.migration.design.tables:
                 await _both_ways(work, sync.install(work.migration.design, table, work.migration.id, SyncMode.BOTH))
             restored = await restore_all(work.conn, work.migration)
@@ -73,7 +73,7 @@ class Verify:
     @activity.defn(name="undo_verify")
     async def undo_verify(self, reference: Reference) -> Outcome:
         """Drop the new version's schema, then save what only it had."""
-        async with self.engine.work(reference, "undo_verify") as work:
+        async with self.engine.work(reference, "undo_verify", alone=True) as work:
             await _close_schema(work)
             archived, head = await _archive(work)
             return Outcome(
@@ -120,7 +120,7 @@ async def _open_schema(work: Work, restored: int) -> str | None:
 
 async def _close_schema(work: Work) -> None:
     design = work.migration.design
-    statements = [views.drop_schema(schema, design.to_version) for schema in design.schemas]
+    statements = await work.drop_version(design.to_version)
     statements += [statement for table in design.tables for statement in views.drop_changed_view(design, table)]
 
     async def also(conn: Connection) -> None:
@@ -133,13 +133,17 @@ async def _close_schema(work: Work) -> None:
 
 async def _archive(work: Work) -> tuple[int, str]:
     """Save new-only values once: `published_at` says that there may be some, and is cleared with the save."""
-    current = (await store.run(work.conn, "by_id", {"id": work.migration.id}))[0]
     count = 0
     async with work.conn.transaction():
+        current = (await store.run(work.conn, "lock", {"id": work.migration.id}))[0]
+        if current["published_at"] is None and current["sync_mode"] == SyncMode.BOTH:
+            # Values came back, but nobody could use the new version: what the archive held still holds.
+            await store.run(work.conn, "unrestore", {"migration": work.migration.name, "since": current["started_at"]})
         if current["published_at"] is not None:
             for table in work.migration.design.tables:
                 for query in rows.archive_new(work.migration.design, table, work.migration.attempt):
                     count += (await work.conn.execute(query)).rowcount
             await store.run(work.conn, "set_published", {"id": work.migration.id, "published": False})
+        await store.run(work.conn, "set_mode", {"id": work.migration.id, "mode": None})
         head = await store.audited(work.conn, work.reference, "withdraw", evidence={"archived": count})
     return count, head

@@ -1,9 +1,10 @@
 """The clerk: carries out what the desk took (pause, throttle, route, verify), compares, and adds up what children report."""
 
+from contextlib import suppress
 from typing import Any
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel
@@ -36,7 +37,7 @@ class Clerk(Machine):
             errand = self.desk.errands[0]
             try:
                 told = await self.errand(errand.act, errand.message)
-            except ActivityError as error:
+            except FailureError as error:
                 told = f"{errand.act} failed: {innermost(error)}"
                 self.desk.decided(told)
             self.desk.errands.pop(0)
@@ -52,6 +53,8 @@ class Clerk(Machine):
                 reference=actor, action=act, evidence=message.model_dump(mode="json", exclude={"actor", "reason"})
             )
             return (await call("note", note, Outcome, f"{act} by {actor.actor}")).summary
+        if isinstance(message, Route) and self.desk.abort:
+            return "not moved: it is rolling back"
         if isinstance(message, Route):
             outcome = await call(
                 "set_route", RouteRequest(reference=actor, read_percent=message.read_percent), Outcome, act
@@ -66,7 +69,9 @@ class Clerk(Machine):
         else:
             controls = {"paused": act == "pause"}
             for child in self.children:
-                await workflow.get_external_workflow_handle(child).signal(act, Act())
+                # A range that is done has no child any more; a running slice reads the controls in the database.
+                with suppress(FailureError):
+                    await workflow.get_external_workflow_handle(child).signal(act, Act())
         await call("set_controls", ControlsRequest(reference=actor, controls=controls), Outcome, act)
         return (
             ", ".join(f"{name} = {value:g}" for name, value in controls.items())

@@ -41,6 +41,7 @@ class Desk:
         self.abort: Abort | None = None
         self.advanced: Act | None = None
         self.paused = False
+        self.before_pause: WaitingFor | None = None
         self.errands: list[Errand] = []
         """Acts that need an activity: throttle, pause, resume, route, verify."""
         self.no_return = False
@@ -180,6 +181,8 @@ class Desk:
         self.abort = act
 
     def _pause(self, act: Act) -> None:
+        if not self.paused:
+            self.before_pause = self.status.waiting_for
         self.paused = True
         self.status.state = State.PAUSED
         self.wait_for("paused", "somebody to resume it", f"pgduet resume {self.status.name}")
@@ -189,6 +192,9 @@ class Desk:
         self.paused = False
         self.status.state = State.RUNNING
         self.go_on()
+        if held := self.before_pause:
+            self.wait_for(held.kind, held.detail, *held.next_commands)
+        self.before_pause = None
         self.errands.append(Errand("resume", act))
 
     def _why_not_route(self, act: Route) -> str | None:

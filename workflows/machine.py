@@ -94,6 +94,8 @@ class Machine(Handlers):
         self.shown = ()
         if carried:
             self.desk.paused = carried.paused
+            self.desk.no_return = carried.no_return
+            self.desk.before_pause = carried.before_pause
 
     def refuse(self, error: ApplicationError) -> None:
         """Take no plan, but stay answerable: `run` fails with the reason, queries tell it, acts are refused."""
@@ -170,6 +172,7 @@ class Machine(Handlers):
                 self.announce()
                 await self.nap(INSIST_EVERY_S)
                 self.desk.go_on()
+                self.hand_over_if_long()
             else:
                 self.status.failure = None
                 return answer
@@ -315,6 +318,11 @@ class Machine(Handlers):
         await self.until(task.done)
         return None if task.cancelled() else task.exception()
 
+    def hand_over_if_long(self) -> None:
+        """Ask for a fresh run where the history has grown long."""
+        if workflow.info().is_continue_as_new_suggested() and self.desk.advanced is None:
+            raise ContinueAsNewNeeded
+
     def carried(self) -> Carried:
         """Pack the state for the next run."""
         assert self.opened is not None  # noqa: S101  (only long phases hand over)
@@ -326,6 +334,8 @@ class Machine(Handlers):
             abort=self.desk.abort,
             cancelled=self.cancelled,
             paused=self.desk.paused,
+            no_return=self.desk.no_return,
+            before_pause=self.desk.before_pause,
             soak_started_at=self.soak_started_at,
         )
 

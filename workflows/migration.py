@@ -204,7 +204,7 @@ class Migration(Watch):
             await self.bake(percent)
 
     async def cutover(self) -> None:
-        """Fresh parity, then, shielded: constraints, and the flip."""
+        """Fresh parity, then constraints, then, shielded, the flip."""
         if self.status.authority is Authority.NEW:
             return
         parity = await self.compare()
@@ -212,8 +212,8 @@ class Migration(Watch):
             await self.hold("drift", describe(parity), *self.drift_commands())
             parity = await self.compare()
         await self.checkpoint()
-        self.critical = True
         await self.step("prepare_cutover", "prove the way back, declare constraints")
+        self.critical = True
         await self.step("flip", "authority: new")
         self.status.authority = Authority.NEW
         self.status.read_percent = 100
@@ -245,13 +245,17 @@ class Migration(Watch):
 
     async def contract(self) -> None:
         """Drop the old representation, unless somebody still uses it: after this there is no way back."""
-        while old_left := (await self.take_census(self.plan.policy.soak.legacy_idle_s)).old_left:
+        while not self.desk.no_return:
+            old_left = (await self.take_census(self.plan.policy.soak.legacy_idle_s)).old_left
+            if not old_left:
+                break
             self.desk.wait_for(
                 "census", f"clients of version {self.plan.version.from_} to leave: {', '.join(old_left)}"
             )
             self.announce()
             await self.checkpoint()
             await workflow.sleep(timedelta(seconds=min(CENSUS_EVERY_S, self.plan.policy.soak.legacy_idle_s or 1)))
+            self.hand_over_if_long()
         self.desk.go_on()
         await self.checkpoint()
         self.desk.no_return = self.critical = True

@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.calls import call
     from pgduet.workflows.clerk import Clerk
     from pgduet.workflows.judge import describe, judge_traffic
-    from pgduet.workflows.machine import ContinueAsNewNeeded, innermost
+    from pgduet.workflows.machine import innermost
 
 CENSUS_EVERY_S = 30.0
 WITHDRAW_CENSUS_S = 0.5
@@ -69,6 +69,7 @@ class Watch(Clerk):
         self.status.backfill.rows_total = self.opened.rows_estimate
         self.status.authority = self.opened.authority
         self.status.read_percent = self.opened.read_percent
+        self.desk.no_return = self.opened.no_return and self.opened.phase is not Phase.DONE
         if self.opened.rolling_back:
             self.desk.hear("abort", {"actor": start.actor, "reason": "the rollback that was under way goes on"})
         if self.opened.phase is not Phase.PREFLIGHT:
@@ -178,11 +179,6 @@ class Watch(Clerk):
         """Name what can be done about drift."""
         name = self.plan.name
         return [f"pgduet verify {name} --repair", f"pgduet advance {name}", f"pgduet rollback {name}"]
-
-    def hand_over_if_long(self) -> None:
-        """Ask for a fresh run where the history has grown long."""
-        if workflow.info().is_continue_as_new_suggested() and self.desk.advanced is None:
-            raise ContinueAsNewNeeded
 
     def made_safe(self) -> None:
         """Note that the old version is in charge."""

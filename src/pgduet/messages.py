@@ -194,6 +194,8 @@ class Opened(Message):
     authority: Authority = Authority.OLD
     read_percent: int = 0
     rolling_back: bool = False
+    no_return: bool = False
+    """Contract has begun: the only way is on."""
     audit_head: str | None = None
 
 
@@ -376,6 +378,8 @@ class Carried(Message):
     abort: Abort | None = None
     cancelled: bool = False
     paused: bool = False
+    no_return: bool = False
+    before_pause: WaitingFor | None = None
     soak_started_at: datetime | None = None
 
 

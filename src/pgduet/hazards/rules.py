@@ -79,8 +79,8 @@ _ALL = (
     ),
     Rule(
         "PD-H07",
-        "`SELECT *` prepared on a base table fails once after expand",
-        "0A000 (cached plan must not change result type), once for each such prepared statement",
+        "statements that name no columns meet the new ones on the base table",
+        "`SELECT *` prepared there fails once (0A000); COPY and INSERT … SELECT * without a column list see more columns",
         "name the columns, or read the version schema",
         "PREPARE q AS SELECT * FROM public.flights",
         "PREPARE q AS SELECT id, year FROM public_v1.flights",

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pgduet.operations.expressions import Expression
 from pgduet.operations.names import physical_column, routine_name, version_schema
-from pgduet.operations.statement import trusted
+from pgduet.operations.statement import Query, trusted
 
 ROW = sql.SQL("t")
 """The alias under which statements read the table."""
@@ -20,7 +20,24 @@ ROW = sql.SQL("t")
 BY_TEXT = frozenset({"json", "xml", "point", "polygon", "box", "path", "circle"})
 """Types that have no equality, or one that compares something else (an area): they are compared as text."""
 
+_EXACT = frozenset(
+    {
+        *("smallint", "integer", "bigint", "oid", "boolean", "uuid", "bytea", "date", "timestamp", "time"),
+        *("text", "character varying", "name"),
+    }
+)
 _NO_LENGTH = ("character varying", "character", "bpchar", "varchar")
+
+
+def image_differs(left: sql.Composable, right: sql.Composable, inexact: bool) -> Query:  # noqa: FBT001
+    """Render that two values of one type are not the same; bit by bit for types whose equal values can differ."""
+    template = "pg_catalog.record_image_ne(ROW({}), ROW({}))" if inexact else "({} IS DISTINCT FROM {})"
+    return sql.SQL(template).format(left, right)
+
+
+def is_exact(kind: str) -> bool:
+    """Tell whether a type's equal values are the same bit by bit, as far as pgduet knows."""
+    return kind.split("(", maxsplit=1)[0].removesuffix(" without time zone").removesuffix(" with time zone") in _EXACT
 
 
 def without_length(kind: str) -> str:
@@ -105,6 +122,9 @@ class TableDesign(Frozen):
     key_types: tuple[str, ...]
     columns: tuple[str, ...]
     opaque: tuple[str, ...]
+    """Columns that are compared as text."""
+    inexact: tuple[str, ...] = ()
+    """Columns whose equal values can differ: 1.0 and 1.00, 24 hours and a day."""
     always_fire: bool
     mappings: tuple[ColumnMapping, ...]
 
@@ -157,6 +177,13 @@ class TableDesign(Frozen):
         """Render that a column of a row differs from a value."""
         template = "({}.{}::text IS DISTINCT FROM {}::text)" if column in self.opaque else "({}.{} IS DISTINCT FROM {})"
         return sql.SQL(template).format(row, sql.Identifier(column), value)
+
+    def changed(self, column: str, left: sql.Composable, right: sql.Composable) -> Query:
+        """Render that a column was changed between two rows; a value that is equal but not the same counts."""
+        name = sql.Identifier(column)
+        return image_differs(
+            sql.SQL("{}.{}").format(left, name), sql.SQL("{}.{}").format(right, name), column in self.inexact
+        )
 
     def key_of(self, row: sql.Composable) -> sql.Composable:
         """Render a row's key as jsonb: the primary key, or where there is none every column that both versions have."""

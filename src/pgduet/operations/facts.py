@@ -14,6 +14,8 @@ class ColumnFacts(BaseModel):
     generated: bool
     identity: bool
     in_key: bool
+    exact: bool = True
+    """False where its collation calls different texts equal."""
     dependents: tuple[str, ...] = ()
     """Objects that forbid dropping the column: views, policies, generated columns, foreign keys, the primary key."""
     lost_with_it: tuple[str, ...] = ()
@@ -34,6 +36,8 @@ class TableFacts(BaseModel):
     owned: bool
     inherits: bool
     persistence: str
+    hides_rows: bool = False
+    """Row level security is forced on the owner, and the worker's role cannot get past it."""
     rows: float
     pages: int
     user_before_triggers: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pgduet.errors import NotSupported
 from pgduet.operations import add_column, replace_columns
-from pgduet.operations.design import BY_TEXT, ColumnMapping, Design, TableDesign
+from pgduet.operations.design import BY_TEXT, ColumnMapping, Design, TableDesign, is_exact
 from pgduet.operations.expressions import Expression
 from pgduet.operations.facts import TableFacts
 from pgduet.operations.questions import KeyPath, place
@@ -38,6 +38,7 @@ def resolve(
                 key=table.key,
                 key_types=tuple(column.type for name in table.key if (column := table.column(name))),
                 columns=tuple(column.name for column in table.columns),
+                inexact=tuple(column.name for column in table.columns if not (is_exact(column.type) and column.exact)),
                 opaque=tuple(column.name for column in table.columns if column.type in BY_TEXT),
                 always_fire=bool(table.user_before_triggers),
                 mappings=mappings,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from psycopg import sql
 
-from pgduet.operations.design import ROW, ColumnMapping, Design, TableDesign
+from pgduet.operations.design import ROW, ColumnMapping, Design, OldColumn, TableDesign, image_differs
 from pgduet.operations.statement import Query, trusted
 from pgduet.phases import SyncMode
 from pgduet.sql import block
@@ -136,8 +136,8 @@ def archive_old(design: Design, table: TableDesign, attempt: int) -> list[Query]
     return [_archive(design, table, mapping, attempt, "old") for mapping in table.mappings if mapping.replaces]
 
 
-def restore(design: Design, table: TableDesign, mapping: ColumnMapping, first: int, last: int) -> Query:
-    """Bring back archived values with ids from `first` to `last` where nobody has written since."""
+def restore(design: Design, table: TableDesign, mapping: ColumnMapping, ids: list[int]) -> Query:
+    """Bring back archived values by their ids, where nobody has written since."""
     archive = sql.SQL("a")
     same, keys = _same_row(table, archive)
     return block("rows", "restore").format(
@@ -149,8 +149,7 @@ def restore(design: Design, table: TableDesign, mapping: ColumnMapping, first: i
             for column in mapping.columns
         ),
         key_columns=keys,
-        first=sql.Literal(first),
-        last=sql.Literal(last),
+        ids=sql.Literal(ids),
         migration=sql.Literal(design.name),
         label=sql.Literal(table.label),
         mapping=sql.Literal(mapping.position),
@@ -193,9 +192,16 @@ def _forward(mapping: ColumnMapping) -> Query:
 
 
 def _backward(table: TableDesign, mapping: ColumnMapping) -> Query:
-    return _any(
-        table.differs_from(old.name, ROW, old.down.over(ROW, renamed=table.physical)) for old in mapping.replaces
-    )
+    """Tell that the old columns are not what `down` gives, bit by bit: an old client's 1.00 is not a new client's 1.0."""
+    return _any(_old_differs(table, old) for old in mapping.replaces)
+
+
+def _old_differs(table: TableDesign, old: OldColumn) -> Query:
+    value = old.down.over(ROW, renamed=table.physical)
+    inexact = old.name in table.inexact
+    if inexact:  # images are compared between values of one type
+        value = sql.SQL("({}::{})").format(value, trusted(old.type))
+    return image_differs(old.of(ROW), value, inexact)
 
 
 def _safely(design: Design, table: TableDesign, condition: sql.Composable) -> Query:

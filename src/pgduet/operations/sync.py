@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from psycopg import sql
 
-from pgduet.operations.design import ROW, ColumnMapping, Design, NewColumn, TableDesign
+from pgduet.operations.design import ROW, ColumnMapping, Design, NewColumn, TableDesign, image_differs, is_exact
 from pgduet.operations.names import MARKER, trigger_name
 from pgduet.operations.statement import Lock, Query, Statement, trusted
 from pgduet.phases import SyncMode
@@ -125,7 +125,9 @@ class _Bodies:
         return block("sync", "update").format(mappings=_lines(mappings))
 
     def _update_mapping(self, mapping: ColumnMapping) -> Query:
-        changed = [column.differs(column.of(OLD), column.of(NEW)) for column in mapping.columns]
+        changed = [
+            image_differs(column.of(OLD), column.of(NEW), not is_exact(column.type)) for column in mapping.columns
+        ]
         if not mapping.replaces:
             # An added column is the new version's own once new clients may write it: `up` gave it its first value.
             return block("sync", "update_added").format(new_changed=_any(changed), down=self._down(mapping))
@@ -261,7 +263,7 @@ def _quoted(body: sql.Composable) -> sql.Literal:
 
 
 def _changed(table: TableDesign, names: tuple[str, ...]) -> Query:
-    return _any(table.differs(name, OLD, NEW) for name in names) if names else sql.SQL("false")
+    return _any(table.changed(name, OLD, NEW) for name in names) if names else sql.SQL("false")
 
 
 def _any(conditions: Iterable[sql.Composable]) -> Query:

@@ -28,6 +28,7 @@ class Relation:
     columns: tuple[str, ...]
     owner: str
     grants: dict[str, tuple[str, ...]]
+    may_give: bool = False
 
 
 def create_schema(schema: str, version: str, usage: tuple[str, ...]) -> list[Statement]:
@@ -99,12 +100,19 @@ def direct_view(design: Design, table: TableDesign) -> list[Statement]:
     return [_view(view, columns, table.relation), Statement(drop, "drop the inner view", Lock.ACCESS_EXCLUSIVE)]
 
 
-def drop_schema(schema: str, version: str) -> Statement:
-    """Drop a version schema with all its views."""
-    name = sql.Identifier(version_schema(schema, version))
-    return Statement(
-        block("views", "drop_schema").format(schema=name), f"drop version {version}", Lock.ACCESS_EXCLUSIVE
-    )
+def drop_schema(schema: str, version: str, names: tuple[str, ...]) -> list[Statement]:
+    """Drop a version's views by name, then its schema: what a user built upon them is not ours to drop."""
+    name = version_schema(schema, version)
+    views = [
+        Statement(
+            block("views", "drop_view").format(view=sql.Identifier(name, view)),
+            f"drop {name}.{view}",
+            Lock.ACCESS_EXCLUSIVE,
+        )
+        for view in names
+    ]
+    drop = block("views", "drop_schema").format(schema=sql.Identifier(name))
+    return [*views, Statement(drop, f"drop version {version}", Lock.ACCESS_EXCLUSIVE)]
 
 
 def published_name(table: TableDesign, version: str) -> sql.Identifier:
@@ -131,10 +139,15 @@ def _default(view: sql.Identifier, column: str, value: sql.Composable) -> Statem
 
 
 def _rights(view: sql.Identifier, relation: Relation) -> list[Statement]:
-    made = [Statement(block("views", "owner").format(view=view, role=sql.Identifier(relation.owner)), "its owner")]
+    made = []
+    if relation.may_give:
+        # Only a superuser can give a view away at once; the owner's rights, which are granted in any case, are what counts.
+        made.append(
+            Statement(block("views", "owner").format(view=view, role=sql.Identifier(relation.owner)), "its owner")
+        )
     for grantee, privileges in sorted(relation.grants.items()):
         rights = [trusted(right) for right in _TABLE_RIGHTS if right in privileges]
-        if rights and grantee != relation.owner:
+        if rights:
             query = block("views", "grant").format(
                 privileges=sql.SQL(", ").join(rights), view=view, role=_role(grantee)
             )

@@ -2,21 +2,23 @@
 
 from pgduet.operations import rows
 from pgduet.postgres import store
-from pgduet.postgres.session import Connection
+from pgduet.postgres.polite import write_politely
+from pgduet.postgres.session import Connection, rights
 from pgduet.sql import block
 
-BATCH = 500
+BATCH = 50
 
 
 async def restore_all(conn: Connection, migration: store.Migration) -> int:
     """Restore every archived value of a migration that still applies; returns how many came back."""
     restored = 0
+    mute = migration.policy.user_triggers == "suppress" and (await rights(conn)).mute_triggers
     for table in migration.design.tables:
         for mapping in table.mappings:
             after = 0
             while ids := await _next(conn, migration.name, table.label, mapping.position, after):
-                query = rows.restore(migration.design, table, mapping, ids[0], ids[-1])
-                restored += (await conn.execute(query)).rowcount
+                query = rows.restore(migration.design, table, mapping, ids)
+                restored += await write_politely(conn, query, mute=mute)
                 after = ids[-1]
     return restored
 

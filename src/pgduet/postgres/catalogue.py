@@ -37,6 +37,7 @@ async def table(conn: Connection, schema: str, name: str, own_schemas: frozenset
         owner=facts["owner"],
         owned=facts["owned"] and facts["may_create"],
         inherits=facts["inherits"],
+        hides_rows=facts["hides_rows"],
         rows=facts["rows"],
         pages=facts["pages"],
         key=tuple(row["name"] for row in await rows(conn, "key", oid)),
@@ -55,7 +56,7 @@ async def relations(conn: Connection, schema: str) -> list[Relation]:
     for row in await rows(conn, "table_grants", {"schema": schema}):
         grants[row["table"]][row["grantee"]] = tuple(row["privileges"])
     return [
-        Relation(schema, row["table"], tuple(row["columns"]), row["owner"], grants[row["table"]])
+        Relation(schema, row["table"], tuple(row["columns"]), row["owner"], grants[row["table"]], row["may_give"])
         for row in await rows(conn, "schema_tables", {"schema": schema})
     ]
 
@@ -63,6 +64,11 @@ async def relations(conn: Connection, schema: str) -> list[Relation]:
 async def schema_usage(conn: Connection, schema: str) -> tuple[str, ...]:
     """Read who may use a schema; the empty name stands for everybody."""
     return tuple(row["grantee"] for row in await rows(conn, "schema_usage", {"schema": schema}))
+
+
+async def views_of(conn: Connection, schema: str) -> tuple[str, ...]:
+    """Read the names of a schema's views."""
+    return tuple(row["name"] for row in await rows(conn, "schema_views", {"schema": schema}))
 
 
 async def not_null_names(conn: Connection, relation: str) -> dict[str, str]:

@@ -16,12 +16,13 @@ import psycopg
 from psycopg import errors, sql
 
 from pgduet.errors import LockDeadline
-from pgduet.operations.statement import Lock, Statement, trusted
+from pgduet.operations.statement import Lock, Query, Statement, trusted
 from pgduet.postgres.session import Connection, rights
 from pgduet.sql import block
 
 _GIVES_WAY = (errors.LockNotAvailable, errors.DeadlockDetected)
 _STRENGTH = tuple(Lock)
+IDLE_MS = 1000
 
 Step = Callable[[Connection], Awaitable[None]]
 OnWait = Callable[[str], None]
@@ -57,10 +58,10 @@ async def execute_locked(
         tries += 1
         try:
             async with conn.transaction():
-                await _limit(conn, budget.timeout_ms, lower=lower)
-                await _lock_strongest(conn, statements)
-                for statement in statements:
-                    await conn.execute(statement.sql)
+                await conn.execute(_prologue(statements, budget.timeout_ms, lower=lower))
+                if statements:
+                    # One round trip while the lock is held, however many statements and however far the server.
+                    await conn.execute(sql.SQL(";\n").join(statement.sql for statement in statements))
                 if also:
                     await also(conn)
         except _GIVES_WAY as error:
@@ -94,20 +95,24 @@ async def blockers(conn: Connection, relations: Sequence[str]) -> str:
     )
 
 
-async def _limit(conn: Connection, timeout_ms: int, *, lower: bool) -> None:
-    await conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(f"{timeout_ms}ms")))
+def _prologue(statements: Sequence[Statement], timeout_ms: int, *, lower: bool) -> Query:
+    """Set the limits, then take each table's strongest lock first: the rest of the transaction finds it held.
+
+    A worker that stops with locks in its hands loses them by `idle_in_transaction_session_timeout`.
+    """
+    parts: list[Query] = [
+        sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(f"{timeout_ms}ms")),
+        sql.SQL("SET LOCAL idle_in_transaction_session_timeout = {}").format(sql.Literal(f"{IDLE_MS}ms")),
+    ]
     if lower:
-        await conn.execute("SET LOCAL deadlock_timeout = '10ms'")
-
-
-async def _lock_strongest(conn: Connection, statements: Sequence[Statement]) -> None:
+        parts.append(sql.SQL("SET LOCAL deadlock_timeout = '10ms'"))
     strongest: dict[str, Lock] = {}
     for statement in statements:
         if statement.relation and statement.lock is not Lock.NONE:
             known = strongest.get(statement.relation, Lock.NONE)
             strongest[statement.relation] = max(known, statement.lock, key=_STRENGTH.index)
-    for relation, mode in strongest.items():
-        await conn.execute(block("locks", _MODES[mode]).format(relation=trusted(relation)))
+    parts += [block("locks", _MODES[mode]).format(relation=trusted(relation)) for relation, mode in strongest.items()]
+    return sql.SQL(";\n").join(parts)
 
 
 _MODES = {

@@ -4,21 +4,19 @@ All page ranges are read in one snapshot, so a row that moves meanwhile is count
 as old as the comparison takes: about a second for a million rows.
 """
 
-import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from psycopg import Error, errors, sql
+from psycopg import Error
 
 from pgduet.messages import Parity
 from pgduet.operations import rows
 from pgduet.operations.design import TableDesign
-from pgduet.operations.statement import Query
 from pgduet.phases import Authority, SyncMode
 from pgduet.postgres import store
-from pgduet.postgres.batches import ROW_LOCK_WAIT
 from pgduet.postgres.executor import is_transient
+from pgduet.postgres.polite import write_politely
 from pgduet.postgres.session import Connection, rights
 
 CHUNK_PAGES = 2048
@@ -58,23 +56,9 @@ async def repair(
                 query = rows.repair_new(migration.design, table, mode, first, last)
             else:
                 continue
-            written += await _repair_pages(conn, query, mute=mute)
+            written += await write_politely(conn, query, mute=mute, repair=True)
             progress(f"{table.label}: {written} rows repaired")
     return written
-
-
-async def _repair_pages(conn: Connection, query: Query, *, mute: bool) -> int:
-    """Write one range as a batch of the backfill does: the user's triggers are silent, and no client's row is waited for."""
-    while True:
-        try:
-            async with conn.transaction():
-                await conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(ROW_LOCK_WAIT)))
-                await conn.execute("SET LOCAL pgduet.repair = 'on'")
-                if mute:
-                    await conn.execute("SET LOCAL session_replication_role = replica")
-                return (await conn.execute(query)).rowcount
-        except (errors.LockNotAvailable, errors.DeadlockDetected):
-            await asyncio.sleep(RETRY_S)
 
 
 async def unmapped_rows(
@@ -84,7 +68,9 @@ async def unmapped_rows(
     total = (await store.run(conn, "pages", {"relation": table.label}))[0]["pages"]
     query = rows.unmapped(migration.design, table, 0, total + 1, limit)
     found = await (await conn.execute(query)).fetchall()
-    return [{"relation": table.label, "key": row["key"], "detail": row["error"]} for row in found]
+    # Without a primary key a row's values are all there is to name it, and they stay in the database.
+    keys = [row["key"] if table.key else "a row, see pgduet.drift" for row in found]
+    return [{"relation": table.label, "key": key, "detail": row["error"]} for key, row in zip(keys, found, strict=True)]
 
 
 class _Comparison:
@@ -135,8 +121,13 @@ class _Comparison:
             mismatches=self.mismatches,
             violations=self.violations,
             # Values of rows stay in the database (pgduet.drift); keys and kinds travel.
-            examples=[{key: row[key] for key in ("relation", "key", "kind")} for row in self.examples],
+            examples=[self._named(row) for row in self.examples],
         )
+
+    def _named(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Name a row by its primary key; without one, its values are all there is, and they stay in the database."""
+        keyed = bool(self.migration.table(row["relation"]).key)
+        return {"relation": row["relation"], "kind": row["kind"], "key": row["key"] if keyed else "see pgduet.drift"}
 
 
 async def _keep(conn: Connection, migration: store.Migration, parity: Parity, examples: list[dict[str, Any]]) -> None:

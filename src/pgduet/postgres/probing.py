@@ -33,6 +33,8 @@ async def probe(conn: Connection, query: Query | None) -> str:
         pass
     except errors.LockNotAvailable:
         return "no row was free"
+    except (errors.IntegrityError, errors.DataError) as error:
+        return f"not proved: the probe's row breaks a rule of the table's own ({error.sqlstate})"
     if not seen:
         return "no row to probe"
     if not all(seen):

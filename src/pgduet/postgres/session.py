@@ -40,6 +40,8 @@ async def session(database: Database, purpose: str, *, bare: bool = False) -> As
             await conn.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(database.role)))
         if not bare:
             await conn.execute("SET search_path = ''")
+        # A policy must never hide rows from the backfill, from parity or from the archive: refuse instead of filter.
+        await conn.execute("SET row_security = off")
         await conn.execute("SET idle_in_transaction_session_timeout = '60s'")
         yield conn
 

@@ -32,6 +32,7 @@ class Migration:
     plan: Plan
     design: Design
     parity: dict[str, Any] | None
+    no_return: bool
 
     @property
     def policy(self) -> Policy:
@@ -152,4 +153,5 @@ def _read(row: dict[str, Any]) -> Migration:
         plan=Plan.model_validate(row["plan"]),
         design=Design.model_validate(row["design"]),
         parity=row["parity"],
+        no_return=bool(row["controls"].get("no_return")),
     )

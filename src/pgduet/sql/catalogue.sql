@@ -4,6 +4,7 @@
 SELECT c.oid::bigint AS oid, c.relkind::text AS kind, c.relpersistence::text AS persistence, r.rolname AS owner,
        pg_has_role(current_user, c.relowner, 'USAGE') AS owned,
        (EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent))) AS inherits,
+       c.relforcerowsecurity AND NOT (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user) AS hides_rows,
        greatest(c.reltuples, 0)::float8 AS rows,
        (pg_relation_size(c.oid) / current_setting('block_size')::int)::bigint AS pages,
        has_database_privilege(current_database(), 'CREATE') AS may_create
@@ -17,6 +18,7 @@ SELECT n.nspname AS schema, c.relname AS table
 
 -- name: columns
 SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
+       coalesce((SELECT collisdeterministic FROM pg_collation WHERE oid = a.attcollation), true) AS exact,
        a.attgenerated <> '' AS generated, a.attidentity <> '' AS identity,
        EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisprimary AND a.attnum = ANY (i.indkey)) AS in_key
   FROM pg_attribute a
@@ -54,12 +56,16 @@ SELECT CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(x.grantee)::text END
  WHERE n.nspname = %(schema)s AND x.privilege_type = 'USAGE'
 
 -- name: schema_tables
-SELECT c.relname AS table, r.rolname AS owner,
+SELECT c.relname AS table, r.rolname AS owner, current_setting('is_superuser') = 'on' AS may_give,
        ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
               ORDER BY a.attnum)::text[] AS columns
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
  WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
  ORDER BY c.relname
+
+-- name: schema_views
+SELECT c.relname AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relkind = 'v' ORDER BY c.relname
 
 -- name: table_grants
 SELECT c.relname AS table, CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(x.grantee)::text END AS grantee,

@@ -49,13 +49,17 @@ SELECT {migration}, {attempt}, {label}, {key}, {side}, {mapping}, {kept}, {besid
 SELECT id FROM pgduet_archive.value
  WHERE migration = %(migration)s AND relation = %(relation)s AND mapping = %(mapping)s AND side = 'new'
    AND restored_at IS NULL AND id > %(after)s
+   -- What an earlier attempt saved of a row is outdone by what a later one did.
+   AND NOT EXISTS (SELECT FROM pgduet_archive.value later
+                    WHERE later.migration = value.migration AND later.relation = value.relation AND later.side = 'new'
+                      AND later.mapping = value.mapping AND later.key = value.key AND later.attempt > value.attempt)
  ORDER BY id LIMIT %(limit)s
 
 -- name: restore
 -- A value comes back where nobody has written since: the row still has what `up` gives, and the old side what it held then.
 WITH back AS (
   UPDATE {relation} AS t SET {assign}
-    FROM (SELECT id, kept, beside, {key_columns} FROM pgduet_archive.value WHERE id BETWEEN {first} AND {last}
+    FROM (SELECT id, kept, beside, {key_columns} FROM pgduet_archive.value WHERE id = ANY ({ids})
              AND migration = {migration} AND relation = {label} AND mapping = {mapping} AND side = 'new'
              AND restored_at IS NULL) AS a
    WHERE {same_row} AND NOT ({differs}) AND {beside} = a.beside

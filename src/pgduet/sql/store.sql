@@ -120,3 +120,18 @@ SELECT (SELECT max(extract(epoch FROM replay_lag))::float8 FROM pg_stat_replicat
 -- name: route_complete
 -- There is one version now; routers go on asking for it.
 UPDATE pgduet.route SET old_version = new_version WHERE migration = %(migration)s
+
+-- name: lock
+SELECT * FROM pgduet.migration WHERE id = %(id)s FOR UPDATE
+
+-- name: unrestore
+UPDATE pgduet_archive.value SET restored_at = NULL
+ WHERE migration = %(migration)s AND side = 'new' AND restored_at >= %(since)s
+
+-- name: try_alone
+SELECT pg_try_advisory_lock(1885824098, %(id)s::int) AS alone
+
+-- name: end_holder
+SELECT pg_terminate_backend(pid) FROM pg_locks
+ WHERE locktype = 'advisory' AND classid = 1885824098 AND objid = %(id)s::int::oid AND granted
+   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())

@@ -25,4 +25,4 @@ COMMENT ON SCHEMA {schema} IS {text}
 DROP VIEW IF EXISTS {view}
 
 -- name: drop_schema
-DROP SCHEMA IF EXISTS {schema} CASCADE
+DROP SCHEMA IF EXISTS {schema} RESTRICT

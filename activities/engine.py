@@ -59,8 +59,9 @@ class Work:
         """Give the statements that drop a version's schemas with the views that are in them now."""
         statements: list[Statement] = []
         for schema in self.migration.design.schemas:
-            names = await catalogue.views_of(self.conn, version_schema(schema, version))
-            statements += views.drop_schema(schema, version, names)
+            name = version_schema(schema, version)
+            if await catalogue.is_ours(self.conn, name):
+                statements += views.drop_schema(schema, version, await catalogue.views_of(self.conn, name))
         return statements
 
 

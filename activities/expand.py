@@ -46,8 +46,7 @@ async def _first_version(work: Work) -> None:
     for schema in work.migration.design.schemas:
         async with work.conn.transaction():
             name = version_schema(schema, version)
-            exists = await work.conn.execute("SELECT FROM pg_namespace WHERE nspname = %s", (name,))
-            if exists.rowcount:
+            if await catalogue.is_ours(work.conn, name) is not None:
                 continue
             for statement in views.create_schema(schema, version, await catalogue.schema_usage(work.conn, schema)):
                 await work.conn.execute(statement.sql)

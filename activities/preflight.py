@@ -8,13 +8,13 @@ from temporalio import activity
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 
 from pgduet.activities.engine import Engine, translated
-from pgduet.errors import ActRefused, PlanChanged, PlanConflict, UnknownMigration
+from pgduet.errors import ActRefused, NameTaken, Place, PlanChanged, PlanConflict, UnknownMigration
 from pgduet.messages import SEARCH_ATTRIBUTES, Opened, OpenRequest, Reference
 from pgduet.phases import Phase
 from pgduet.plan.checksum import checksum
 from pgduet.plan.load import parse_plan
 from pgduet.plan.models import Plan
-from pgduet.postgres import store
+from pgduet.postgres import catalogue, store
 from pgduet.postgres.session import Connection
 from pgduet.postgres.survey import Survey, survey
 
@@ -38,6 +38,7 @@ class Preflight:
                 return await _found(conn, found, plan)
             surveyed = await survey(conn, plan)
             await _refuse_conflicts(conn, plan, surveyed)
+            await _refuse_foreign_schemas(conn, surveyed)
             return await _open(conn, request, plan, surveyed, (found.attempt if found else 0) + 1)
 
     @activity.defn(name="find")
@@ -100,6 +101,17 @@ async def _refuse_conflicts(conn: Connection, plan: Plan, surveyed: Survey) -> N
                 f"migration {row['name']} is live (in {row['phase']}) in schema {shared[0]}: this version runs one at a time"
                 " in each schema",
                 hint=f"Wait until {row['name']} is done or rolled back: pgduet status {row['name']}",
+            )
+
+
+async def _refuse_foreign_schemas(conn: Connection, surveyed: Survey) -> None:
+    design = surveyed.design
+    for name in (*design.version_schemas(design.from_version), *design.version_schemas(design.to_version)):
+        if await catalogue.is_ours(conn, name) is False:
+            raise NameTaken(
+                f'a schema "{name}" is there already, and it is not pgduet\'s',
+                place=Place("version"),
+                hint="Choose other names for the versions, or rename that schema.",
             )
 
 

@@ -50,7 +50,7 @@ class Bookkeeping:
                 record.reference,
                 record.action,
                 affected={"phase": record.phase, "state": record.state},
-                evidence={**record.evidence, "approvals": record.approvals},
+                evidence={"approvals": record.approvals},
             )
             return Outcome(summary=f"{record.action}: {record.phase}", audit_head=head)
 

@@ -121,7 +121,7 @@ async def _open_schema(work: Work, restored: int) -> str | None:
 async def _close_schema(work: Work) -> None:
     design = work.migration.design
     statements = await work.drop_version(design.to_version)
-    statements += [statement for table in design.tables for statement in views.drop_changed_view(design, table)]
+    statements += [views.drop_inner_view(design, table) for table in design.tables]
 
     async def also(conn: Connection) -> None:
         await store.change_route(conn, work.reference, published=False, read_percent=0, authority="old")

@@ -8,7 +8,6 @@ compensation of a step is pushed before the step, so whatever a step did is undo
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import (
@@ -278,15 +277,15 @@ class Machine(Handlers):
         self.announce()
         await self.record(f"enter {phase}")
 
-    async def record(self, action: str | None, evidence: dict[str, Any] | None = None) -> None:
+    async def record(self, action: str | None, end: tuple[Phase, State] | None = None) -> None:
         """Write state and compensations beside the data, with an entry in the audit log where the act has none yet."""
+        phase, state = end or (self.status.phase, self.status.state)
         record = Record(
             reference=self.reference,
-            phase=self.status.phase,
-            state=self.status.state,
+            phase=phase,
+            state=state,
             compensations=self.compensations,
             action=action,
-            evidence=evidence or {},
             approvals=self.status.approvals,
         )
         outcome = await self.ask("record", record, Outcome, action or "write down what is left")

@@ -262,12 +262,12 @@ class Migration(Watch):
         await self.step("contract", "drop the old representation")
 
     async def finish(self, phase: Phase, state: State) -> None:
-        """Write down the end."""
+        """Write down the end, then say so: who is told that it has ended may start again at once."""
+        await self.record(str(state), end=(phase, state))
         self.status.phase, self.status.state = phase, state
         self.status.timings = [*self.status.timings, Timing(phase=phase, started_at=self.now(), ended_at=self.now())]
         self.desk.go_on()
         self.status.census = []
-        await self.record(str(state))
         self.announce()
 
     async def hand_over_or_raise(self, error: BaseException | None) -> None:

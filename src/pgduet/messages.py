@@ -223,7 +223,6 @@ class Record(Message):
     compensations: list[str]
     action: str | None = None
     """What the audit log calls it; nothing where the step itself is in the log."""
-    evidence: dict[str, Any] = {}
     approvals: dict[str, list[str]] = {}
 
 

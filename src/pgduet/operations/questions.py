@@ -98,7 +98,7 @@ def _check_table(table: TableFacts, index: int, operation: Operation) -> None:
         "is not a table": table.kind not in {"r", "p"},
         "has parents or children by inheritance or partitioning": table.inherits,
         "is temporary": table.persistence == "t",
-        "forces row level security on the worker's role (it needs BYPASSRLS), so rows would be hidden from the copy": table.hides_rows,
+        "forces row level security on the worker's role, which has no BYPASSRLS: rows would be hidden": table.hides_rows,
     }
     for reason, true in reasons.items():
         if true:

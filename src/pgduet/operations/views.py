@@ -15,6 +15,8 @@ from pgduet.operations.statement import Lock, Statement, trusted
 from pgduet.sql import block
 
 _TABLE_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRIGGER", "REFERENCES")
+OURS = "pgduet version "
+"""How the comment of a version schema begins."""
 PUBLIC = ""
 """How a grant to everybody names its grantee."""
 
@@ -34,7 +36,11 @@ class Relation:
 def create_schema(schema: str, version: str, usage: tuple[str, ...]) -> list[Statement]:
     """Create a version schema, usable by everybody who may use the schema of the tables."""
     name = sql.Identifier(version_schema(schema, version))
-    made = [Statement(block("views", "create_schema").format(schema=name), f"schema of version {version}")]
+    made = [
+        Statement(block("views", "create_schema").format(schema=name), f"schema of version {version}"),
+        # By this comment pgduet knows its own schemas: it never touches another's that has such a name.
+        Statement(block("views", "comment").format(schema=name, text=sql.Literal(f"{OURS}{version}")), "whose it is"),
+    ]
     return made + [
         Statement(block("views", "grant_usage").format(schema=name, role=_role(role)), "its grants") for role in usage
     ]
@@ -72,12 +78,10 @@ def changed_view(design: Design, table: TableDesign, relation: Relation) -> list
     return made + _rights(view, relation)
 
 
-def drop_changed_view(design: Design, table: TableDesign) -> list[Statement]:
-    """Drop both views of a changed table."""
-    return [
-        Statement(block("views", "drop_view").format(view=view), f"drop {view.as_string(None)}", Lock.ACCESS_EXCLUSIVE)
-        for view in (_published(design, table), _inner(design, table))
-    ]
+def drop_inner_view(design: Design, table: TableDesign) -> Statement:
+    """Drop the view that carries the insert marker, once the published one is gone."""
+    query = block("views", "drop_view").format(view=_inner(design, table))
+    return Statement(query, f"drop the inner view of {table.label}", Lock.ACCESS_EXCLUSIVE)
 
 
 def lock_changed_view(design: Design, table: TableDesign) -> Statement:
@@ -96,8 +100,7 @@ def direct_view(design: Design, table: TableDesign) -> list[Statement]:
     view = _published(design, table)
     names = (*table.kept, *(column.name for column in table.new_columns))
     columns = sql.SQL(", ").join(sql.Identifier(name) for name in names)
-    drop = block("views", "drop_view").format(view=_inner(design, table))
-    return [_view(view, columns, table.relation), Statement(drop, "drop the inner view", Lock.ACCESS_EXCLUSIVE)]
+    return [_view(view, columns, table.relation), drop_inner_view(design, table)]
 
 
 def drop_schema(schema: str, version: str, names: tuple[str, ...]) -> list[Statement]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pgduet.errors import UnknownTable
 from pgduet.operations.facts import ColumnFacts, TableFacts
-from pgduet.operations.views import Relation
+from pgduet.operations.views import OURS, Relation
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
 
@@ -64,6 +64,12 @@ async def relations(conn: Connection, schema: str) -> list[Relation]:
 async def schema_usage(conn: Connection, schema: str) -> tuple[str, ...]:
     """Read who may use a schema; the empty name stands for everybody."""
     return tuple(row["grantee"] for row in await rows(conn, "schema_usage", {"schema": schema}))
+
+
+async def is_ours(conn: Connection, schema: str) -> bool | None:
+    """Tell whether a version schema is ours; None where there is no schema of that name."""
+    found = await rows(conn, "schema_owner", {"schema": schema, "ours": OURS})
+    return found[0]["ours"] if found else None
 
 
 async def views_of(conn: Connection, schema: str) -> tuple[str, ...]:

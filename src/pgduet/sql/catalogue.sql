@@ -63,6 +63,11 @@ SELECT c.relname AS table, r.rolname AS owner, current_setting('is_superuser') =
  WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
  ORDER BY c.relname
 
+-- name: schema_owner
+-- Whether a schema is there, and whether its comment says that it is a version schema of ours.
+SELECT coalesce(obj_description(oid, 'pg_namespace') LIKE %(ours)s || '%%', false) AS ours
+  FROM pg_namespace WHERE nspname = %(schema)s
+
 -- name: schema_views
 SELECT c.relname AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %(schema)s AND c.relkind = 'v' ORDER BY c.relname

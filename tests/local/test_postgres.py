@@ -1,22 +1,20 @@
 """The embedded PostgreSQL: starts anywhere, collides with nothing, leaves nothing behind."""
 
 import importlib.util
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from support.processes import is_gone, within
 
 from pgduet.errors import ServerMissing
-from pgduet.local import EmbeddedPostgres, postgres, postgres_binaries
-from pgduet.local.account import server_account
+from pgduet.local import EmbeddedPostgres, postgres
 from pgduet.local.ports import free_ports
 
 FAST = {"fsync": "off"}
@@ -28,7 +26,6 @@ server.start()
 print(server.pid, server.socket_dir, server.dsn(), flush=True)
 time.sleep(600)
 """
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root lends the server another account")
 
 
 @pytest.fixture
@@ -38,23 +35,6 @@ def kept_dir() -> Iterator[Path]:
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
-def within(limit_s: float, condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return condition()
 
 
 def ask(server: EmbeddedPostgres, query: str) -> object:
@@ -175,15 +155,6 @@ def test_the_server_ends_when_its_starter_is_killed(signal_number: signal.Signal
         assert within(5, lambda: not Path(directory).exists())
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child of its parent's death")
-def test_the_server_ends_when_its_guard_is_killed() -> None:
-    with EmbeddedPostgres(settings=FAST) as server:
-        assert server._process is not None
-        assert server.pid is not None
-        server._process._guard.kill()
-        assert within(10, lambda: is_gone(int(server.pid or 0)))
-
-
 def test_a_missing_wheel_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ServerMissing) as caught:
@@ -195,44 +166,6 @@ def test_a_missing_wheel_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 def test_a_version_that_the_wheel_lacks_is_refused() -> None:
     with pytest.raises(ServerMissing, match="no embedded PostgreSQL 17, only 16 and 18"):
         EmbeddedPostgres(version=17)
-
-
-@as_root
-def test_programs_under_a_private_home_are_copied_instead_of_opening_it(
-    kept_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    private = kept_dir / "private"
-    private.mkdir(mode=0o700)
-    package = postgres_binaries._in_wheel(18).parent.parent
-    for source in (package, package.with_name(f"{package.name}.libs")):
-        shutil.copytree(source, private / source.name)
-    monkeypatch.setattr(postgres_binaries, "_in_wheel", lambda _: private / package.name / "pginstall18" / "bin")
-    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(kept_dir))
-    with EmbeddedPostgres(settings=FAST) as server:
-        assert server.bin_dir.is_relative_to(kept_dir)
-        assert not server.bin_dir.is_relative_to(private)
-        assert ask(server, "SELECT 1") == 1
-    assert private.stat().st_mode & 0o077 == 0
-    copied = server.bin_dir.parents[2]
-    copied.chmod(0o777)
-    with pytest.raises(ServerMissing, match="not ours alone"):
-        EmbeddedPostgres()
-
-
-@as_root
-def test_root_lends_the_server_another_account() -> None:
-    account = server_account()
-    assert account is not None
-    assert account.uid != 0
-    with EmbeddedPostgres(settings=FAST) as server:
-        assert Path(f"/proc/{server.pid}").stat().st_uid == account.uid
-
-
-@as_root
-def test_a_data_directory_out_of_reach_is_reported(tmp_path: Path) -> None:
-    tmp_path.chmod(0o700)
-    with pytest.raises(ServerMissing, match="cannot set up"), EmbeddedPostgres(tmp_path / "data"):
-        pass
 
 
 def test_ports_come_from_below_the_range_of_outgoing_connections() -> None:

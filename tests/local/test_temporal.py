@@ -1,16 +1,14 @@
 """The Temporal dev server: found or built in the stated order, answers once started, leaves nothing behind."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.processes import is_gone, within
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client, WorkflowHandle
 
@@ -26,23 +24,6 @@ server.start()
 print(server.pid, server._own_dir, flush=True)
 time.sleep(600)
 """
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
-def within(limit_s: float, condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return condition()
 
 
 def get(url: str | None) -> str:

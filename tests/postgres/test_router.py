@@ -19,7 +19,7 @@ PATIENCE_S = 30.0
 BY_NOTIFICATION_S = 600.0
 """A lease so long that nothing in a test can have been heard by the poll."""
 
-OLD = Path("1", "public_v1", is_new=False, epoch=1)
+OLD = Path("1", "public_v1, public", is_new=False, epoch=1)
 
 Admin = psycopg.Connection[dict[str, Any]]
 
@@ -90,7 +90,7 @@ def test_a_notification_changes_the_path_and_is_acknowledged(admin: Admin, dsn: 
     with Router.open(dsn, service="billing", lease_s=BY_NOTIFICATION_S) as router:
         epoch = change(admin, read_percent=100)
         assert router.wait_for(NAME, epoch, PATIENCE_S)
-        assert router.path(NAME, 1) == Path("2", "public_v2", is_new=True, epoch=epoch)
+        assert router.path(NAME, 1) == Path("2", "public_v2, public", is_new=True, epoch=epoch)
         seen = client(admin)
         assert (seen["side"], seen["version"], seen["epoch"]) == ("new", "2", epoch)
         epoch = change(admin, read_percent=0)
@@ -245,9 +245,13 @@ def test_the_search_path_is_fit_for_set_local(admin: Admin, dsn: str) -> None:
         path = router.path(NAME, 1)
         assert path.search_path is not None
         admin.execute(sql.SQL("SET LOCAL search_path TO {}").format(sql.SQL(path.search_path)))
-        assert admin.execute("SELECT current_schemas(false) AS found").fetchone() == {"found": ["public_v2", 'Od"d_v2']}
+        assert admin.execute("SELECT current_schemas(false) AS found").fetchone() == {
+            "found": ["public_v2", 'Od"d_v2', "public"]
+        }
         admin.execute("SELECT set_config('search_path', %s, true)", [path.search_path])
-        assert admin.execute("SELECT current_schemas(false) AS found").fetchone() == {"found": ["public_v2", 'Od"d_v2']}
+        assert admin.execute("SELECT current_schemas(false) AS found").fetchone() == {
+            "found": ["public_v2", 'Od"d_v2', "public"]
+        }
 
 
 def test_opening_without_a_server_says_so_and_shows_no_secret() -> None:

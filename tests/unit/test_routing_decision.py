@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pgduet.operations.names import version_schema
 from pgduet.routing import BASE_TABLES, Path, Route, RouteUnavailable, Stage, bucket, seed, stage_of
 from pgduet.routing.core import RouterCore
 from pgduet.routing.decision import search_path
@@ -112,18 +113,19 @@ def test_nothing_goes_to_a_version_that_is_not_published() -> None:
 
 def test_a_path_names_the_version_its_schemas_and_the_epoch() -> None:
     core = told(route(read_percent=100, schemas=["public", "Billing"]))
-    assert core.path("users-email", 1) == Path("2", 'public_v2, "Billing_v2"', is_new=True, epoch=3)
+    assert core.path("users-email", 1) == Path("2", 'public_v2, "Billing_v2", public, "Billing"', is_new=True, epoch=3)
     core = told(route())
-    assert core.path("users-email", 1) == Path("1", "public_v1", is_new=False, epoch=3)
+    assert core.path("users-email", 1) == Path("1", "public_v1, public", is_new=False, epoch=3)
 
 
 @pytest.mark.parametrize(
     ("schema", "version", "expected"),
     [
-        ("public", "2", "public_v2"),
-        ("public", "2024.1", '"public_v2024.1"'),
-        ('we"ird', "1", '"we""ird_v1"'),
-        ("a, b", "1", '"a, b_v1"'),
+        ("public", "2", "public_v2, public"),
+        ("public", "2024.1", '"public_v2024.1", public'),
+        ('we"ird', "1", '"we""ird_v1", "we""ird"'),
+        ("a, b", "1", '"a, b_v1", "a, b"'),
+        ("order", "1", 'order_v1, "order"'),
     ],
 )
 def test_schema_names_are_quoted_where_they_must_be(schema: str, version: str, expected: str) -> None:
@@ -182,11 +184,11 @@ class TestLease:
 class TestVersionPin:
     def test_a_service_that_knows_the_old_version_stays_there(self) -> None:
         core = told(route(read_percent=100, authority="new"), version="1")
-        assert core.path("users-email", 1) == Path("1", "public_v1", is_new=False, epoch=3)
+        assert core.path("users-email", 1) == Path("1", "public_v1, public", is_new=False, epoch=3)
 
     def test_a_service_that_knows_the_new_version_is_there_while_it_is_published(self) -> None:
         core = told(route(read_percent=0), version="2")
-        assert core.path("users-email", 1) == Path("2", "public_v2", is_new=True, epoch=3)
+        assert core.path("users-email", 1) == Path("2", "public_v2, public", is_new=True, epoch=3)
 
     def test_and_is_refused_while_it_is_not(self) -> None:
         with pytest.raises(RouteUnavailable, match="only version 2, which is not published") as caught:
@@ -196,8 +198,8 @@ class TestVersionPin:
     def test_in_a_chain_of_versions_a_service_is_sent_to_its_own(self) -> None:
         chain = [route(), route(migration="users-phone", old_version="2", new_version="3")]
         third, first = told(*chain, version="3"), told(*chain, version="1")
-        assert third.path("users-email", 1) == Path("3", "public_v3", is_new=True, epoch=3)
-        assert first.path("users-phone", 1) == Path("1", "public_v1", is_new=False, epoch=3)
+        assert third.path("users-email", 1) == Path("3", "public_v3, public", is_new=True, epoch=3)
+        assert first.path("users-phone", 1) == Path("1", "public_v1, public", is_new=False, epoch=3)
 
 
 class TestReport:
@@ -220,7 +222,7 @@ class TestReport:
 
     def test_what_was_recorded_goes_out_as_totals(self) -> None:
         core = told(route(read_percent=50))
-        old, new = Path("1", "public_v1", is_new=False), Path("2", "public_v2", is_new=True)
+        old, new = Path("1", "public_v1, public", is_new=False), Path("2", "public_v2, public", is_new=True)
         for seconds in (0.25, 0.5):
             core.record("users-email", new, seconds)
         core.record("users-email", old, 1.0, error=True)
@@ -245,3 +247,9 @@ class TestReport:
 def test_a_route_stands_for_one_of_the_six_stages(heard: Route | None, stage: Stage) -> None:
     assert stage_of(heard) is stage
     assert told(*([heard] if heard else [])).stage("users-email") is stage
+
+
+def test_a_schema_name_that_is_too_long_is_cut_as_the_engine_cuts_it() -> None:
+    schema = "a" * 63
+    assert search_path([schema], "2").split(", ")[0].strip('"') == version_schema(schema, "2")
+    assert len(version_schema(schema, "2").encode()) <= 63

@@ -1,19 +1,11 @@
 """Names of the objects that a migration makes: readable, unique, and never longer than PostgreSQL's 63 bytes."""
 
-import hashlib
+from pgduet.versions import fit, version_schema
 
-MAX_BYTES = 63
+__all__ = ["MARKER", "fit", "version_schema"]  # the shared names belong with the others
+
 MARKER = "_pgduet_v"
 """The hidden column that tells an insert through the new version's view from every other insert."""
-
-
-def fit(name: str) -> str:
-    """Cut `name` to 63 bytes; a cut name ends in a hash of the whole, so that two long names stay apart."""
-    raw = name.encode()
-    if len(raw) <= MAX_BYTES:
-        return name
-    digest = hashlib.sha256(raw).hexdigest()[:10]
-    return raw[: MAX_BYTES - 11].decode(errors="ignore") + "_" + digest
 
 
 def physical_column(plan: str, column: str) -> str:
@@ -34,11 +26,6 @@ def routine_name(plan: str, kind: str, schema: str, table: str) -> str:
 def constraint_name(plan: str, column: str) -> str:
     """Name the check that proves NOT NULL before the column is declared so."""
     return fit(f"_pgduet_{plan}_{column}_filled")
-
-
-def version_schema(schema: str, version: str) -> str:
-    """Name the schema of views that clients of a version use, such as `public_v2`."""
-    return fit(f"{schema}_v{version}")
 
 
 def inner_view(schema: str, version: str, table: str) -> str:

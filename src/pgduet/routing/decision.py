@@ -16,6 +16,7 @@ from typing import Literal
 from zlib import crc32
 
 from pgduet.routing.model import Path, Route
+from pgduet.versions import version_schema
 
 BUCKETS = 10_000
 
@@ -105,12 +106,12 @@ def _path(route: Route, version: str, *, is_new: bool) -> Path:
 
 
 def search_path(schemas: Sequence[str], version: str) -> str:
-    """Name the version schemas of a version, quoted where PostgreSQL needs it."""
-    return ", ".join(_quoted(f"{schema}_v{version}") for schema in schemas)
+    """Name the version schemas of a version, then the schemas of the tables, where functions and types are."""
+    return ", ".join(_quoted(name) for name in (*(version_schema(schema, version) for schema in schemas), *schemas))
 
 
 def _quoted(name: str) -> str:
-    """Quote a name as `quote_ident` does; no keyword ends like a version schema."""
-    if re.fullmatch(r"[a-z_][a-z0-9_]*", name):
+    """Quote a name where it may need it; that a quoted one might have done without does no harm."""
+    if name == "public" or re.fullmatch(r"[a-z_][a-z0-9_]*_v[0-9]+", name):
         return name
     return '"' + name.replace('"', '""') + '"'

@@ -56,7 +56,7 @@ class Migration(Watch):
             raise self.refused
         await self.until_opened()
         errands = asyncio.create_task(self.run_errands())
-        if not self.desk.abort:
+        if not self.desk.abort and self.status.state is not State.DONE:
             ahead = asyncio.create_task(self.forward())
             await self.until(lambda: ahead.done() or (self.desk.abort is not None and not self.critical))
             if not ahead.done():

@@ -102,13 +102,15 @@ async def test_start_adopts_what_a_terminated_workflow_left_and_goes_on(stage: H
         await stage.waits("window", Phase.SOAK)
 
 
-async def test_the_same_plan_after_done_says_that_it_is_done(stage: Harness) -> None:
+async def test_the_same_plan_after_done_says_that_it_is_done(stage: Harness, conn: Connection) -> None:
     plan = stage.plan(soak={"window_s": 0, "legacy_idle_s": 0}, gates={"contract": "auto"})
     async with stage.worker():
         await stage.start(plan)
         assert (await stage.result()).state is State.DONE
         await stage.start(plan)
         assert (await stage.result()).state is State.DONE
+    audited = await conn.execute("SELECT count(*) FROM pgduet.audit WHERE action = 'done'")
+    assert await audited.fetchone() == (1,), "nothing was done the second time"
 
 
 async def test_the_history_stays_small_however_many_rows(stage: Harness) -> None:

@@ -1,17 +1,14 @@
 """The embedded PostgreSQL: starts anywhere, collides with nothing, leaves nothing behind."""
 
 import importlib.util
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
-from support.processes import is_gone, within
+from support.processes import ask, is_gone, within
 
 from pgduet.errors import ServerMissing
 from pgduet.local import EmbeddedPostgres, postgres
@@ -26,22 +23,6 @@ server.start()
 print(server.pid, server.socket_dir, server.dsn(), flush=True)
 time.sleep(600)
 """
-
-
-@pytest.fixture
-def kept_dir() -> Iterator[Path]:
-    """Give a directory that the server's account can reach, unlike pytest's private ones."""
-    path = Path(tempfile.mkdtemp())
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
-
-
-def ask(server: EmbeddedPostgres, query: str) -> object:
-    with psycopg.connect(server.dsn(), autocommit=True) as connection:
-        row = connection.execute(query.encode()).fetchone()
-    assert row is not None
-    return row[0]
 
 
 @pytest.mark.parametrize("version", [16, 18])

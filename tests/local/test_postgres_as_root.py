@@ -2,34 +2,16 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
-from support.processes import is_gone, within
+from support.processes import ask, is_gone, within
 
 from pgduet.errors import ServerMissing
 from pgduet.local import EmbeddedPostgres, postgres_binaries
 from pgduet.local.account import server_account
 
 FAST = {"fsync": "off"}
-
-
-@pytest.fixture
-def kept_dir() -> Iterator[Path]:
-    """Give a directory that the server's account can reach, unlike pytest's private ones."""
-    path = Path(tempfile.mkdtemp())
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
-
-
-def ask(server: EmbeddedPostgres, query: str) -> object:
-    with psycopg.connect(server.dsn(), autocommit=True) as connection:
-        row = connection.execute(query.encode()).fetchone()
-    assert row is not None
-    return row[0]
 
 
 def test_programs_under_a_private_home_are_copied_instead_of_opening_it(

@@ -246,6 +246,19 @@ async def test_a_batch_that_takes_too_long_is_cut_until_it_fits(
         assert await empty(m) == []
 
 
+async def test_the_limit_is_off_for_a_single_page_only(dsn: str, conn: Connection) -> None:
+    await create_reviews(conn, ROWS)
+    async with mechanics(dsn) as m:
+        await ready(m)
+        batches = await m.batches()
+        batches.pages = 1
+        await batches.next(m.pace)
+        assert await m.rows("SHOW statement_timeout") == [("0",)]
+        batches.pages = 2
+        await batches.next(m.pace)
+        assert await m.rows("SHOW statement_timeout") == [("100ms",)]
+
+
 async def test_a_batch_with_a_row_that_up_cannot_map_is_cut_too(dsn: str, conn: Connection) -> None:
     await create_reviews(conn, ROWS)
     await conn.execute("UPDATE public.reviews SET rating = 'five' WHERE id = 1")

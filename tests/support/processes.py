@@ -4,6 +4,10 @@ import os
 import time
 from collections.abc import Callable
 
+import psycopg
+
+from pgduet.local import EmbeddedPostgres
+
 
 def is_gone(pid: int) -> bool:
     """Tell whether a process has ended."""
@@ -22,3 +26,11 @@ def within(limit_s: float, condition: Callable[[], bool]) -> bool:
             return True
         time.sleep(0.02)
     return condition()
+
+
+def ask(server: EmbeddedPostgres, query: str) -> object:
+    """Ask a server for one value."""
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return row[0]

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from support.harness import Harness
 from support.plans import create_reviews
+from support.stage import staged
 
 from pgduet.local import LocalTemporal
 from pgduet.messages import Start
@@ -33,10 +34,8 @@ def short_memory() -> Iterator[LocalTemporal]:
 async def forgetful(
     short_memory: LocalTemporal, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Harness]:
-    harness = await Harness.open(short_memory.address, dsn, tmp_path)
-    monkeypatch.setenv(harness.variable, dsn)
-    yield harness
-    await harness._end()
+    async with staged(short_memory, dsn, tmp_path, monkeypatch) as harness:
+        yield harness
 
 
 async def test_a_soak_continues_as_new_and_can_still_be_rolled_back(forgetful: Harness, conn: Connection) -> None:

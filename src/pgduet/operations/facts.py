@@ -12,7 +12,6 @@ class ColumnFacts(BaseModel):
     type: str
     not_null: bool
     generated: bool
-    identity: bool
     in_key: bool
     exact: bool = True
     """False where its collation calls different texts equal."""

@@ -6,9 +6,9 @@ from typing import Any
 from psycopg import sql
 
 from pgduet.operations.design import Design, TableDesign
-from pgduet.operations.names import version_schema
 from pgduet.operations.rows import pages
 from pgduet.operations.statement import Query
+from pgduet.operations.views import published_name
 from pgduet.sql import block
 
 _OLD = sql.SQL("o")
@@ -60,5 +60,4 @@ def compare(design: Design, table: TableDesign, key: Sequence[Any]) -> Query:
 
 def view(design: Design, table: TableDesign, *, new: bool) -> sql.Identifier:
     """Name the view that clients of one version read."""
-    version = design.to_version if new else design.from_version
-    return sql.Identifier(version_schema(table.schema_name, version), table.table)
+    return published_name(table, design.to_version if new else design.from_version)

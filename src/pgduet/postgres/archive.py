@@ -3,7 +3,7 @@
 from pgduet.operations import rows
 from pgduet.postgres import store
 from pgduet.postgres.polite import write_politely
-from pgduet.postgres.session import Connection, rights
+from pgduet.postgres.session import Connection, mutes
 from pgduet.sql import block
 
 BATCH = 50
@@ -12,7 +12,7 @@ BATCH = 50
 async def restore_all(conn: Connection, migration: store.Migration) -> int:
     """Restore every archived value of a migration that still applies; returns how many came back."""
     restored = 0
-    mute = migration.policy.user_triggers == "suppress" and (await rights(conn)).mute_triggers
+    mute = await mutes(conn, migration.policy.user_triggers)
     for table in migration.design.tables:
         for mapping in table.mappings:
             after = 0

@@ -20,7 +20,7 @@ from pgduet.operations.design import TableDesign
 from pgduet.plan.models import Policy
 from pgduet.postgres import store
 from pgduet.postgres.executor import is_transient
-from pgduet.postgres.session import Connection, rights
+from pgduet.postgres.session import Connection, mutes
 from pgduet.sql import block
 
 FIRST_PAGES = 32
@@ -108,7 +108,7 @@ class Batches:
         self.first = self.end = self.cursor = 0
         self.rows = self.rows_before = self.batches = 0
         self.unlocked_rows = 0
-        self.target_ms = float(migration.policy.backfill.batch_target_ms)
+        self.limit_ms = -1
         self.row_locks: str | None = None
 
     async def open(self) -> None:
@@ -120,12 +120,12 @@ class Batches:
             found = (await store.run(self.conn, "range", self.where))[0]
         self.first, self.end, self.cursor = found["block_from"], found["block_to"], found["cursor_block"]
         self.rows_before = found["rows_done"] - self.rows
-        if self.migration.policy.user_triggers == "suppress" and (await rights(self.conn)).mute_triggers:
+        if await mutes(self.conn, self.migration.policy.user_triggers):
             await self.conn.execute("SET session_replication_role = replica")
         # Losing the last batches in a crash loses their cursor with them: nothing is out of step.
         await self.conn.execute("SET synchronous_commit = off")
         await self.conn.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(ROW_LOCK_WAIT)))
-        await self._limit()
+        await self._limit(float(self.migration.policy.backfill.batch_target_ms))
 
     @property
     def finished(self) -> bool:
@@ -149,9 +149,7 @@ class Batches:
 
     async def next(self, pace: Pace) -> None:
         """Fill the next pages, or what was left of them."""
-        if pace.target_ms != self.target_ms:
-            self.target_ms = pace.target_ms
-            await self._limit()
+        await self._limit(pace.target_ms)
         first, written = self.cursor, self.rows
         last = min(first + self.pages, self.end)
         began = time.monotonic()
@@ -165,17 +163,18 @@ class Batches:
             return
         except errors.QueryCanceled:
             self.pages = self.known_pages = max(1, self.pages // 4)
-            await self._limit()
             return
         self._adapt(
             pace.target_ms, (time.monotonic() - began) * 1000, dense=self.rows - written >= SPARSE_ROWS * (last - first)
         )
         await asyncio.sleep(pace.pause_ms / 1000)
 
-    async def _limit(self) -> None:
-        """Cut off a batch that takes too long; a single page takes what it takes."""
-        limit_ms = 0 if self.pages == 1 else max(SHORTEST_LIMIT_MS, round(2 * self.target_ms))
-        await self.conn.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(f"{limit_ms}ms")))
+    async def _limit(self, target_ms: float) -> None:
+        """Cut off a batch that takes too long; a single page takes what it takes, and only that."""
+        limit_ms = 0 if self.pages == 1 else max(SHORTEST_LIMIT_MS, round(2 * target_ms))
+        if limit_ms != self.limit_ms:
+            await self.conn.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(f"{limit_ms}ms")))
+            self.limit_ms = limit_ms
 
     async def _batch(self, last: int) -> None:
         if self.row_locks:

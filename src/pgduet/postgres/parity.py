@@ -17,7 +17,7 @@ from pgduet.phases import Authority, SyncMode
 from pgduet.postgres import store
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.polite import write_politely
-from pgduet.postgres.session import Connection, rights
+from pgduet.postgres.session import Connection, mutes
 
 CHUNK_PAGES = 2048
 EXAMPLES = 20
@@ -45,7 +45,7 @@ async def repair(
 ) -> int:
     """Give drifted rows what the authority says; returns how many rows were written."""
     written = 0
-    mute = migration.policy.user_triggers == "suppress" and (await rights(conn)).mute_triggers
+    mute = await mutes(conn, migration.policy.user_triggers)
     for table in migration.design.tables:
         total = (await store.run(conn, "pages", {"relation": table.label}))[0]["pages"]
         for first in range(0, total, CHUNK_PAGES // 8):

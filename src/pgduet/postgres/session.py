@@ -26,7 +26,6 @@ class Rights:
 
     short_deadlock_timeout: bool
     mute_triggers: bool
-    monitor: bool
 
 
 @asynccontextmanager
@@ -51,12 +50,16 @@ async def rights(conn: Connection) -> Rights:
     row = await (
         await conn.execute(
             "SELECT has_parameter_privilege('deadlock_timeout', 'SET') AS short_deadlock_timeout,"
-            " has_parameter_privilege('session_replication_role', 'SET') AS mute_triggers,"
-            " pg_has_role(current_user, 'pg_monitor', 'USAGE') AS monitor"
+            " has_parameter_privilege('session_replication_role', 'SET') AS mute_triggers"
         )
     ).fetchone()
     assert row is not None  # noqa: S101  (a SELECT without FROM has one row)
     return Rights(**row)
+
+
+async def mutes(conn: Connection, user_triggers: str) -> bool:
+    """Tell whether writes of ours keep the user's triggers silent: the plan says so, and the role may."""
+    return user_triggers == "suppress" and (await rights(conn)).mute_triggers
 
 
 def without_values(message: str) -> str:

@@ -29,7 +29,7 @@ class Backfill:
         """Cut every table's pages into ranges; the bounds are fixed now, since the triggers see to all later rows."""
         async with self.engine.work(reference, "plan_backfill") as work:
             async with work.conn.transaction():
-                for table in work.migration.design.tables:
+                for table in work.migration.design.synced:
                     if table.derived:
                         await _insert_ranges(work, table.label)
             rows = await store.run(work.conn, "ranges", {"id": work.migration.id})
@@ -125,7 +125,7 @@ async def _insert_ranges(work: Work, relation: str) -> None:
 async def _unmapped_now(work: Work) -> list[dict[str, object]]:
     """Ask again of all rows: some may have been corrected since a batch met them, others broken."""
     found: list[dict[str, object]] = []
-    for table in work.migration.design.tables:
+    for table in work.migration.design.synced:
         if table.derived:
             found += await unmapped_rows(work.conn, work.migration, table, _LIMIT)
     return found

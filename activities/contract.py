@@ -1,17 +1,21 @@
 """contract: the point of no return: saves what `down` cannot give back, then drops the old representation.
 
-There is no undo. What it dropped, and what it saved, is in the audit log and in `pgduet_archive`.
+There is no undo. What it dropped, and what it saved, is in the audit log and in `pgduet_archive`; whole tables move there.
 """
 
 from temporalio import activity
 
 from pgduet.activities.engine import Engine, Work
+from pgduet.activities.versions import drop_version
 from pgduet.barriers import reach
 from pgduet.messages import Outcome, Reference
-from pgduet.operations import columns, rows, sync, views
+from pgduet.operations import columns, declare, rows, scripts, sync, views
 from pgduet.operations.design import TableDesign
+from pgduet.operations.names import archived_table
 from pgduet.operations.statement import Statement
-from pgduet.postgres import catalogue, store
+from pgduet.operations.whole_tables import CreatedTable
+from pgduet.postgres import catalogue, chain, store
+from pgduet.postgres.moving import archive_table, own_search_path
 from pgduet.postgres.session import Connection
 
 
@@ -30,19 +34,37 @@ class Contract:
             await store.set_controls(work.conn, work.migration.id, {"no_return": True})
             archived = await _archive(work)
             design = work.migration.design
-            await _locked(work, await work.drop_version(design.from_version), "schema")
+            await _locked(work, await drop_version(work, design, design.from_version), "schema")
             for table in design.tables:
-                if not await _finished(work, table):
-                    await _locked(work, await _final_shape(work, table), table.label)
-            async with work.conn.transaction():
-                affected: dict[str, object] = {
-                    "dropped": [f"{table.label}.{old.name}" for table in design.tables for old in table.old_columns]
-                }
-                evidence: dict[str, object] = {"archived": archived}
-                await store.run(work.conn, "route_complete", {"migration": work.migration.name})
-                await store.change_route(work.conn, reference, authority="new", read_percent=100)
-                head = await store.audited(work.conn, reference, "contract", affected=affected, evidence=evidence)
-            return Outcome(summary=f"contracted; {archived} old values archived", evidence=evidence, audit_head=head)
+                await _once(work, table.label, await _final_shape(work, table))
+            for created in design.created:
+                await _once(work, created.label, _final_names(created))
+            for dropped in design.dropped:
+                name = archived_table(design.name, dropped.schema_name, dropped.table, work.migration.attempt)
+                if not await _is_done(work, dropped.label):
+                    await _once(work, dropped.label, await archive_table(work.conn, dropped, name))
+            for script in design.scripts:
+                if script.at == "contract":
+                    path = await own_search_path(work.conn)
+                    statement = scripts.run(script, script.up, search_path=path)
+                    await _once(work, f"sql {script.position}", [statement])
+            return await _finish(work, archived)
+
+
+async def _finish(work: Work, archived: int) -> Outcome:
+    design = work.migration.design
+    async with work.conn.transaction():
+        affected: dict[str, object] = {
+            "dropped": [
+                *(f"{table.label}.{old.name}" for table in design.tables for old in table.old_columns),
+                *(table.label for table in design.dropped),
+            ]
+        }
+        evidence: dict[str, object] = {"archived": archived}
+        await store.run(work.conn, "route_complete", {"migration": work.migration.name})
+        await store.change_route(work.conn, work.reference, authority="new", read_percent=100)
+        head = await store.audited(work.conn, work.reference, "contract", affected=affected, evidence=evidence)
+    return Outcome(summary=f"contracted; {archived} old values archived", evidence=evidence, audit_head=head)
 
 
 async def _archive(work: Work) -> int:
@@ -55,39 +77,53 @@ async def _archive(work: Work) -> int:
         )
         if saved.rowcount:
             return 0
-        for table in work.migration.design.tables:
-            if not await _finished(work, table):
+        for table in work.migration.design.synced:
+            if not await _is_done(work, table.label):
                 for query in rows.archive_old(work.migration.design, table, work.migration.attempt):
                     count += (await work.conn.execute(query)).rowcount
     return count
 
 
-async def _finished(work: Work, table: TableDesign) -> bool:
-    """Tell whether a table has its final shape already: then the columns in the making are gone."""
-    found = await work.conn.execute(
-        "SELECT FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = ANY (%s) AND NOT attisdropped",
-        (table.label, [column.physical for column in table.new_columns]),
-    )
-    return found.rowcount == 0
-
-
 async def _final_shape(work: Work, table: TableDesign) -> list[Statement]:
-    names = await catalogue.not_null_names(work.conn, table.label)
+    """Give the statements after which a table is what the new version says, with the new version's names."""
+    if await _is_done(work, table.label):
+        return []
     design = work.migration.design
+    names = await catalogue.not_null_names(work.conn, table.label)
+    versions = await chain.versions_showing(work.conn, design, table, work.migration.id)
+    relations = await catalogue.relations(work.conn, table.schema_name)
+    relation = next(each for each in relations if each.table == table.table)
     return [
         # Clients lock the view before the table: whoever does it the other way round can make one of them a deadlock's victim.
-        views.lock_changed_view(design, table),
-        *sync.remove(design, table),
+        *views.lock_views(table, versions),
+        *(sync.remove(design, table) if table.synced else []),
         *columns.finish(table, names),
-        *views.direct_view(design, table),
+        *declare.proper_names(table),
+        *views.direct_views(design, table, relation, versions),
         *columns.drop_marker(table),
+        *columns.rename_table(table),
     ]
+
+
+def _final_names(created: CreatedTable) -> list[Statement]:
+    return [declare.proper_name(created, key.working, key.name) for key in created.foreign_keys]
+
+
+async def _once(work: Work, what: str, statements: list[Statement]) -> None:
+    """Run the statements of one table in one transaction that also remembers that it is done."""
+    if statements and not await _is_done(work, what):
+        await _locked(work, statements, what)
+
+
+async def _is_done(work: Work, what: str) -> bool:
+    controls = (await store.run(work.conn, "controls", {"id": work.migration.id}))[0]["controls"]
+    return bool(controls.get(f"contracted {what}"))
 
 
 async def _locked(work: Work, statements: list[Statement], what: str) -> None:
     async def also(conn: Connection) -> None:
-        del conn
         work.beat.note = what
+        await store.set_controls(conn, work.migration.id, {f"contracted {what}": True})
         await reach("contract.before_commit")
 
     await work.locked(statements, also)

@@ -4,20 +4,16 @@ The undo is the first of rollback's two steps (make safe): reads and authority g
 enforcement is taken off under the lock budget. It takes the same time whatever the number of rows.
 """
 
-from psycopg import errors
 from temporalio import activity
 
+from pgduet.activities.declaring import declare_constraints, release_constraints
 from pgduet.activities.engine import Engine, Work
 from pgduet.barriers import reach
 from pgduet.messages import Outcome, Reference
-from pgduet.operations import columns, probes, sync
-from pgduet.operations.design import TableDesign
-from pgduet.operations.statement import Statement
+from pgduet.operations import probes, sync
 from pgduet.phases import Authority, SyncMode
 from pgduet.postgres import store
-from pgduet.postgres.executor import execute_alone
 from pgduet.postgres.probing import probe
-from pgduet.postgres.session import Connection
 
 
 class Cutover:
@@ -32,12 +28,8 @@ class Cutover:
         """Execute the reverse path, then declare what the new version requires."""
         async with self.engine.work(reference, "cutover", alone=True) as work:
             design = work.migration.design
-            probed = {table.label: await probe(work.conn, probes.reverse(design, table)) for table in design.tables}
-            tries = 0
-            for table in design.tables:
-                tries += await _locked(work, columns.prove_required(design, table))
-                await _validate(work, table)
-                tries += await _locked(work, columns.require(design, table))
+            probed = {table.label: await probe(work.conn, probes.reverse(design, table)) for table in design.synced}
+            tries = await declare_constraints(work)
             evidence = {"reverse_probes": probed, "lock_tries": tries}
             async with work.conn.transaction():
                 head = await store.audited(work.conn, reference, "prepare_cutover", evidence=evidence)
@@ -66,41 +58,14 @@ class Cutover:
                 head = await store.audited(work.conn, reference, "undo_cutover", evidence=changed)
                 await reach("undo_cutover.before_commit")
             await reach("undo_cutover.after_commit")
-            for table in work.migration.design.tables:
-                await _locked(work, columns.release(work.migration.design, table))
+            await release_constraints(work)
             return Outcome(summary="authority: old; nothing new is enforced", evidence=changed, audit_head=head)
-
-
-async def _validate(work: Work, table: TableDesign) -> None:
-    """Prove that no row is empty; where one is, bind nobody while the migration waits for somebody to look."""
-    design = work.migration.design
-    try:
-        for statement in columns.validate_required(design, table):
-            work.beat.note = statement.summary
-            await execute_alone(work.conn, statement)
-    except errors.CheckViolation:
-        for bound in design.tables:
-            await _locked(work, columns.release(design, bound))
-        raise
 
 
 async def _authority(work: Work, authority: Authority, mode: SyncMode, *, read_percent: int) -> dict[str, object]:
     design = work.migration.design
-    for table in design.tables:
+    for table in design.synced:
         for statement in sync.functions(design, table, work.migration.id, mode):
             await work.conn.execute(statement.sql)
     await store.run(work.conn, "set_authority", {"id": work.migration.id, "authority": authority, "mode": mode})
     return await store.change_route(work.conn, work.reference, authority=authority, read_percent=read_percent)
-
-
-async def _locked(work: Work, statements: list[Statement]) -> int:
-    if not statements:
-        return 0
-
-    async def also(conn: Connection) -> None:
-        del conn
-        await reach("constraint.before_commit")
-
-    tries = await work.locked(statements, also)
-    await reach("constraint.after_commit")
-    return tries

@@ -27,11 +27,11 @@ class DualWrite:
         async with self.engine.work(reference, "dual_write", alone=True) as work:
             design = work.migration.design
             tries, head = 0, None
-            for table in design.tables:
+            for table in design.synced:
                 statements = sync.install(design, table, work.migration.id, SyncMode.FILL)
                 spent, head = await _locked(work, table, statements, "dual_write", SyncMode.FILL)
                 tries += spent
-            probed = {table.label: await probe(work.conn, probes.forward(design, table)) for table in design.tables}
+            probed = {table.label: await probe(work.conn, probes.forward(design, table)) for table in design.synced}
             evidence = {"lock_tries": tries, "probes": probed}
             return Outcome(summary="writes of old clients reach the new columns", evidence=evidence, audit_head=head)
 
@@ -41,7 +41,7 @@ class DualWrite:
         async with self.engine.work(reference, "undo_dual_write", alone=True) as work:
             design = work.migration.design
             head = None
-            for table in design.tables:
+            for table in design.synced:
                 _, head = await _locked(work, table, sync.remove(design, table), "undo_dual_write", None)
             return Outcome(summary="sync triggers dropped", audit_head=head)
 

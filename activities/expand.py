@@ -1,26 +1,27 @@
-"""expand: adds the new columns, empty and unbound, so that nobody notices; undo drops them.
+"""expand: adds new columns, empty and unbound, creates new tables, runs the plan's SQL; undo takes all of it away.
 
 The first migration of a chain also creates the version schema of the version it starts from. An undo leaves that schema:
-it shows the tables as they are, and clients may have come to use it.
+it shows the tables as they are, and clients may have come to use it. A created table that has rows goes to the archive, and
+comes back from there.
 """
-
-from collections.abc import Callable
 
 from temporalio import activity
 
 from pgduet.activities.engine import Engine, Work
+from pgduet.activities.versions import open_old_version, unpublished_before
 from pgduet.barriers import reach
 from pgduet.messages import Outcome, Reference
-from pgduet.operations import columns, views
-from pgduet.operations.design import TableDesign
-from pgduet.operations.names import version_schema
+from pgduet.operations import columns, scripts, tables
+from pgduet.operations.names import archived_table
 from pgduet.operations.statement import Statement
-from pgduet.postgres import catalogue, store
+from pgduet.operations.whole_tables import CreatedTable, Script
+from pgduet.postgres import store
+from pgduet.postgres.moving import archive_table, archived, count_rows, own_search_path
 from pgduet.postgres.session import Connection
 
 
 class Expand:
-    """Adds columns and drops them again."""
+    """Adds columns and tables, and takes them away again."""
 
     def __init__(self, engine: Engine) -> None:
         """Take what every activity stands on."""
@@ -28,63 +29,91 @@ class Expand:
 
     @activity.defn(name="expand")
     async def expand(self, reference: Reference) -> Outcome:
-        """Add the new columns of every table; each table in a transaction of its own."""
+        """Add the new columns of every table, then new tables, then the plan's SQL; each in a transaction of its own."""
         async with self.engine.work(reference, "expand", alone=True) as work:
-            await _first_version(work)
-            await _open_route(work)
-            return await _each_table(work, columns.add, "expand", "added")
+            design = work.migration.design
+            if not await unpublished_before(work):
+                await open_old_version(work)
+            step = _Step(work, "expand")
+            for table in design.synced:
+                await step.run(columns.add(table), table.label, columns=[column.name for column in table.new_columns])
+            for made in design.created:
+                if not await step.has_run(made.position):
+                    await step.run(await _statements_for(work, made), made.label, (made.position, True))
+            for script in design.scripts:
+                if script.at == "expand" and not await step.has_run(script.position):
+                    await step.run_script(script, script.up, ran=True)
+            return step.outcome(f"added {sum(len(table.new_columns) for table in design.synced)} columns")
 
     @activity.defn(name="undo_expand")
     async def undo_expand(self, reference: Reference) -> Outcome:
-        """Drop the new columns."""
+        """Undo the plan's SQL, archive or drop new tables, drop the new columns: the other way round."""
         async with self.engine.work(reference, "undo_expand", alone=True) as work:
-            return await _each_table(work, columns.drop, "undo_expand", "dropped")
+            design = work.migration.design
+            step = _Step(work, "undo_expand")
+            for script in reversed(design.scripts):
+                if script.down is not None and await step.has_run(script.position):
+                    await step.run_script(script, script.down, ran=False)
+            kept = 0
+            for made in reversed(design.created):
+                if await step.has_run(made.position):
+                    count = await count_rows(work.conn, made.label)
+                    name = archived_table(design.name, made.schema_name, made.table)
+                    statements = await archive_table(work.conn, made, name) if count else tables.drop(made)
+                    await step.run(statements, made.label, (made.position, False), archived=count)
+                    kept += count
+            for table in reversed(design.synced):
+                await step.run(columns.drop(table), table.label)
+            outcome = step.outcome(f"dropped {sum(len(table.new_columns) for table in design.synced)} columns")
+            return outcome.model_copy(update={"evidence": {**outcome.evidence, "archived": kept}})
 
 
-async def _first_version(work: Work) -> None:
-    version = work.migration.design.from_version
-    for schema in work.migration.design.schemas:
-        async with work.conn.transaction():
-            name = version_schema(schema, version)
-            if await catalogue.is_ours(work.conn, name) is not None:
-                continue
-            for statement in views.create_schema(schema, version, await catalogue.schema_usage(work.conn, schema)):
-                await work.conn.execute(statement.sql)
-            for relation in await catalogue.relations(work.conn, schema):
-                for statement in views.plain_view(relation, version):
-                    await work.conn.execute(statement.sql)
+class _Step:
+    """Runs statements under the lock budget, with an entry in the audit log in the same transaction."""
+
+    def __init__(self, work: Work, name: str) -> None:
+        self.work = work
+        self.name = name
+        self.tries = 0
+        self.head: str | None = None
+
+    async def run(
+        self, statements: list[Statement], label: str, mark: tuple[int, bool] | None = None, **affected: object
+    ) -> None:
+        """Run statements on a table; `mark` remembers that an operation has been done, or undone."""
+
+        async def also(conn: Connection) -> None:
+            told = {"table": label, **affected}
+            if mark:
+                await self.remember(conn, *mark)
+            self.head = await store.audited(conn, self.work.reference, self.name, affected=told)
+            await reach(f"{self.name}.before_commit")
+
+        self.tries += await self.work.locked(statements, also)
+        await reach(f"{self.name}.after_commit")
+
+    async def run_script(self, script: Script, text: str, *, ran: bool) -> None:
+        """Run a text of the plan."""
+        statement = scripts.run(script, text, search_path=await own_search_path(self.work.conn))
+        await self.run([statement], f"sql, operation {script.position}", (script.position, ran))
+
+    async def remember(self, conn: Connection, position: int, done: bool) -> None:  # noqa: FBT001
+        """Note that an operation has been done: by this, and by nothing else, are tables and scripts known as ours."""
+        await store.set_controls(conn, self.work.migration.id, {f"made_{position}": done})
+
+    async def has_run(self, position: int) -> bool:
+        """Tell whether an operation has been done."""
+        controls = (await store.run(self.work.conn, "controls", {"id": self.work.migration.id}))[0]["controls"]
+        return bool(controls.get(f"made_{position}"))
+
+    def outcome(self, summary: str) -> Outcome:
+        return Outcome(summary=summary, evidence={"lock_tries": self.tries}, audit_head=self.head)
 
 
-async def _open_route(work: Work) -> None:
-    """Tell routers of the migration; not before the schema is there to which they will send clients."""
-    plan, design = work.migration.plan, work.migration.design
-    values = {
-        "migration": plan.name,
-        "database": plan.database,
-        "old_version": design.from_version,
-        "new_version": design.to_version,
-        "schemas": list(design.schemas),
-    }
-    async with work.conn.transaction():
-        await store.run(work.conn, "route_insert", values)
-        await store.run(work.conn, "route_notify", {"migration": plan.name})
-
-
-async def _each_table(
-    work: Work, statements_for: Callable[[TableDesign], list[Statement]], step: str, verb: str
-) -> Outcome:
-    tries = 0
-    heads: list[str] = []
-    for table in work.migration.design.tables:
-        statements = statements_for(table)
-
-        async def also(conn: Connection, table: TableDesign = table) -> None:
-            names = [column.name for column in table.new_columns]
-            affected: dict[str, object] = {"table": table.label, "columns": names}
-            heads.append(await store.audited(conn, work.reference, step, affected=affected))
-            await reach(f"{step}.before_commit")
-
-        tries += await work.locked(statements, also)
-        await reach(f"{step}.after_commit")
-    count = sum(len(table.new_columns) for table in work.migration.design.tables)
-    return Outcome(summary=f"{verb} {count} columns", evidence={"lock_tries": tries}, audit_head=heads[-1])
+async def _statements_for(work: Work, table: CreatedTable) -> list[Statement]:
+    """Bring an archived table back where its shape is still the plan's; else make a new one."""
+    name = archived_table(work.migration.design.name, table.schema_name, table.table)
+    known = await archived(work.conn, name)
+    if known == [f"{column.name} {column.type}" for column in table.columns]:
+        return tables.bring_back(table, name)
+    return tables.create(table)

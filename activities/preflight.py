@@ -3,18 +3,20 @@
 Nothing of the user's is touched, so there is nothing to undo; a refusal ends the workflow at once with its reason.
 """
 
+from dataclasses import replace
+
 from psycopg.types.json import Jsonb
 from temporalio import activity
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 
 from pgduet.activities.engine import Engine, translated
-from pgduet.errors import ActRefused, NameTaken, Place, PlanChanged, PlanConflict, UnknownMigration
+from pgduet.errors import ActRefused, NameTaken, Place, PlanChanged, UnknownMigration
 from pgduet.messages import SEARCH_ATTRIBUTES, Opened, OpenRequest, Reference
 from pgduet.phases import Phase
 from pgduet.plan.checksum import checksum
 from pgduet.plan.load import parse_plan
 from pgduet.plan.models import Plan
-from pgduet.postgres import catalogue, store
+from pgduet.postgres import catalogue, chain, store
 from pgduet.postgres.session import Connection
 from pgduet.postgres.survey import Survey, survey
 
@@ -36,8 +38,7 @@ class Preflight:
             found = await store.latest(conn, plan.name)
             if found and found.state != "rolled_back":
                 return await _found(conn, found, plan)
-            surveyed = await survey(conn, plan)
-            await _refuse_conflicts(conn, plan, surveyed)
+            surveyed = await _in_chain(conn, plan, await survey(conn, plan))
             await _refuse_foreign_schemas(conn, surveyed)
             return await _open(conn, request, plan, surveyed, (found.attempt if found else 0) + 1)
 
@@ -92,16 +93,14 @@ async def _opened(conn: Connection, found: store.Migration) -> Opened:
     )
 
 
-async def _refuse_conflicts(conn: Connection, plan: Plan, surveyed: Survey) -> None:
-    mine = set(surveyed.design.schemas)
-    for row in await store.run(conn, "live", {"name": plan.name}):
-        theirs = {table["schema_name"] for table in row["design"]["tables"]}
-        if shared := sorted(mine & theirs):
-            raise PlanConflict(
-                f"migration {row['name']} is live (in {row['phase']}) in schema {shared[0]}: this version runs one at a time"
-                " in each schema",
-                hint=f"Wait until {row['name']} is done or rolled back: pgduet status {row['name']}",
-            )
+async def _in_chain(conn: Connection, plan: Plan, surveyed: Survey) -> Survey:
+    """Check that the plan continues the chain, and have it show every schema that the version before it shows."""
+    await chain.check_chain(conn, plan, surveyed.design)
+    shown = [*await catalogue.schemas_of_version(conn, plan.version.from_)]
+    for other in await chain.live(conn):
+        shown += other.design.schemas
+    also = tuple(name for name in dict.fromkeys(shown) if name not in surveyed.design.schemas)
+    return replace(surveyed, design=surveyed.design.model_copy(update={"also_schemas": also}))
 
 
 async def _refuse_foreign_schemas(conn: Connection, surveyed: Survey) -> None:
@@ -119,6 +118,9 @@ async def _open(conn: Connection, request: OpenRequest, plan: Plan, surveyed: Su
     attributes = await registered()
     hazards = [f"{hazard.id}  {hazard.condition}: {hazard.where}" for hazard in surveyed.hazards]
     async with conn.transaction():
+        # Two plans at once: the one that comes second finds the first.
+        await store.run(conn, "lock_chain")
+        await chain.check_chain(conn, plan, surveyed.design)
         rows = await store.run(
             conn,
             "insert",
@@ -145,7 +147,7 @@ async def _open(conn: Connection, request: OpenRequest, plan: Plan, surveyed: Su
             conn,
             reference,
             "start",
-            affected={"tables": [table.label for table in surveyed.design.tables], "checksum": checksum(plan)},
+            affected={"tables": sorted(surveyed.design.touched), "checksum": checksum(plan)},
             evidence={"attempt": attempt, "hazards": hazards},
         )
     return Opened(

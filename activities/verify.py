@@ -6,13 +6,15 @@ transaction, values that an earlier rollback archived come back, and only then i
 
 from temporalio import activity
 
+from pgduet.activities.declaring import build_indexes
 from pgduet.activities.engine import Engine, Work
+from pgduet.activities.versions import drop_version, open_old_version, open_version
 from pgduet.barriers import reach
 from pgduet.messages import Outcome, Parity, ParityRequest, Reference
 from pgduet.operations import probes, rows, sync, views
 from pgduet.operations.statement import Statement
 from pgduet.phases import SyncMode
-from pgduet.postgres import catalogue, store
+from pgduet.postgres import store
 from pgduet.postgres.archive import restore_all
 from pgduet.postgres.parity import compare, repair
 from pgduet.postgres.probing import probe
@@ -57,17 +59,21 @@ class Verify:
     async def publish(self, reference: Reference) -> Outcome:
         """Turn the sync both ways, bring archived values back, and open the new version's schema."""
         async with self.engine.work(reference, "publish", alone=True) as work:
-            for table in work.migration.design.tables:
+            built = await build_indexes(work)
+            for table in work.migration.design.synced:
                 await _both_ways(work, sync.install(work.migration.design, table, work.migration.id, SyncMode.BOTH))
             restored = await restore_all(work.conn, work.migration)
             head = await _open_schema(work, restored)
             probed = {
                 table.label: await probe(work.conn, probes.reverse(work.migration.design, table))
-                for table in work.migration.design.tables
+                for table in work.migration.design.synced
             }
             names = ", ".join(work.migration.design.version_schemas(work.migration.design.to_version))
+            evidence: dict[str, object] = {"restored": restored, "reverse_probes": probed, "indexes": built}
             return Outcome(
-                summary=f"published {names}", evidence={"restored": restored, "reverse_probes": probed}, audit_head=head
+                summary=f"published {names}",
+                evidence=evidence,
+                audit_head=head,
             )
 
     @activity.defn(name="undo_verify")
@@ -95,15 +101,9 @@ async def _open_schema(work: Work, restored: int) -> str | None:
     version = design.to_version
     if (await store.run(work.conn, "by_id", {"id": work.migration.id}))[0]["published_at"]:
         return None  # by an earlier try; clients may be on it
+    await open_old_version(work)
     async with work.conn.transaction():
-        for schema in design.schemas:
-            for statement in views.create_schema(schema, version, await catalogue.schema_usage(work.conn, schema)):
-                await work.conn.execute(statement.sql)
-            for relation in await catalogue.relations(work.conn, schema):
-                table = next((t for t in design.tables if (t.schema_name, t.table) == (schema, relation.table)), None)
-                made = views.changed_view(design, table, relation) if table else views.plain_view(relation, version)
-                for statement in made:
-                    await work.conn.execute(statement.sql)
+        await open_version(work, version, mine=True)
         await store.run(work.conn, "set_published", {"id": work.migration.id, "published": True})
         await store.change_route(work.conn, work.reference, published=True, read_percent=0, authority="old")
         head = await store.audited(
@@ -120,8 +120,8 @@ async def _open_schema(work: Work, restored: int) -> str | None:
 
 async def _close_schema(work: Work) -> None:
     design = work.migration.design
-    statements = await work.drop_version(design.to_version)
-    statements += [views.drop_inner_view(design, table) for table in design.tables]
+    statements = await drop_version(work, design, design.to_version)
+    statements += [statement for table in design.tables for statement in views.drop_inner_view(design, table)]
 
     async def also(conn: Connection) -> None:
         await store.change_route(conn, work.reference, published=False, read_percent=0, authority="old")
@@ -140,7 +140,7 @@ async def _archive(work: Work) -> tuple[int, str]:
             # Values came back, but nobody could use the new version: what the archive held still holds.
             await store.run(work.conn, "unrestore", {"migration": work.migration.name, "since": current["started_at"]})
         if current["published_at"] is not None:
-            for table in work.migration.design.tables:
+            for table in work.migration.design.synced:
                 for query in rows.archive_new(work.migration.design, table, work.migration.attempt):
                     count += (await work.conn.execute(query)).rowcount
             await store.run(work.conn, "set_published", {"id": work.migration.id, "published": False})

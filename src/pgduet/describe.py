@@ -1,6 +1,17 @@
 """A plan in words: one line and a page for the Temporal UI and the CLI, and what differs between two plans. Pure."""
 
-from pgduet.plan.models import AddColumn, Operation, Plan
+from pgduet.plan.models import (
+    AddColumn,
+    AlterColumn,
+    CreateTable,
+    DropColumn,
+    Operation,
+    Plan,
+    RenameColumn,
+    RenameTable,
+    ReplaceColumns,
+    Sql,
+)
 
 _SUMMARY_BYTES = 200
 _DETAILS_BYTES = 20_000
@@ -24,10 +35,31 @@ def details(plan: Plan) -> str:
 
 def operation_line(operation: Operation) -> str:
     """Say what an operation does, in one line."""
-    new = ", ".join(column.name for column in operation.columns)
-    if isinstance(operation, AddColumn):
-        return f"{operation.kind} {operation.relation}: {new} {operation.column.type}"
-    return f"{operation.kind} {operation.relation}: {', '.join(operation.replaces)} → {new}"
+    what = f"{operation.kind} {_where(operation)}"
+    match operation:
+        case AddColumn():
+            return f"{what}: {operation.column.name} {operation.column.type}"
+        case ReplaceColumns():
+            return f"{what}: {', '.join(operation.replaces)} → {', '.join(column.name for column in operation.columns)}"
+        case AlterColumn():
+            changes = ("name", "type", "nullable", "default", "check", "unique", "references", "comment")
+            changed = [name for name in changes if getattr(operation, name) is not None]
+            return f"{what}: {operation.column} ({', '.join(changed) or 'values'})"
+        case RenameColumn():
+            return f"{what}: {operation.column} → {operation.to}"
+        case DropColumn():
+            return f"{what}: {operation.column}"
+        case RenameTable():
+            return f"{what} → {operation.to}"
+        case CreateTable():
+            return f"{what}: {', '.join(column.name for column in operation.columns)}"
+    return what
+
+
+def _where(operation: Operation) -> str:
+    if isinstance(operation, Sql):
+        return f"at {operation.at}" + (f" on {', '.join(operation.tables)}" if operation.tables else "")
+    return str(operation.relation)
 
 
 def what_differs(running: Plan, given: Plan) -> str:
@@ -39,7 +71,7 @@ def what_differs(running: Plan, given: Plan) -> str:
     if len(running.operations) != len(given.operations):
         told.append(f"{len(running.operations)} operations there, {len(given.operations)} here")
     pairs = enumerate(zip(running.operations, given.operations, strict=False))
-    told += [f"operations[{index}] ({now.kind} {now.relation})" for index, (was, now) in pairs if was != now]
+    told += [f"operations[{index}] ({now.kind} {_where(now)})" for index, (was, now) in pairs if was != now]
     return "; ".join(told)
 
 

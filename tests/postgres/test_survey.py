@@ -75,7 +75,7 @@ async def test_a_table_without_a_key_and_with_triggers_and_checks_has_hazards(ba
     found = hazards(await survey(bare, parsed()))
     assert {"PD-H05", "PD-H06", "PD-H07", "PD-H12"} <= set(found)
     assert "index by_rating" in found["PD-H06"]
-    assert "constraint reviews_rating_check" in found["PD-H06"]
+    assert "check reviews_rating_check" in found["PD-H06"]
     assert "touch" in found["PD-H12"]
 
 
@@ -119,6 +119,7 @@ async def test_what_depends_on_a_replaced_column_is_named(
 
 async def test_our_own_version_views_do_not_count_as_dependents(bare: Connection, conn: Client) -> None:
     await conn.execute("CREATE SCHEMA public_v1")
+    await conn.execute("COMMENT ON SCHEMA public_v1 IS 'pgduet version 1 of public'")
     await conn.execute("CREATE VIEW public_v1.reviews AS SELECT id, rating, note, updated_at FROM public.reviews")
     await survey(bare, parsed())
 

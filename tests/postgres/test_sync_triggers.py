@@ -288,7 +288,7 @@ async def test_removing_leaves_nothing(dsn: str, conn: Connection) -> None:
     await create_reviews(conn, 5, trigger=False)
     async with mechanics(dsn, STARS) as m:
         await m.published()
-        await m.run([*views.drop_schema("public", "2", ("reviews",)), views.drop_inner_view(m.design, m.table)])
+        await m.run([*views.drop_schema("public", "2", ("reviews",)), *views.drop_inner_view(m.design, m.table)])
         for _ in range(2):
             await m.run(sync.remove(m.design, m.table))
             await m.run(columns.drop(m.table))

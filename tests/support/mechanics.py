@@ -66,7 +66,8 @@ class Mechanics:
         await self.run(views.create_schema(schema, version, ()))
         for relation in await catalogue.relations(self.conn, schema):
             if relation.table == self.table.table:
-                await self.run(views.changed_view(self.design, self.table, relation))
+                await self.run(views.inner(self.design, self.table, relation))
+                await self.run(views.view(views.changed(self.design, self.table, relation), version))
 
     async def published(self, mode: SyncMode = SyncMode.BOTH) -> None:
         """Go all the way to where both versions write."""

@@ -5,29 +5,24 @@ may write, the value follows its sources; from publication on the column is the 
 version of a source says nothing about it. On rollback its values are archived, and restored when the same plan starts again.
 """
 
-from collections.abc import Mapping
-
+from pgduet.operations.answers import Answers, KeyPath
 from pgduet.operations.design import ColumnMapping, NewColumn
-from pgduet.operations.expressions import Expression
 from pgduet.operations.names import physical_column
-from pgduet.operations.questions import KeyPath
 from pgduet.plan.models import AddColumn
 
 
-def mapping(
-    plan: str, index: int, operation: AddColumn, types: Mapping[KeyPath, str], expressions: Mapping[KeyPath, Expression]
-) -> ColumnMapping:
+def mapping(plan: str, index: int, operation: AddColumn, answers: Answers) -> ColumnMapping:
     """Resolve the operation: one new column, nothing replaced."""
     path: KeyPath = ("operations", index, "add_column", "column")
     column = operation.column
-    default = expressions.get((*path, "default"))
+    default = answers.expressions.get((*path, "default"))
     made = NewColumn(
         name=column.name,
         physical=physical_column(plan, column.name),
-        type=types[path],
+        type=answers.types[path],
         nullable=column.nullable,
         default=default.canonical if default else None,
         comment=column.comment,
-        up=expressions.get((*path, "up"), default),
+        up=answers.expressions.get((*path, "up"), default),
     )
     return ColumnMapping(kind="add_column", position=index, columns=(made,))

@@ -6,28 +6,34 @@ A new column has no default and no constraint until its time: a default on it wo
 
 from psycopg import sql
 
-from pgduet.operations.design import Design, NewColumn, TableDesign
+from pgduet.operations.design import Alias, Design, NewColumn, TableDesign
 from pgduet.operations.names import MARKER, constraint_name, fit
-from pgduet.operations.statement import Lock, Statement, trusted
-from pgduet.sql import block
+from pgduet.operations.statement import Lock, Statement, on_table, role, trusted
 
 
 def add(table: TableDesign) -> list[Statement]:
     """Add the new columns and the insert marker, all nullable and without default: a change of the catalogue only."""
-    columns = [
-        _on(table, "add", f"add {column.physical}", column=sql.Identifier(column.physical), type=trusted(column.type))
-        for column in table.new_columns
-    ]
-    comments = [
-        _on(table, "comment", "its comment", column=sql.Identifier(column.physical), text=sql.Literal(column.comment))
-        for column in table.new_columns
-        if column.comment
-    ]
-    return [*columns, *comments, _on(table, "add_marker", "add the insert marker", column=sql.Identifier(MARKER))]
+    if not table.synced:
+        return []
+    made = []
+    for column in table.new_columns:
+        name = sql.Identifier(column.physical)
+        kind = trusted(f"{column.type} COLLATE {column.collation}" if column.collation else column.type)
+        made.append(_on(table, "add", f"add {column.physical}", column=name, type=kind))
+        if column.comment:
+            made.append(_on(table, "comment", "its comment", column=name, text=sql.Literal(column.comment)))
+        if column.statistics is not None:
+            number = sql.Literal(column.statistics)
+            made.append(_on(table, "statistics", "its statistics target", column=name, number=number))
+        for grantee, right in column.grants:
+            made.append(_on(table, "grant", "its grants", column=name, right=trusted(right), role=role(grantee)))
+    return [*made, _on(table, "add_marker", "add the insert marker", column=sql.Identifier(MARKER))]
 
 
 def drop(table: TableDesign) -> list[Statement]:
     """Drop what `add` added."""
+    if not table.synced:
+        return []
     names = (*(column.physical for column in table.new_columns), MARKER)
     return [_on(table, "drop", f"drop {name}", column=sql.Identifier(name)) for name in names]
 
@@ -95,6 +101,7 @@ def finish(table: TableDesign, not_null_names: dict[str, str]) -> list[Statement
     `not_null_names` maps physical columns to the name of their NOT NULL constraint (PostgreSQL 18 has such names).
     """
     made = [_on(table, "drop", f"drop {old.name}", column=sql.Identifier(old.name)) for old in table.old_columns]
+    made += _renamed(table)
     for column in table.new_columns:
         physical, name = sql.Identifier(column.physical), sql.Identifier(column.name)
         made.append(_on(table, "rename", f"{column.name} gets its name", column=physical, name=name))
@@ -108,14 +115,44 @@ def finish(table: TableDesign, not_null_names: dict[str, str]) -> list[Statement
 
 def drop_marker(table: TableDesign) -> list[Statement]:
     """Drop the insert marker, once no view reads it."""
-    return [_on(table, "drop", "drop the insert marker", column=sql.Identifier(MARKER))]
+    return [_on(table, "drop", "drop the insert marker", column=sql.Identifier(MARKER))] if table.synced else []
+
+
+def rename_table(table: TableDesign) -> list[Statement]:
+    """Give the table the name that it has in the new version."""
+    if table.new_name is None:
+        return []
+    return [_on(table, "rename_table", f"becomes {table.new_name}", name=sql.Identifier(table.new_name))]
+
+
+def _renamed(table: TableDesign) -> list[Statement]:
+    """Rename columns that stay; where two change names, by way of a third."""
+    made = []
+    moving = [alias for alias in table.aliases if alias.new_name != alias.name]
+    taken = {alias.name for alias in moving}
+    aside = {alias.name: fit(f"_pgduet_{alias.new_name}") for alias in moving if alias.new_name in taken}
+    for name, between in aside.items():
+        made.append(_on(table, "rename", "out of the way", column=sql.Identifier(name), name=sql.Identifier(between)))
+    for alias in moving:
+        old, new = sql.Identifier(aside.get(alias.name, alias.name)), sql.Identifier(alias.new_name)
+        made.append(_on(table, "rename", f"{alias.name} becomes {alias.new_name}", column=old, name=new))
+    return [*made, *(statement for alias in table.aliases for statement in _told(table, alias))]
+
+
+def _told(table: TableDesign, alias: Alias) -> list[Statement]:
+    made = []
+    column = sql.Identifier(alias.new_name)
+    if alias.default is not None:
+        made.append(_on(table, "set_default", "its default", column=column, value=trusted(alias.default)))
+    if alias.comment is not None:
+        made.append(_on(table, "comment", "its comment", column=column, text=sql.Literal(alias.comment)))
+    return made
 
 
 def _on(
     table: TableDesign, template: str, summary: str, lock: Lock = Lock.ACCESS_EXCLUSIVE, **parts: sql.Composable
 ) -> Statement:
-    query = block("columns", template).format(relation=table.relation, **parts)
-    return Statement(query, f"{summary} ({table.label})", lock, table.label)
+    return on_table(table, "columns", template, summary, lock, **parts)
 
 
 def _check(design: Design, column: NewColumn) -> sql.Identifier:

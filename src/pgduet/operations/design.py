@@ -8,11 +8,12 @@ but the oids, which are not in it.
 from typing import Literal
 
 from psycopg import sql
-from pydantic import BaseModel, ConfigDict
 
-from pgduet.operations.expressions import Expression
+from pgduet.operations.constraints import CarriedIndex, Check, ForeignKey
+from pgduet.operations.expressions import Expression, Frozen
 from pgduet.operations.names import physical_column, routine_name, version_schema
 from pgduet.operations.statement import Query, trusted
+from pgduet.operations.whole_tables import CreatedTable, DroppedTable, Script
 
 ROW = sql.SQL("t")
 """The alias under which statements read the table."""
@@ -46,12 +47,6 @@ def without_length(kind: str) -> str:
     return "bpchar" if base == "character" else base
 
 
-class Frozen(BaseModel):
-    """A value that never changes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class NewColumn(Frozen):
     """A column in the making."""
 
@@ -62,6 +57,10 @@ class NewColumn(Frozen):
     default: str | None = None
     comment: str | None = None
     up: Expression | None = None
+    collation: str | None = None
+    statistics: int | None = None
+    grants: tuple[tuple[str, str], ...] = ()
+    """Grantee (empty for everybody) and privilege, as they are on the column that it stands for."""
 
     def up_value(self, row: sql.Composable) -> sql.Composable:
         """Render `up` over a row, converted as an assignment to the column would convert it."""
@@ -85,20 +84,45 @@ class OldColumn(Frozen):
     name: str
     type: str
     not_null: bool
-    down: Expression
+    down: Expression | None = None
+    """Nothing for a dropped column that keeps its own default."""
+
+    def down_value(self, row: sql.Composable, renamed: dict[str, str] | None = None) -> sql.Composable:
+        """Render `down` over a row of the new version."""
+        return self.down.over(row, renamed=renamed) if self.down else sql.SQL("NULL")
 
     def of(self, row: sql.Composable) -> sql.Composable:
         """Render the column of a row."""
         return sql.SQL("{}.{}").format(row, sql.Identifier(self.name))
 
 
-class ColumnMapping(Frozen):
-    """One operation on one table: new columns, and the old ones that they replace (none, where a column is added)."""
+class Alias(Frozen):
+    """A column that stays the same data, under another name, with another default or another comment in the new version."""
 
-    kind: Literal["add_column", "replace_columns"]
+    name: str
+    new_name: str
+    type: str
+    position: int
+    default: str | None = None
+    """PostgreSQL's text; `NULL` takes the default away."""
+    comment: str | None = None
+
+
+class ColumnMapping(Frozen):
+    """One operation on one table: new columns, and the old ones that they replace.
+
+    No old ones where a column is added, no new ones where one is dropped.
+    """
+
+    kind: Literal["add_column", "replace_columns", "alter_column", "drop_column"]
     position: int
     columns: tuple[NewColumn, ...]
     replaces: tuple[OldColumn, ...] = ()
+
+    @property
+    def mirrors(self) -> bool:
+        """Tell whether each side can be derived from the other."""
+        return bool(self.columns and self.replaces)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -127,6 +151,12 @@ class TableDesign(Frozen):
     """Columns whose equal values can differ: 1.0 and 1.00, 24 hours and a day."""
     always_fire: bool
     mappings: tuple[ColumnMapping, ...]
+    aliases: tuple[Alias, ...] = ()
+    new_name: str | None = None
+    """The table's name in the new version, where it is another one."""
+    checks: tuple[Check, ...] = ()
+    foreign_keys: tuple[ForeignKey, ...] = ()
+    indexes: tuple[CarriedIndex, ...] = ()
 
     @property
     def relation(self) -> sql.Identifier:
@@ -137,6 +167,16 @@ class TableDesign(Frozen):
     def label(self) -> str:
         """The table's quoted name as text: the key of its rows in the metadata."""
         return self.relation.as_string(None)
+
+    @property
+    def synced(self) -> bool:
+        """Tell whether there are two representations to be kept in step."""
+        return bool(self.mappings)
+
+    @property
+    def shown_as(self) -> str:
+        """The table's name in the new version."""
+        return self.new_name or self.table
 
     @property
     def new_columns(self) -> tuple[NewColumn, ...]:
@@ -159,15 +199,37 @@ class TableDesign(Frozen):
         return tuple(column for mapping in self.mappings for column in mapping.replaces)
 
     @property
+    def mirrored(self) -> tuple[OldColumn, ...]:
+        """Every old column that follows new ones."""
+        return tuple(column for mapping in self.mappings if mapping.mirrors for column in mapping.replaces)
+
+    @property
     def physical(self) -> dict[str, str]:
         """Physical names of the new version's columns, for expressions over a row of the new version."""
-        return {column.name: column.physical for column in self.new_columns}
+        return {alias.new_name: alias.name for alias in self.aliases} | {c.name: c.physical for c in self.new_columns}
 
     @property
     def kept(self) -> tuple[str, ...]:
         """The columns that both versions have, in the table's order."""
         gone = {column.name for column in self.old_columns}
         return tuple(column for column in self.columns if column not in gone)
+
+    @property
+    def kept_names(self) -> tuple[tuple[str, str], ...]:
+        """The columns that both versions have: each by its name in the table and its name in the new version."""
+        renamed = {alias.name: alias.new_name for alias in self.aliases}
+        return tuple((name, renamed.get(name, name)) for name in self.kept)
+
+    @property
+    def new_names(self) -> tuple[str, ...]:
+        """The columns of the new version, in its order."""
+        return (*(name for _, name in self.kept_names), *(column.name for column in self.new_columns))
+
+    @property
+    def new_key(self) -> tuple[str, ...]:
+        """The primary key as the new version calls its columns."""
+        names = dict(self.kept_names)
+        return tuple(names[name] for name in self.key)
 
     def differs(self, column: str, left: sql.Composable, right: sql.Composable) -> sql.Composable:
         """Render that a column of the table differs between two rows."""
@@ -204,11 +266,32 @@ class Design(Frozen):
     to_version: str
     unmappable: Literal["refuse", "archive"]
     tables: tuple[TableDesign, ...]
+    """The tables that both versions have."""
+    created: tuple[CreatedTable, ...] = ()
+    dropped: tuple[DroppedTable, ...] = ()
+    scripts: tuple[Script, ...] = ()
+    also_schemas: tuple[str, ...] = ()
+    """Schemas whose tables do not change, but which have a version schema."""
+
+    @property
+    def synced(self) -> tuple[TableDesign, ...]:
+        """The tables that have two representations."""
+        return tuple(table for table in self.tables if table.synced)
 
     @property
     def schemas(self) -> tuple[str, ...]:
-        """The schemas whose tables change: each gets a version schema."""
-        return tuple(dict.fromkeys(table.schema_name for table in self.tables))
+        """The schemas that get a version schema."""
+        kept, made, gone = self.tables, self.created, self.dropped
+        changed = [*(t.schema_name for t in kept), *(t.schema_name for t in made), *(t.schema_name for t in gone)]
+        return tuple(dict.fromkeys([*changed, *self.also_schemas]))
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """The quoted names of all tables that the migration changes, brings or takes."""
+        new = [sql.Identifier(t.schema_name, t.new_name).as_string(None) for t in self.tables if t.new_name]
+        said = [name for script in self.scripts for name in script.tables]
+        whole = [*(t.label for t in self.created), *(t.label for t in self.dropped)]
+        return frozenset([*(t.label for t in self.tables), *whole, *new, *said])
 
     def routine(self, table: TableDesign, kind: str) -> sql.Identifier:
         """Name one of the table's functions (`sync_insert`, `sync_update`, `try_up`)."""

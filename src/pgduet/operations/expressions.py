@@ -6,7 +6,7 @@ an expression means the same in a trigger, whatever search_path the writing clie
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -27,12 +27,20 @@ class Question:
     into: str
     over: str
     """How messages call the row: `public.flights`."""
+    may_change: bool = False
+    """A default may give another value each time; what maps rows must not."""
+    implied: bool = False
+    """The plan leaves it out, and it means the column itself."""
 
 
-class Expression(BaseModel):
+class Frozen(BaseModel):
+    """A value of a design: it never changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Expression(Frozen):
     """An expression over one row: `canonical` is PostgreSQL's own text, with columns as `<alias>.<name>`."""
-
-    model_config = ConfigDict(frozen=True)
 
     source: str
     canonical: str
@@ -44,15 +52,33 @@ class Expression(BaseModel):
         """The columns that the expression reads, each once, in order of appearance."""
         return tuple(dict.fromkeys(_unquote(match[1]) for match in self._references().finditer(self.canonical)))
 
+    def occurrences(self, column: str) -> int:
+        """Count how often a column is read."""
+        return sum(_unquote(match[1]) == column for match in self._references().finditer(self.canonical))
+
     def over(self, row: sql.Composable, renamed: Mapping[str, str] | None = None) -> sql.Composable:
         """Render over `row` (NEW, OLD or a table alias); `renamed` maps column names to physical ones."""
         names = renamed or {}
+
+        def column(name: str) -> sql.Composable:
+            return sql.SQL("{}.{}").format(row, sql.Identifier(names.get(name, name)))
+
+        return self._with(column)
+
+    def alone(self, renamed: Mapping[str, str] | None = None) -> sql.Composable:
+        """Render with bare column names, as a constraint of the table has them."""
+        names = renamed or {}
+        return self._with(lambda name: sql.Identifier(names.get(name, name)))
+
+    def given(self, values: Mapping[str, str]) -> sql.Composable:
+        """Render with PostgreSQL's own texts in the place of columns."""
+        return self._with(lambda name: sql.SQL("({})").format(trusted(values[name])))
+
+    def _with(self, column: Callable[[str], sql.Composable]) -> sql.Composable:
         parts: list[sql.Composable] = []
         end = 0
         for match in self._references().finditer(self.canonical):
-            column = _unquote(match[1])
-            parts += [trusted(self.canonical[end : match.start()]), row, sql.SQL(".")]
-            parts.append(sql.Identifier(names.get(column, column)))
+            parts += [trusted(self.canonical[end : match.start()]), column(_unquote(match[1]))]
             end = match.end()
         parts.append(trusted(self.canonical[end:]))
         return sql.SQL("(") + sql.Composed(parts) + sql.SQL(")")

@@ -1,12 +1,41 @@
 """Facts of a database's catalogue that operations need: a snapshot, read by `pgduet.postgres.catalogue`."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
+HangingKind = Literal[
+    "index",
+    "check",
+    "unique",
+    "primary",
+    "foreign",
+    "inbound",
+    "exclusion",
+    "view",
+    "trigger",
+    "policy",
+    "generated",
+    "statistics",
+    "other",
+]
 
-class ColumnFacts(BaseModel):
-    """One column: its type in PostgreSQL's own spelling, and what hangs on it."""
+
+class Facts(BaseModel):
+    """A snapshot that never changes."""
 
     model_config = ConfigDict(frozen=True)
+
+
+class Hanging(Facts):
+    """An object that depends on a column, and how PostgreSQL describes it."""
+
+    kind: HangingKind
+    what: str
+
+
+class ColumnFacts(Facts):
+    """One column: its type in PostgreSQL's own spelling, and what hangs on it."""
 
     name: str
     type: str
@@ -15,16 +44,53 @@ class ColumnFacts(BaseModel):
     in_key: bool
     exact: bool = True
     """False where its collation calls different texts equal."""
-    dependents: tuple[str, ...] = ()
-    """Objects that forbid dropping the column: views, policies, generated columns, foreign keys, the primary key."""
-    lost_with_it: tuple[str, ...] = ()
-    """Objects that go with the column: indexes and checks."""
+    identity: bool = False
+    default: str | None = None
+    collation: str | None = None
+    """A quoted name with its schema, where it is not the type's own."""
+    statistics: int | None = None
+    comment: str | None = None
+    hangs: tuple[Hanging, ...] = ()
+
+    def hanging(self, *kinds: HangingKind) -> tuple[str, ...]:
+        """Describe what hangs on the column, of some kinds."""
+        return tuple(sorted({hanging.what for hanging in self.hangs if hanging.kind in kinds}))
 
 
-class TableFacts(BaseModel):
+class IndexFacts(Facts):
+    """An index that is not the primary key's: PostgreSQL's own definition, and the columns that it reads."""
+
+    name: str
+    definition: str
+    columns: tuple[str, ...]
+    unique: bool
+    constraint: bool
+    """It stands behind a UNIQUE constraint."""
+    deferrable: bool = False
+    deferred: bool = False
+
+
+class CheckFacts(Facts):
+    """A check constraint of the table."""
+
+    name: str
+    expression: str
+    columns: tuple[str, ...]
+
+
+class ForeignFacts(Facts):
+    """A foreign key of the table; `definition` is PostgreSQL's, from `FOREIGN KEY (` on."""
+
+    name: str
+    definition: str
+    columns: tuple[str, ...]
+    target_schema: str
+    target: str
+    target_columns: tuple[str, ...]
+
+
+class TableFacts(Facts):
     """One table."""
-
-    model_config = ConfigDict(frozen=True)
 
     schema_name: str
     table: str
@@ -39,8 +105,15 @@ class TableFacts(BaseModel):
     """Row level security is forced on the owner, and the worker's role cannot get past it."""
     rows: float
     pages: int
+    indexes: tuple[IndexFacts, ...] = ()
+    checks: tuple[CheckFacts, ...] = ()
+    foreign: tuple[ForeignFacts, ...] = ()
+    constraint_names: tuple[str, ...] = ()
+    """Names of constraints and indexes that are taken in the table's schema or on the table."""
     user_before_triggers: tuple[str, ...] = ()
     user_update_triggers: tuple[str, ...] = ()
+    column_grants: tuple[tuple[str, str, str], ...] = ()
+    """Column, grantee (empty for everybody) and privilege."""
 
     def column(self, name: str) -> ColumnFacts | None:
         """Find a column by name."""

@@ -13,6 +13,11 @@ def physical_column(plan: str, column: str) -> str:
     return fit(f"_pgduet_{plan}_{column}")
 
 
+def working_name(plan: str, name: str) -> str:
+    """Name an index or a constraint in the making, until contract gives it its own name."""
+    return fit(f"_pgduet_{plan}_{name}")
+
+
 def trigger_name(plan: str, kind: str) -> str:
     """Name a sync trigger; `~` sorts behind the user's BEFORE triggers, so that it sees what they changed."""
     return fit(f"~pgduet_{kind}_{plan}")
@@ -28,6 +33,16 @@ def constraint_name(plan: str, column: str) -> str:
     return fit(f"_pgduet_{plan}_{column}_filled")
 
 
+def proper_name(table: str, column: str, kind: str) -> str:
+    """Name a constraint as PostgreSQL would: `<table>_<column>_<kind>`."""
+    return fit(f"{table}_{column}_{kind}")
+
+
 def inner_view(schema: str, version: str, table: str) -> str:
     """Name the view in `pgduet_views` that carries the insert marker."""
     return fit(f"{schema}_v{version}.{table}")
+
+
+def archived_table(plan: str, schema: str, table: str, attempt: int | None = None) -> str:
+    """Name a whole table in `pgduet_archive`; with `attempt` where it does not come back."""
+    return fit(f"{plan}/{schema}.{table}" + (f"/{attempt}" if attempt is not None else ""))

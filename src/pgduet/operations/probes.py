@@ -24,7 +24,7 @@ def forward(design: Design, table: TableDesign) -> Query | None:
 
 def reverse(design: Design, table: TableDesign) -> Query | None:
     """Give a row another row's new values and ask whether the old columns follow; None where nothing is replaced."""
-    columns = [column for mapping in table.mappings if mapping.replaces for column in mapping.columns]
+    columns = [column for mapping in table.mappings if mapping.mirrors for column in mapping.columns]
     if not columns:
         return None
     return block("probes", "reverse").format(

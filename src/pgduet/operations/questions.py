@@ -1,124 +1,178 @@
-"""What must be asked of PostgreSQL about a plan: the new columns' types, then every expression over its row."""
+"""What must be asked of PostgreSQL about a plan: types, then every expression over the row that it may read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from pgduet.errors import NameTaken, NotSupported, Place, UnknownColumn
+from pgduet.operations.alter_column import copies, same
+from pgduet.operations.answers import KeyPath, place
 from pgduet.operations.design import without_length
 from pgduet.operations.expressions import Question
-from pgduet.operations.facts import TableFacts
-from pgduet.plan.models import AddColumn, Operation, Plan, ReplaceColumns
-from pgduet.plan.problems import did_you_mean
+from pgduet.operations.facts import ColumnFacts, TableFacts
+from pgduet.plan.models import (
+    AddColumn,
+    AlterColumn,
+    ColumnOperation,
+    CreateTable,
+    DropColumn,
+    NewColumn,
+    Plan,
+    RenameColumn,
+    ReplaceColumns,
+    TableColumn,
+)
 
-KeyPath = tuple[str | int, ...]
+__all__ = ["KeyPath", "carried_checks", "new_scope", "place", "questions", "typed_columns", "types_to_ask"]
+
+Types = Mapping[KeyPath, str]
+Known = Mapping[str, TableFacts]
 
 
-def column_paths(plan: Plan) -> Iterator[tuple[KeyPath, Operation, int]]:
-    """Walk every new column: its path in the plan, its operation, its place in it."""
+def types_to_ask(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
+    """Walk the types that a plan names, by the path of their column."""
+    for path, column in typed_columns(plan):
+        yield path, column.type
     for index, operation in enumerate(plan.operations):
+        if isinstance(operation, AlterColumn) and operation.type is not None:
+            yield ("operations", index, "alter_column"), operation.type
+
+
+def typed_columns(plan: Plan) -> Iterator[tuple[KeyPath, NewColumn | TableColumn]]:
+    """Walk the columns that a plan spells out."""
+    for index, operation in enumerate(plan.operations):
+        top: KeyPath = ("operations", index, operation.kind)
         if isinstance(operation, AddColumn):
-            yield ("operations", index, "add_column", "column"), operation, 0
-        else:
-            for number in range(len(operation.columns)):
-                yield ("operations", index, "replace_columns", "columns", number), operation, number
+            yield (*top, "column"), operation.column
+        elif isinstance(operation, ReplaceColumns | CreateTable):
+            columns: Sequence[NewColumn | TableColumn] = operation.columns
+            for number, column in enumerate(columns):
+                yield (*top, "columns", number), column
 
 
-def check_columns(plan: Plan, facts: Mapping[str, TableFacts]) -> None:
-    """Refuse what the catalogue cannot take: columns that are not there, cannot go, or are there already.
-
-    Raises:
-        UnknownColumn, NameTaken, NotSupported: with the path in the plan.
-    """
+def questions(plan: Plan, facts: Known, types: Types) -> Iterator[Question]:
+    """Ask for every `up`, `down`, `default` and `check`, over the columns that it may use."""
     for index, operation in enumerate(plan.operations):
-        table = facts[str(operation.relation)]
-        _check_table(table, index, operation)
-        if isinstance(operation, ReplaceColumns):
-            for number, name in enumerate(operation.replaces):
-                _check_replaced(table, name, ("operations", index, "replace_columns", "replaces", number))
-    gone = {(str(o.relation), name) for o in plan.operations if isinstance(o, ReplaceColumns) for name in o.replaces}
-    for path, operation, number in column_paths(plan):
-        name = operation.columns[number].name
-        if facts[str(operation.relation)].column(name) and (str(operation.relation), name) not in gone:
-            raise NameTaken(
-                f'{operation.relation} already has a column "{name}", and it stays',
-                place=place((*path, "name")),
-                hint="Choose another name, or list the column in `replaces`.",
-            )
+        if isinstance(operation, CreateTable):
+            yield from _of_created(index, operation, types)
+        elif isinstance(operation, ColumnOperation):
+            table = facts[str(operation.relation)]
+            yield from _of_columns(plan, index, operation, table, types)
 
 
-def questions(plan: Plan, facts: Mapping[str, TableFacts], types: Mapping[KeyPath, str]) -> Iterator[Question]:
-    """Ask for every `up`, `down` and `default`, over the columns that it may use."""
-    for path, operation, number in column_paths(plan):
-        table = facts[str(operation.relation)]
-        column = operation.columns[number]
-        scope = {c.name: c.type for c in table.columns}
-        if column.up is not None:
-            yield Question((*path, "up"), column.up, scope, without_length(types[path]), str(operation.relation))
+def _of_columns(
+    plan: Plan, index: int, operation: ColumnOperation, table: TableFacts, types: Types
+) -> Iterator[Question]:
+    top: KeyPath = ("operations", index, operation.kind)
+    over = str(operation.relation)
+    old = {c.name: c.type for c in table.columns}
+    after = f"version {plan.version.to} of {over}"
+    match operation:
+        case AddColumn() | ReplaceColumns():
+            listed: Sequence[NewColumn] = [operation.column] if isinstance(operation, AddColumn) else operation.columns
+            for number, column in enumerate(listed):
+                path = (*top, "column") if isinstance(operation, AddColumn) else (*top, "columns", number)
+                into = without_length(types[path])
+                if column.up is not None:
+                    yield Question((*path, "up"), column.up, old, into, over)
+                if column.default is not None:
+                    yield Question((*path, "default"), column.default, {}, into, over)
+                if column.check:
+                    scope = new_scope(plan, table, types)
+                    yield Question((*path, "check"), column.check.expression, scope, "boolean", after)
+            if isinstance(operation, ReplaceColumns):
+                yield from _downs(plan, top, operation.down, table, types, after)
+        case AlterColumn():
+            yield from _of_altered(plan, top, operation, table, types)
+        case DropColumn() if operation.down is not None:
+            scope = new_scope(plan, table, types)
+            kind = _facts(table, operation.column).type
+            yield Question((*top, "down"), operation.down, scope, without_length(kind), after)
+
+
+def _of_altered(
+    plan: Plan, top: KeyPath, operation: AlterColumn, table: TableFacts, types: Types
+) -> Iterator[Question]:
+    column = _facts(table, operation.column)
+    over = str(operation.relation)
+    after = f"version {plan.version.to} of {over}"
+    into = without_length(types.get(top, column.type))
+    if operation.default is not None:
+        yield Question((*top, "default"), operation.default, {}, into, over, may_change=True)
+    if not copies(operation, column):
+        return
+    old, new = {c.name: c.type for c in table.columns}, new_scope(plan, table, types)
+    up, down = operation.up, operation.down
+    yield Question((*top, "up"), up or same(operation.column), old, into, over, implied=up is None)
+    yield Question(
+        (*top, "down"),
+        down or same(operation.new_name),
+        new,
+        without_length(column.type),
+        after,
+        implied=down is None,
+    )
+    if operation.check:
+        yield Question((*top, "check"), operation.check.expression, new, "boolean", after)
+
+
+def _of_created(index: int, operation: CreateTable, types: Types) -> Iterator[Question]:
+    top: KeyPath = ("operations", index, "create_table", "columns")
+    scope = {column.name: types[*top, number] for number, column in enumerate(operation.columns)}
+    over = str(operation.relation)
+    for number, column in enumerate(operation.columns):
+        path = (*top, number)
         if column.default is not None:
-            yield Question((*path, "default"), column.default, {}, without_length(types[path]), str(operation.relation))
-    for index, operation in enumerate(plan.operations):
-        if isinstance(operation, ReplaceColumns):
-            yield from _downs(plan, facts, types, index, operation)
-
-
-def place(path: KeyPath) -> Place:
-    """Name a place in a plan by path; who has the file adds line and column."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return Place(text)
+            into = without_length(types[path])
+            yield Question((*path, "default"), column.default, {}, into, over, may_change=True)
+        if column.check:
+            yield Question((*path, "check"), column.check.expression, scope, "boolean", over)
 
 
 def _downs(
-    plan: Plan, facts: Mapping[str, TableFacts], types: Mapping[KeyPath, str], index: int, operation: ReplaceColumns
+    plan: Plan, top: KeyPath, downs: Mapping[str, str], table: TableFacts, types: Types, over: str
 ) -> Iterator[Question]:
-    table = facts[str(operation.relation)]
     scope = new_scope(plan, table, types)
-    over = f"version {plan.version.to} of {operation.relation}"
-    for name, source in operation.down.items():
+    for name, source in downs.items():
         column = table.column(name)
         if column is not None:
-            path = ("operations", index, "replace_columns", "down", name)
-            yield Question(path, source, scope, without_length(column.type), over)
+            yield Question((*top, "down", name), source, scope, without_length(column.type), over)
 
 
-def new_scope(plan: Plan, table: TableFacts, types: Mapping[KeyPath, str]) -> dict[str, str]:
+def new_scope(plan: Plan, table: TableFacts, types: Types) -> dict[str, str]:
     """Give the columns of a table in the new version, with their types."""
-    mine = [o for o in plan.operations if (o.relation.schema, o.relation.name) == (table.schema_name, table.table)]
-    gone = {name for operation in mine if isinstance(operation, ReplaceColumns) for name in operation.replaces}
-    scope = {c.name: c.type for c in table.columns if c.name not in gone}
-    for path, operation, number in column_paths(plan):
-        if operation in mine:
-            scope[operation.columns[number].name] = types[path]
-    return scope
-
-
-def _check_table(table: TableFacts, index: int, operation: Operation) -> None:
-    reasons = {
-        "is partitioned": table.kind == "p",
-        "is not a table": table.kind not in {"r", "p"},
-        "has parents or children by inheritance or partitioning": table.inherits,
-        "is temporary": table.persistence == "t",
-        "forces row level security on the worker's role, which has no BYPASSRLS: rows would be hidden": table.hides_rows,
-    }
-    for reason, true in reasons.items():
-        if true:
-            raise NotSupported(
-                f"{operation.relation} {reason}, which this version does not migrate",
-                place=place(("operations", index, operation.kind, "table")),
-                hint="Nothing was changed.",
-            )
-
-
-def _check_replaced(table: TableFacts, name: str, path: KeyPath) -> None:
-    column = table.column(name)
-    relation = f"{table.schema_name}.{table.table}"
-    if column is None:
-        near = did_you_mean(name, [c.name for c in table.columns])
-        raise UnknownColumn(f'column "{name}" does not exist in {relation}{near}', place=place(path))
-    if column.in_key or column.generated or column.dependents:
-        reason = "; ".join(column.dependents) or ("a generated column" if column.generated else "the primary key")
-        raise NotSupported(
-            f'"{name}" of {relation} cannot be replaced in this version: it carries {reason}',
-            place=place(path),
-            hint="Drop what depends on it first, or leave the column out of the plan.",
+    scope = {column.name: column.type for column in table.columns}
+    added: dict[str, str] = {}
+    for index, operation in enumerate(plan.operations):
+        mine = isinstance(operation, ColumnOperation) and (operation.relation.schema, operation.relation.name) == (
+            table.schema_name,
+            table.table,
         )
+        if not mine:
+            continue
+        top: KeyPath = ("operations", index, operation.kind)
+        match operation:
+            case AddColumn():
+                added[operation.column.name] = types[*top, "column"]
+            case ReplaceColumns():
+                for name in operation.replaces:
+                    scope.pop(name, None)
+                added |= {c.name: types[*top, "columns", number] for number, c in enumerate(operation.columns)}
+            case AlterColumn():
+                kind = scope.pop(operation.column)
+                added[operation.new_name] = types.get(top, kind)
+            case RenameColumn():
+                added[operation.to] = scope.pop(operation.column)
+            case DropColumn():
+                scope.pop(operation.column)
+    return scope | added
+
+
+def carried_checks(table: TableFacts, names: Mapping[str, str]) -> Iterator[Question]:
+    """Ask for the table's checks over its columns with their new types (by their old names)."""
+    scope = {c.name: names.get(c.name, c.type) for c in table.columns}
+    for check in table.checks:
+        yield Question(("check", check.name), check.expression, scope, "boolean", f"{table.schema_name}.{table.table}")
+
+
+def _facts(table: TableFacts, name: str) -> ColumnFacts:
+    column = table.column(name)
+    assert column is not None  # noqa: S101  (checked before)
+    return column

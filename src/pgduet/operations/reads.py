@@ -8,7 +8,7 @@ from psycopg import sql
 from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.rows import pages
 from pgduet.operations.statement import Query
-from pgduet.operations.views import published_name
+from pgduet.operations.views import old_name, published_name
 from pgduet.sql import block
 
 _OLD = sql.SQL("o")
@@ -25,8 +25,8 @@ def keys(table: TableDesign, page: int, limit: int) -> Query:
 
 def read(design: Design, table: TableDesign, *, new: bool) -> Query:
     """Read one row by its key through a version's view; parameters are the key's values in order."""
-    columns = (*table.kept, *(c.name for c in table.new_columns)) if new else table.columns
-    same = [sql.SQL("{} = %s").format(sql.Identifier(name)) for name in table.key]
+    columns, key = (table.new_names, table.new_key) if new else (table.columns, table.key)
+    same = [sql.SQL("{} = %s").format(sql.Identifier(name)) for name in key]
     return block("reads", "read").format(
         columns=sql.SQL(", ").join(sql.Identifier(name) for name in columns),
         view=view(design, table, new=new),
@@ -36,19 +36,24 @@ def read(design: Design, table: TableDesign, *, new: bool) -> Query:
 
 def compare(design: Design, table: TableDesign, key: Sequence[Any]) -> Query:
     """Compare one row's answers of both versions: kept columns equal, and the mapped ones as parity has it."""
-    different = [table.differs_from(name, _OLD, sql.SQL("n.{}").format(sql.Identifier(name))) for name in table.kept]
+    different = [
+        table.differs_from(name, _OLD, sql.SQL("n.{}").format(sql.Identifier(new))) for name, new in table.kept_names
+    ]
     for mapping in table.mappings:
-        if not mapping.replaces:
+        if not mapping.mirrors:
             continue
         up = [c.differs(sql.SQL("n.{}").format(sql.Identifier(c.name)), c.up_value(_OLD)) for c in mapping.columns]
-        down = [table.differs_from(old.name, _OLD, old.down.over(_NEW)) for old in mapping.replaces]
+        down = [table.differs_from(old.name, _OLD, old.down_value(_NEW)) for old in mapping.replaces]
         pair = sql.SQL("(({}) AND ({}))").format(sql.SQL(" OR ").join(up), sql.SQL(" OR ").join(down))
         different.append(pair)
     same = [
         sql.SQL("o.{} = {}").format(sql.Identifier(name), sql.Literal(value))
         for name, value in zip(table.key, key, strict=True)
     ]
-    join = [sql.SQL("o.{0} = n.{0}").format(sql.Identifier(name)) for name in table.key]
+    join = [
+        sql.SQL("o.{} = n.{}").format(sql.Identifier(old), sql.Identifier(new))
+        for old, new in zip(table.key, table.new_key, strict=True)
+    ]
     return block("reads", "compare").format(
         differs=sql.SQL(" OR ").join(different) if different else sql.SQL("false"),
         old=view(design, table, new=False),
@@ -60,4 +65,4 @@ def compare(design: Design, table: TableDesign, key: Sequence[Any]) -> Query:
 
 def view(design: Design, table: TableDesign, *, new: bool) -> sql.Identifier:
     """Name the view that clients of one version read."""
-    return published_name(table, design.to_version if new else design.from_version)
+    return published_name(table, design.to_version) if new else old_name(table, design.from_version)

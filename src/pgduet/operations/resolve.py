@@ -1,69 +1,134 @@
-"""Resolves a plan against what PostgreSQL said of it: plan, facts, types and expressions make a design."""
+"""Resolves a plan against what PostgreSQL said of it: plan, facts and answers make a design."""
 
 from collections.abc import Mapping
 
+from psycopg import sql
+
 from pgduet.errors import NotSupported
-from pgduet.operations import add_column, replace_columns
-from pgduet.operations.design import BY_TEXT, ColumnMapping, Design, TableDesign, is_exact
+from pgduet.operations import (
+    add_column,
+    alter_column,
+    carry,
+    create_table,
+    drop_column,
+    rename_column,
+    replace_columns,
+)
+from pgduet.operations.answers import Answers, place
+from pgduet.operations.design import BY_TEXT, Alias, ColumnMapping, Design, TableDesign, is_exact
 from pgduet.operations.expressions import Expression
 from pgduet.operations.facts import TableFacts
-from pgduet.operations.questions import KeyPath, place
-from pgduet.plan.models import AddColumn, Plan
+from pgduet.operations.whole_tables import DroppedTable, Script
+from pgduet.plan.models import (
+    AddColumn,
+    AlterColumn,
+    ColumnOperation,
+    CreateTable,
+    DropColumn,
+    DropTable,
+    Plan,
+    RenameColumn,
+    RenameTable,
+    ReplaceColumns,
+    Sql,
+    TableName,
+)
+
+Carried = Mapping[str, dict[str, Expression]]
+"""By table: the checks that PostgreSQL accepts over the new columns."""
 
 
-def resolve(
-    plan: Plan,
-    facts: Mapping[str, TableFacts],
-    types: Mapping[KeyPath, str],
-    expressions: Mapping[KeyPath, Expression],
-) -> Design:
+def resolve(plan: Plan, facts: Mapping[str, TableFacts], answers: Answers, checks: Carried) -> Design:
     """Make the design of a plan.
 
     Raises:
         NotSupported: an expression reads a generated column, which a BEFORE trigger does not see.
     """
-    tables = []
-    for relation in plan.tables():
-        table = facts[str(relation)]
-        mappings = tuple(
-            _mapping(plan, index, table, types, expressions)
-            for index, operation in enumerate(plan.operations)
-            if operation.relation == relation
-        )
-        _refuse_generated(table, mappings)
-        tables.append(
-            TableDesign(
-                schema_name=table.schema_name,
-                table=table.table,
-                key=table.key,
-                key_types=tuple(column.type for name in table.key if (column := table.column(name))),
-                columns=tuple(column.name for column in table.columns),
-                inexact=tuple(column.name for column in table.columns if not (is_exact(column.type) and column.exact)),
-                opaque=tuple(column.name for column in table.columns if column.type in BY_TEXT),
-                always_fire=bool(table.user_before_triggers),
-                mappings=mappings,
-            )
-        )
+    tables = tuple(_table(plan, name, facts[str(name)], answers, checks) for name in plan.tables())
+    operations = list(enumerate(plan.operations))
     return Design(
         name=plan.name,
         from_version=plan.version.from_,
         to_version=plan.version.to,
         unmappable=plan.policy.unmappable,
-        tables=tuple(tables),
+        tables=tables,
+        created=tuple(
+            create_table.created(plan.name, index, o, answers) for index, o in operations if isinstance(o, CreateTable)
+        ),
+        dropped=tuple(
+            DroppedTable(schema_name=o.relation.schema, table=o.relation.name, position=index)
+            for index, o in operations
+            if isinstance(o, DropTable)
+        ),
+        scripts=tuple(
+            Script(position=index, up=o.up, down=o.down, at=o.at, tables=tuple(_label(t) for t in o.touched))
+            for index, o in operations
+            if isinstance(o, Sql)
+        ),
     )
 
 
-def _mapping(
-    plan: Plan,
-    index: int,
-    table: TableFacts,
-    types: Mapping[KeyPath, str],
-    expressions: Mapping[KeyPath, Expression],
-) -> ColumnMapping:
+def mappings_of(plan: Plan, name: TableName, table: TableFacts, answers: Answers) -> tuple[ColumnMapping, ...]:
+    """Resolve the operations that need columns of their own."""
+    made = (
+        _mapping(plan, index, table, answers)
+        for index, operation in enumerate(plan.operations)
+        if isinstance(operation, ColumnOperation) and operation.relation == name
+    )
+    return tuple(mapping for mapping in made if mapping is not None)
+
+
+def _table(plan: Plan, name: TableName, table: TableFacts, answers: Answers, checks: Carried) -> TableDesign:
+    mappings = mappings_of(plan, name, table, answers)
+    _refuse_generated(table, mappings)
+    design = TableDesign(
+        schema_name=table.schema_name,
+        table=table.table,
+        key=table.key,
+        key_types=tuple(column.type for key in table.key if (column := table.column(key))),
+        columns=tuple(column.name for column in table.columns),
+        inexact=tuple(column.name for column in table.columns if not (is_exact(column.type) and column.exact)),
+        opaque=tuple(column.name for column in table.columns if column.type in BY_TEXT),
+        always_fire=bool(table.user_before_triggers),
+        mappings=mappings,
+        aliases=tuple(_aliases(plan, name, table, answers)),
+        new_name=next((o.to for o in plan.operations if isinstance(o, RenameTable) and o.relation == name), None),
+        indexes=tuple(carry.indexes(plan, table, mappings, answers)),
+        foreign_keys=tuple(carry.foreign_keys(plan, table, mappings, answers)),
+    )
+    found = carry.checks(plan, table, mappings, design.physical, checks.get(str(name), {}), answers)
+    return design.model_copy(update={"checks": tuple(found)})
+
+
+def _aliases(plan: Plan, name: TableName, table: TableFacts, answers: Answers) -> list[Alias]:
+    made = []
+    for index, operation in enumerate(plan.operations):
+        if not isinstance(operation, AlterColumn | RenameColumn) or operation.relation != name:
+            continue
+        column = table.column(operation.column)
+        assert column is not None  # noqa: S101  (checked before)
+        if isinstance(operation, RenameColumn):
+            made.append(rename_column.alias(index, operation, column))
+        elif not alter_column.copies(operation, column):
+            made.append(alter_column.alias(index, operation, column, answers))
+    return made
+
+
+def _mapping(plan: Plan, index: int, table: TableFacts, answers: Answers) -> ColumnMapping | None:
     operation = plan.operations[index]
-    if isinstance(operation, AddColumn):
-        return add_column.mapping(plan.name, index, operation, types, expressions)
-    return replace_columns.mapping(plan.name, index, operation, table, types, expressions)
+    match operation:
+        case AddColumn():
+            return add_column.mapping(plan.name, index, operation, answers)
+        case AlterColumn():
+            column = table.column(operation.column)
+            if column is None or not alter_column.copies(operation, column):
+                return None
+            return alter_column.mapping(plan.name, index, operation, table, answers)
+        case DropColumn():
+            return drop_column.mapping(index, operation, table, answers)
+        case ReplaceColumns():
+            return replace_columns.mapping(plan.name, index, operation, table, answers)
+    return None
 
 
 def _refuse_generated(table: TableFacts, mappings: tuple[ColumnMapping, ...]) -> None:
@@ -76,3 +141,7 @@ def _refuse_generated(table: TableFacts, mappings: tuple[ColumnMapping, ...]) ->
                     place=place(("operations", mapping.position, mapping.kind)),
                     hint="Write the generated column's own expression instead of its name.",
                 )
+
+
+def _label(table: TableName) -> str:
+    return sql.Identifier(table.schema, table.name).as_string(None)

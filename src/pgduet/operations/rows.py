@@ -37,13 +37,28 @@ def inconsistent(table: TableDesign, mode: SyncMode) -> Query:
     return _any(
         sql.SQL("(({}) AND ({}))").format(_forward(mapping), _backward(table, mapping))
         for mapping in table.mappings
-        if mapping.replaces
+        if mapping.mirrors
     )
 
 
 def violates(table: TableDesign) -> Query:
-    """Tell that a row breaks a constraint that the new version will have."""
-    return _any(sql.SQL("{} IS NULL").format(column.of(ROW)) for column in table.required)
+    """Tell that a row breaks a constraint that the new version will have (uniqueness is counted by itself)."""
+    broken: list[sql.Composable] = [sql.SQL("{} IS NULL").format(column.of(ROW)) for column in table.required]
+    broken += [sql.SQL("({}) IS FALSE").format(check.holds(ROW)) for check in table.checks]
+    return _any([*broken, *(key.orphan(ROW) for key in table.foreign_keys)])
+
+
+def duplicates(table: TableDesign) -> list[Query]:
+    """Count the rows that break each coming uniqueness."""
+    return [
+        block("rows", "duplicates").format(
+            columns=_list(sql.Identifier(name) for name in index.brought),
+            filled=sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(n)) for n in index.brought),
+            relation=table.relation,
+        )
+        for index in table.indexes
+        if index.brought
+    ]
 
 
 def fill(design: Design, table: TableDesign, first: int, last: int, *, how: str = "fill", safe: bool = False) -> Query:
@@ -99,7 +114,7 @@ def differing(
 
 def repair_new(design: Design, table: TableDesign, mode: SyncMode, first: int, last: int) -> Query:
     """Give the new side of drifted rows what `up` says (authority: old)."""
-    derived = [column for mapping in table.mappings if mapping.replaces for column in mapping.derived]
+    derived = [column for mapping in table.mappings if mapping.mirrors for column in mapping.derived]
     assign = (
         _assign(table)
         if mode is SyncMode.FILL
@@ -118,8 +133,8 @@ def repair_old(table: TableDesign, first: int, last: int) -> Query:
     return block("rows", "repair_new").format(
         relation=table.relation,
         assign=_list(
-            sql.SQL("{} = {}").format(sql.Identifier(old.name), old.down.over(ROW, renamed=table.physical))
-            for old in table.old_columns
+            sql.SQL("{} = {}").format(sql.Identifier(old.name), old.down_value(ROW, table.physical))
+            for old in table.mirrored
         ),
         pages=pages(first, last),
         inconsistent=sql.SQL("({})").format(inconsistent(table, SyncMode.BOTH)),
@@ -128,7 +143,7 @@ def repair_old(table: TableDesign, first: int, last: int) -> Query:
 
 def archive_new(design: Design, table: TableDesign, attempt: int) -> list[Query]:
     """Save what only the new version has: values that `up` does not give back. One statement for each mapping."""
-    return [_archive(design, table, mapping, attempt, "new") for mapping in table.mappings]
+    return [_archive(design, table, mapping, attempt, "new") for mapping in table.mappings if mapping.columns]
 
 
 def archive_old(design: Design, table: TableDesign, attempt: int) -> list[Query]:
@@ -197,7 +212,7 @@ def _backward(table: TableDesign, mapping: ColumnMapping) -> Query:
 
 
 def _old_differs(table: TableDesign, old: OldColumn) -> Query:
-    value = old.down.over(ROW, renamed=table.physical)
+    value = old.down_value(ROW, table.physical)
     inexact = old.name in table.inexact
     if inexact:  # images are compared between values of one type
         value = sql.SQL("({}::{})").format(value, trusted(old.type))

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import LiteralString, cast
+from typing import LiteralString, Protocol, cast
 
 from psycopg import sql
+
+from pgduet.sql import block
 
 Query = sql.SQL | sql.Composed
 """What a connection executes."""
@@ -40,3 +42,30 @@ def trusted(text: str) -> sql.SQL:
     Nothing else may come this way: names go through `sql.Identifier`, values through `sql.Literal`.
     """
     return sql.SQL(cast("LiteralString", text))  # type: ignore[redundant-cast]
+
+
+class Table(Protocol):
+    """What has a quoted name."""
+
+    @property
+    def relation(self) -> sql.Identifier:
+        """The table's quoted name."""
+
+    @property
+    def label(self) -> str:
+        """The table's quoted name as text."""
+
+
+PUBLIC = ""
+"""How a grant to everybody names its grantee."""
+
+
+def role(name: str) -> sql.Composable:
+    """Render a grantee."""
+    return sql.SQL("PUBLIC") if name == PUBLIC else sql.Identifier(name)
+
+
+def on_table(table: Table, file: str, name: str, summary: str, lock: Lock, /, **parts: sql.Composable) -> Statement:
+    """Make a statement of a block that has `{relation}`."""
+    query = block(file, name).format(relation=table.relation, **parts)
+    return Statement(query, f"{summary} ({table.label})", lock, table.label)

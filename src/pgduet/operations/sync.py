@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from psycopg import sql
 
+from pgduet.operations import binding
 from pgduet.operations.design import ROW, ColumnMapping, Design, NewColumn, TableDesign, image_differs, is_exact
 from pgduet.operations.names import MARKER, trigger_name
 from pgduet.operations.statement import Lock, Query, Statement, trusted
@@ -37,7 +38,7 @@ def functions(design: Design, table: TableDesign, migration_id: int, mode: SyncM
         for kind, body in routines
     ]
     made.append(Statement(_try_up(design, table), f"try_up of {table.label}"))
-    return [*made, Statement(_try_down(design, table), f"try_down of {table.label}")]
+    return [*binding.functions(design, table), *made, Statement(_try_down(design, table), f"try_down of {table.label}")]
 
 
 def triggers(design: Design, table: TableDesign, mode: SyncMode) -> list[Statement]:
@@ -68,12 +69,17 @@ def remove(design: Design, table: TableDesign) -> list[Statement]:
         )
         for kind in ("insert", "update")
     ]
-    return dropped + [
-        Statement(
-            block("sync", "drop_function").format(function=design.routine(table, kind)), f"drop {kind} of {table.label}"
-        )
-        for kind in ("sync_insert", "sync_update", "try_up", "try_down")
-    ]
+    return (
+        dropped
+        + [
+            Statement(
+                block("sync", "drop_function").format(function=design.routine(table, kind)),
+                f"drop {kind} of {table.label}",
+            )
+            for kind in ("sync_insert", "sync_update", "try_up", "try_down")
+        ]
+        + binding.drops(design, table)
+    )
 
 
 def _update_events(table: TableDesign, mode: SyncMode) -> Query:
@@ -86,11 +92,11 @@ def _update_events(table: TableDesign, mode: SyncMode) -> Query:
     names = [
         name
         for mapping in table.mappings
-        if _matters(mapping)
+        if _matters(table, mapping) and mapping.columns
         for name in (*mapping.sources, *(column.physical for column in mapping.columns))
     ]
     if not names:  # nothing to do on updates, but a trigger needs a column
-        names = [table.new_columns[0].physical]
+        names = [MARKER]
     return sql.SQL("UPDATE OF ") + sql.SQL(", ").join(sql.Identifier(name) for name in dict.fromkeys(names))
 
 
@@ -114,21 +120,21 @@ class _Bodies:
                 down=self._down(mapping),
             )
             for mapping in self.table.mappings
-            if _matters(mapping)
+            if _matters(self.table, mapping)
         ]
         return block("sync", "insert").format(mappings=_lines(mappings), marker=_MARKER)
 
     def update(self) -> Query:
         if self.mode is SyncMode.FILL:
             return self._fill()
-        mappings = [self._update_mapping(mapping) for mapping in self.table.mappings if _matters(mapping)]
+        mappings = [self._update_mapping(m) for m in self.table.mappings if _matters(self.table, m) and m.columns]
         return block("sync", "update").format(mappings=_lines(mappings))
 
     def _update_mapping(self, mapping: ColumnMapping) -> Query:
         changed = [
             image_differs(column.of(OLD), column.of(NEW), not is_exact(column.type)) for column in mapping.columns
         ]
-        if not mapping.replaces:
+        if not mapping.mirrors:
             # An added column is the new version's own once new clients may write it: `up` gave it its first value.
             return block("sync", "update_added").format(new_changed=_any(changed), down=self._down(mapping))
         return block("sync", "update_mapping").format(
@@ -178,14 +184,12 @@ class _Bodies:
         if not mapping.replaces:
             return sql.SQL("{}\n      NULL;").format(checks)
         assign = _lines(
-            sql.SQL("      NEW.{} := {};").format(
-                sql.Identifier(old.name), old.down.over(NEW, renamed=self.table.physical)
-            )
+            sql.SQL("      NEW.{} := {};").format(sql.Identifier(old.name), old.down_value(NEW, self.table.physical))
             for old in mapping.replaces
         )
         if self.design.unmappable == "archive":
             return block("sync", "down_archive").format(checks=checks, assign=assign, **self._note())
-        names = ", ".join(column.name for column in mapping.columns)
+        names = ", ".join(column.name for column in mapping.columns or mapping.replaces)
         return block("sync", "down_refuse").format(
             checks=checks,
             assign=assign,
@@ -201,7 +205,10 @@ class _Bodies:
         )
 
     def _required(self, mapping: ColumnMapping) -> Query:
-        return _lines(self._required_check(column) for column in mapping.columns if not column.nullable)
+        filled = [self._required_check(column) for column in mapping.columns if not column.nullable]
+        # From cutover on PostgreSQL's own constraints hold.
+        bound = [] if self.mode is SyncMode.ENFORCE else binding.refusals(self.design, self.table, mapping)
+        return _lines([*filled, *bound])
 
     def _required_check(self, column: NewColumn) -> Query:
         return block("sync", "required").format(
@@ -232,7 +239,7 @@ def _try_up(design: Design, table: TableDesign) -> Query:
 
 def _try_down(design: Design, table: TableDesign) -> Query:
     values: list[tuple[str, sql.Composable]] = [
-        (old.name, old.down.over(ROW, renamed=table.physical)) for old in table.old_columns
+        (old.name, old.down_value(ROW, table.physical)) for old in table.old_columns if old.down
     ]
     return _attempt(design, table, "try_down", values)
 
@@ -253,9 +260,12 @@ def _attempt(design: Design, table: TableDesign, name: str, values: list[tuple[s
     )
 
 
-def _matters(mapping: ColumnMapping) -> bool:
+def _matters(table: TableDesign, mapping: ColumnMapping) -> bool:
     """Tell whether there is anything to do: an empty added column that may stay so needs no code."""
-    return bool(mapping.replaces or mapping.derived or any(not column.nullable for column in mapping.columns))
+    if not mapping.columns:
+        return any(old.down for old in mapping.replaces)
+    bound = table.checks or table.foreign_keys or table.indexes
+    return bool(bound or mapping.replaces or mapping.derived or any(not column.nullable for column in mapping.columns))
 
 
 def _quoted(body: sql.Composable) -> sql.Literal:
@@ -267,11 +277,11 @@ def _changed(table: TableDesign, names: tuple[str, ...]) -> Query:
 
 
 def _any(conditions: Iterable[sql.Composable]) -> Query:
-    return sql.SQL(" OR ").join(conditions)
+    return sql.SQL(" OR ").join([*conditions] or [sql.SQL("false")])
 
 
 def _all(conditions: Iterable[sql.Composable]) -> Query:
-    return sql.SQL(" AND ").join(conditions)
+    return sql.SQL(" AND ").join([*conditions] or [sql.SQL("true")])
 
 
 def _lines(parts: Iterable[sql.Composable]) -> Query:

@@ -7,49 +7,41 @@ texts of SQL are not parsed, and names of tables and columns are not looked up.
 
 from collections.abc import Iterator
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, model_validator
 
-from pgduet.errors import DownIncomplete, NotSupported
-from pgduet.plan.names import (
-    Database,
-    Identifier,
-    Label,
-    NewName,
-    TableName,
-    TableText,
-    Text,
-    Version,
-    later,
-    parse_table,
-)
+from pgduet.plan.column_operations import AddColumn, AlterColumn, DropColumn, RenameColumn, ReplaceColumns
+from pgduet.plan.columns import NewColumn, TableColumn
+from pgduet.plan.names import Database, Label, TableName, Text, Version, later, parse_table
 from pgduet.plan.policy import Part, Policy
 from pgduet.plan.problems import KeyPath, Problem, did_you_mean, listed, refuse
+from pgduet.plan.table_operations import CreateTable, DropTable, RenameTable, Sql
 
 __all__ = [
     "AddColumn",
+    "AlterColumn",
+    "ColumnOperation",
+    "CreateTable",
+    "DropColumn",
+    "DropTable",
     "Milestone",
     "NewColumn",
     "Operation",
     "Plan",
     "Policy",
+    "RenameColumn",
+    "RenameTable",
     "ReplaceColumns",
     "Risk",
+    "Sql",
+    "TableColumn",
     "TableName",
     "VersionChange",
     "parse_table",
 ]
 
-IMPLEMENTED = ("add_column", "replace_columns")
-KNOWN_OPERATIONS = (
+IMPLEMENTED = (
     "create_table",
     "drop_table",
     "rename_table",
@@ -58,13 +50,16 @@ KNOWN_OPERATIONS = (
     "rename_column",
     "alter_column",
     "replace_columns",
+    "sql",
+)
+KNOWN_OPERATIONS = (
+    *IMPLEMENTED,
     "create_index",
     "drop_index",
     "create_constraint",
     "rename_constraint",
     "drop_constraint",
     "set_replica_identity",
-    "sql",
     "shadow_table",
     "extract_table",
     "merge_rows",
@@ -83,109 +78,6 @@ class VersionChange(Part):
         if self.from_ == self.to:
             refuse(Problem(f"expected a version other than `from`, got `{self.to}` for both", at=("to",)))
         return self
-
-
-class NewColumn(Part):
-    """A column that the new version has. `default` and `up` are SQL expressions; `up` reads the old columns."""
-
-    name: NewName
-    type: Text
-    nullable: Annotated[bool, Field(strict=True)] = True
-    default: Text | None = None
-    up: Text | None = None
-    comment: str | None = None
-
-
-class _OnTable(Part):
-    """An operation on one table, dumped as the file has it: `{<kind>: {…}}`."""
-
-    table: TableText
-
-    @property
-    def relation(self) -> TableName:
-        """The table's schema and name, unquoted and folded as PostgreSQL does."""
-        return parse_table(self.table)
-
-    @model_serializer(mode="wrap")
-    def _under_its_name(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields = dump(self)
-        return {fields.pop("kind"): fields}
-
-
-class AddColumn(_OnTable):
-    """A column that only the new version knows; with `up`, existing rows get its value."""
-
-    kind: Literal["add_column"] = "add_column"
-    column: NewColumn
-
-    @property
-    def columns(self) -> tuple[NewColumn, ...]:
-        """The new column, in the shape that `ReplaceColumns` has."""
-        return (self.column,)
-
-    @field_validator("column")
-    @classmethod
-    def _can_be_filled(cls, column: NewColumn) -> NewColumn:
-        if not column.nullable and column.up is None and column.default is None:
-            refuse(
-                Problem(
-                    f"`{column.name}` must not be empty, but the rows that exist would have no value for it",
-                    hint="Give it `up` or `default`, or let it be empty: `nullable: true`.",
-                )
-            )
-        return column
-
-
-class ReplaceColumns(_OnTable):
-    """N old columns that M new ones stand for: `up` maps old to new, `down` new to old."""
-
-    kind: Literal["replace_columns"] = "replace_columns"
-    columns: Annotated[tuple[NewColumn, ...], Field(min_length=1)]
-    replaces: Annotated[tuple[Identifier, ...], Field(min_length=1)]
-    down: dict[str, Text] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _maps_both_ways(self) -> "ReplaceColumns":
-        problems = [*self._ups(), *self._downs()]
-        if problems:
-            refuse(*problems)
-        return self
-
-    def _ups(self) -> Iterator[Problem]:
-        for index, column in enumerate(self.columns):
-            if column.up is None:
-                yield Problem(
-                    f"`{column.name}` has no `up`, so nothing says what existing rows get",
-                    at=("columns", index, "up"),
-                    hint=f"Add `up: <SQL expression>` over {listed(list(self.replaces))}.",
-                )
-            if column.default is not None:
-                yield Problem(
-                    "a default of a column that replaces others is not in this version",
-                    at=("columns", index, "default"),
-                    error=NotSupported,
-                    hint="Delete the key: `up` gives the value for every row.",
-                )
-
-    def _downs(self) -> Iterator[Problem]:
-        missing = [name for name in dict.fromkeys(self.replaces) if name not in self.down]
-        if missing:
-            cure = " and ".join(f"`{name}: <SQL expression>`" for name in missing)
-            yield Problem(
-                f"`down` has no expression for {listed(missing)}",
-                at=("down",),
-                error=DownIncomplete,
-                hint=f"Add {cure} over {listed([column.name for column in self.columns])}.",
-            )
-        for name in self.down:
-            if name not in self.replaces:
-                message = f"`{name}` is not a replaced column{did_you_mean(name, list(self.replaces))}"
-                yield Problem(
-                    message,
-                    at=("down", name),
-                    hint="Delete the key, or add the column to `replaces`.",
-                    on_key=True,
-                )
 
 
 def _named(value: object) -> object:
@@ -215,7 +107,15 @@ def _named(value: object) -> object:
     return {**fields, "kind": name}
 
 
-Operation = Annotated[Annotated[AddColumn | ReplaceColumns, Field(discriminator="kind")], BeforeValidator(_named)]
+ColumnOperation = AddColumn | AlterColumn | DropColumn | RenameColumn | ReplaceColumns
+"""An operation on columns of a table that both versions have."""
+TableOperation = ColumnOperation | CreateTable | DropTable | RenameTable
+"""An operation that names one table."""
+
+Operation = Annotated[
+    Annotated[TableOperation | Sql, Field(discriminator="kind")],
+    BeforeValidator(_named),
+]
 
 
 class Risk(Part):
@@ -252,30 +152,63 @@ class Plan(Part):
     milestones: tuple[Milestone, ...] = ()
 
     @model_validator(mode="after")
-    def _each_column_once(self) -> "Plan":
-        problems = [*_repeated(self._added(), "is added to"), *_repeated(self._replaced(), "is replaced in")]
+    def _each_thing_once(self) -> "Plan":
+        problems = [
+            *_repeated(self._brought(), "is added to"),
+            *_repeated(self._taken(), "is changed in"),
+            *self._whole_tables(),
+        ]
         if problems:
             refuse(*problems)
         return self
 
     def tables(self) -> tuple[TableName, ...]:
-        """The tables that the plan changes, each once, in the plan's order."""
-        return tuple(dict.fromkeys(operation.relation for operation in self.operations))
+        """The tables that the plan changes and both versions have, each once, in the plan's order."""
+        found = (o.relation for o in self.operations if isinstance(o, ColumnOperation | RenameTable))
+        return tuple(dict.fromkeys(found))
 
-    def _added(self) -> Iterator[tuple[TableName, str, KeyPath]]:
+    def _brought(self) -> Iterator[tuple[TableName, str, KeyPath]]:
+        """Walk the names of columns that the new version brings."""
         for index, operation in enumerate(self.operations):
             top: KeyPath = ("operations", index, operation.kind)
-            if isinstance(operation, AddColumn):
-                yield operation.relation, operation.column.name, (*top, "column", "name")
-                continue
-            for position, column in enumerate(operation.columns):
-                yield operation.relation, column.name, (*top, "columns", position, "name")
+            match operation:
+                case AddColumn():
+                    yield operation.relation, operation.column.name, (*top, "column", "name")
+                case ReplaceColumns():
+                    for position, column in enumerate(operation.columns):
+                        yield operation.relation, column.name, (*top, "columns", position, "name")
+                case AlterColumn():
+                    yield operation.relation, operation.new_name, (*top, "name" if operation.name else "column")
+                case RenameColumn():
+                    yield operation.relation, operation.to, (*top, "to")
 
-    def _replaced(self) -> Iterator[tuple[TableName, str, KeyPath]]:
+    def _taken(self) -> Iterator[tuple[TableName, str, KeyPath]]:
+        """Walk the old columns that operations change, rename or drop."""
         for index, operation in enumerate(self.operations):
+            top: KeyPath = ("operations", index, operation.kind)
             if isinstance(operation, ReplaceColumns):
                 for position, name in enumerate(operation.replaces):
-                    yield operation.relation, name, ("operations", index, operation.kind, "replaces", position)
+                    yield operation.relation, name, (*top, "replaces", position)
+            elif isinstance(operation, AlterColumn | RenameColumn | DropColumn):
+                yield operation.relation, operation.column, (*top, "column")
+
+    def _whole_tables(self) -> Iterator[Problem]:
+        """Find tables that one operation drops, creates or renames and another one changes too."""
+        first: dict[tuple[str, TableName], KeyPath] = {}
+        changed = {o.relation for o in self.operations if isinstance(o, ColumnOperation)}
+        for index, operation in enumerate(self.operations):
+            if not isinstance(operation, CreateTable | DropTable | RenameTable):
+                continue
+            path: KeyPath = ("operations", index, operation.kind, "table")
+            table = operation.relation
+            kind = "goes" if isinstance(operation, DropTable | RenameTable) else "comes"
+            seen = first.setdefault((kind, table), path)
+            if seen != path:
+                yield Problem(f"{table} {kind} twice", at=path, hint="Delete one of the operations.", elsewhere=seen)
+            elif table in changed and not isinstance(operation, RenameTable):
+                verb = "dropped" if isinstance(operation, DropTable) else "created"
+                hint = "Put the change into `create_table`." if verb == "created" else "Delete one of the operations."
+                yield Problem(f"{table} is {verb}, and another operation changes its columns", at=path, hint=hint)
 
 
 def _repeated(columns: Iterator[tuple[TableName, str, KeyPath]], what: str) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pgduet.plan.models import IMPLEMENTED, Plan
 
-_MODELS = {"add_column": "AddColumn", "replace_columns": "ReplaceColumns"}
+_MODELS = {name: "".join(part.capitalize() for part in name.split("_")) for name in IMPLEMENTED}
 
 
 def json_schema() -> dict[str, Any]:

@@ -13,8 +13,8 @@ async def restore_all(conn: Connection, migration: store.Migration) -> int:
     """Restore every archived value of a migration that still applies; returns how many came back."""
     restored = 0
     mute = await mutes(conn, migration.policy.user_triggers)
-    for table in migration.design.tables:
-        for mapping in table.mappings:
+    for table in migration.design.synced:
+        for mapping in (mapping for mapping in table.mappings if mapping.columns):
             after = 0
             while ids := await _next(conn, migration.name, table.label, mapping.position, after):
                 query = rows.restore(migration.design, table, mapping, ids)

@@ -5,7 +5,7 @@ from collections import defaultdict
 from typing import Any
 
 from pgduet.errors import UnknownTable
-from pgduet.operations.facts import ColumnFacts, TableFacts
+from pgduet.operations.facts import CheckFacts, ColumnFacts, ForeignFacts, Hanging, IndexFacts, TableFacts
 from pgduet.operations.views import OURS, Relation
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
@@ -16,8 +16,8 @@ async def rows(conn: Connection, name: str, parameters: dict[str, Any]) -> list[
     return await (await conn.execute(block("catalogue", name), parameters)).fetchall()
 
 
-async def table(conn: Connection, schema: str, name: str, own_schemas: frozenset[str]) -> TableFacts:
-    """Read one table; `own_schemas` are version schemas, whose views do not count as dependents.
+async def table(conn: Connection, schema: str, name: str) -> TableFacts:
+    """Read one table.
 
     Raises:
         UnknownTable: naming the table that comes nearest.
@@ -27,7 +27,8 @@ async def table(conn: Connection, schema: str, name: str, own_schemas: frozenset
         raise UnknownTable(f"table {schema}.{name} does not exist{await _similar(conn, schema, name)}")
     facts = found[0]
     oid = {"oid": facts["oid"]}
-    forbidding, lost = await _dependents(conn, oid, own_schemas)
+    hangs = await _dependents(conn, oid)
+    grants = await rows(conn, "column_grants", oid)
     triggers = await rows(conn, "triggers", oid)
     return TableFacts(
         schema_name=schema,
@@ -41,10 +42,12 @@ async def table(conn: Connection, schema: str, name: str, own_schemas: frozenset
         rows=facts["rows"],
         pages=facts["pages"],
         key=tuple(row["name"] for row in await rows(conn, "key", oid)),
-        columns=tuple(
-            ColumnFacts(**row, dependents=tuple(forbidding[row["name"]]), lost_with_it=tuple(lost[row["name"]]))
-            for row in await rows(conn, "columns", oid)
-        ),
+        columns=tuple(ColumnFacts(**row, hangs=tuple(hangs[row["name"]])) for row in await rows(conn, "columns", oid)),
+        indexes=tuple(IndexFacts(**row) for row in await rows(conn, "indexes", oid)),
+        checks=tuple(CheckFacts(**row) for row in await rows(conn, "checks", oid)),
+        foreign=tuple(ForeignFacts(**row) for row in await rows(conn, "foreign_keys", oid)),
+        constraint_names=tuple(row["name"] for row in await rows(conn, "names_taken", oid)),
+        column_grants=tuple((row["column"], row["grantee"], row["privilege"]) for row in grants),
         user_before_triggers=tuple(row["name"] for row in triggers if row["before"]),
         user_update_triggers=tuple(row["name"] for row in triggers if row["on_update"]),
     )
@@ -55,10 +58,21 @@ async def relations(conn: Connection, schema: str) -> list[Relation]:
     grants: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
     for row in await rows(conn, "table_grants", {"schema": schema}):
         grants[row["table"]][row["grantee"]] = tuple(row["privileges"])
-    return [
-        Relation(schema, row["table"], tuple(row["columns"]), row["owner"], grants[row["table"]], row["may_give"])
-        for row in await rows(conn, "schema_tables", {"schema": schema})
-    ]
+    found = []
+    for row in await rows(conn, "schema_tables", {"schema": schema}):
+        by_column = await rows(conn, "column_grants", {"oid": row["oid"]})
+        found.append(
+            Relation(
+                schema,
+                row["table"],
+                tuple(row["columns"]),
+                row["owner"],
+                grants[row["table"]],
+                row["may_give"],
+                tuple((each["column"], each["grantee"], each["privilege"]) for each in by_column),
+            )
+        )
+    return found
 
 
 async def schema_usage(conn: Connection, schema: str) -> tuple[str, ...]:
@@ -82,25 +96,30 @@ async def not_null_names(conn: Connection, relation: str) -> dict[str, str]:
     return {row["column"]: row["name"] for row in await rows(conn, "not_null_names", {"relation": relation})}
 
 
-async def _dependents(
-    conn: Connection, oid: dict[str, Any], own_schemas: frozenset[str]
-) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    forbidding: dict[str, list[str]] = defaultdict(list)
-    lost: dict[str, list[str]] = defaultdict(list)
-    for row in await rows(conn, "dependents", oid):
-        if row["kind"] in {"own", "n", "S"} or row["view_schema"] in own_schemas or row["class"].endswith("pg_trigger"):
-            continue
-        column, what = row["name"], row["what"]
-        index_or_check = (row["class"], row["kind"]) in {
-            ("pg_class", "i"),
-            ("pg_constraint", "c"),
-            ("pg_constraint", "u"),
-        }
-        if index_or_check or row["class"].endswith("pg_statistic_ext"):
-            lost[column].append(what)
-        else:
-            forbidding[column].append(what)
-    return forbidding, lost
+async def relation_there(conn: Connection, schema: str, name: str) -> bool:
+    """Tell whether a schema has a relation of a name."""
+    return bool((await rows(conn, "relation_there", {"schema": schema, "name": name}))[0]["there"])
+
+
+async def schemas_of_version(conn: Connection, version: str) -> tuple[str, ...]:
+    """Name the schemas whose tables a version shows."""
+    start = f"{OURS}{version} of "
+    pattern = "".join(f"~{char}" if char in "~%_" else char for char in start) + "%"
+    found = await rows(conn, "version_schemas", {"start": start, "pattern": pattern})
+    return tuple(row["schema"] for row in found)
+
+
+async def has_view(conn: Connection, schema: str, name: str) -> bool:
+    """Tell whether a schema has a view of a name."""
+    return bool((await rows(conn, "view_there", {"schema": schema, "name": name}))[0]["there"])
+
+
+async def _dependents(conn: Connection, oid: dict[str, Any]) -> dict[str, list[Hanging]]:
+    hangs: dict[str, list[Hanging]] = defaultdict(list)
+    for row in await rows(conn, "dependents", {**oid, "ours": OURS}):
+        if row["kind"] != "own":
+            hangs[row["name"]].append(Hanging(kind=row["kind"], what=row["what"]))
+    return hangs
 
 
 async def _similar(conn: Connection, schema: str, name: str) -> str:

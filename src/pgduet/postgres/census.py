@@ -21,7 +21,7 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float) -> C
             "migration": migration.name,
             "new_schemas": new,
             "old_schemas": old,
-            "relations": [table.label for table in design.tables],
+            "relations": sorted(design.touched),
             "new_patterns": [f"%{name}%" for name in new],
             "old_patterns": [f"%{name}%" for name in old],
             "new_version": design.to_version,

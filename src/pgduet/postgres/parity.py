@@ -32,7 +32,7 @@ async def compare(conn: Connection, migration: store.Migration, mode: SyncMode, 
     async with conn.transaction():
         await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         began = await (await conn.execute("SELECT clock_timestamp() AS at")).fetchone()
-        for table in migration.design.tables:
+        for table in migration.design.synced:
             await comparison.table(table)
     parity = comparison.result(began["at"] if began else datetime.now().astimezone())
     async with conn.transaction():
@@ -46,11 +46,11 @@ async def repair(
     """Give drifted rows what the authority says; returns how many rows were written."""
     written = 0
     mute = await mutes(conn, migration.policy.user_triggers)
-    for table in migration.design.tables:
+    for table in migration.design.synced:
         total = (await store.run(conn, "pages", {"relation": table.label}))[0]["pages"]
         for first in range(0, total, CHUNK_PAGES // 8):
             last = first + CHUNK_PAGES // 8
-            if authority is Authority.NEW and table.old_columns:
+            if authority is Authority.NEW and table.mirrored:
                 query = rows.repair_old(table, first, last)
             elif authority is Authority.OLD and table.derived:
                 query = rows.repair_new(migration.design, table, mode, first, last)
@@ -95,6 +95,9 @@ class _Comparison:
             if (counted["mismatches"] or counted["violations"]) and len(self.examples) < EXAMPLES:
                 await self._name(table, first, last, safe=safe)
             self.progress(f"{table.label}: {min(last, total)} of {total} pages compared")
+        for query in rows.duplicates(table):
+            found = (await (await self.conn.execute(query)).fetchall())[0]
+            self.violations += found["rows"]
 
     async def _counted(self, table: TableDesign, first: int, last: int) -> tuple[dict[str, int], bool]:
         """Count the fast way; where an expression raises, row by row with care."""

@@ -23,7 +23,7 @@ async def sample(conn: Connection, migration: store.Migration, wanted: int) -> S
     """Take about `wanted` samples, spread over the tables; fewer where tables are empty."""
     result = ShadowResult()
     timed = _Times()
-    share = max(1, wanted // len(migration.design.tables))
+    share = max(1, wanted // max(1, len(migration.design.tables)))
     for table in migration.design.tables:
         if table.key:
             await _sample_keys(conn, migration, table, share, result, timed)

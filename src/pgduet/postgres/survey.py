@@ -2,25 +2,29 @@
 
 from dataclasses import dataclass
 
-import psycopg
-from psycopg import sql
-
-from pgduet.errors import DownIncomplete, MissingRights, PgduetError
-from pgduet.hazards import Hazard, hazard
-from pgduet.operations.design import ROW, Design, OldColumn, TableDesign
+from pgduet.errors import (
+    ExpressionInvalid,
+    MissingRights,
+    NameTaken,
+    PgduetError,
+    UnknownColumn,
+    UnknownTable,
+)
+from pgduet.hazards import Hazard
+from pgduet.operations import carry, refusals
+from pgduet.operations.answers import Answers
+from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.expressions import Expression
 from pgduet.operations.facts import TableFacts
-from pgduet.operations.names import version_schema
-from pgduet.operations.questions import KeyPath, check_columns, column_paths, new_scope, place, questions
-from pgduet.operations.resolve import resolve
-from pgduet.operations.statement import trusted
-from pgduet.plan.models import Plan, TableName
+from pgduet.operations.questions import KeyPath, new_scope, place, questions, types_to_ask
+from pgduet.operations.resolve import mappings_of, resolve
+from pgduet.plan.columns import References
+from pgduet.plan.models import AlterColumn, ColumnOperation, CreateTable, DropTable, Plan, RenameTable, TableName
 from pgduet.postgres import catalogue
+from pgduet.postgres.carrying import carried_checks, carried_indexes
 from pgduet.postgres.expressions import analyse, canonical_type
-from pgduet.postgres.session import Connection, rights, without_values
-from pgduet.sql import block
-
-SAMPLE_ROWS = 2000
+from pgduet.postgres.sampled import check_down_of_nothing, hazards_of, sampled_hazards
+from pgduet.postgres.session import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,32 +44,32 @@ async def survey(conn: Connection, plan: Plan) -> Survey:
         MissingRights: the role does not own a table.
     """
     facts = await _facts(conn, plan)
-    check_columns(plan, facts)
-    types: dict[KeyPath, str] = {}
-    for path, operation, number in column_paths(plan):
-        with _at((*path, "type")):
-            types[path] = await canonical_type(conn, operation.columns[number].type)
-    expressions: dict[KeyPath, Expression] = {}
-    for question in questions(plan, facts, types):
-        with _at(question.path):
-            expressions[question.path] = await analyse(conn, question)
-    design = resolve(plan, facts, types, expressions)
+    taken = await _taken(conn, plan)
+    refusals.check(plan, facts, lambda schema, name: (schema, name) in taken)
+    answers = await _answers(conn, plan, facts)
+    checks = {
+        str(name): await carried_checks(conn, facts[str(name)], mappings_of(plan, name, facts[str(name)], answers))
+        for name in plan.tables()
+    }
+    design = resolve(plan, facts, answers, checks)
     hazards: list[Hazard] = []
     for table in design.tables:
         table_facts = facts[str(TableName(table.schema_name, table.table))]
-        await _check_down_of_nothing(conn, table, new_scope(plan, table_facts, types))
-        hazards += await _sampled(conn, table)
-        hazards += await _known(conn, plan, table, table_facts)
+        _check_constraint_names(table, table_facts)
+        await check_down_of_nothing(conn, table, new_scope(plan, table_facts, answers.types))
+        hazards += await sampled_hazards(conn, table)
+        hazards += await hazards_of(conn, plan, table, table_facts)
     return Survey(design, facts, tuple(hazards))
 
 
 async def _facts(conn: Connection, plan: Plan) -> dict[str, TableFacts]:
     facts: dict[str, TableFacts] = {}
     for index, operation in enumerate(plan.operations):
+        if not isinstance(operation, ColumnOperation | RenameTable | DropTable):
+            continue
         relation = operation.relation
-        own = frozenset({"pgduet_views", version_schema(relation.schema, plan.version.from_)})
         with _at(("operations", index, operation.kind, "table")):
-            facts[str(relation)] = await catalogue.table(conn, relation.schema, relation.name, own)
+            facts[str(relation)] = await catalogue.table(conn, relation.schema, relation.name)
             if not facts[str(relation)].owned:
                 raise MissingRights(
                     f"the worker's role does not own {relation}, or may not create schemas in this database",
@@ -74,111 +78,134 @@ async def _facts(conn: Connection, plan: Plan) -> dict[str, TableFacts]:
     return facts
 
 
-async def _check_down_of_nothing(conn: Connection, table: TableDesign, scope: dict[str, str]) -> None:
-    """Refuse a `down` that leaves a NOT NULL column empty when the nullable new columns are."""
-    may_be_empty = {column.name for column in table.new_columns if column.nullable}
-    for mapping in table.mappings:
-        for old in mapping.replaces:
-            read = set(old.down.columns)
-            if not old.not_null or (read and not read & may_be_empty):
-                continue
-            if await _is_empty(conn, old, scope):
-                raise DownIncomplete(
-                    f'`down` gives NULL for "{old.name}", which must not be empty, when'
-                    f" {', '.join(sorted(read & may_be_empty)) or 'anything'} is NULL",
-                    place=place(("operations", mapping.position, "replace_columns", "down", old.name)),
-                    snippet=old.down.source,
-                    hint="Give the new column `nullable: false`, or let `down` fall back on a value (coalesce).",
-                )
+async def _taken(conn: Connection, plan: Plan) -> set[tuple[str, str]]:
+    """Find which of the names that the plan wants for tables are taken."""
+    wanted: list[tuple[KeyPath, str, str]] = []
+    for index, operation in enumerate(plan.operations):
+        path: KeyPath = ("operations", index, operation.kind, "table")
+        if isinstance(operation, CreateTable):
+            wanted.append((path, operation.relation.schema, operation.relation.name))
+            await _check_schema(conn, operation.relation.schema, path)
+        elif isinstance(operation, RenameTable):
+            wanted.append((path, operation.relation.schema, operation.to))
+    return {(schema, name) for _, schema, name in wanted if await catalogue.relation_there(conn, schema, name)}
 
 
-async def _is_empty(conn: Connection, old: OldColumn, scope: dict[str, str]) -> bool:
-    row = sql.SQL(", ").join(
-        sql.SQL("NULL::{} AS {}").format(trusted(kind), sql.Identifier(name)) for name, kind in scope.items()
-    )
-    try:
-        query = block("survey", "down_of_nothing").format(value=old.down.over(ROW), row=row)
-        found = await (await conn.execute(query)).fetchone()
-    except psycopg.DataError:
-        return True
-    return bool(found and found["empty"])
+async def _check_schema(conn: Connection, schema: str, path: KeyPath) -> None:
+    found = await catalogue.rows(conn, "schema_there", {"schema": schema})
+    if not found:
+        raise UnknownTable(f"schema {schema} does not exist", place=place(path), hint="Create it first.")
+    if not found[0]["may_create"]:
+        hint = f"GRANT CREATE ON SCHEMA {schema} to the worker's role."
+        raise MissingRights(f"the worker's role may not create tables in schema {schema}", place=place(path), hint=hint)
 
 
-async def _sampled(conn: Connection, table: TableDesign) -> list[Hazard]:
-    """Map sampled rows up and down; raises when `down` loses a NOT NULL value, warns when the map is lossy or fails."""
-    if not table.old_columns or not table.derived:
-        return []
-    back = {old.name: old.down.over(ROW, renamed=table.physical) for old in table.old_columns}
-    counts = [_count(sql.SQL("{} IS NULL").format(back[o.name]), f"empty_{n}") for n, o in enumerate(table.old_columns)]
-    counts += [
-        _count(table.differs_from(o.name, ROW, back[o.name]), f"lossy_{n}") for n, o in enumerate(table.old_columns)
-    ]
-    ups = [
-        sql.SQL("{} AS {}").format(column.up_value(ROW), sql.Identifier(column.physical)) for column in table.derived
-    ]
-    # An added column without `up` is empty in the sample, as it will be for rows that exist.
-    ups += [
-        sql.SQL("NULL::{} AS {}").format(trusted(c.type), sql.Identifier(c.physical))
-        for c in table.new_columns
-        if c.up is None
-    ]
-    query = block("survey", "sample").format(
-        counts=sql.SQL(", ").join(counts),
-        ups=sql.SQL(", ").join(ups),
-        relation=table.relation,
-        limit=sql.Literal(SAMPLE_ROWS),
-    )
-    try:
-        found = await (await conn.execute(query)).fetchone()
-    except psycopg.Error as error:
-        return [hazard("PD-H03", f"{table.label}: {without_values(error.diag.message_primary or '')}")]
-    return _judge(table, found or {})
+async def _answers(conn: Connection, plan: Plan, facts: dict[str, TableFacts]) -> Answers:
+    types: dict[KeyPath, str] = {}
+    for path, name in types_to_ask(plan):
+        with _at((*path, "type")):
+            types[path] = await canonical_type(conn, name)
+    for index, operation in enumerate(plan.operations):
+        if isinstance(operation, AlterColumn):
+            column = facts[str(operation.relation)].column(operation.column)
+            types.setdefault(("operations", index, "alter_column"), column.type if column else "")
+    expressions: dict[KeyPath, Expression] = {}
+    for question in questions(plan, facts, types):
+        with _at(question.path):
+            try:
+                expressions[question.path] = await analyse(conn, question)
+            except ExpressionInvalid as error:
+                if not question.implied:
+                    raise
+                side = str(question.path[-1])
+                raise ExpressionInvalid(
+                    f"without `{side}` the value stays the same, and PostgreSQL cannot convert it: {error.message}",
+                    hint=f"Give `{side}`: an SQL expression.",
+                ) from error
+    answers = Answers(types, expressions, {}, await _targets(conn, plan))
+    indexes: dict[tuple[str, str], str] = {}
+    for relation in plan.tables():
+        table = facts[str(relation)]
+        indexes |= await carried_indexes(conn, table, mappings_of(plan, relation, table, answers))
+    return Answers(types, expressions, indexes, answers.targets)
 
 
-def _judge(table: TableDesign, found: dict[str, int]) -> list[Hazard]:
-    warned = []
-    for number, old in enumerate(table.old_columns):
-        mapping = next(m for m in table.mappings if old in m.replaces)
-        if old.not_null and found.get(f"empty_{number}"):
-            raise DownIncomplete(
-                f'`down` gives NULL for "{old.name}", which must not be empty, in {found[f"empty_{number}"]} of'
-                f" {found['rows']} sampled rows",
-                place=place(("operations", mapping.position, "replace_columns", "down", old.name)),
-                snippet=old.down.source,
-                hint="`down` must give back a value for every row that `up` maps.",
+async def _targets(conn: Connection, plan: Plan) -> dict[KeyPath, tuple[str, ...]]:
+    """Find the columns that foreign keys of the plan point to."""
+    made = {o.relation: o for o in plan.operations if isinstance(o, CreateTable)}
+    found: dict[KeyPath, tuple[str, ...]] = {}
+    for path, references in _references(plan):
+        with _at(path):
+            if references.relation in made:
+                found[path] = _own_target(made[references.relation], references)
+            else:
+                found[path] = await _target(conn, references)
+    return found
+
+
+def _references(plan: Plan) -> list[tuple[KeyPath, References]]:
+    found: list[tuple[KeyPath, References]] = []
+    for index, operation in enumerate(plan.operations):
+        top: KeyPath = ("operations", index, operation.kind)
+        if isinstance(operation, AlterColumn):
+            found += [((*top, "references"), operation.references)] if operation.references else []
+        elif single := getattr(operation, "column", None):
+            found += (
+                [((*top, "column", "references"), single.references)] if getattr(single, "references", None) else []
             )
-        if lossy := found.get(f"lossy_{number}"):
-            warned.append(hazard("PD-H02", f"{table.label}.{old.name}: {lossy} of {found['rows']} sampled rows"))
-    return warned
+        for number, column in enumerate(getattr(operation, "columns", ())):
+            if column.references:
+                found.append(((*top, "columns", number, "references"), column.references))
+    return found
 
 
-async def _known(conn: Connection, plan: Plan, table: TableDesign, facts: TableFacts) -> list[Hazard]:
-    made = [hazard("PD-H07", table.label)]
-    drifting = [c.name for c in table.derived if c.up is not None and not c.up.immutable]
-    if drifting:
-        made.append(hazard("PD-H01", f"{table.label}: {', '.join(drifting)}"))
-    if not table.key:
-        made.append(hazard("PD-H05", table.label))
-    lost = sorted({what for old in table.old_columns if (c := facts.column(old.name)) for what in c.lost_with_it})
-    if lost:
-        made.append(hazard("PD-H06", f"{table.label}: {', '.join(lost)}"))
-    if facts.user_update_triggers:
-        names = ", ".join(facts.user_update_triggers)
-        if plan.policy.user_triggers == "fire":
-            made.append(hazard("PD-H12", f"{table.label}: {names} will fire, as the plan says"))
-        elif (await rights(conn)).mute_triggers:
-            made.append(hazard("PD-H12", f"{table.label}: {names}, suppressed as the plan says"))
-        else:
-            raise MissingRights(
-                f"triggers of {table.label} would fire in the backfill ({names}), and the worker's role may not mute them",
-                place=place(("policy", "user_triggers")),
-                hint="GRANT SET ON PARAMETER session_replication_role to the role, or set user_triggers: fire.",
+def _own_target(table: CreateTable, references: References) -> tuple[str, ...]:
+    wanted = references.column
+    if wanted is None and len(table.key) == 1:
+        return table.key
+    single = [c.name for c in table.columns if c.unique or (c.name,) == table.key]
+    if wanted not in single:
+        raise UnknownColumn(
+            f'"{wanted or "its key"}" of {table.relation} is not unique by itself: nothing can refer to it',
+            hint=f"Name a unique column: {', '.join(single) or 'it has none'}.",
+        )
+    return (wanted,)
+
+
+async def _target(conn: Connection, references: References) -> tuple[str, ...]:
+    relation = references.relation
+    found = await catalogue.rows(conn, "target", {"schema": relation.schema, "table": relation.name})
+    if not found or found[0]["kind"] not in {"r", "p"}:
+        raise UnknownTable(f"table {relation} does not exist")
+    if not found[0]["may_refer"]:
+        raise MissingRights(
+            f"the worker's role may not refer to {relation}", hint=f"GRANT REFERENCES ON {relation} to the role."
+        )
+    key, unique = found[0]["key"] or [], found[0]["unique_columns"] or []
+    if references.column is None and len(key) == 1:
+        return (key[0],)
+    if references.column is None or references.column not in unique:
+        raise UnknownColumn(
+            f'"{references.column or "its key"}" of {relation} is not unique by itself: nothing can refer to it',
+            hint=f"Name a unique column: {', '.join(unique) or 'it has none'}.",
+        )
+    return (references.column,)
+
+
+def _check_constraint_names(table: TableDesign, facts: TableFacts) -> None:
+    """Refuse names of new constraints that something has which stays."""
+    new = [check.name for check in table.checks if not check.carried]
+    new += [key.name for key in table.foreign_keys if not key.carried]
+    new += [index.name for index in table.indexes if index.brought]
+    going = set(carry.lost(facts, table.mappings, set()))
+    stays = {name for name in facts.constraint_names if not any(what.endswith(f" {name}") for what in going)}
+    for name in new:
+        if name in stays or new.count(name) > 1:
+            raise NameTaken(
+                f'{table.label} already has a constraint or an index "{name}"',
+                place=place(("operations", table.mappings[0].position, table.mappings[0].kind)),
+                hint="Give the new constraint another `name`.",
             )
-    return made
-
-
-def _count(condition: sql.Composable, name: str) -> sql.Composable:
-    return block("survey", "count_if").format(condition=condition, name=sql.Identifier(name))
 
 
 class _at:  # noqa: N801  (used as a context manager, like a function)

@@ -19,9 +19,13 @@ SELECT n.nspname AS schema, c.relname AS table
 -- name: columns
 SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
        coalesce((SELECT collisdeterministic FROM pg_collation WHERE oid = a.attcollation), true) AS exact,
-       a.attgenerated <> '' AS generated,
+       a.attgenerated <> '' AS generated, a.attidentity <> '' AS identity,
+       CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END AS default,
+       (SELECT format('%%I.%%I', n.nspname, o.collname) FROM pg_collation o JOIN pg_namespace n ON n.oid = o.collnamespace, pg_type y
+         WHERE o.oid = a.attcollation AND y.oid = a.atttypid AND y.typcollation <> a.attcollation) AS collation,
+       CASE WHEN a.attstattarget >= 0 THEN a.attstattarget::int END AS statistics, col_description(a.attrelid, a.attnum) AS comment,
        EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisprimary AND a.attnum = ANY (i.indkey)) AS in_key
-  FROM pg_attribute a
+  FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
  WHERE a.attrelid = %(oid)s::oid AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum
 
@@ -32,17 +36,79 @@ SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type
  ORDER BY k.position
 
 -- name: dependents
--- What hangs on each column. Objects of one class are told apart by kind; our own views are left out by the caller's list.
-SELECT a.attname AS name, d.classid::regclass::text AS class, pg_describe_object(d.classid, d.objid, d.objsubid) AS what,
+-- What hangs on each column, by kind; our own views and triggers do not count.
+SELECT a.attname AS name, pg_describe_object(d.classid, d.objid, d.objsubid) AS what,
        CASE d.classid
-         WHEN 'pg_constraint'::regclass THEN (SELECT contype::text FROM pg_constraint WHERE oid = d.objid)
+         WHEN 'pg_constraint'::regclass THEN
+           (SELECT CASE WHEN k.contype = 'f' AND k.conrelid <> d.refobjid THEN 'inbound'
+                        ELSE CASE k.contype WHEN 'c' THEN 'check' WHEN 'f' THEN 'foreign' WHEN 'p' THEN 'primary' WHEN 'u' THEN 'unique'
+                                            WHEN 'x' THEN 'exclusion' WHEN 'n' THEN 'own' WHEN 't' THEN 'trigger' ELSE 'other' END END
+              FROM pg_constraint k WHERE k.oid = d.objid)
          WHEN 'pg_attrdef'::regclass THEN (SELECT CASE WHEN adnum = a.attnum THEN 'own' ELSE 'generated' END FROM pg_attrdef WHERE oid = d.objid)
-         WHEN 'pg_class'::regclass THEN (SELECT relkind::text FROM pg_class WHERE oid = d.objid)
-         ELSE '' END AS kind,
-       (SELECT n.nspname FROM pg_rewrite r JOIN pg_class v ON v.oid = r.ev_class JOIN pg_namespace n ON n.oid = v.relnamespace
-         WHERE d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid) AS view_schema
+         WHEN 'pg_class'::regclass THEN (SELECT CASE relkind WHEN 'i' THEN 'index' WHEN 'S' THEN 'own' ELSE 'other' END FROM pg_class WHERE oid = d.objid)
+         WHEN 'pg_trigger'::regclass THEN (SELECT CASE WHEN tgname LIKE '~pgduet%%' THEN 'own' ELSE 'trigger' END FROM pg_trigger WHERE oid = d.objid)
+         WHEN 'pg_rewrite'::regclass THEN
+           (SELECT CASE WHEN n.nspname = 'pgduet_views' OR coalesce(obj_description(n.oid, 'pg_namespace') LIKE %(ours)s || '%%', false) THEN 'own'
+                        ELSE 'view' END
+              FROM pg_rewrite r JOIN pg_class v ON v.oid = r.ev_class JOIN pg_namespace n ON n.oid = v.relnamespace WHERE r.oid = d.objid)
+         WHEN 'pg_policy'::regclass THEN 'policy'
+         WHEN 'pg_statistic_ext'::regclass THEN 'statistics'
+         ELSE 'other' END AS kind
   FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
  WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = %(oid)s::oid AND d.refobjsubid > 0
+
+-- name: indexes
+-- All but the primary key's; the columns that an index reads, in keys, expressions and predicate.
+SELECT c.relname AS name, pg_get_indexdef(i.indexrelid) AS definition, i.indisunique AS unique, k.oid IS NOT NULL AS constraint,
+       coalesce(k.condeferrable, false) AS deferrable, coalesce(k.condeferred, false) AS deferred,
+       ARRAY(SELECT DISTINCT a.attname FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum > 0
+               AND (a.attnum = ANY (i.indkey) OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                      AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum)))::text[] AS columns
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+  LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.contype IN ('u', 'x') AND k.conrelid = i.indrelid
+ WHERE i.indrelid = %(oid)s::oid AND NOT i.indisprimary AND i.indisvalid AND coalesce(k.contype, 'u') = 'u' ORDER BY c.relname
+
+-- name: checks
+SELECT k.conname AS name, pg_get_expr(k.conbin, k.conrelid) AS expression,
+       ARRAY(SELECT attname FROM pg_attribute WHERE attrelid = k.conrelid AND attnum = ANY (k.conkey))::text[] AS columns
+  FROM pg_constraint k WHERE k.conrelid = %(oid)s::oid AND k.contype = 'c' ORDER BY k.conname
+
+-- name: foreign_keys
+SELECT k.conname AS name, pg_get_constraintdef(k.oid) AS definition, n.nspname AS target_schema, c.relname AS target,
+       ARRAY(SELECT a.attname FROM unnest(k.conkey) WITH ORDINALITY u(attnum, place) JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
+              ORDER BY u.place)::text[] AS columns,
+       ARRAY(SELECT a.attname FROM unnest(k.confkey) WITH ORDINALITY u(attnum, place) JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum
+              ORDER BY u.place)::text[] AS target_columns
+  FROM pg_constraint k JOIN pg_class c ON c.oid = k.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE k.conrelid = %(oid)s::oid AND k.contype = 'f' ORDER BY k.conname
+
+-- name: column_grants
+SELECT a.attname AS column, CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(x.grantee)::text END AS grantee,
+       x.privilege_type::text AS privilege
+  FROM pg_attribute a, aclexplode(a.attacl) x
+ WHERE a.attrelid = %(oid)s::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, 2, 3
+
+-- name: names_taken
+-- Constraints of a table, and relations of its schema.
+SELECT conname::text AS name FROM pg_constraint WHERE conrelid = %(oid)s::oid
+ UNION SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = %(oid)s::oid) AND c.relkind IN ('i', 'S')
+
+-- name: relation_there
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %(schema)s AND c.relname = %(name)s) AS there
+
+-- name: schema_there
+SELECT has_schema_privilege(oid, 'CREATE') AS may_create FROM pg_namespace WHERE nspname = %(schema)s
+
+-- name: target
+-- The table that a foreign key points to: may we refer to it, and which columns can be referred to?
+SELECT c.oid::bigint AS oid, has_table_privilege(c.oid, 'REFERENCES') AS may_refer, c.relkind::text AS kind,
+       (SELECT array_agg(a.attname ORDER BY u.place) FROM pg_index i, unnest(i.indkey) WITH ORDINALITY u(attnum, place), pg_attribute a
+         WHERE i.indrelid = c.oid AND i.indisprimary AND a.attrelid = c.oid AND a.attnum = u.attnum)::text[] AS key,
+       (SELECT array_agg(a.attname) FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+         WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indnkeyatts = 1 AND i.indpred IS NULL
+           AND i.indkey[0] > 0)::text[] AS unique_columns
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relname = %(table)s
 
 -- name: triggers
 -- The user's own row triggers; tgtype bits: 1 row, 2 before, 4 insert, 16 update.
@@ -58,7 +124,7 @@ SELECT CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(x.grantee)::text END
 -- name: schema_tables
 SELECT c.relname AS table, r.rolname AS owner, current_setting('is_superuser') = 'on' AS may_give,
        ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-              ORDER BY a.attnum)::text[] AS columns
+              ORDER BY a.attnum)::text[] AS columns, c.oid::bigint AS oid
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
  WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
  ORDER BY c.relname
@@ -85,3 +151,11 @@ SELECT c.relname AS table, CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(
 SELECT a.attname AS column, k.conname AS name
   FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
  WHERE k.conrelid = to_regclass(%(relation)s) AND k.contype = 'n'
+
+-- name: version_schemas
+-- Schemas whose tables a version shows, as the comments of its own schemas say.
+SELECT substring(obj_description(oid, 'pg_namespace') FROM length(%(start)s) + 1) AS schema
+  FROM pg_namespace WHERE obj_description(oid, 'pg_namespace') LIKE %(pattern)s ESCAPE '~' ORDER BY 1
+
+-- name: view_there
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind = 'v') AS there

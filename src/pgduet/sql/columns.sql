@@ -35,3 +35,12 @@ ALTER TABLE {relation} RENAME COLUMN {column} TO {name}
 
 -- name: rename_constraint
 ALTER TABLE {relation} RENAME CONSTRAINT {constraint} TO {name}
+
+-- name: statistics
+ALTER TABLE {relation} ALTER COLUMN {column} SET STATISTICS {number}
+
+-- name: grant
+GRANT {right} ({column}) ON {relation} TO {role}
+
+-- name: rename_table
+ALTER TABLE {relation} RENAME TO {name}

@@ -32,6 +32,11 @@ SELECT {key} AS key, {try_up}(t) AS error FROM {relation} AS t WHERE {pages} AND
 SELECT count(*) AS rows, count(*) FILTER (WHERE {inconsistent}) AS mismatches, count(*) FILTER (WHERE {violates}) AS violations
   FROM {relation} AS t WHERE {pages}
 
+-- name: duplicates
+-- Rows that share a value which is to be unique, but for one of each.
+SELECT coalesce(sum(n - 1), 0)::bigint AS rows
+  FROM (SELECT count(*) AS n FROM {relation} WHERE {filled} GROUP BY {columns} HAVING count(*) > 1) AS many
+
 -- name: differing
 SELECT {key} AS key, CASE WHEN {violates} THEN 'constraint' ELSE 'mismatch' END AS kind, {detail} AS detail
   FROM {relation} AS t WHERE {pages} AND ({inconsistent} OR {violates}) LIMIT {limit}

@@ -10,8 +10,11 @@ SELECT * FROM pgduet.migration WHERE name = %(name)s ORDER BY attempt DESC LIMIT
 SELECT * FROM pgduet.migration WHERE id = %(id)s
 
 -- name: live
--- Other migrations that have not ended.
-SELECT name, phase, design FROM pgduet.migration WHERE ended_at IS NULL AND name <> %(name)s
+-- Migrations that have not ended, the oldest first.
+SELECT id, name, phase, state, design, published_at, controls FROM pgduet.migration WHERE ended_at IS NULL ORDER BY id
+
+-- name: newest_done
+SELECT to_version FROM pgduet.migration WHERE state = 'done' ORDER BY ended_at DESC, id DESC LIMIT 1
 
 -- name: insert
 INSERT INTO pgduet.migration (name, database, attempt, checksum, from_version, to_version, plan, design, workflow_id, phase, state)
@@ -135,3 +138,6 @@ SELECT pg_try_advisory_lock(1885824098, %(id)s::int) AS alone
 SELECT pg_terminate_backend(pid) FROM pg_locks
  WHERE locktype = 'advisory' AND classid = 1885824098 AND objid = %(id)s::int::oid AND granted
    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+
+-- name: lock_chain
+SELECT pg_advisory_xact_lock(1885824099, 1)

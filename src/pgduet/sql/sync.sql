@@ -128,3 +128,23 @@ DROP TRIGGER IF EXISTS {trigger} ON {relation}
 
 -- name: drop_function
 DROP FUNCTION IF EXISTS {function}
+
+-- name: broken
+-- What a constraint of the new version refuses, while it binds only writes that come through that version.
+    IF {broken} THEN
+      RAISE EXCEPTION USING ERRCODE = {code}, MESSAGE = {message}, HINT = {hint},
+        SCHEMA = {schema}, TABLE = {table}, CONSTRAINT = {constraint};
+    END IF;
+
+-- name: orphan_function
+-- Runs with the owner's rights, as PostgreSQL's own check of a foreign key does: a client need not be able to read the target.
+CREATE OR REPLACE FUNCTION {function}({arguments}) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body}
+
+-- name: orphan_body
+SELECT NOT EXISTS (SELECT FROM {target} AS r WHERE {same})
+
+-- name: taken_function
+CREATE OR REPLACE FUNCTION {function}(own tid, {arguments}) RETURNS boolean LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body}
+
+-- name: taken_body
+SELECT EXISTS (SELECT FROM {relation} AS t WHERE {same} AND t.ctid IS DISTINCT FROM own)

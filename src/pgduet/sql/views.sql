@@ -3,7 +3,7 @@
 -- name: create_schema
 CREATE SCHEMA IF NOT EXISTS {schema}
 
--- name: plain_view
+-- name: view
 CREATE OR REPLACE VIEW {view} WITH (security_invoker = true) AS SELECT {columns} FROM {relation}
 
 -- name: default
@@ -14,6 +14,9 @@ ALTER VIEW {view} OWNER TO {role}
 
 -- name: grant
 GRANT {privileges} ON {view} TO {role}
+
+-- name: grant_column
+GRANT {right} ({column}) ON {view} TO {role}
 
 -- name: grant_usage
 GRANT USAGE ON SCHEMA {schema} TO {role}

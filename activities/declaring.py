@@ -1,0 +1,122 @@
+"""What the new version requires, declared without blocking: indexes built concurrently, constraints added and then validated.
+
+A build that was cut short leaves an INVALID index, which is dropped and built again. A row that breaks a constraint binds nobody:
+everything is released, and the migration says which constraint it was.
+"""
+
+from psycopg import errors
+
+from pgduet.activities.engine import Work
+from pgduet.barriers import reach
+from pgduet.errors import GateRefused
+from pgduet.operations import columns, declare
+from pgduet.operations.constraints import CarriedIndex
+from pgduet.operations.design import TableDesign
+from pgduet.operations.statement import Statement
+from pgduet.postgres.executor import execute_alone
+from pgduet.postgres.session import Connection
+from pgduet.sql import block
+
+
+async def build_indexes(work: Work) -> list[str]:
+    """Build the indexes that bind nobody; returns their names."""
+    return [
+        index.name
+        for table in work.migration.design.synced
+        for index in declare.early(table)
+        if await _build(work, table, index)
+    ]
+
+
+async def declare_constraints(work: Work) -> int:
+    """Declare all that binds everybody from cutover on; returns the tries that the locks took."""
+    tries = 0
+    try:
+        for table in work.migration.design.synced:
+            tries += await _declare(work, table)
+        for created in work.migration.design.created:
+            for key in created.foreign_keys:
+                tries += await _locked(work, declare.foreign_key(created, key))
+                await _alone(work, declare.validate(created, key.working))
+    except errors.IntegrityError as error:
+        await release_constraints(work)
+        raise GateRefused(
+            f"rows break what the new version requires: {_named(error)}",
+            hint="`pgduet verify` names the rows; correct them, then advance, or roll back.",
+        ) from None
+    return tries
+
+
+async def release_constraints(work: Work) -> None:
+    """Take back what `declare_constraints` declared."""
+    design = work.migration.design
+    for table in design.synced:
+        await _locked(work, [*columns.release(design, table), *declare.release(table, declare.bound(table))])
+        for index in declare.late(table):
+            await _alone(work, declare.drop_index(table, index))
+    for created in design.created:
+        await _locked(work, declare.release(created, [key.working for key in created.foreign_keys]))
+
+
+async def _declare(work: Work, table: TableDesign) -> int:
+    design = work.migration.design
+    tries = 0
+    for index in declare.late(table):
+        if not await _is_constraint(work, table, index.working):
+            await _build(work, table, index)
+    tries += await _locked(work, [*columns.prove_required(design, table), *declare.checks(table, table.checks)])
+    for key in table.foreign_keys:
+        tries += await _locked(work, declare.foreign_key(table, key))
+    names = [check.working for check in table.checks] + [key.working for key in table.foreign_keys]
+    validations = [*columns.validate_required(design, table), *(declare.validate(table, name) for name in names)]
+    for statement in validations:
+        await _alone(work, statement)
+    tries += await _locked(work, columns.require(design, table))
+    for index in declare.late(table):
+        if index.constraint and not await _is_constraint(work, table, index.working):
+            tries += await _locked(work, [declare.unique(table, index)])
+    return tries
+
+
+async def _build(work: Work, table: TableDesign, index: CarriedIndex) -> bool:
+    """Build an index unless it is there and valid."""
+    where = {"schema": table.schema_name, "name": index.working}
+    found = await (await work.conn.execute(block("declare", "index_state"), where)).fetchall()
+    if found and found[0]["valid"]:
+        return False
+    if found:
+        await _alone(work, declare.drop_index(table, index))
+    try:
+        await _alone(work, declare.build(table, index))
+    except errors.IntegrityError:
+        await _alone(work, declare.drop_index(table, index))
+        raise
+    return True
+
+
+async def _is_constraint(work: Work, table: TableDesign, name: str) -> bool:
+    where = {"relation": table.label, "name": name}
+    found = await (await work.conn.execute(block("declare", "constraint_there"), where)).fetchall()
+    return bool(found[0]["there"])
+
+
+async def _alone(work: Work, statement: Statement) -> None:
+    work.beat.note = statement.summary
+    await execute_alone(work.conn, statement)
+
+
+async def _locked(work: Work, statements: list[Statement]) -> int:
+    if not statements:
+        return 0
+
+    async def also(conn: Connection) -> None:
+        del conn
+        await reach("constraint.before_commit")
+
+    tries = await work.locked(statements, also)
+    await reach("constraint.after_commit")
+    return tries
+
+
+def _named(error: errors.IntegrityError) -> str:
+    return error.diag.constraint_name or error.diag.message_primary or type(error).__name__

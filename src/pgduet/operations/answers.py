@@ -1,0 +1,28 @@
+"""What PostgreSQL answered about a plan: types, expressions and carried indexes by their place in the plan."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pgduet.errors import Place
+from pgduet.operations.expressions import Expression
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers by path; `indexes` maps a table and one of its indexes to the definition over the new columns."""
+
+    types: Mapping[KeyPath, str] = field(default_factory=dict)
+    expressions: Mapping[KeyPath, Expression] = field(default_factory=dict)
+    indexes: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    targets: Mapping[KeyPath, tuple[str, ...]] = field(default_factory=dict)
+    """The columns that a foreign key points to."""
+
+
+def place(path: KeyPath) -> Place:
+    """Name a place in a plan by path; who has the file adds line and column."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return Place(text)

@@ -1,0 +1,53 @@
+"""create_table: a table that the new version brings.
+
+It is there, empty, from expand on; foreign keys bind from cutover on, since they would bind old clients' deletes. On rollback the
+whole table moves to `pgduet_archive`, and comes back from there when the same plan starts again.
+"""
+
+from pgduet.operations.answers import Answers, KeyPath
+from pgduet.operations.constraints import Check
+from pgduet.operations.names import proper_name
+from pgduet.operations.references import foreign_key
+from pgduet.operations.whole_tables import CreatedTable, MadeColumn
+from pgduet.plan.models import CreateTable
+
+
+def created(plan: str, index: int, operation: CreateTable, answers: Answers) -> CreatedTable:
+    """Resolve the operation."""
+    top: KeyPath = ("operations", index, "create_table", "columns")
+    table = operation.relation
+    columns, checks, unique, foreign = [], [], [], []
+    for number, column in enumerate(operation.columns):
+        path = (*top, number)
+        default = answers.expressions.get((*path, "default"))
+        columns.append(
+            MadeColumn(
+                name=column.name,
+                type=answers.types[path],
+                nullable=column.nullable and column.name not in operation.key,
+                default=default.canonical if default else None,
+                comment=column.comment,
+                identity=column.identity,
+            )
+        )
+        if column.check:
+            name = column.check.name or proper_name(table.name, column.name, "check")
+            expression = answers.expressions[*path, "check"]
+            checks.append(Check(name=name, working=name, shown=column.name, expression=expression))
+        if column.unique:
+            unique.append((column.name, column.unique.name or proper_name(table.name, column.name, "key")))
+        if column.references:
+            targets = answers.targets[*path, "references"]
+            foreign.append(foreign_key(plan, table.name, column.name, column.name, column.references, targets))
+    return CreatedTable(
+        schema_name=table.schema,
+        table=table.name,
+        position=index,
+        columns=tuple(columns),
+        key=operation.key,
+        checks=tuple(checks),
+        unique=tuple(unique),
+        foreign_keys=tuple(foreign),
+        comment=operation.comment,
+        grants=tuple(operation.grants.items()),
+    )

@@ -1,0 +1,182 @@
+"""What the catalogue cannot take: columns that are not there, cannot change or are there already. Nothing is touched."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from pgduet.errors import DownIncomplete, NameTaken, NotSupported, UnknownColumn
+from pgduet.operations.alter_column import copies
+from pgduet.operations.answers import KeyPath, place
+from pgduet.operations.facts import ColumnFacts, HangingKind, TableFacts
+from pgduet.plan.models import (
+    AddColumn,
+    AlterColumn,
+    ColumnOperation,
+    CreateTable,
+    DropColumn,
+    DropTable,
+    Operation,
+    Plan,
+    RenameColumn,
+    RenameTable,
+    ReplaceColumns,
+)
+from pgduet.plan.problems import did_you_mean
+
+Taken = Callable[[str, str], bool]
+"""Tells whether a schema has a relation of a name."""
+
+_LATER = "Drop what depends on it first, or leave the column out of the plan."
+_KEY: tuple[HangingKind, ...] = ("primary", "inbound")
+_HOLDS: tuple[HangingKind, ...] = (*_KEY, "exclusion", "view", "trigger", "policy", "generated", "other")
+
+
+def check(plan: Plan, facts: Mapping[str, TableFacts], taken: Taken) -> None:
+    """Refuse what cannot be done.
+
+    Raises:
+        UnknownColumn, NameTaken, NotSupported, DownIncomplete: with the path in the plan.
+    """
+    for index, operation in enumerate(plan.operations):
+        top: KeyPath = ("operations", index, operation.kind)
+        if isinstance(operation, ColumnOperation | RenameTable | DropTable):
+            _check_table(facts[str(operation.relation)], top, operation)
+        if isinstance(operation, ColumnOperation):
+            _check_columns(facts[str(operation.relation)], top, operation)
+        match operation:
+            case CreateTable():
+                _free(taken, operation.relation.schema, operation.relation.name, (*top, "table"))
+            case RenameTable():
+                _free(taken, operation.relation.schema, operation.to, (*top, "to"))
+            case DropTable():
+                _check_dropped(facts[str(operation.relation)], top)
+    _check_new_names(plan, facts)
+
+
+def _check_columns(table: TableFacts, top: KeyPath, operation: ColumnOperation) -> None:
+    match operation:
+        case ReplaceColumns():
+            for number, name in enumerate(operation.replaces):
+                path = (*top, "replaces", number)
+                _check_movable(table, _found(table, name, path), path, "replaced", (*_HOLDS, "foreign"))
+        case AlterColumn():
+            path = (*top, "column")
+            column = _found(table, operation.column, path)
+            if copies(operation, column):
+                _check_movable(table, column, path, "altered beyond its name, default and comment", _HOLDS)
+            elif operation.default is not None and (column.generated or column.identity):
+                raise NotSupported(f'"{column.name}" numbers or computes itself', place=place((*top, "default")))
+        case RenameColumn():
+            _found(table, operation.column, (*top, "column"))
+        case DropColumn():
+            path = (*top, "column")
+            column = _found(table, operation.column, path)
+            _check_movable(table, column, path, "dropped", _HOLDS)
+            if column.not_null and column.default is None and operation.down is None:
+                raise DownIncomplete(
+                    f'"{column.name}" must not be empty and has no default: rows that new clients insert would have no value',
+                    place=place(path),
+                    hint="Give `down`: an expression over the columns that stay, or a constant.",
+                )
+
+
+def _found(table: TableFacts, name: str, path: KeyPath) -> ColumnFacts:
+    column = table.column(name)
+    if column is None:
+        near = did_you_mean(name, [c.name for c in table.columns])
+        relation = f"{table.schema_name}.{table.table}"
+        raise UnknownColumn(f'column "{name}" does not exist in {relation}{near}', place=place(path))
+    return column
+
+
+def _check_movable(
+    table: TableFacts, column: ColumnFacts, path: KeyPath, verb: str, kinds: tuple[HangingKind, ...]
+) -> None:
+    reasons = list(column.hanging(*kinds))
+    if column.in_key and not column.hanging("primary"):
+        reasons.append("the primary key")
+    if column.generated:
+        reasons.append("a generated value")
+    if column.identity:
+        reasons.append("an identity")
+    if reasons:
+        key = column.in_key or bool(column.hanging("inbound"))
+        raise NotSupported(
+            f'"{column.name}" of {table.schema_name}.{table.table} cannot be {verb} in this version: it carries'
+            f" {'; '.join(reasons)}",
+            place=place(path),
+            hint="Key columns come with a later version." if key else _LATER,
+        )
+
+
+def _check_table(table: TableFacts, top: KeyPath, operation: ColumnOperation | RenameTable | DropTable) -> None:
+    reasons = {
+        "is partitioned": table.kind == "p",
+        "is not a table": table.kind not in {"r", "p"},
+        "has parents or children by inheritance or partitioning": table.inherits,
+        "is temporary": table.persistence == "t",
+        "forces row level security on the worker's role, which has no BYPASSRLS: rows would be hidden": table.hides_rows,
+    }
+    for reason, true in reasons.items():
+        if true:
+            raise NotSupported(
+                f"{operation.relation} {reason}, which this version does not migrate",
+                place=place((*top, "table")),
+                hint="Nothing was changed.",
+            )
+
+
+def _check_dropped(table: TableFacts, top: KeyPath) -> None:
+    held = sorted({what for column in table.columns for what in column.hanging("view", "inbound")})
+    if held:
+        raise NotSupported(
+            f"{table.schema_name}.{table.table} cannot be dropped: on it depend {'; '.join(held)}",
+            place=place((*top, "table")),
+            hint="Drop what depends on it first.",
+        )
+
+
+def _free(taken: Taken, schema: str, name: str, path: KeyPath) -> None:
+    if taken(schema, name):
+        raise NameTaken(
+            f'schema {schema} already has a relation "{name}"', place=place(path), hint="Choose another name."
+        )
+
+
+def _check_new_names(plan: Plan, facts: Mapping[str, TableFacts]) -> None:
+    leaving = {
+        (str(o.relation), name) for o in plan.operations if isinstance(o, ColumnOperation) for name in _leaving(o)
+    }
+    for path, operation, name in _brought(plan):
+        table = str(operation.relation)
+        if facts[table].column(name) and (table, name) not in leaving:
+            raise NameTaken(
+                f'{table} already has a column "{name}", and it stays',
+                place=place(path),
+                hint="Choose another name, or list the column in `replaces`."
+                if isinstance(operation, AddColumn | ReplaceColumns)
+                else "Choose another name.",
+            )
+
+
+def _leaving(operation: Operation) -> tuple[str, ...]:
+    """Name the columns whose name is free in the new version."""
+    match operation:
+        case ReplaceColumns():
+            return operation.replaces
+        case AlterColumn() | RenameColumn() | DropColumn():
+            return (operation.column,)
+    return ()
+
+
+def _brought(plan: Plan) -> Iterator[tuple[KeyPath, ColumnOperation, str]]:
+    for index, operation in enumerate(plan.operations):
+        top: KeyPath = ("operations", index, operation.kind)
+        match operation:
+            case AddColumn():
+                yield (*top, "column", "name"), operation, operation.column.name
+            case ReplaceColumns():
+                for number, column in enumerate(operation.columns):
+                    yield (*top, "columns", number, "name"), operation, column.name
+            case AlterColumn() if operation.name:
+                yield (*top, "name"), operation, operation.name
+            case RenameColumn():
+                yield (*top, "to"), operation, operation.to

@@ -1,0 +1,105 @@
+"""Tables that a version brings or takes: made at expand, moved to `pgduet_archive` rather than dropped.
+
+Moving keeps every row, bit by bit, in a time that does not depend on their number. Foreign keys to other tables are left behind, or
+they would go on binding the clients of those.
+"""
+
+from psycopg import sql
+
+from pgduet.operations.constraints import Check
+from pgduet.operations.statement import Lock, Statement, on_table, role, trusted
+from pgduet.operations.whole_tables import CreatedTable, DroppedTable, MadeColumn
+from pgduet.sql import block
+
+ARCHIVE = "pgduet_archive"
+
+
+def create(table: CreatedTable) -> list[Statement]:
+    """Create a table with all but its foreign keys."""
+    parts = [_column(column) for column in table.columns]
+    if table.key:
+        names = sql.SQL(", ").join(sql.Identifier(name) for name in table.key)
+        parts.append(sql.SQL("PRIMARY KEY ({})").format(names))
+    parts += [
+        sql.SQL("CONSTRAINT {} UNIQUE ({})").format(sql.Identifier(name), sql.Identifier(column))
+        for column, name in table.unique
+    ]
+    parts += [_check(check) for check in table.checks]
+    made = [_on(table, "create", f"create {table.label}", parts=sql.SQL(", ").join(parts))]
+    return [*made, *_described(table)]
+
+
+def _described(table: CreatedTable) -> list[Statement]:
+    made = []
+    if table.comment:
+        made.append(_on(table, "comment", "its comment", text=sql.Literal(table.comment)))
+    for column in table.columns:
+        if column.comment:
+            name, text = sql.Identifier(column.name), sql.Literal(column.comment)
+            made.append(on_table(table, "columns", "comment", "its comment", Lock.NONE, column=name, text=text))
+    for grantee, rights in table.grants:
+        listed = sql.SQL(", ").join(trusted(right) for right in rights)
+        made.append(_on(table, "grant", "its grants", rights=listed, role=role(grantee)))
+    return made
+
+
+def drop(table: CreatedTable) -> list[Statement]:
+    """Drop a table that nobody has written to."""
+    return [_on(table, "drop", f"drop {table.label}")]
+
+
+def archive(
+    table: CreatedTable | DroppedTable, name: str, foreign_keys: tuple[str, ...], clashes: dict[str, str]
+) -> list[Statement]:
+    """Move a table to the archive under a name of its own; `clashes` renames what the archive has already."""
+    made = [
+        _on(table, "drop_constraint", f"leave {key} behind", constraint=sql.Identifier(key)) for key in foreign_keys
+    ]
+    made += [
+        Statement(
+            block("declare", "rename_index").format(
+                index=sql.Identifier(table.schema_name, index), name=sql.Identifier(free)
+            ),
+            f"rename {index}",
+        )
+        for index, free in clashes.items()
+    ]
+    made.append(_on(table, "rename", f"becomes {name}", name=sql.Identifier(name)))
+    moved = sql.Identifier(table.schema_name, name)
+    query = block("tables", "move").format(relation=moved, schema=sql.Identifier(ARCHIVE))
+    return [*made, Statement(query, f"to {ARCHIVE}", Lock.ACCESS_EXCLUSIVE)]
+
+
+def bring_back(table: CreatedTable, name: str) -> list[Statement]:
+    """Move an archived table back."""
+    archived = sql.Identifier(ARCHIVE, name)
+    label = archived.as_string(None)
+    moved = sql.Identifier(table.schema_name, name)
+    move = block("tables", "move").format(relation=archived, schema=sql.Identifier(table.schema_name))
+    rename = block("tables", "rename").format(relation=moved, name=sql.Identifier(table.table))
+    return [
+        Statement(move, f"back from {ARCHIVE}", Lock.ACCESS_EXCLUSIVE, label),
+        Statement(rename, f"becomes {table.table}"),
+    ]
+
+
+def _column(column: MadeColumn) -> sql.Composable:
+    parts: list[sql.Composable] = [sql.Identifier(column.name), trusted(column.type)]
+    if column.identity:
+        parts.append(trusted(f"GENERATED {column.identity.upper()} AS IDENTITY"))
+    if column.default is not None:
+        parts += [sql.SQL("DEFAULT"), trusted(column.default)]
+    if not column.nullable:
+        parts.append(sql.SQL("NOT NULL"))
+    return sql.SQL(" ").join(parts)
+
+
+def _check(check: Check) -> sql.Composable:
+    return sql.SQL("CONSTRAINT {} {}").format(sql.Identifier(check.name), check.definition())
+
+
+def _on(table: CreatedTable | DroppedTable, template: str, summary: str, **parts: sql.Composable) -> Statement:
+    lock = Lock.NONE if template == "create" else Lock.ACCESS_EXCLUSIVE
+    made = on_table(table, "tables", template, summary, lock, **parts)
+    # A table that is being made cannot be locked before it is there.
+    return Statement(made.sql, made.summary) if lock is Lock.NONE or isinstance(table, CreatedTable) else made

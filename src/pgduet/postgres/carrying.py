@@ -1,0 +1,101 @@
+"""Asks PostgreSQL whether what hangs on a column works over its successor, and for the definition that it would have.
+
+An index is made on an empty temporary table that has the columns with their new types; then the columns get their physical names
+there, and PostgreSQL itself writes the definition down. All of it is rolled back: no table of anybody's is read or locked.
+Limits: an index whose definition names its table more than once, or a check of a type that the new column does not suit, is
+reported as lost, not carried.
+"""
+
+import itertools
+from collections.abc import Mapping
+
+import psycopg
+from psycopg import sql
+
+from pgduet.errors import PgduetError
+from pgduet.operations import carry, questions
+from pgduet.operations.design import ColumnMapping
+from pgduet.operations.expressions import Expression
+from pgduet.operations.facts import IndexFacts, TableFacts
+from pgduet.operations.statement import trusted
+from pgduet.postgres.expressions import Rollback, analyse
+from pgduet.postgres.session import Connection
+from pgduet.sql import block
+
+SHAPE = "_pgduet_shape"
+
+
+async def carried_indexes(
+    conn: Connection, table: TableFacts, mappings: tuple[ColumnMapping, ...]
+) -> dict[tuple[str, str], str]:
+    """Give the new definitions of indexes, from `USING` on, by table and name; what does not work is left out."""
+    wanted = carry.wanted_indexes(table, mappings)
+    label = sql.Identifier(table.schema_name, table.table).as_string(None)
+    found = {}
+    for index in wanted:
+        definition = await _tried(conn, table, mappings, index)
+        if definition is not None:
+            found[label, index.name] = definition
+    return found
+
+
+async def carried_checks(
+    conn: Connection, table: TableFacts, mappings: tuple[ColumnMapping, ...]
+) -> dict[str, Expression]:
+    """Give the checks that PostgreSQL accepts over the new columns, by name."""
+    found = {}
+    for question in questions.carried_checks(table, _types(mappings)):
+        name = str(question.path[-1])
+        columns = next(check.columns for check in table.checks if check.name == name)
+        if carry.concerned(columns, mappings):
+            try:
+                found[name] = await analyse(conn, question)
+            except PgduetError:
+                continue
+    return found
+
+
+def _types(mappings: tuple[ColumnMapping, ...]) -> Mapping[str, str]:
+    return {m.replaces[0].name: m.columns[0].type for m in mappings if m.kind == "alter_column"}
+
+
+async def _tried(
+    conn: Connection, table: TableFacts, mappings: tuple[ColumnMapping, ...], index: IndexFacts
+) -> str | None:
+    # PostgreSQL quotes where it must, psycopg always.
+    parts = [(name, sql.Identifier(name).as_string(None)) for name in (table.schema_name, table.table)]
+    rests = [index.definition.partition(f" ON {schema}.{name} ")[2] for schema, name in itertools.product(*parts)]
+    rest = next(filter(None, rests), None)
+    if rest is None:
+        return None
+    types = _types(mappings)
+    columns = [
+        sql.SQL("{} {}").format(
+            sql.Identifier(column.name),
+            trusted(types.get(column.name, column.type) + (f" COLLATE {column.collation}" if column.collation else "")),
+        )
+        for column in table.columns
+    ]
+    create = block("carrying", "shape").format(shape=sql.Identifier(SHAPE), columns=sql.SQL(", ").join(columns))
+    unique = sql.SQL("UNIQUE ") if index.unique else sql.SQL("")
+    make = block("carrying", "index").format(unique=unique, shape=sql.Identifier(SHAPE), definition=trusted(rest))
+    definition: str | None = None
+    try:
+        async with conn.transaction():
+            await conn.execute(create)
+            await conn.execute(make)
+            for old, physical in carry.successors(mappings).items():
+                await conn.execute(
+                    block("carrying", "rename").format(
+                        shape=sql.Identifier(SHAPE), column=sql.Identifier(old), name=sql.Identifier(physical)
+                    )
+                )
+            await conn.execute("SET LOCAL search_path = ''")
+            row = await (await conn.execute(block("carrying", "definition"))).fetchone()
+            definition = row["definition"] if row else None
+            raise Rollback
+    except Rollback:
+        pass
+    except psycopg.Error:
+        return None
+    return definition.partition(f"{SHAPE} ")[2] if definition else None

@@ -17,10 +17,18 @@ $(BIN)/uv:
 demo: setup
 	@$(BIN)/pgduet demo $(if $(KEEP),--keep)
 
-test: setup
+# The suite also runs on PostgreSQL 15, which the wheel does not carry.
+POSTGRES_15 := /usr/lib/postgresql/15/bin/postgres
+
+$(POSTGRES_15):
+	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  { apt-get install -qqy postgresql-15 || { apt-get update -qq && apt-get install -qqy postgresql-15; }; } >/dev/null; \
+	else echo "make test needs PostgreSQL 15: install the package postgresql-15 (Debian, Ubuntu)" >&2; exit 1; fi
+
+test: setup $(POSTGRES_15)
 	$(BIN)/pytest -q -n $(WORKERS) -m "not long"
 
-test-all: setup
+test-all: setup $(POSTGRES_15)
 	$(BIN)/pytest -q -n $(WORKERS)
 
 lint: setup

@@ -1,6 +1,10 @@
 """Runs a pgduet worker in the foreground: `python worker.py`, the same as `pgduet worker`."""
 
+from pgduet.errors import PgduetError
 from pgduet.runtime import main
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PgduetError as error:
+        raise SystemExit(error.render()) from None

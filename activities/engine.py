@@ -1,6 +1,7 @@
 """What every activity stands on: a session for its migration, heartbeats while it works, errors in Temporal's terms."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from pgduet.postgres import catalogue, store
 from pgduet.postgres.databases import Databases
 from pgduet.postgres.executor import LockBudget, execute_locked, is_transient
 from pgduet.postgres.session import Connection, session, without_values
+from pgduet.telemetry import metrics, spans, subject
 
 HEARTBEAT_S = 0.5
 
@@ -47,11 +49,17 @@ class Work:
         since = datetime.now(UTC)
 
         def wait(who: str) -> None:
+            metrics.gave_way()
+            spans.happened("lock wait", waits_for=who)
             self.beat.progress = LockWait(waits_for_lock=who, since=since)
             activity.heartbeat(self.beat.progress)
 
         budget = LockBudget(policy.lock_timeout_ms, policy.lock_deadline_s)
-        tries = await execute_locked(self.conn, statements, budget, also=also, on_wait=wait)
+        began = time.monotonic()
+        with spans.span("table lock", statements=len(statements)) as seen:
+            tries = await execute_locked(self.conn, statements, budget, also=also, on_wait=wait)
+            seen.set_attribute("pgduet.tries", tries)
+        metrics.locked(time.monotonic() - began, tries)
         self.beat.progress = None
         return tries
 
@@ -89,6 +97,7 @@ class Engine:
             if alone:
                 await _be_alone(conn, reference.migration_id)
             work = Work(conn, await store.migration(conn, reference), reference)
+            await _tell(work)
             beating = asyncio.create_task(_keep_beating(work.beat))
             try:
                 yield work
@@ -126,6 +135,18 @@ async def _be_alone(conn: Connection, migration_id: int) -> None:
             await store.run(conn, "end_holder", {"id": migration_id})
         activity.heartbeat("waits for an earlier step to end")
         await asyncio.sleep(HEARTBEAT_S)
+
+
+async def _tell(work: Work) -> None:
+    """Tell telemetry where the migration stands; its route once for each worker, and then whenever it changes."""
+    found = work.migration
+    subject.in_phase(found.phase)
+    metrics.stands(found.phase, found.authority, found.sync_mode)
+    if found.parity:
+        metrics.compared(found.parity["rows"], found.parity["mismatches"])
+    if not metrics.knows_route():
+        route = await store.run(work.conn, "route", {"migration": found.name})
+        metrics.routed(route[0]["read_percent"] if route else 0)
 
 
 async def _keep_beating(beat: Beat) -> None:

@@ -1,5 +1,6 @@
 """What a migration decides, written down beside the data; and the two workflows that need no migration: setup and check."""
 
+import logging
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -7,19 +8,22 @@ from temporalio import activity
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 
-from pgduet.activities.engine import Engine, translated
+from pgduet.activities.engine import Engine, Work, translated
 from pgduet.activities.preflight import registered
 from pgduet.audit import Entry, append
+from pgduet.barriers import reach
 from pgduet.messages import SEARCH_ATTRIBUTES, CheckInput, CheckResult, Note, Outcome, Record, SetupInput, SetupResult
 from pgduet.plan.checksum import checksum
 from pgduet.plan.load import parse_plan
 from pgduet.postgres import store
 from pgduet.postgres.survey import survey
 from pgduet.sql import load
+from pgduet.telemetry import metrics, subject
 
 ROWS_PER_SECOND = 200_000
 """A cautious rate for the estimate before anything has been measured."""
 ROW_REWRITE_BYTES = 300
+_LOG = logging.getLogger("pgduet")
 
 
 class Bookkeeping:
@@ -32,33 +36,24 @@ class Bookkeeping:
     @activity.defn(name="record")
     async def record(self, record: Record) -> Outcome:
         """Write phase, state and compensations, and the decision that led there, in one transaction."""
-        async with self.engine.work(record.reference, "record") as work, work.conn.transaction():
-            await store.run(
-                work.conn,
-                "record",
-                {
-                    "id": record.reference.migration_id,
-                    "phase": record.phase,
-                    "state": record.state,
-                    "compensations": Jsonb(record.compensations),
-                },
-            )
-            if record.action is None:
-                return Outcome(summary=f"recorded: {record.phase}")
-            head = await store.audited(
-                work.conn,
-                record.reference,
-                record.action,
-                affected={"phase": record.phase, "state": record.state},
-                evidence={"approvals": record.approvals},
-            )
-            return Outcome(summary=f"{record.action}: {record.phase}", audit_head=head)
+        async with self.engine.work(record.reference, "record") as work:
+            async with work.conn.transaction():
+                outcome = await _write_down(work, record)
+                await reach("record.before_commit")
+            await reach("record.after_commit")
+            subject.in_phase(record.phase)
+            metrics.stands(record.phase)
+            _LOG.info("%s, %s%s", record.phase, record.state, f": {record.action}" if record.action else "")
+            return outcome
 
     @activity.defn(name="note")
     async def note(self, note: Note) -> Outcome:
         """Write a person's act into the audit log."""
-        async with self.engine.work(note.reference, "note") as work, work.conn.transaction():
-            head = await store.audited(work.conn, note.reference, note.action, evidence=note.evidence)
+        async with self.engine.work(note.reference, "note") as work:
+            async with work.conn.transaction():
+                head = await store.audited(work.conn, note.reference, note.action, evidence=note.evidence)
+                await reach("note.before_commit")
+            await reach("note.after_commit")
             return Outcome(summary=f"{note.action} by {note.reference.actor}", audit_head=head)
 
     @activity.defn(name="setup")
@@ -95,6 +90,26 @@ class Bookkeeping:
         return CheckResult(
             checksum=checksum(plan), hazards=[hazard.facts() for hazard in surveyed.hazards], estimate=estimate
         )
+
+
+async def _write_down(work: Work, record: Record) -> Outcome:
+    values = {
+        "id": record.reference.migration_id,
+        "phase": record.phase,
+        "state": record.state,
+        "compensations": Jsonb(record.compensations),
+    }
+    await store.run(work.conn, "record", values)
+    if record.action is None:
+        return Outcome(summary=f"recorded: {record.phase}")
+    head = await store.audited(
+        work.conn,
+        record.reference,
+        record.action,
+        affected={"phase": record.phase, "state": record.state},
+        evidence={"approvals": record.approvals},
+    )
+    return Outcome(summary=f"{record.action}: {record.phase}", audit_head=head)
 
 
 async def _register() -> None:

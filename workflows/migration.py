@@ -185,6 +185,9 @@ class Migration(Watch):
             found = await self.ask(
                 "shadow", ShadowRequest(reference=self.reference, samples=wanted), ShadowResult, "compare reads"
             )
+            if not found.comparable:
+                self.desk.decided("nothing to compare: no table that both versions have is changed")
+                return
             self.status.shadow = total = merged(total, found)
             if total.mismatches > policy.max_mismatch_ratio * total.samples:
                 detail = f"{total.mismatches} of {total.samples} shadow reads differ: {total.examples[:3]}"

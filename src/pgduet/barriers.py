@@ -2,11 +2,13 @@
 
 Without instructions a barrier costs one dictionary look-up. Instructions come from `PGDUET_BARRIERS`, such as
 `batch.before_commit=kill@3,flip.after_commit=kill`: kill this process the third time it gets there; or, inside one process,
-from `HOOKS`.
+from `HOOKS`. `stop` instead of `kill` stops it (SIGSTOP), to come back by SIGCONT as from a machine's sleep. Its last words on
+standard error say which barrier it was, so that many can be set at once.
 """
 
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -37,36 +39,46 @@ NAMES = (
     "undo_dual_write.after_commit",
     "undo_expand.before_commit",
     "undo_expand.after_commit",
+    "record.before_commit",
+    "record.after_commit",
+    "note.before_commit",
+    "note.after_commit",
 )
+
+LAST_WORDS = "ends at barrier "
 
 HOOKS: dict[str, Callable[[], Awaitable[None]]] = {}
 """What to await at a barrier, by name."""
 
 _seen: Counter[str] = Counter()
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
-def _instructions() -> dict[str, int]:
-    wanted: dict[str, int] = {}
+def _instructions() -> dict[str, tuple[int, signal.Signals]]:
+    wanted: dict[str, tuple[int, signal.Signals]] = {}
     for item in filter(None, os.environ.get("PGDUET_BARRIERS", "").split(",")):
         name, _, action = item.partition("=")
         verb, _, count = action.partition("@")
-        if name not in NAMES or verb != "kill":
+        if name not in NAMES or verb not in _SIGNALS:
             message = (
-                f"PGDUET_BARRIERS: cannot read {item!r}; write NAME=kill or NAME=kill@N with one of {', '.join(NAMES)}"
+                f"PGDUET_BARRIERS: cannot read {item!r}; write NAME=kill, NAME=stop or NAME=kill@N with one of"
+                f" {', '.join(NAMES)}"
             )
             raise ValueError(message)
-        wanted[name] = int(count or "1")
+        wanted[name] = int(count or "1"), _SIGNALS[verb]
     return wanted
 
 
-_KILLS = _instructions()
+_WANTED = _instructions()
 
 
 async def reach(name: str) -> None:
-    """Pass a barrier, or be held or killed at it."""
-    if name in _KILLS:
+    """Pass a barrier, or be held, stopped or killed at it."""
+    if name in _WANTED:
         _seen[name] += 1
-        if _seen[name] == _KILLS[name]:
-            os.kill(os.getpid(), signal.SIGKILL)
+        count, number = _WANTED[name]
+        if _seen[name] == count:
+            print(LAST_WORDS + name, file=sys.stderr, flush=True)  # noqa: T201  (nobody else can say it)
+            os.kill(os.getpid(), number)
     if hook := HOOKS.get(name):
         await hook()

@@ -40,6 +40,7 @@ from pgduet.plan.checksum import checksum
 from pgduet.plan.load import parse_plan
 from pgduet.plan.models import Plan
 from pgduet.tasks import Result, run_task
+from pgduet.telemetry.client import ClientTracing
 
 __all__ = ["DEFAULT_ADDRESS", "Look", "Migrations", "Started", "StillWaiting", "WorkerMissing"]
 
@@ -96,7 +97,9 @@ class Migrations:
             raise ServerMissing(msg) from wrong
         config["target_host"] = target = address or config.get("target_host") or DEFAULT_ADDRESS
         try:
-            client = await Client.connect(**config, data_converter=pydantic_data_converter)
+            client = await Client.connect(
+                **config, data_converter=pydantic_data_converter, interceptors=[ClientTracing()]
+            )
         except (RuntimeError, RPCError, ValueError) as wrong:
             msg = f"no Temporal server answers at {target}"
             raise ServerMissing(

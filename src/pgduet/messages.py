@@ -88,6 +88,8 @@ class Parity(Message):
 class ShadowResult(Message):
     """Reads through both versions, compared and timed; latencies are medians in milliseconds."""
 
+    comparable: bool = True
+    """False where no table is in both versions and changed."""
     samples: int = 0
     mismatches: int = 0
     old_ms: float | None = None

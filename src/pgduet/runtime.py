@@ -5,15 +5,22 @@ import logging
 import os
 import signal
 from datetime import timedelta
+from typing import Any
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
-from temporalio.worker import Worker
+from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
+from temporalio.worker import Replayer, Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from pgduet.activities import build
 from pgduet.messages import TASK_QUEUE
 from pgduet.postgres.databases import Databases
+from pgduet.telemetry import environment, providers
+from pgduet.telemetry.client import ClientTracing
+from pgduet.telemetry.logs import write_logs
+from pgduet.telemetry.worker import WorkerTracing
 from pgduet.workflows import WORKFLOWS
 
 GRACE_S = 10.0
@@ -24,12 +31,26 @@ def task_queue() -> str:
     return os.environ.get("PGDUET_TASK_QUEUE", TASK_QUEUE)
 
 
+def settings() -> dict[str, Any]:
+    """Give what decides how workflow code runs, the same for a worker and for a replay of its histories."""
+    return {
+        "workflows": list(WORKFLOWS),
+        "workflow_runner": SandboxedWorkflowRunner(),
+        "interceptors": [WorkerTracing()],
+    }
+
+
+def replayer(**overrides: Any) -> Replayer:
+    """Make a replayer with exactly what a worker of ours has; a test may override single settings."""
+    return Replayer(**{**settings(), "data_converter": pydantic_data_converter, **overrides})
+
+
 def worker(client: Client, databases: Databases | None = None, queue: str | None = None) -> Worker:
     """Make a worker that runs every workflow and activity of pgduet."""
     return Worker(
         client,
         task_queue=queue or task_queue(),
-        workflows=list(WORKFLOWS),
+        **settings(),
         activities=build(databases or Databases()),
         graceful_shutdown_timeout=timedelta(seconds=GRACE_S),
         # A worker that was killed is not waited for longer than this before its workflows go to another one.
@@ -43,7 +64,7 @@ async def connect() -> Client:
     """Connect as the SDK's standard environment configuration says (`TEMPORAL_ADDRESS`, profiles, API key, TLS)."""
     config = ClientConfig.load_client_connect_config()
     config.setdefault("target_host", "localhost:7233")
-    return await Client.connect(**config, data_converter=pydantic_data_converter)
+    return await Client.connect(**config, data_converter=pydantic_data_converter, interceptors=[ClientTracing()])
 
 
 async def serve() -> None:
@@ -59,8 +80,23 @@ async def serve() -> None:
 
 
 def main() -> None:
-    """Run a worker in the foreground."""
-    logging.basicConfig(
-        level=os.environ.get("PGDUET_LOG", "INFO").upper(), format="%(asctime)s %(levelname)s %(message)s"
-    )
-    asyncio.run(serve())
+    """Run a worker in the foreground; telemetry as the environment says.
+
+    Raises:
+        PgduetError: the environment asks for what is not installed.
+    """
+    write_logs()
+    started = providers.start("pgduet-worker")
+    _serve_temporal_metrics()
+    try:
+        asyncio.run(serve())
+    finally:
+        started.stop()
+
+
+def _serve_temporal_metrics() -> None:
+    """Serve the Temporal SDK's own metrics to Prometheus where `PGDUET_TEMPORAL_METRICS` (`host:port`) says."""
+    address = os.environ.get("PGDUET_TEMPORAL_METRICS")
+    if address and not environment.disabled():
+        prometheus = PrometheusConfig(bind_address=address, durations_as_seconds=True, unit_suffix=True)
+        Runtime.set_default(Runtime(telemetry=TelemetryConfig(metrics=prometheus)))

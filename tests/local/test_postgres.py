@@ -145,7 +145,7 @@ def test_a_missing_wheel_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_version_that_the_wheel_lacks_is_refused() -> None:
-    with pytest.raises(ServerMissing, match="no embedded PostgreSQL 17, only 16 and 18"):
+    with pytest.raises(ServerMissing, match="no embedded PostgreSQL 17, only 16 and 18, and none in"):
         EmbeddedPostgres(version=17)
 
 

@@ -25,6 +25,14 @@ TIMEOUT_S = 25.0
 POLL_S = 0.05
 ROOT = Path(__file__).parents[2]
 
+_UNANSWERED = {
+    RPCStatusCode.FAILED_PRECONDITION,
+    RPCStatusCode.DEADLINE_EXCEEDED,
+    RPCStatusCode.CANCELLED,
+    RPCStatusCode.RESOURCE_EXHAUSTED,
+}
+"""How a query ends that no worker answers; the SDK calls its own time limit CANCELLED."""
+
 Wanted = Phase | Callable[[Status], bool]
 
 
@@ -103,7 +111,7 @@ class Harness:
         try:
             return await self.status()
         except RPCError as error:
-            if error.status in {RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.DEADLINE_EXCEEDED}:
+            if error.status in _UNANSWERED:
                 return None
             raise
 

@@ -1,7 +1,8 @@
 """Clients that never retry, and the ledger of what was acknowledged to them.
 
 Each writer owns its keys, so the ledger says exactly what a row must hold. Old clients write through the base table and through
-`public_v1`; new clients are steered by a router: through `public_v2` where it says new, else as old clients do.
+`public_v1`; new clients are steered by a router: through `public_v2` where it says new, else as old clients do. `deploy` moves the
+old clients to the new version for good, as their teams would before the old one goes.
 """
 
 import asyncio
@@ -44,32 +45,61 @@ class Writer:
     dsn: str
     keys: range
     table: sql.Identifier
+    pause_s: float = PAUSE_S
     ledger: dict[int, Row | None] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     writes: int = 0
+    updates: int = 0
     new_writes: int = 0
+    survives: bool = False
+    doubts: set[int] = field(default_factory=set)
+    """Keys whose last write nobody knows to have been committed or not: the connection went. They are left alone from then on."""
+    doubtful_adds: int = 0
+    leave: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by whoever wants this client to come back as one of the new version, and cleared by the client."""
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until told to stop."""
+        """Work until told to stop; come back on another connection when deployed anew."""
         chance = random.Random(self.name)
+        while not stop.is_set():
+            try:
+                await self.session(stop, chance)
+            except psycopg.OperationalError:
+                if not self.survives:
+                    raise
+                await asyncio.sleep(0.1)
+            if self.leave.is_set():
+                self.table = V2
+                self.leave.clear()
+
+    async def session(self, stop: asyncio.Event, chance: random.Random) -> None:
+        """Work on one connection."""
         async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True, application_name=self.name) as conn:
             if self.table is V1:
                 await _exists(conn, "public_v1.reviews", stop)
-            while not stop.is_set():
+            while not stop.is_set() and not self.leave.is_set():
                 act = chance.choices(
                     (self.change, self.annotate, self.add, self.remove, self.both, self.look), (6, 4, 2, 1, 2, 3)
                 )
                 await self.one(conn, act[0], chance)
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(self.pause_s)
 
     async def one(self, conn: Connection, act: Callable[..., Any], chance: random.Random) -> None:
         """Do one act; an error is recorded, never retried."""
         key = chance.choice([*self.keys, *self.ledger])
+        if key in self.doubts:
+            return
         if act != self.add and self.ledger.get(key, key in self.keys) is None:
             return
         try:
             await act(conn, key, chance)
         except psycopg.Error as error:
+            if self.survives and conn.closed:
+                if act == self.add:
+                    self.doubtful_adds += 1
+                else:
+                    self.doubts.add(key)
+                raise
             self.errors.append(f"{self.name} {act.__name__} {key}: {error.sqlstate} {error}")
 
     def known(self, key: int) -> Row:
@@ -79,7 +109,7 @@ class Writer:
     def route(self, key: object) -> tuple[sql.Identifier, bool]:
         """Tell through which relation a key goes, and whether that is the new version's."""
         del key
-        return self.table, False
+        return self.table, self.table is V2
 
     async def change(self, conn: Connection, key: int, chance: random.Random) -> None:
         """Change what both versions know in their own way."""
@@ -150,6 +180,7 @@ class Writer:
         """Write exactly one row; gives its key where the statement returns it."""
         cursor = await conn.execute(sql.SQL(query).format(table), values)
         self.writes += 1
+        self.updates += query.startswith("UPDATE")
         if cursor.rowcount != 1:
             self.errors.append(f"{self.name}: {cursor.rowcount} rows instead of one by {query}")
         made = await cursor.fetchone() if cursor.description else None
@@ -172,13 +203,22 @@ class NewWriter(Writer):
 class Load:
     """Clients of both versions at work: `async with Load(dsn) as load:`."""
 
-    def __init__(self, dsn: str, each: int = 1) -> None:
+    def __init__(self, dsn: str, each: int = 1, pause_s: float = PAUSE_S, *, survives: bool = False) -> None:
+        """Make the clients; with `survives` they come back after their connection was cut, and say what they do not know."""
         self.dsn = dsn
         self.router: AsyncRouter | None = None
         self.stop = asyncio.Event()
         kinds = [("base", BASE, Writer), ("v1", V1, Writer), ("new", V2, NewWriter)] * each
+        apart = len(kinds)
         self.writers: list[Writer] = [
-            kind(f"{name}-{number}", dsn, range(1 + number, 1 + number + KEYS_EACH * len(kinds), len(kinds)), table)
+            kind(
+                f"{name}-{number}",
+                dsn,
+                range(1 + number, 1 + number + KEYS_EACH * apart, apart),
+                table,
+                pause_s,
+                survives=survives,
+            )
             for number, (name, table, kind) in enumerate(kinds)
         ]
         """Keys are dealt out in turn, so that writers meet on pages but never on rows."""
@@ -196,6 +236,13 @@ class Load:
     async def __aexit__(self, *_: object) -> None:
         """Let each finish what it is at."""
         await self.end()
+
+    async def deploy(self) -> None:
+        """Have every old client come back with the new version's code; returns when all have left their old connections."""
+        old = [writer for writer in self.writers if not isinstance(writer, NewWriter)]
+        for writer in old:
+            writer.leave.set()
+        await self._until(lambda: not any(writer.leave.is_set() for writer in old))
 
     async def end(self) -> None:
         """Stop everybody; what broke a client is raised."""
@@ -217,6 +264,11 @@ class Load:
         return sum(writer.writes for writer in self.writers)
 
     @property
+    def updates(self) -> int:
+        """Acknowledged updates: each is one version of one row, whatever way it came."""
+        return sum(writer.updates for writer in self.writers)
+
+    @property
     def new_writes(self) -> int:
         """Acknowledged writes through the new version."""
         return sum(writer.new_writes for writer in self.writers)
@@ -234,23 +286,35 @@ class Load:
     async def working(self, more: int = 60, *, new: int = 0) -> None:
         """Wait until so many more writes were acknowledged, so many of them through the new version."""
         writes, new_writes = self.writes + more, self.new_writes + new
+        await self._until(lambda: self.writes >= writes and self.new_writes >= new_writes)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that the clients do; what broke one of them is raised."""
         async with asyncio.timeout(20):
-            while self.writes < writes or self.new_writes < new_writes:
+            while not condition():
                 for task in self.tasks:
                     if task.done():
                         task.result()
                 await asyncio.sleep(0.01)
 
-    async def verify(self, conn: Connection) -> None:
-        """Compare every acknowledged write, and every row that nobody wrote, with what is stored."""
+    async def verify(self, conn: Connection, *, new: bool = False) -> None:
+        """Compare every acknowledged write, and every row that nobody wrote, with what is stored; `new`: in the new version."""
         assert self.errors == []
-        cursor = await conn.execute("SELECT id, rating, note, updated_at FROM public.reviews")
+        if new:
+            cursor = await conn.execute("SELECT id, mood FROM public_v2.reviews WHERE mood IS NOT NULL")
+            assert dict(await cursor.fetchall()) == self.moods
+        source = "stars::text, note, updated_at FROM public_v2" if new else "rating, note, updated_at FROM public"
+        cursor = await conn.execute(f"SELECT id, {source}.reviews".encode())
         stored = {row[0]: row[1:] for row in await cursor.fetchall()}
-        ledger = self.ledger
+        doubts = {key for writer in self.writers for key in writer.doubts}
+        ledger = {key: row for key, row in self.ledger.items() if key not in doubts}
         expected = {key: (row.rating, row.note) for key, row in ledger.items() if row}
         found = {key: stored[key][:2] for key in ledger if key in stored}
         assert found == expected
-        idle = {key: row for key, row in stored.items() if key not in ledger}
+        idle = {key: row for key, row in stored.items() if key not in ledger and key not in doubts}
+        if extra := [key for key, row in idle.items() if row[1] == "added"]:
+            assert len(extra) <= sum(writer.doubtful_adds for writer in self.writers), "rows that no client knows of"
+            idle = {key: row for key, row in idle.items() if key not in extra}
         assert {key: row[:2] for key, row in idle.items()} == {
             key: (original(key).rating, original(key).note) for key in idle
         }

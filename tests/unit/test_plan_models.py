@@ -11,7 +11,7 @@ import pytest
 from pgduet.errors import DownIncomplete, NotSupported, PlanInvalid
 from pgduet.phases import GATED, Phase
 from pgduet.plan.load import PlanErrors, load_plan, parse_plan
-from pgduet.plan.models import KNOWN_OPERATIONS, AddColumn, Plan, ReplaceColumns, TableName, parse_table
+from pgduet.plan.models import IMPLEMENTED, KNOWN_OPERATIONS, AddColumn, Plan, ReplaceColumns, TableName, parse_table
 from pgduet.plan.policy import Policy
 from pgduet.plan.schema import json_schema
 
@@ -258,12 +258,14 @@ def test_what_is_no_mapping_is_no_plan(plan: object) -> None:
     assert error.message.startswith("expected a mapping of keys, got ")
 
 
-@pytest.mark.parametrize("name", [name for name in KNOWN_OPERATIONS if name not in {"add_column", "replace_columns"}])
+@pytest.mark.parametrize("name", [name for name in KNOWN_OPERATIONS if name not in IMPLEMENTED])
 def test_an_operation_of_a_later_version_is_recognised_and_refused(name: str) -> None:
     error = refusal(data({name: {"table": "t"}}))
     assert isinstance(error, NotSupported)
     assert (where(error), error.message) == (f"operations[0].{name}", f"operation `{name}` is not in this version")
-    assert error.hint == "This version has `add_column`, `replace_columns`."
+    assert error.hint is not None
+    assert error.hint.startswith("This version has `create_table`, `drop_table`, ")
+    assert all(f"`{known}`" in error.hint for known in IMPLEMENTED)
 
 
 def test_an_unknown_operation_is_refused_with_the_known_ones() -> None:
@@ -346,7 +348,7 @@ def test_a_replacing_column_needs_up_and_has_no_default() -> None:
         (
             [replaced(replaces=["first", "last", "first"])],
             "operations[0].replace_columns.replaces[2]",
-            "`first` is replaced in public.t twice; the first is at operations[0].replace_columns.replaces[0]",
+            "`first` is changed in public.t twice; the first is at operations[0].replace_columns.replaces[0]",
         ),
         (
             [
@@ -354,7 +356,7 @@ def test_a_replacing_column_needs_up_and_has_no_default() -> None:
                 replaced(columns=[{"name": "n", "type": "int", "up": "1"}], replaces=["last"], down={"last": "n"}),
             ],
             "operations[1].replace_columns.replaces[0]",
-            "`last` is replaced in public.t twice; the first is at operations[0].replace_columns.replaces[1]",
+            "`last` is changed in public.t twice; the first is at operations[0].replace_columns.replaces[1]",
         ),
     ],
 )
@@ -470,7 +472,7 @@ def test_the_schema_describes_the_file_and_not_the_models() -> None:
     schema = json_schema()
     assert json.loads(json.dumps(schema)) == schema
     options = schema["properties"]["operations"]["items"]["oneOf"]
-    assert [list(option["properties"]) for option in options] == [["add_column"], ["replace_columns"]]
+    assert sorted(list(option["properties"]) for option in options) == [[name] for name in sorted(IMPLEMENTED)]
     assert all(option["additionalProperties"] is False for option in options)
     assert "kind" not in json.dumps(schema)
     assert schema["required"] == ["name", "database", "version", "operations"]

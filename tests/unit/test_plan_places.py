@@ -63,7 +63,7 @@ def refusal(text: str | bytes, policy: str | None = None, file: str = "plan.yaml
         ('"1"', "2", "3:24  version.to", "expected a version other than `from`, got `2` for both"),
         ("add_column", "add_colum", "5:5  operations[0].add_colum",
          "unknown operation `add_colum`. Did you mean `add_column`?"),
-        ("add_column", "sql", "5:5  operations[0].sql", "operation `sql` is not in this version"),
+        ("add_column", "move_table", "5:5  operations[0].move_table", "operation `move_table` is not in this version"),
         ("add_column:", "add_column:\n      kind: x", "6:7  operations[0].add_column.kind", "unknown key `kind`"),
         ("public.people", "a b", "6:14  operations[0].add_column.table", "`a b` is not a table's name"),
         ("name: people", "# a comment\n\nname: p/q", "3:7  name", "`p/q` is not a plan's name"),
@@ -237,7 +237,7 @@ def test_an_error_reads_from_place_to_cure() -> None:
     assert str(refusal(PLAN.replace("type: text", "type: text\n        nulable: no"))).splitlines() == [
         "PD-1001  plan.yaml:10:9  operations[0].add_column.column.nulable",
         "  unknown key `nulable`. Did you mean `nullable`?",
-        "  Known here: `name`, `type`, `nullable`, `default`, `up`, `comment`.",
+        "  Known here: `name`, `type`, `check`, `unique`, `references`, `nullable`, `default`, `up`, `comment`.",
     ]
 
 

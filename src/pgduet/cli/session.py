@@ -7,11 +7,14 @@ it is told as text even under `--json`.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from threading import Event
 from typing import Any, NoReturn
 
+import click
 import typer
 from pydantic import ValidationError
 from rich.console import Console, RenderableType
@@ -23,6 +26,8 @@ from pgduet.cli.faces import WIDTH, one_line
 from pgduet.client import StillWaiting
 from pgduet.errors import PgduetError, ServerMissing
 from pgduet.messages import Status
+from pgduet.telemetry import environment
+from pgduet.telemetry.spans import root_span
 
 CONNECTED = Event()
 """Set once a command has used Temporal's client, whose threads must not outlive the interpreter (see `main`)."""
@@ -92,7 +97,8 @@ def _code(job: Callable[[Screen], Awaitable[int | None]], screen: Screen) -> int
     CONNECTED.set()
     Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=None)), error_if_already_set=False)
     try:
-        return asyncio.run(main())
+        with _traced():
+            return asyncio.run(main())
     except StillWaiting as late:
         screen.late(late)
         return TIMED_OUT
@@ -108,3 +114,19 @@ def _code(job: Callable[[Screen], Awaitable[int | None]], screen: Screen) -> int
         screen.note("interrupted: what runs goes on")
         return INTERRUPTED
     return FAILED
+
+
+@contextmanager
+def _traced() -> Iterator[None]:
+    """Begin the trace of a command, and send it off before the process ends: it ends without finalizing (see `main`)."""
+    if not environment.wanted("traces"):
+        yield
+        return
+    # OpenTelemetry's SDK takes a tenth of a second to load: only who wants traces waits for it.
+    started = import_module("pgduet.telemetry.providers").start("pgduet-cli", only_traces=True)
+    command = click.get_current_context(silent=True)
+    try:
+        with root_span(f"pgduet {command.info_name if command else ''}".strip()):
+            yield
+    finally:
+        started.flush()

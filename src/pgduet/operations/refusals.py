@@ -103,7 +103,7 @@ def _check_movable(
             f'"{column.name}" of {table.schema_name}.{table.table} cannot be {verb} in this version: it carries'
             f" {'; '.join(reasons)}",
             place=place(path),
-            hint="Key columns come with a later version." if key else _LATER,
+            hint=f"{_LATER} Key columns come with a later version." if key else _LATER,
         )
 
 

@@ -164,12 +164,14 @@ _WORDS: dict[str, Words] = {
 
 
 def _known_keys(path: KeyPath) -> list[str]:
-    """Name the keys that the mapping at `path` may have."""
+    """Name the keys that the mapping at `path` may have, those that it must have first."""
     schema = _schema()
     node: Mapping[str, Any] = schema
     for part in path:
         node = _step(schema, node, part)
-    return list(_resolved(schema, node).get("properties", {}))
+    found = _resolved(schema, node)
+    needed = found.get("required", [])
+    return sorted(found.get("properties", {}), key=lambda name: name not in needed)
 
 
 def _step(schema: Mapping[str, Any], node: Mapping[str, Any], part: str | int) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from pgduet.postgres import store
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.session import Connection, mutes
 from pgduet.sql import block
+from pgduet.telemetry import batches
 
 FIRST_PAGES = 32
 MOST_PAGES = 4096
@@ -80,6 +81,7 @@ class Pressure:
             controls = (await store.run(self.conn, "controls", {"id": migration_id}))[0]["controls"]
             self.pace = self.given.adjusted(controls)
             self.held = "paused" if controls.get("paused") else await self._measured()
+            batches.held(self.held)
         return self.held
 
     async def relax(self) -> None:
@@ -154,7 +156,9 @@ class Batches:
         last = min(first + self.pages, self.end)
         began = time.monotonic()
         try:
-            await self._batch(last)
+            with batches.batch(self.batches + 1, self.table.label, first, last) as told:
+                await self._batch(last)
+                told.rows = self.rows - written
         except _Rewritten:
             await self.open()
             return

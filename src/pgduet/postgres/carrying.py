@@ -16,7 +16,7 @@ from pgduet.errors import PgduetError
 from pgduet.operations import carry, questions
 from pgduet.operations.design import ColumnMapping
 from pgduet.operations.expressions import Expression
-from pgduet.operations.facts import IndexFacts, TableFacts
+from pgduet.operations.facts import ColumnFacts, IndexFacts, TableFacts
 from pgduet.operations.statement import trusted
 from pgduet.postgres.expressions import Rollback, analyse
 from pgduet.postgres.session import Connection
@@ -59,6 +59,11 @@ def _types(mappings: tuple[ColumnMapping, ...]) -> Mapping[str, str]:
     return {m.replaces[0].name: m.columns[0].type for m in mappings if m.kind == "alter_column"}
 
 
+def _type_of(column: ColumnFacts, types: Mapping[str, str]) -> str:
+    kind = types.get(column.name, column.type)
+    return f"{kind} COLLATE {column.collation}" if column.collation and kind == column.type else kind
+
+
 async def _tried(
     conn: Connection, table: TableFacts, mappings: tuple[ColumnMapping, ...], index: IndexFacts
 ) -> str | None:
@@ -72,7 +77,7 @@ async def _tried(
     columns = [
         sql.SQL("{} {}").format(
             sql.Identifier(column.name),
-            trusted(types.get(column.name, column.type) + (f" COLLATE {column.collation}" if column.collation else "")),
+            trusted(_type_of(column, types)),
         )
         for column in table.columns
     ]

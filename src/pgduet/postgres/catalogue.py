@@ -26,6 +26,13 @@ async def table(conn: Connection, schema: str, name: str) -> TableFacts:
     if not found:
         raise UnknownTable(f"table {schema}.{name} does not exist{await _similar(conn, schema, name)}")
     facts = found[0]
+    async with conn.transaction():
+        # Then PostgreSQL writes every name in its texts with its schema.
+        await conn.execute("SET LOCAL search_path = ''")
+        return await _table(conn, schema, name, facts)
+
+
+async def _table(conn: Connection, schema: str, name: str, facts: dict[str, Any]) -> TableFacts:
     oid = {"oid": facts["oid"]}
     hangs = await _dependents(conn, oid)
     grants = await rows(conn, "column_grants", oid)

@@ -21,7 +21,7 @@ KEYS_PER_PAGE = 4
 
 async def sample(conn: Connection, migration: store.Migration, wanted: int) -> ShadowResult:
     """Take about `wanted` samples, spread over the tables; fewer where tables are empty."""
-    result = ShadowResult()
+    result = ShadowResult(comparable=bool(migration.design.tables))
     timed = _Times()
     share = max(1, wanted // max(1, len(migration.design.tables)))
     for table in migration.design.tables:

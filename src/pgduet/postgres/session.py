@@ -14,6 +14,7 @@ from psycopg import sql
 from psycopg.rows import DictRow, dict_row
 
 from pgduet.postgres.databases import Database
+from pgduet.postgres.traced import TracedCursor
 
 Connection = psycopg.AsyncConnection[DictRow]
 
@@ -32,7 +33,11 @@ class Rights:
 async def session(database: Database, purpose: str, *, bare: bool = False) -> AsyncIterator[Connection]:
     """Open a connection for one activity; `bare` keeps the role's own search_path."""
     conn = await psycopg.AsyncConnection.connect(
-        database.dsn, autocommit=True, row_factory=dict_row, application_name=f"{APPLICATION}/{purpose}"[:63]
+        database.dsn,
+        autocommit=True,
+        row_factory=dict_row,
+        cursor_factory=TracedCursor,
+        application_name=f"{APPLICATION}/{purpose}"[:63],
     )
     async with conn:
         if database.role:

@@ -13,6 +13,7 @@ from pgduet.phases import Authority, Phase, SyncMode
 from pgduet.plan.models import Plan, Policy
 from pgduet.postgres.session import Connection
 from pgduet.sql import block, load
+from pgduet.telemetry import metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,8 @@ async def change_route(conn: Connection, reference: Reference, **changes: object
     values = {"read_percent": None, "authority": None, "published": None} | changes
     changed = await run(conn, "route_change", {"migration": reference.name, **values})
     await run(conn, "route_notify", {"migration": reference.name})
+    if changed:
+        metrics.routed(changed[0]["read_percent"])
     return changed[0] if changed else {}
 
 
@@ -136,6 +139,7 @@ async def set_controls(conn: Connection, migration_id: int, controls: dict[str, 
 async def save_parity(conn: Connection, migration_id: int, parity: dict[str, Any]) -> None:
     """Keep the last comparison."""
     await run(conn, "set_parity", {"id": migration_id, "parity": Jsonb(parity)})
+    metrics.compared(parity["rows"], parity["mismatches"])
 
 
 def _read(row: dict[str, Any]) -> Migration:

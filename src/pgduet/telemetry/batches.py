@@ -1,0 +1,56 @@
+"""What is told of a backfill: its batches as spans and metrics, and why it holds back."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+from opentelemetry.trace import INVALID_SPAN
+
+from pgduet.telemetry import metrics
+from pgduet.telemetry.spans import Budget, budgeted, span, worth
+
+_REASONS = {"replica lag": "replica_lag", "WAL retained": "wal_retained", "paused": "paused"}
+_OUTCOMES = {
+    "LockNotAvailable": "row_locks",
+    "DeadlockDetected": "row_locks",
+    "QueryCanceled": "cut_off",
+    "_Rewritten": "rewritten",
+}
+
+
+@dataclass(slots=True)
+class Told:
+    """What a batch has to tell when it is over."""
+
+    rows: int = 0
+
+
+@contextmanager
+def batch(number: int, relation: str, first: int, last: int) -> Iterator[Told]:
+    """Record the nth batch of a slice; by `worth`, not each of them gets a span."""
+    told, began, outcome = Told(), time.monotonic(), "written"
+    traced = worth(number)
+    opened = (
+        span("backfill batch", relation=relation, first_page=first, pages=last - first)
+        if traced
+        else nullcontext(INVALID_SPAN)
+    )
+    with opened as made, budgeted(Budget() if traced else None):
+        try:
+            yield told
+        except Exception as error:
+            outcome = _OUTCOMES.get(type(error).__name__, "failed")
+            raise
+        finally:
+            seconds = time.monotonic() - began
+            made.set_attributes({"pgduet.rows": told.rows, "pgduet.ms": 1000 * seconds, "pgduet.outcome": outcome})
+            metrics.batched(told.rows, seconds, outcome)
+            if outcome in {"row_locks", "cut_off"}:
+                metrics.held(outcome)
+
+
+def held(reason: str | None) -> None:
+    """Record that the backfill holds back; the reason's words become one of a few."""
+    if reason:
+        metrics.held(next((word for prefix, word in _REASONS.items() if reason.startswith(prefix)), "other"))

@@ -13,7 +13,7 @@ from pgduet.operations import columns, declare, rows, scripts, sync, views
 from pgduet.operations.design import TableDesign
 from pgduet.operations.names import archived_table
 from pgduet.operations.statement import Statement
-from pgduet.operations.whole_tables import CreatedTable
+from pgduet.operations.whole_tables import CreatedTable, Script
 from pgduet.postgres import catalogue, chain, store
 from pgduet.postgres.moving import archive_table, own_search_path
 from pgduet.postgres.session import Connection
@@ -43,11 +43,8 @@ class Contract:
                 name = archived_table(design.name, dropped.schema_name, dropped.table, work.migration.attempt)
                 if not await _is_done(work, dropped.label):
                     await _once(work, dropped.label, await archive_table(work.conn, dropped, name))
-            for script in design.scripts:
-                if script.at == "contract":
-                    path = await own_search_path(work.conn)
-                    statement = scripts.run(script, script.up, search_path=path)
-                    await _once(work, f"sql {script.position}", [statement])
+            for script in design.contract_scripts():
+                await _once(work, f"sql {script.position}", await _run(work, script))
             return await _finish(work, archived)
 
 
@@ -102,11 +99,17 @@ async def _final_shape(work: Work, table: TableDesign) -> list[Statement]:
         *views.direct_views(design, table, relation, versions),
         *columns.drop_marker(table),
         *columns.rename_table(table),
+        # What the plan's author changes with the table (a trigger's function) must never be seen apart from it.
+        *[statement for script in design.contract_scripts(table) for statement in await _run(work, script)],
     ]
 
 
 def _final_names(created: CreatedTable) -> list[Statement]:
     return [declare.proper_name(created, key.working, key.name) for key in created.foreign_keys]
+
+
+async def _run(work: Work, script: Script) -> list[Statement]:
+    return [scripts.run(script, script.up, search_path=await own_search_path(work.conn))]
 
 
 async def _once(work: Work, what: str, statements: list[Statement]) -> None:

@@ -60,6 +60,7 @@ class Case:
     setup: str = ""
     after_cutover: Sequence[Step] = ()
     policy: dict[str, Any] = field(default_factory=dict)
+    plan: str = "the-plan"
 
     def __str__(self) -> str:
         return self.name
@@ -78,7 +79,7 @@ class Cycle:
     async def go(self) -> None:
         """Go there, back, there again and to the end."""
         before = schema_dump(self.bin_dir, self.stage.dsn)
-        wanted = self.stage.plan(*self.case.operations, name="the-plan", **overlaid(QUICK, self.case.policy))
+        wanted = self.stage.plan(*self.case.operations, name=self.case.plan, **overlaid(QUICK, self.case.policy))
         async with self.stage.worker():
             await self._until_soak(wanted)
             await self.stage.act("abort", reason="half of the cycle")

@@ -93,6 +93,14 @@ _ALL = (
         "user_triggers: fire",
         "user_triggers: suppress",
     ),
+    Rule(
+        "PD-H13",
+        "a trigger's function reads a column that the new version does not have",
+        "from contract on it would fail, and every write to the table with it; so contract waits until it is changed",
+        "replace it when the table gets its final shape: `sql` with `at: contract` and the table under `tables`",
+        "BEGIN NEW.rating := btrim(NEW.rating); RETURN NEW; END",
+        "BEGIN NEW.stars := greatest(NEW.stars, 0); RETURN NEW; END",
+    ),
 )
 
 RULES: dict[str, Rule] = {rule.id: rule for rule in _ALL}

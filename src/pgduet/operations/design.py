@@ -293,6 +293,12 @@ class Design(Frozen):
         whole = [*(t.label for t in self.created), *(t.label for t in self.dropped)]
         return frozenset([*(t.label for t in self.tables), *whole, *new, *said])
 
+    def contract_scripts(self, table: TableDesign | None = None) -> list[Script]:
+        """Give the plan's SQL that runs at contract with a table (the first changed one that it names), or by itself."""
+        mine = [script for script in self.scripts if script.at == "contract"]
+        home = {s.position: next((t.label for t in self.tables if t.label in s.tables), None) for s in mine}
+        return [script for script in mine if home[script.position] == (table.label if table else None)]
+
     def routine(self, table: TableDesign, kind: str) -> sql.Identifier:
         """Name one of the table's functions (`sync_insert`, `sync_update`, `try_up`)."""
         return sql.Identifier("pgduet", routine_name(self.name, kind, table.schema_name, table.table))

@@ -7,7 +7,7 @@ from psycopg import sql
 
 from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.rows import pages
-from pgduet.operations.statement import Query
+from pgduet.operations.statement import Query, trusted
 from pgduet.operations.views import old_name, published_name
 from pgduet.sql import block
 
@@ -26,10 +26,10 @@ def keys(table: TableDesign, page: int, limit: int) -> Query:
 def read(design: Design, table: TableDesign, *, new: bool) -> Query:
     """Read one row by its key through a version's view; parameters are the key's values in order."""
     columns, key = (table.new_names, table.new_key) if new else (table.columns, table.key)
-    same = [sql.SQL("{} = %s").format(sql.Identifier(name)) for name in key]
+    same = [sql.SQL("{} = %s").format(_name(sql.Identifier(name))) for name in key]
     return block("reads", "read").format(
-        columns=sql.SQL(", ").join(sql.Identifier(name) for name in columns),
-        view=view(design, table, new=new),
+        columns=sql.SQL(", ").join(_name(sql.Identifier(name)) for name in columns),
+        view=_name(view(design, table, new=new)),
         same=sql.SQL(" AND ").join(same),
     )
 
@@ -66,3 +66,8 @@ def compare(design: Design, table: TableDesign, key: Sequence[Any]) -> Query:
 def view(design: Design, table: TableDesign, *, new: bool) -> sql.Identifier:
     """Name the view that clients of one version read."""
     return published_name(table, design.to_version) if new else old_name(table, design.from_version)
+
+
+def _name(identifier: sql.Identifier) -> sql.Composable:
+    """Render a name for a statement with parameters, in which a percent sign must be doubled."""
+    return trusted(identifier.as_string(None).replace("%", "%%"))

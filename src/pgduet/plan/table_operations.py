@@ -92,7 +92,8 @@ _TRANSACTION = re.compile(
 class Sql(Part):
     """SQL of the plan's author: `up` at expand and `down` at rollback, or `up` at contract, from where nothing goes back.
 
-    `tables` names what it touches, so that other plans keep off. Each of the two runs in one transaction under the lock budget.
+    `tables` names what it touches, so that other plans keep off. Each of the two runs in one transaction under the lock budget;
+    at contract it is that in which a table of the plan which it names gets its final shape.
     """
 
     kind: Literal["sql"] = "sql"
@@ -137,6 +138,12 @@ class Sql(Part):
             if re.search(r"\bconcurrently\b", bare, re.IGNORECASE):
                 message = "CONCURRENTLY cannot run in a transaction, and `sql` runs in one"
                 yield Problem(message, at=(key,), error=NotSupported, hint="Run such a statement by itself.")
+
+
+def without_comments(text: str) -> str:
+    """Blank out comments, but not what stands in quotes."""
+    kept = r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\""
+    return re.sub(rf"({kept})|--[^\n]*|/\*.*?\*/", lambda found: found[1] or " ", text, flags=re.DOTALL)
 
 
 def without_texts(text: str) -> str:

@@ -7,6 +7,7 @@ after it was not seen for as long as the plan says; an idle session that would u
 
 from pgduet.messages import CensusResult, Client
 from pgduet.postgres import store
+from pgduet.postgres.readers import old_readers
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
 
@@ -46,6 +47,8 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float) -> C
             result.new_left.append(_reason(row["who"], behind=behind, acting=acting))
         if row["side"] == "old" or behind:
             result.old_left.append(_reason(row["who"], behind=behind, acting=False))
+    # Not a client, but what clients' writes run into: it speaks the old version's language all the same.
+    result.old_left += await old_readers(conn, design)
     return result
 
 

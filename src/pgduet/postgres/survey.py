@@ -10,7 +10,7 @@ from pgduet.errors import (
     UnknownColumn,
     UnknownTable,
 )
-from pgduet.hazards import Hazard
+from pgduet.hazards import Hazard, hazard
 from pgduet.operations import carry, refusals
 from pgduet.operations.answers import Answers
 from pgduet.operations.design import Design, TableDesign
@@ -23,6 +23,7 @@ from pgduet.plan.models import AlterColumn, ColumnOperation, CreateTable, DropTa
 from pgduet.postgres import catalogue
 from pgduet.postgres.carrying import carried_checks, carried_indexes
 from pgduet.postgres.expressions import analyse, canonical_type
+from pgduet.postgres.readers import old_readers
 from pgduet.postgres.sampled import check_down_of_nothing, hazards_of, sampled_hazards
 from pgduet.postgres.session import Connection
 
@@ -59,6 +60,7 @@ async def survey(conn: Connection, plan: Plan) -> Survey:
         await check_down_of_nothing(conn, table, new_scope(plan, table_facts, answers.types))
         hazards += await sampled_hazards(conn, table)
         hazards += await hazards_of(conn, plan, table, table_facts)
+    hazards += [hazard("PD-H13", what) for what in await old_readers(conn, design)]
     return Survey(design, facts, tuple(hazards))
 
 

@@ -116,6 +116,15 @@ SELECT tgname AS name, (tgtype & 2) > 0 AS before, (tgtype & 16) > 0 AS on_updat
   FROM pg_trigger
  WHERE tgrelid = %(oid)s::oid AND NOT tgisinternal AND tgname NOT LIKE '~pgduet%%' AND tgenabled <> 'D'
 
+-- name: trigger_functions
+-- Functions of the user's own enabled triggers, with their source; those in C have none that can be read.
+SELECT DISTINCT f.nspname AS schema, p.proname AS function, p.prosrc AS source
+  FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace f ON f.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
+ WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND NOT t.tgisinternal AND t.tgname NOT LIKE '~pgduet%%'
+   AND t.tgenabled <> 'D' AND l.lanname NOT IN ('c', 'internal')
+ ORDER BY 1, 2
+
 -- name: schema_usage
 SELECT CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(x.grantee)::text END AS grantee
   FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x

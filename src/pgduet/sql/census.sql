@@ -9,19 +9,22 @@ SELECT count(*) AS routers, coalesce(sum(reads_old), 0)::bigint AS reads_old, co
 -- name: sample_sessions
 -- Sessions that use a version right now: by a lock on one of its views, by a role whose search_path names it, or, without either, by
 -- a lock on a changed table itself (that is the oldest version).
-WITH seen AS (
+WITH held AS (
+  SELECT pid, relation FROM pg_locks
+   WHERE pid <> pg_backend_pid() AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+), seen AS (
   SELECT a.pid, a.usename::text AS role, a.application_name AS app, 'new' AS side, 'view' AS via
-    FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_stat_activity a USING (pid)
-   WHERE n.nspname = ANY (%(new_schemas)s) AND l.pid <> pg_backend_pid()
+    FROM held l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_stat_activity a USING (pid)
+   WHERE n.nspname = ANY (%(new_schemas)s)
   UNION
   SELECT a.pid, a.usename::text, a.application_name, 'old', 'view'
-    FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_stat_activity a USING (pid)
-   WHERE n.nspname = ANY (%(old_schemas)s) AND l.pid <> pg_backend_pid()
+    FROM held l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_stat_activity a USING (pid)
+   WHERE n.nspname = ANY (%(old_schemas)s)
   UNION
   SELECT a.pid, a.usename::text, a.application_name, 'old', 'table'
-    FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-   WHERE l.relation = ANY (SELECT to_regclass(r) FROM unnest(%(relations)s::text[]) r) AND l.pid <> pg_backend_pid()
-     AND NOT EXISTS (SELECT FROM pg_locks v JOIN pg_class c ON c.oid = v.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+    FROM held l JOIN pg_stat_activity a USING (pid)
+   WHERE l.relation = ANY (SELECT to_regclass(r) FROM unnest(%(relations)s::text[]) r)
+     AND NOT EXISTS (SELECT FROM held v JOIN pg_class c ON c.oid = v.relation JOIN pg_namespace n ON n.oid = c.relnamespace
                       WHERE v.pid = l.pid AND n.nspname = ANY (%(new_schemas)s || %(old_schemas)s))
   UNION
   SELECT a.pid, a.usename::text, a.application_name, CASE WHEN setting LIKE ANY (%(new_patterns)s) THEN 'new' ELSE 'old' END, 'role'

@@ -47,6 +47,8 @@ __all__ = ["DEFAULT_ADDRESS", "Look", "Migrations", "Started", "StillWaiting", "
 DEFAULT_ADDRESS = "localhost:7233"
 PATIENCE_S = 60.0
 """How long `wait` bears that no worker answers: workers are restarted, and migrations go on after that."""
+ANYBODY = messages.Act()
+"""An act in nobody's name."""
 _ENDED = {State.DONE, State.ROLLED_BACK}
 
 
@@ -293,22 +295,24 @@ class Migrations:
 
     # Acting
 
-    async def act(self, name: str, update: str, model: messages.Act, *, database: str | None = None) -> Answer:
+    async def update(
+        self, name: str, update: str, act: messages.Act = ANYBODY, *, database: str | None = None
+    ) -> Answer:
         """Act by one of the workflow's updates: advance, approve, abort, pause, resume, throttle, route, verify.
 
         Raises:
             ActRefused: it is not possible where the migration stands.
         """
-        return await self._act(await self._look(await self.find(name, database), heartbeats=False), update, model)
+        return await self._update(await self._look(await self.find(name, database), heartbeats=False), update, act)
 
-    async def _act(self, seen: Look, update: str, model: messages.Act) -> Answer:
+    async def _update(self, seen: Look, update: str, act: messages.Act) -> Answer:
         name, verb = seen.status.name, "roll back" if update == "abort" else update
         if seen.closed:
             message = f"`{name}` has ended as {_word(seen.status.state)}: there is nothing to {verb}"
             raise ActRefused(message)
         handle = self.client.get_workflow_handle(seen.status.workflow_id)
         try:
-            answer = await handle.execute_update(update, model, result_type=Answer)
+            answer = await handle.execute_update(update, act, result_type=Answer)
         except WorkflowUpdateFailedError as refused:
             told = error_from(refused.cause)
             if isinstance(told, ActRefused):
@@ -321,14 +325,14 @@ class Migrations:
             raise
         return Answer.model_validate(answer)
 
-    async def signal(self, name: str, signal: str, model: messages.Act, *, database: str | None = None) -> None:
+    async def signal(self, name: str, signal: str, act: messages.Act = ANYBODY, *, database: str | None = None) -> None:
         """Send one of the workflow's signals: the same acts without an answer; no worker is needed."""
         handle = self.client.get_workflow_handle(await self.find(name, database))
-        await handle.signal(signal, model)
+        await handle.signal(signal, act)
 
     async def verify(self, name: str, act: messages.VerifyNow, *, database: str | None = None) -> tuple[Answer, Status]:
         """Run full parity now; the status has the exact keys of rows that differ."""
-        answer = await self.act(name, "verify", act, database=database)
+        answer = await self.update(name, "verify", act, database=database)
         return answer, await self.status(name, database)
 
     async def rollback(
@@ -351,7 +355,7 @@ class Migrations:
         if seen.status.state is State.ROLLING_BACK and not seen.closed and not abort.force:
             return Answer(message=f"{name} is being rolled back already", phase=seen.status.phase)
         if not seen.closed:
-            return await self._act(seen, "abort", abort)
+            return await self._update(seen, "abort", abort)
         if seen.status.state is State.DONE:
             msg = f"`{name}` is done: contract is the point of no return"
             raise ActRefused(msg)

@@ -121,7 +121,7 @@ def _who(actor: str) -> str:
 def _act(name: str, database: str | None, update: str, model: messages.Act, *, as_json: bool) -> None:
     async def job(screen: Screen) -> None:
         migrations = await Migrations.connect()
-        answer = await migrations.act(name, update, model, database=database)
+        answer = await migrations.update(name, update, model, database=database)
         screen.show(answer_page(answer), answer.model_dump(mode="json"))
 
     run(job, as_json=as_json)

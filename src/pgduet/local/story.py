@@ -135,7 +135,7 @@ class Story:
         await self.prove_parity()
         self.say("approves contract, the point of no return")
         act = Approve(actor=ACTOR, reason="parity is exact and nobody uses version 1", gate=Phase.CONTRACT)
-        await self.stage.migrations.act(self.stage.plan.name, "approve", act, database=self.stage.plan.database)
+        await self.stage.migrations.update(self.stage.plan.name, "approve", act, database=self.stage.plan.database)
         await self.reach(Phase.DONE)
 
     async def prove_parity(self) -> None:

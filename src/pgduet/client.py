@@ -141,7 +141,8 @@ class Migrations:
         """Wait until a migration has passed preflight or waits for somebody; raises what preflight refused."""
 
         def settled(seen: Look) -> bool:
-            passed = seen.status.phase is not Phase.PREFLIGHT or seen.status.state is not State.RUNNING
+            # A run that has just failed answers before it is closed: its error is there a moment later.
+            passed = seen.status.phase is not Phase.PREFLIGHT or seen.status.state not in {State.RUNNING, State.FAILED}
             return passed and seen.error is None
 
         return await self._poll(await self.find(name, database), settled, timeout_s, "passed preflight")

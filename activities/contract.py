@@ -9,12 +9,13 @@ from pgduet.activities.engine import Engine, Work
 from pgduet.activities.versions import drop_version
 from pgduet.barriers import reach
 from pgduet.messages import Outcome, Reference
-from pgduet.operations import columns, declare, rows, scripts, sync, views
+from pgduet.operations import columns, declare, dependents, rows, scripts, sync, views
 from pgduet.operations.design import TableDesign
 from pgduet.operations.names import archived_table
 from pgduet.operations.statement import Statement
 from pgduet.operations.whole_tables import CreatedTable, Script
 from pgduet.postgres import catalogue, chain, store
+from pgduet.postgres.dependents import dependents_of
 from pgduet.postgres.moving import archive_table, own_search_path
 from pgduet.postgres.session import Connection
 
@@ -87,14 +88,16 @@ async def _final_shape(work: Work, table: TableDesign) -> list[Statement]:
         return []
     design = work.migration.design
     names = await catalogue.not_null_names(work.conn, table.label)
+    over = await dependents_of(work.conn, table)
     versions = await chain.versions_showing(work.conn, design, table, work.migration.id)
     relations = await catalogue.relations(work.conn, table.schema_name)
     relation = next(each for each in relations if each.table == table.table)
     return [
         # Clients lock the view before the table: whoever does it the other way round can make one of them a deadlock's victim.
+        *dependents.locks(over),
         *views.lock_views(table, versions),
         *(sync.remove(design, table) if table.synced else []),
-        *columns.finish(table, names),
+        *columns.finish(table, names, over),
         *declare.proper_names(table),
         *views.direct_views(design, table, relation, versions),
         *columns.drop_marker(table),

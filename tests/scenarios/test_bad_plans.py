@@ -23,6 +23,13 @@ CREATE TABLE public.authors (name text PRIMARY KEY);
 INSERT INTO public.authors VALUES ('ann');
 CREATE TABLE public.books (id int PRIMARY KEY, author text NOT NULL REFERENCES public.authors, price text);
 INSERT INTO public.books VALUES (1, 'ann', '1');
+CREATE TABLE public.shelves (id int PRIMARY KEY, label text, size text, room text, floor text);
+CREATE VIEW public.first_shelves AS SELECT id FROM public.shelves WHERE label < '2';
+CREATE MATERIALIZED VIEW public.sizes AS SELECT size FROM public.shelves;
+CREATE VIEW public.rooms AS SELECT room FROM public.shelves;
+CREATE FUNCTION public.a_room(public.rooms) RETURNS text LANGUAGE sql AS 'SELECT $1.room';
+CREATE TABLE public.stairs (floor text);
+CREATE POLICY floors ON public.stairs USING (EXISTS (SELECT FROM public.shelves s WHERE s.floor = stairs.floor));
 CREATE TABLE public.events (id int, kind text NOT NULL) PARTITION BY RANGE (id);
 CREATE TABLE public.events_1 PARTITION OF public.events FOR VALUES FROM (0) TO (10);
 """
@@ -45,6 +52,11 @@ def into(table: str, old: str, **column: Any) -> dict[str, Any]:
     """Replace one column by another of the same value."""
     made = {"name": "made", "type": "text", "nullable": False, "up": old} | column
     return replace(table, {old: str(made["name"])}, made)
+
+
+def altered(table: str, column: str, **changes: Any) -> dict[str, Any]:
+    """Alter a column to a number."""
+    return {"alter_column": {"table": table, "column": column, "type": "int", "up": "1", "down": "'1'", **changes}}
 
 
 @dataclass(frozen=True)
@@ -197,6 +209,30 @@ BAD = {
         "replace_columns.replaces[0]",
         "cannot be replaced in this version",
         "Drop what depends on it first",
+    ),
+    "a view that the new type does not suit": Bad(
+        altered("public.shelves", "label"),
+        "NotSupported",
+        "alter_column.column",
+        'view "public"."first_shelves" reads the column and cannot be made anew over the new one: operator does not exist',
+        "create it again after contract",
+    ),
+    "a materialized view": Bad(
+        altered("public.shelves", "size"), "NotSupported", "alter_column.column", "it is no plain view", "Drop it first"
+    ),
+    "a view that must be dropped and is depended on": Bad(
+        altered("public.shelves", "room"),
+        "NotSupported",
+        "alter_column.column",
+        "function public.a_room(public.rooms) depends on it",
+        "Drop it first",
+    ),
+    "another table's policy": Bad(
+        altered("public.shelves", "floor"),
+        "NotSupported",
+        "alter_column.column",
+        "policy floors on table public.stairs reads the column from another table",
+        "Drop it first",
     ),
     "a partitioned table": Bad(
         into("public.events", "kind"), "NotSupported", "replace_columns.table", "is partitioned", "Nothing was changed"

@@ -93,6 +93,50 @@ CASES = [
         ],
     ),
     Case(
+        "alter_column type and name, under views and a policy",
+        [altered(column="size", type="int", name="extent"), altered(column="code", type="varchar(60)")],
+        [
+            old("INSERT INTO items (id, size, code) VALUES ({n}, '7', 'k{n}')"),
+            new("UPDATE items SET extent = 8 WHERE id = {n}"),
+            base("SELECT size, code FROM big_items WHERE id = {n}", lambda n: [("8", f"k{n}")]),
+            base("SELECT name FROM size_names WHERE name = '8!'", lambda _: [("8!",)]),
+            base("SELECT id FROM coded WHERE id = {n}", lambda n: [(n,)]),
+        ],
+        [
+            base("SELECT size, code FROM big_items WHERE id = 3000", lambda _: [(8, "k3000")]),
+            base("SELECT name FROM size_names WHERE name = '8!'", lambda _: [("8!",)]),
+            base("SELECT id FROM coded WHERE id = 3000", lambda _: [(3000,)]),
+            base(
+                "SELECT reloptions, relacl::text LIKE '%=r/%', obj_description(oid), col_description(oid, 2),"
+                " oid = (SELECT oid FROM kept) FROM pg_class WHERE relname = 'big_items'",
+                lambda _: [(["security_barrier=true"], True, "Items, 100 % big", "How's its size", False)],
+            ),
+            base(
+                "SELECT has_column_privilege('pg_monitor', 'sizes', 'size', 'SELECT'),"
+                " has_column_privilege('pg_monitor', 'sizes', 'n', 'SELECT')",
+                lambda _: [(True, False)],
+            ),
+            base(
+                "SELECT polname, pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid) FROM pg_policy",
+                lambda _: [("small ones", "(extent < 500)", "(extent <> 13)")],
+            ),
+        ],
+        setup="""
+            CREATE VIEW public.big_items WITH (security_barrier = true) AS
+                SELECT id, size, code FROM public.items WHERE size::int > 4 AND label <> 'public.items';
+            COMMENT ON VIEW public.big_items IS 'Items, 100 % big';
+            COMMENT ON COLUMN public.big_items.size IS 'How''s its size';
+            GRANT SELECT ON public.big_items TO PUBLIC;
+            CREATE VIEW public.sizes AS SELECT size, count(*) AS n FROM public.items GROUP BY size;
+            GRANT SELECT (size) ON public.sizes TO pg_monitor;
+            CREATE VIEW public.size_names AS SELECT s.size || '!' AS name FROM public.sizes s JOIN public.owners o ON o.id = 1;
+            CREATE VIEW public.coded AS SELECT id FROM public.items WHERE code IS NOT NULL;
+            CREATE TABLE public.kept AS SELECT oid FROM pg_class WHERE relname = 'big_items';
+            CREATE POLICY "small ones" ON public.items USING (size::int < 500) WITH CHECK (size::int <> 13);
+            ALTER TABLE public.items ENABLE ROW LEVEL SECURITY;
+        """,
+    ),
+    Case(
         "alter_column type and name, of a unique column with a foreign key beside it",
         [altered(column="code", name="sku", type="varchar(60)"), altered(column="owner_id", type="bigint")],
         [

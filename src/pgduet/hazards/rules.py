@@ -101,6 +101,14 @@ _ALL = (
         "BEGIN NEW.rating := btrim(NEW.rating); RETURN NEW; END",
         "BEGIN NEW.stars := greatest(NEW.stars, 0); RETURN NEW; END",
     ),
+    Rule(
+        "PD-H14",
+        "a view over an altered column gets another type with it",
+        "contract drops it and makes it anew over the new column: from then on its readers get the new type",
+        "name the type that its readers expect, or tell them",
+        "CREATE VIEW best AS SELECT rating FROM reviews",
+        "CREATE VIEW best AS SELECT rating::text AS rating FROM reviews",
+    ),
 )
 
 RULES: dict[str, Rule] = {rule.id: rule for rule in _ALL}

@@ -6,6 +6,7 @@ A new column has no default and no constraint until its time: a default on it wo
 
 from psycopg import sql
 
+from pgduet.operations.dependents import Dependents, aside, move
 from pgduet.operations.design import Alias, Design, NewColumn, TableDesign
 from pgduet.operations.names import MARKER, constraint_name, fit
 from pgduet.operations.statement import Lock, Statement, on_table, role, trusted
@@ -95,12 +96,17 @@ def release(design: Design, table: TableDesign) -> list[Statement]:
     ]
 
 
-def finish(table: TableDesign, not_null_names: dict[str, str]) -> list[Statement]:
+def finish(table: TableDesign, not_null_names: dict[str, str], over: Dependents) -> list[Statement]:
     """Drop the old columns, give the new ones their names and defaults: no way back.
 
-    `not_null_names` maps physical columns to the name of their NOT NULL constraint (PostgreSQL 18 has such names).
+    `not_null_names` maps physical columns to the name of their NOT NULL constraint (PostgreSQL 18 has such names); `over` is what
+    the user has made over altered columns.
     """
-    made = [_on(table, "drop", f"drop {old.name}", column=sql.Identifier(old.name)) for old in table.old_columns]
+    made = move(table, over)
+    gone = {
+        old.name: aside(old.name) if made and old.name in dict(over.columns) else old.name for old in table.old_columns
+    }
+    made += [_on(table, "drop", f"drop {name}", column=sql.Identifier(gone[name])) for name in gone]
     made += _renamed(table)
     for column in table.new_columns:
         physical, name = sql.Identifier(column.physical), sql.Identifier(column.name)

@@ -61,7 +61,9 @@ def _check_columns(table: TableFacts, top: KeyPath, operation: ColumnOperation) 
             path = (*top, "column")
             column = _found(table, operation.column, path)
             if copies(operation, column):
-                _check_movable(table, column, path, "altered beyond its name, default and comment", _HOLDS)
+                # Views and policies are made anew at contract; `dependents_of` finds out whether they can be.
+                kinds = tuple(kind for kind in _HOLDS if kind not in {"view", "policy"})
+                _check_movable(table, column, path, "altered beyond its name, default and comment", kinds)
             elif operation.default is not None and (column.generated or column.identity):
                 raise NotSupported(f'"{column.name}" numbers or computes itself', place=place((*top, "default")))
         case RenameColumn():

@@ -13,6 +13,7 @@ from pgduet.errors import (
 from pgduet.hazards import Hazard, hazard
 from pgduet.operations import carry, refusals
 from pgduet.operations.answers import Answers
+from pgduet.operations.dependents import changed_views
 from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.expressions import Expression
 from pgduet.operations.facts import TableFacts
@@ -22,6 +23,7 @@ from pgduet.plan.columns import References
 from pgduet.plan.models import AlterColumn, ColumnOperation, CreateTable, DropTable, Plan, RenameTable, TableName
 from pgduet.postgres import catalogue
 from pgduet.postgres.carrying import carried_checks, carried_indexes
+from pgduet.postgres.dependents import dependents_of
 from pgduet.postgres.expressions import analyse, canonical_type
 from pgduet.postgres.readers import old_readers
 from pgduet.postgres.sampled import check_down_of_nothing, hazards_of, sampled_hazards
@@ -57,6 +59,9 @@ async def survey(conn: Connection, plan: Plan) -> Survey:
     for table in design.tables:
         table_facts = facts[str(TableName(table.schema_name, table.table))]
         _check_constraint_names(table, table_facts)
+        with _at(_altered(table)):
+            over = await dependents_of(conn, table)
+        hazards += [hazard("PD-H14", change) for change in changed_views(over)]
         await check_down_of_nothing(conn, table, new_scope(plan, table_facts, answers.types))
         hazards += await sampled_hazards(conn, table)
         hazards += await hazards_of(conn, plan, table, table_facts)
@@ -192,6 +197,12 @@ async def _target(conn: Connection, references: References) -> tuple[str, ...]:
             hint=f"Name a unique column: {', '.join(unique) or 'it has none'}.",
         )
     return (references.column,)
+
+
+def _altered(table: TableDesign) -> KeyPath:
+    """Give the place of the first operation that alters a column of the table."""
+    mapping = next((mapping for mapping in table.mappings if mapping.kind == "alter_column"), None)
+    return ("operations", mapping.position, "alter_column", "column") if mapping else ()
 
 
 def _check_constraint_names(table: TableDesign, facts: TableFacts) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from pgduet.activities.auditing import Auditing
 from pgduet.activities.backfill import Backfill
 from pgduet.activities.contract import Contract
 from pgduet.activities.cutover import Cutover
@@ -16,7 +17,7 @@ from pgduet.activities.shift import Shift
 from pgduet.activities.verify import Verify
 from pgduet.postgres.databases import Databases
 
-ACTIVITIES = (Preflight, Expand, DualWrite, Backfill, Verify, Shadow, Shift, Cutover, Contract, Bookkeeping)
+ACTIVITIES = (Preflight, Expand, DualWrite, Backfill, Verify, Shadow, Shift, Cutover, Contract, Bookkeeping, Auditing)
 
 
 def build(databases: Databases) -> list[Callable[..., Any]]:

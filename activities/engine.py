@@ -98,13 +98,20 @@ class Engine:
                 await _be_alone(conn, reference.migration_id)
             work = Work(conn, await store.migration(conn, reference), reference)
             await _tell(work)
-            beating = asyncio.create_task(_keep_beating(work.beat))
-            try:
+            async with beating(work.beat):
                 yield work
-            finally:
-                beating.cancel()
-                with suppress(asyncio.CancelledError):
-                    await beating
+
+
+@asynccontextmanager
+async def beating(beat: Beat | None = None) -> AsyncIterator[None]:
+    """Heartbeat until the block ends."""
+    task = asyncio.create_task(_keep_beating(beat or Beat()))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 @asynccontextmanager

@@ -1,7 +1,8 @@
 """Workflows: durable, deterministic, and readable as the runbook of a migration."""
 
+from pgduet.workflows.auditing import AuditExport, AuditHead, AuditVerify
 from pgduet.workflows.backfill import Backfill
 from pgduet.workflows.errands import Check, Setup
 from pgduet.workflows.migration import Migration
 
-WORKFLOWS = (Migration, Backfill, Setup, Check)
+WORKFLOWS = (Migration, Backfill, Setup, Check, AuditHead, AuditVerify, AuditExport)

@@ -37,6 +37,7 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.plan.checksum import checksum
     from pgduet.plan.models import Plan
     from pgduet.plan.policy import Policy
+    from pgduet.workflows.anchors import anchor
     from pgduet.workflows.board import show
     from pgduet.workflows.calls import M, call
     from pgduet.workflows.desk import Desk
@@ -290,6 +291,7 @@ class Machine(Handlers):
         )
         outcome = await self.ask("record", record, Outcome, action or "write down what is left")
         self.status.audit_head = outcome.audit_head or self.status.audit_head
+        anchor(self.status.audit_head)
 
     async def failed(self, phase: Phase, error: FailureError) -> None:
         """Say what went wrong and wait: nothing is given up, nothing is lost."""

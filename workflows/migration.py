@@ -22,6 +22,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from pgduet.phases import Authority, Phase, State
     from pgduet.plan.load import parse_plan
+    from pgduet.workflows.anchors import memo
     from pgduet.workflows.calls import plain, read
     from pgduet.workflows.judge import describe
     from pgduet.workflows.machine import MAKES_SAFE, ContinueAsNewNeeded
@@ -283,7 +284,7 @@ class Migration(Watch):
             return  # the step that was under way was cancelled; whatever it did is undone
         if isinstance(error, ContinueAsNewNeeded):
             await self.until(lambda: workflow.all_handlers_finished() and not self.desk.errands)
-            workflow.continue_as_new(self.start.model_copy(update={"carried": self.carried()}))
+            workflow.continue_as_new(self.start.model_copy(update={"carried": self.carried()}), memo=memo())
         if error is not None:
             raise error
 

@@ -19,6 +19,7 @@ with workflow.unsafe.imports_passed_through():
         TrafficRequest,
     )
     from pgduet.phases import Authority, Phase, State
+    from pgduet.workflows.anchors import anchor
     from pgduet.workflows.calls import call
     from pgduet.workflows.clerk import Clerk
     from pgduet.workflows.judge import describe, judge_traffic
@@ -66,6 +67,7 @@ class Watch(Clerk):
         self.compensations = list(self.opened.compensations)
         self.status.plan_checksum = self.opened.checksum
         self.status.audit_head = self.opened.audit_head
+        anchor(self.opened.audit_head)
         self.status.backfill.rows_total = self.opened.rows_estimate
         self.status.authority = self.opened.authority
         self.status.read_percent = self.opened.read_percent

@@ -1,8 +1,7 @@
 """The Python client: `Migrations` starts migrations, looks at them, waits for them and acts on them.
 
 Mechanism: everything goes through Temporal: workflows by name, acts as updates, facts as queries. The client holds no
-DSN and opens no connection to PostgreSQL; what needs the database (`setup`, the live part of `check`, `verify`) runs on
-a worker.
+DSN and opens no connection to PostgreSQL; what needs the database (`setup`, `check`, `verify`, audit) runs on a worker.
 Limits: acts and the status of a running migration need a worker on the task queue; `WorkerMissing` says so.
 """
 
@@ -29,6 +28,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from pgduet import messages
+from pgduet.audit_client import AuditLogs
 from pgduet.describe import details, summary, what_differs
 from pgduet.errors import ActRefused, PgduetError, PlanChanged, ServerMissing, UnknownMigration
 from pgduet.failures import error_from
@@ -74,7 +74,7 @@ class Started:
     same_policy: bool = True
 
 
-class Migrations:
+class Migrations(AuditLogs):
     """Migrations seen through one Temporal namespace.
 
     `migrations = await Migrations.connect()`, or `Migrations(client)` with a client whose data converter is

@@ -181,6 +181,18 @@ class AuditBroken(PgduetError):
     code = "PD-3001"
 
 
+class AuditDiverged(AuditBroken):
+    """The audit log is not the one whose heads were kept outside the database."""
+
+    code = "PD-3002"
+
+
+class AuditMissing(PgduetError):
+    """The database has no audit log."""
+
+    code = "PD-3003"
+
+
 class ServerMissing(PgduetError):
     """A server that pgduet needs cannot be found or started."""
 

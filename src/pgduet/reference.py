@@ -148,10 +148,26 @@ ADVICE: dict[str, Advice] = {
         "The message says what is possible; `pgduet status NAME` ends with the commands that are.",
     ),
     "PD-3001": Advice(
-        "The audit log has no head row, or entries beyond it: somebody changed it by hand.",
-        "No entry can be appended, so no step that records one can commit.",
-        "Compare with a head that you kept outside (`audit_head` in the status) and restore the log. Do not write a head"
-        " by hand: it would hide what happened.",
+        "The audit log was changed by hand: an entry does not match its hash, or is missing, moved or added; or the head"
+        " row is not the last entry's.",
+        "Nothing from the named entry on can be trusted. Where the head row is wrong no entry can be appended, so no step"
+        " that records one can commit.",
+        "Keep the log as it is (`pgduet audit export`) and compare it with an export made before: its lines are what was"
+        " written. Do not write a head by hand: it would hide what happened. See explanation/audit.",
+    ),
+    "PD-3002": Advice(
+        "The log is sound in itself, but a head that was kept outside (in Temporal, or by somebody) is not in it: it was"
+        " rewritten or cut off with its hashes made anew, or the database is an older copy or another one of the same"
+        " name.",
+        "Nothing from the named entry on can be trusted, although each entry matches its hash.",
+        "Compare with an export made before. A database that was restored from a backup has lost what came after it:"
+        " say so in your change record; the anchors of that time disagree until Temporal's retention is over.",
+    ),
+    "PD-3003": Advice(
+        "pgduet was never set up in this database, or its schema was dropped. Where migrations have kept heads of the log"
+        " in Temporal, the message counts them: then it was dropped.",
+        "There is nothing to verify or to export.",
+        "`pgduet setup DATABASE` makes a log. Where one was dropped, bring it back from a backup.",
     ),
     "PD-4001": Advice(
         "No Temporal server answers, none could be found, downloaded or built; no worker answers on the task queue; or"

@@ -43,6 +43,9 @@ REACHING = [
     ["route", "seats", "--read-percent", "10"],
     ["rollback", "seats", "--force"],
     ["verify", "seats", "--repair"],
+    ["audit", "verify", "flights"],
+    ["audit", "head", "flights"],
+    ["audit", "export", "flights"],
 ]
 
 
@@ -72,6 +75,11 @@ def call(*arguments: str) -> Any:
         ["status", "--watch"],
         ["start"],
         ["check"],
+        ["audit"],
+        ["audit", "verify"],
+        ["audit", "verify", "flights", "--head", "57"],
+        ["audit", "head"],
+        ["audit", "export"],
     ],
 )
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:

@@ -77,6 +77,7 @@ def test_every_relative_link_resolves(page: Path) -> None:
 @every_page
 def test_every_command_that_a_page_names_exists(page: Path) -> None:
     known = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    known |= {group.typer_instance.info.name for group in app.registered_groups if group.typer_instance}
     text = page.read_text(encoding="utf-8")
     shown = "\n".join([*FENCED.findall(text), *SPAN.findall(prose(page))])
     assert set(COMMAND.findall(shown)) <= known

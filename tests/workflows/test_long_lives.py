@@ -10,6 +10,7 @@ from support.harness import Harness
 from support.plans import create_reviews
 from support.stage import staged
 
+from pgduet.audits import ANCHORS
 from pgduet.local import LocalTemporal
 from pgduet.messages import Start
 from pgduet.phases import Phase, State
@@ -49,8 +50,12 @@ async def test_a_soak_continues_as_new_and_can_still_be_rolled_back(forgetful: H
             await forgetful.status()
         status = await forgetful.waits("window", Phase.SOAK)
         assert status.timings[0].phase is Phase.EXPAND
+        anchors = (await (await handle.describe()).memo())[ANCHORS]
+        assert len(anchors) == 1 + Phase.SOAK.position, "the start and each phase, from the run before"
+        assert anchors[-1] == status.audit_head
         await forgetful.act("abort")
         await forgetful.until(Phase.ROLLED_BACK)
+        assert (await (await handle.describe()).memo())[ANCHORS][: len(anchors)] == anchors
     columns = await conn.execute("SELECT count(*) FROM pg_attribute WHERE attname LIKE '%pgduet%' AND NOT attisdropped")
     assert await columns.fetchone() == (0,)
 

@@ -6,11 +6,12 @@ one before it to commit: append last, and commit at once.
 
 Triggers refuse UPDATE, DELETE and TRUNCATE even to the owner, and other roles have no rights at all. Limit: an owner
 can drop the triggers and a superuser can write the whole log anew, hashes and head included. That shows only against a
-head kept elsewhere (the workflow keeps one, and so does an export): give it to `verify`.
+head kept elsewhere (workflows keep theirs in their memo, and an export has one): give it to `verify`.
 """
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, LiteralString
 
 from psycopg import AsyncConnection
@@ -21,7 +22,8 @@ from psycopg.rows import dict_row
 from pgduet import sql
 from pgduet.audit import canonical
 from pgduet.audit.checker import Checker
-from pgduet.audit.records import Entry, Receipt, Verification
+from pgduet.audit.exported import FIELDS
+from pgduet.audit.records import Anchor, Entry, Receipt, Verification
 from pgduet.errors import ActRefused, AuditBroken
 
 PAGE_ROWS = 1000
@@ -93,40 +95,67 @@ async def head(conn: AsyncConnection[Any]) -> Receipt:
     return Receipt(row["seq"], row["hash"])
 
 
-async def verify(conn: AsyncConnection[Any], head: tuple[int, str] | None = None) -> Verification:
-    """Check the whole chain against itself, against the head row, and against a `head` that was kept outside.
+async def verify(
+    conn: AsyncConnection[Any], head: tuple[int, str] | None = None, anchors: Iterable[Anchor] = ()
+) -> Verification:
+    """Check the whole chain against itself, against the head row, and against heads that were kept outside.
 
-    Reads in pages, each a statement of its own; appends go on meanwhile. Memory does not grow with the log.
+    Reads in pages, each a statement of its own; appends go on meanwhile. Memory does not grow with the log. Hashing is
+    left to a thread, so that whoever shares the event loop is not held up.
     """
-    checker = Checker(head)
+    checker = Checker(head, anchors)
     named: tuple[int, str] | None = None
-    async for page in _pages(conn):
-        named = None if page[0]["head_seq"] is None else (page[0]["head_seq"], page[0]["head_hash"])
-        for row in _entries(page):
-            checker.take(row)
+    async for rows in _pages(conn):
+        named = None if rows[0]["head_seq"] is None else (rows[0]["head_seq"], rows[0]["head_hash"])
+        await asyncio.to_thread(_take, checker, _entries(rows))
     return checker.finish(named)
 
 
+def _take(checker: Checker, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        checker.take(row)
+
+
 async def export(conn: AsyncConnection[Any]) -> AsyncIterator[dict[str, Any]]:
-    """Give the entries in order, each one JSON line's object; `checker.Checker` can check them without the database."""
-    names = (*canonical.HASHED, "hash")
-    async for page in _pages(conn):
-        for row in _entries(page):
-            fields = {name: row[name] for name in names}
-            yield fields | {name: json.loads(row[name]) for name in ("affected", "evidence")}
+    """Give the entries in order; `exported.line` writes one, `exported.check` checks them without the database."""
+    async for rows in _pages(conn):
+        for row in _entries(rows):
+            yield _entry(row)
+
+
+async def page(conn: AsyncConnection[Any], after: Receipt | None, rows: int) -> list[dict[str, Any]]:
+    """Give the entries that follow a place, at most so many; without a place, the first ones."""
+    place = {"seq": after.seq, "hash": after.hash} if after else _BEFORE_ALL
+    return [_entry(row) for row in _entries(await _page(conn, place, rows))]
+
+
+async def exists(conn: AsyncConnection[Any]) -> bool:
+    """Tell whether the database has a log at all."""
+    found = await _one(conn, "exists")
+    return found is not None and found["found"]
+
+
+def _entry(row: dict[str, Any]) -> dict[str, Any]:
+    """Give an entry with its JSON read."""
+    fields = {name: row[name] for name in FIELDS}
+    return fields | {name: json.loads(row[name]) for name in ("affected", "evidence")}
 
 
 async def _pages(conn: AsyncConnection[Any]) -> AsyncIterator[list[dict[str, Any]]]:
     """Read the log in pages, the last one short; each row has the head as its page's snapshot saw it."""
     place = _BEFORE_ALL
     while True:
-        async with conn.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(sql.block("audit", "page"), {**place, "rows": PAGE_ROWS})
-            page = await cursor.fetchall()
-        yield page
-        if len(_entries(page)) < PAGE_ROWS:
+        rows = await _page(conn, place, PAGE_ROWS)
+        yield rows
+        if len(_entries(rows)) < PAGE_ROWS:
             return
-        place = {"seq": page[-1]["seq"], "hash": page[-1]["hash"]}
+        place = {"seq": rows[-1]["seq"], "hash": rows[-1]["hash"]}
+
+
+async def _page(conn: AsyncConnection[Any], place: dict[str, Any], rows: int) -> list[dict[str, Any]]:
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(sql.block("audit", "page"), {**place, "rows": rows})
+        return await cursor.fetchall()
 
 
 def _entries(page: list[dict[str, Any]]) -> list[dict[str, Any]]:

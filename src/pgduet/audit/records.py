@@ -29,11 +29,22 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class Anchor:
+    """A head that was kept outside the database; `where` as in "the head kept outside"."""
+
+    seq: int
+    hash: str
+    where: str = "kept outside"
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """Something that an untouched log does not have, and the entry at which it shows."""
 
     seq: int
     what: str
+    kind: str = ""
+    """edited, missing, order, fork, head or anchor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +55,14 @@ class Verification:
     head_seq: int
     head_hash: str
     problems: list[Problem]
+    """The first ones; `found` counts all."""
+    found: int = 0
+    doubtful_from: int | None = None
+    """The first entry that cannot be trusted."""
+    agreed: int = 0
+    """How many anchors are in the chain as they were kept."""
+    anchored_to: int = 0
+    """The last entry that an anchor vouches for."""
 
     @property
     def intact(self) -> bool:

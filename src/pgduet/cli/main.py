@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from pgduet.cli import acts, looking, plans, servers, undoing
+from pgduet.cli import acts, audit_log, looking, plans, servers, undoing
 from pgduet.cli.session import CONNECTED
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ for _command in (
     servers.demo,
 ):
     app.command()(_command)
+app.add_typer(audit_log.app)
 
 
 def main() -> None:

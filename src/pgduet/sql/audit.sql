@@ -73,6 +73,9 @@ SELECT h.seq, encode(h.hash, 'hex') AS hash,
 -- name: head
 SELECT h.seq, encode(h.hash, 'hex') AS hash FROM pgduet.audit_head h;
 
+-- name: exists
+SELECT to_regclass('pgduet.audit') IS NOT NULL AND to_regclass('pgduet.audit_head') IS NOT NULL AS found;
+
 -- name: insert_entry
 INSERT INTO pgduet.audit (seq, at, actor, action, migration, affected, reason, evidence, prev_hash, hash)
 VALUES (%(seq)s, %(at)s::timestamptz, %(actor)s, %(action)s, %(migration)s, %(affected)s::jsonb, %(reason)s,

@@ -42,7 +42,8 @@ def _vouched(found: AuditVerdict) -> list[str]:
         return ["anchors  none: nothing outside vouches for it, a log written anew would not be noticed"]
     after = found.entries - found.anchored_to
     only = f"; the {counted(after)} after it have only the head row" if after else ""
-    return [f"anchors  {' and '.join(compared)} agree", f"         anchored up to entry {found.anchored_to:,}{only}"]
+    agree = "agrees" if found.anchors + found.heads == 1 else "agree"
+    return [f"anchors  {' and '.join(compared)} {agree}", f"         anchored up to entry {found.anchored_to:,}{only}"]
 
 
 def _next(found: AuditVerdict) -> list[RenderableType]:

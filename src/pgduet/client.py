@@ -5,11 +5,7 @@ DSN and opens no connection to PostgreSQL; what needs the database (`setup`, `ch
 Limits: acts and the status of a running migration need a worker on the task queue; `WorkerMissing` says so.
 """
 
-import asyncio
-import math
 import os
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 from uuid import uuid4
@@ -17,7 +13,6 @@ from uuid import uuid4
 from pydantic import BaseModel
 from temporalio.client import (
     Client,
-    WorkflowExecution,
     WorkflowHandle,
     WorkflowUpdateFailedError,
 )
@@ -30,35 +25,24 @@ from temporalio.service import RPCError, RPCStatusCode
 from pgduet import messages
 from pgduet.audit_client import AuditLogs
 from pgduet.describe import details, summary, what_differs
-from pgduet.errors import ActRefused, PgduetError, PlanChanged, ServerMissing, UnknownMigration
+from pgduet.errors import ActRefused, PlanChanged, ServerMissing, UnknownMigration
 from pgduet.failures import error_from
-from pgduet.finding import MIGRATION, newest_runs, parts, unknown
+from pgduet.finding import MIGRATION
 from pgduet.messages import Answer, CheckInput, CheckResult, SetupInput, SetupResult, Start, Status
-from pgduet.observe import QUERY_LIMIT_S, Look, WorkerMissing, describe, listed, look, started_with
+from pgduet.observe import Look, WorkerMissing, describe, started_with
 from pgduet.phases import Phase, State
 from pgduet.plan.checksum import checksum
 from pgduet.plan.load import parse_plan
 from pgduet.plan.models import Plan
 from pgduet.tasks import Result, run_task
 from pgduet.telemetry.client import ClientTracing
+from pgduet.watching import StillWaiting, Watching, as_words
 
 __all__ = ["DEFAULT_ADDRESS", "Look", "Migrations", "Started", "StillWaiting", "WorkerMissing"]
 
 DEFAULT_ADDRESS = "localhost:7233"
-PATIENCE_S = 60.0
-"""How long `wait` bears that no worker answers: workers are restarted, and migrations go on after that."""
 ANYBODY = messages.Act()
 """An act in nobody's name."""
-_ENDED = {State.DONE, State.ROLLED_BACK}
-
-
-class StillWaiting(TimeoutError):
-    """The migration did not get there in time; `status` is where it stands, None when nobody could tell."""
-
-    def __init__(self, message: str, status: Status | None) -> None:
-        """Take what was waited for and what was seen last."""
-        self.status = status
-        super().__init__(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +58,7 @@ class Started:
     same_policy: bool = True
 
 
-class Migrations(AuditLogs):
+class Migrations(Watching, AuditLogs):
     """Migrations seen through one Temporal namespace.
 
     `migrations = await Migrations.connect()`, or `Migrations(client)` with a client whose data converter is
@@ -159,141 +143,6 @@ class Migrations(AuditLogs):
             static_details=details(plan),
         )
 
-    # Looking
-
-    async def look(self, name: str, database: str | None = None) -> Look:
-        """Look at a migration: its status, whether its run has ended, and with which error."""
-        return await self._look(await self.find(name, database))
-
-    async def status(self, name: str, database: str | None = None) -> Status:
-        """Tell where a migration stands; a run that ended in an error has state `failed` and says why."""
-        return (await self.look(name, database)).status
-
-    async def statuses(self, database: str | None = None) -> list[Status]:
-        """Tell about every migration, newest first; briefly where no worker answers."""
-        runs = await newest_runs(self.client, database)
-        limit = asyncio.Semaphore(10)
-        silent = False
-
-        async def seen(run: WorkflowExecution) -> Status:
-            nonlocal silent
-            async with limit:
-                if silent:
-                    return listed(run)
-                try:
-                    return (await look(self.client, run.id)).status
-                except WorkerMissing:
-                    silent = True
-                except (PgduetError, RPCError):
-                    pass
-                return listed(run)
-
-        return list(await asyncio.gather(*(seen(run) for run in runs.values())))
-
-    async def find(self, name: str, database: str | None = None) -> str:
-        """Give the id of a migration's workflow; without a database the name must be unique.
-
-        Raises:
-            UnknownMigration: no migration, or several databases' migrations, have the name.
-        """
-        if database is not None:
-            return messages.workflow_id(database, name)
-        known: dict[str, WorkflowExecution] = {}
-        for _ in range(4):  # What was started a moment ago may not be listed yet.
-            known = await newest_runs(self.client)
-            found = [workflow for workflow in known if parts(workflow)[1] == name]
-            if len(found) == 1:
-                return found[0]
-            if found:
-                msg = f"several databases have a migration `{name}`"
-                raise UnknownMigration(
-                    msg,
-                    hint=f"Say which: `--database` {', '.join(sorted(parts(each)[0] for each in found))}.",
-                )
-            await asyncio.sleep(0.25)
-        raise unknown(name, known)
-
-    async def _look(self, workflow: str, *, heartbeats: bool = True, limit_s: float = QUERY_LIMIT_S) -> Look:
-        try:
-            return await look(self.client, workflow, heartbeats=heartbeats, limit_s=limit_s)
-        except UnknownMigration:
-            database, name = parts(workflow)
-            raise unknown(name, await newest_runs(self.client), database) from None
-
-    # Waiting
-
-    async def wait(
-        self,
-        name: str,
-        phase: Phase | str,
-        timeout_s: float | None = None,
-        *,
-        database: str | None = None,
-        on_look: Callable[[Status], None] | None = None,
-    ) -> Status:
-        """Wait until a phase has been entered or passed; `done` and `rolled_back` are phases too.
-
-        A migration that stopped waits for a person, and so does this; `on_look` sees each status on the way.
-
-        Raises:
-            StillWaiting: not within `timeout_s`; it is a TimeoutError.
-            ActRefused: the migration ended, or is being rolled back, and will not get there.
-            PgduetError: what the migration failed with.
-        """
-        target = Phase(phase)
-
-        def reached(seen: Look) -> bool:
-            status = seen.status
-            if on_look:
-                on_look(status)
-            if target.reached(status.phase) and seen.error is None:
-                return True
-            turned = status.state is State.ROLLING_BACK and target is not Phase.ROLLED_BACK
-            if turned or (seen.closed and seen.error is None):
-                how = _word(status.state)
-                msg = f"`{name}` is {how} and will not reach {_word(target)}"
-                raise ActRefused(msg)
-            return False
-
-        return await self._poll(await self.find(name, database), reached, timeout_s, f"reached {_word(target)}")
-
-    async def wait_safe(self, name: str, *, database: str | None = None, timeout_s: float | None = None) -> Status:
-        """Wait until a rollback has put the old version back in charge; the new one may still be in use."""
-        turned = {State.ROLLING_BACK, State.ROLLED_BACK}
-
-        def safe(seen: Look) -> bool:
-            return seen.status.safe and (seen.status.state in turned or seen.status.phase is Phase.ROLLED_BACK)
-
-        return await self._poll(await self.find(name, database), safe, timeout_s, "put the old version back in charge")
-
-    async def _poll(
-        self, workflow: str, enough: Callable[[Look], bool], timeout_s: float | None, awaited: str
-    ) -> Status:
-        """Look until it is enough; a run that ended in an error raises it, a silent worker is borne for a while."""
-        began = answered = time.monotonic()
-        ends = math.inf if timeout_s is None else began + timeout_s
-        pause_s, seen = 0.1, None
-        while True:
-            limit_s = min(QUERY_LIMIT_S, max(0.5, ends - time.monotonic()))
-            try:
-                seen = await self._look(workflow, heartbeats=False, limit_s=limit_s)
-                answered = time.monotonic()
-            except WorkerMissing:
-                if time.monotonic() - answered > PATIENCE_S:
-                    raise
-            else:
-                if enough(seen):
-                    return seen.status
-                if seen.error is not None:
-                    raise seen.error
-                if seen.closed:
-                    msg = f"`{seen.status.name}` ended as {_word(seen.status.state)} and has not {awaited}"
-                    raise ActRefused(msg)
-            if timeout_s is not None and time.monotonic() + pause_s > ends:
-                raise StillWaiting(_late(workflow, awaited, timeout_s, seen), seen.status if seen else None)
-            await asyncio.sleep(pause_s)
-            pause_s = min(0.5, pause_s * 1.2)
-
     # Acting
 
     async def update(
@@ -309,7 +158,7 @@ class Migrations(AuditLogs):
     async def _update(self, seen: Look, update: str, act: messages.Act) -> Answer:
         name, verb = seen.status.name, "roll back" if update == "abort" else update
         if seen.closed:
-            message = f"`{name}` has ended as {_word(seen.status.state)}: there is nothing to {verb}"
+            message = f"`{name}` has ended as {as_words(seen.status.state)}: there is nothing to {verb}"
             raise ActRefused(message)
         handle = self.client.get_workflow_handle(seen.status.workflow_id)
         try:
@@ -390,16 +239,3 @@ class Migrations(AuditLogs):
 
 def _wire(plan: Plan) -> dict[str, Any]:
     return plan.model_dump(mode="json", by_alias=True)
-
-
-def _word(word: Phase | State) -> str:
-    return word.value.replace("_", " ")
-
-
-def _late(workflow: str, awaited: str, timeout_s: float, seen: Look | None) -> str:
-    name = parts(workflow)[1]
-    if seen is None:
-        return f"`{name}` has not {awaited} within {timeout_s:g} s: no worker answers"
-    waiting = seen.status.waiting_for
-    why = f", waits for {waiting.detail}" if waiting else ""
-    return f"`{name}` has not {awaited} within {timeout_s:g} s: it is in {_word(seen.status.phase)}{why}"

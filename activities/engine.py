@@ -50,7 +50,7 @@ class Work:
 
         def wait(who: str) -> None:
             metrics.gave_way()
-            spans.happened("lock wait", waits_for=who)
+            spans.happened("lock wait")
             self.beat.progress = LockWait(waits_for_lock=who, since=since)
             activity.heartbeat(self.beat.progress)
 
@@ -97,7 +97,7 @@ class Engine:
             if alone:
                 await _be_alone(conn, reference.migration_id)
             work = Work(conn, await store.migration(conn, reference), reference)
-            await _tell(work)
+            _tell(work.migration)
             async with beating(work.beat):
                 yield work
 
@@ -144,16 +144,13 @@ async def _be_alone(conn: Connection, migration_id: int) -> None:
         await asyncio.sleep(HEARTBEAT_S)
 
 
-async def _tell(work: Work) -> None:
-    """Tell telemetry where the migration stands; its route once for each worker, and then whenever it changes."""
-    found = work.migration
+def _tell(found: store.Migration) -> None:
+    """Tell telemetry where the migration stands."""
     subject.in_phase(found.phase)
     metrics.stands(found.phase, found.authority, found.sync_mode)
     if found.parity:
         metrics.compared(found.parity["rows"], found.parity["mismatches"])
-    if not metrics.knows_route():
-        route = await store.run(work.conn, "route", {"migration": found.name})
-        metrics.routed(route[0]["read_percent"] if route else 0)
+    metrics.routed(found.read_percent)
 
 
 async def _keep_beating(beat: Beat) -> None:

@@ -15,6 +15,7 @@ from temporalio.worker import Replayer, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from pgduet.activities import build
+from pgduet.errors import PgduetError
 from pgduet.messages import TASK_QUEUE
 from pgduet.postgres.databases import Databases
 from pgduet.telemetry import environment, providers
@@ -86,8 +87,8 @@ def main() -> None:
         PgduetError: the environment asks for what is not installed.
     """
     write_logs()
-    started = providers.start("pgduet-worker")
     _serve_temporal_metrics()
+    started = providers.start("pgduet-worker")
     try:
         asyncio.run(serve())
     finally:
@@ -99,4 +100,9 @@ def _serve_temporal_metrics() -> None:
     address = os.environ.get("PGDUET_TEMPORAL_METRICS")
     if address and not environment.disabled():
         prometheus = PrometheusConfig(bind_address=address, durations_as_seconds=True, unit_suffix=True)
-        Runtime.set_default(Runtime(telemetry=TelemetryConfig(metrics=prometheus)))
+        try:
+            Runtime.set_default(Runtime(telemetry=TelemetryConfig(metrics=prometheus)))
+        except (RuntimeError, ValueError) as wrong:
+            raise PgduetError(
+                f"PGDUET_TEMPORAL_METRICS={address}: {wrong}", hint="HOST:PORT, and a free port."
+            ) from wrong

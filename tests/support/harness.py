@@ -1,6 +1,7 @@
 """One migration on real servers: start it, watch it, act on it, and kill its worker."""
 
 import asyncio
+import json
 import os
 import secrets
 import signal
@@ -70,6 +71,33 @@ class Harness:
     def variable(self) -> str:
         """The environment variable in which a worker finds the DSN."""
         return "PGDUET_DATABASE_" + self.database.upper().replace("-", "_")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Give the environment of a process that talks to this harness's server and queue."""
+        return os.environ | {"TEMPORAL_ADDRESS": self.address, "PGDUET_TASK_QUEUE": self.queue}
+
+    async def command(self, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command of the command line in a process of its own."""
+        return await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "pgduet.cli.main", *words],
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    async def start_by_command(self, wanted: dict[str, Any], *words: str, **environment: str) -> None:
+        """Start a migration as people do, from a file."""
+        file = self.scratch / "plan.json"
+        file.write_text(json.dumps(wanted))
+        done = await self.command("start", str(file), *words, **environment)
+        assert done.returncode == 0, done.stderr
+        self.handles.append(
+            self.client.get_workflow_handle(workflow_id(self.database, wanted["name"]), result_type=Status)
+        )
 
     @property
     def handle(self) -> WorkflowHandle[Any, Any]:
@@ -149,17 +177,12 @@ class Harness:
                     await handle.terminate("the test is over")
 
     @contextmanager
-    def worker_process(self, barriers: str = "") -> Iterator[WorkerProcess]:
-        """Run a worker in a process of its own; `barriers` as PGDUET_BARRIERS."""
+    def worker_process(self, barriers: str = "", **environment: str) -> Iterator[WorkerProcess]:
+        """Run a worker in a process of its own; `barriers` as PGDUET_BARRIERS, and what else its environment has."""
         log = self.scratch / f"worker-{secrets.token_hex(3)}.log"
-        environment = os.environ | {
-            "TEMPORAL_ADDRESS": self.address,
-            "PGDUET_TASK_QUEUE": self.queue,
-            "PGDUET_BARRIERS": barriers,
-            self.variable: self.dsn,
-        }
+        known = self.environment | {"PGDUET_BARRIERS": barriers, self.variable: self.dsn} | environment
         with log.open("wb") as out:
-            process = subprocess.Popen([sys.executable, ROOT / "worker.py"], stdout=out, stderr=out, env=environment)
+            process = subprocess.Popen([sys.executable, ROOT / "worker.py"], stdout=out, stderr=out, env=known)
         try:
             yield WorkerProcess(process, log)
         finally:

@@ -7,6 +7,8 @@ it is told as text even under `--json`.
 
 import asyncio
 import json
+import logging
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +16,6 @@ from importlib import import_module
 from threading import Event
 from typing import Any, NoReturn
 
-import click
 import typer
 from pydantic import ValidationError
 from rich.console import Console, RenderableType
@@ -124,9 +125,10 @@ def _traced() -> Iterator[None]:
         return
     # OpenTelemetry's SDK takes a tenth of a second to load: only who wants traces waits for it.
     started = import_module("pgduet.telemetry.providers").start("pgduet-cli", only_traces=True)
-    command = click.get_current_context(silent=True)
+    # A collector that does not answer is no business of a command's.
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
     try:
-        with root_span(f"pgduet {command.info_name if command else ''}".strip()):
+        with root_span(" ".join(["pgduet", *sys.argv[1:2]])):
             yield
     finally:
-        started.flush()
+        started.stop()

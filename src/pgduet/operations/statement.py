@@ -60,9 +60,13 @@ PUBLIC = ""
 """How a grant to everybody names its grantee."""
 
 
+class Role(sql.Identifier):
+    """A role's name: it may be the one that the worker connects as, which traces do not show."""
+
+
 def role(name: str) -> sql.Composable:
     """Render a grantee."""
-    return sql.SQL("PUBLIC") if name == PUBLIC else sql.Identifier(name)
+    return sql.SQL("PUBLIC") if name == PUBLIC else Role(name)
 
 
 def on_table(table: Table, file: str, name: str, summary: str, lock: Lock, /, **parts: sql.Composable) -> Statement:

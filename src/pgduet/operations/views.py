@@ -14,7 +14,7 @@ from psycopg import sql
 from pgduet.operations.alter_column import is_null
 from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.names import MARKER, inner_view, version_schema
-from pgduet.operations.statement import Lock, Statement, role, trusted
+from pgduet.operations.statement import Lock, Role, Statement, role, trusted
 from pgduet.sql import block
 
 _TABLE_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRIGGER", "REFERENCES")
@@ -213,7 +213,7 @@ def _rights(name: sql.Identifier, relation: Relation, shown: dict[str, str]) -> 
     made = []
     if relation.may_give:
         # Only a superuser can give a view away at once; the owner's rights, which are granted in any case, are what counts.
-        owner = block("views", "owner").format(view=name, role=sql.Identifier(relation.owner))
+        owner = block("views", "owner").format(view=name, role=Role(relation.owner))
         made.append(Statement(owner, "its owner"))
     for grantee, privileges in sorted(relation.grants.items()):
         rights = [trusted(right) for right in _TABLE_RIGHTS if right in privileges]

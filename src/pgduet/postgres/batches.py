@@ -108,7 +108,7 @@ class Batches:
         self.where = {"id": migration.id, "relation": table.label, "part": part}
         self.pages = self.known_pages = FIRST_PAGES
         self.first = self.end = self.cursor = 0
-        self.rows = self.rows_before = self.batches = 0
+        self.rows = self.rows_before = self.batches = self.tries = 0
         self.unlocked_rows = 0
         self.limit_ms = -1
         self.row_locks: str | None = None
@@ -122,6 +122,7 @@ class Batches:
             found = (await store.run(self.conn, "range", self.where))[0]
         self.first, self.end, self.cursor = found["block_from"], found["block_to"], found["cursor_block"]
         self.rows_before = found["rows_done"] - self.rows
+        self.tries = max(self.tries, found["batches"])
         if await mutes(self.conn, self.migration.policy.user_triggers):
             await self.conn.execute("SET session_replication_role = replica")
         # Losing the last batches in a crash loses their cursor with them: nothing is out of step.
@@ -156,9 +157,10 @@ class Batches:
         last = min(first + self.pages, self.end)
         began = time.monotonic()
         try:
-            with batches.batch(self.batches + 1, self.table.label, first, last) as told:
+            self.tries += 1
+            with batches.batch(self.tries, self.table.label, first, last) as told:
                 await self._batch(last)
-                told.rows = self.rows - written
+                told.rows, told.row_locks = self.rows - written, self.row_locks is not None
         except _Rewritten:
             await self.open()
             return

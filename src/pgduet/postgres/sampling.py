@@ -15,6 +15,7 @@ from pgduet.operations.design import TableDesign
 from pgduet.phases import SyncMode
 from pgduet.postgres import store
 from pgduet.postgres.session import Connection
+from pgduet.telemetry import spans
 
 KEYS_PER_PAGE = 4
 
@@ -24,11 +25,13 @@ async def sample(conn: Connection, migration: store.Migration, wanted: int) -> S
     result = ShadowResult(comparable=bool(migration.design.tables))
     timed = _Times()
     share = max(1, wanted // max(1, len(migration.design.tables)))
-    for table in migration.design.tables:
-        if table.key:
-            await _sample_keys(conn, migration, table, share, result, timed)
-        else:
-            await _sample_pages(conn, migration, table, share, result)
+    with spans.span("sampled reads", wanted=wanted) as seen, spans.untraced():
+        for table in migration.design.tables:
+            if table.key:
+                await _sample_keys(conn, migration, table, share, result, timed)
+            else:
+                await _sample_pages(conn, migration, table, share, result)
+        seen.set_attributes({"pgduet.samples": result.samples, "pgduet.mismatches": result.mismatches})
     result.old_ms, result.new_ms = timed.medians()
     return result
 

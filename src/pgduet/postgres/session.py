@@ -15,6 +15,7 @@ from psycopg.rows import DictRow, dict_row
 
 from pgduet.postgres.databases import Database
 from pgduet.postgres.traced import TracedCursor
+from pgduet.telemetry import spans
 
 Connection = psycopg.AsyncConnection[DictRow]
 
@@ -32,21 +33,23 @@ class Rights:
 @asynccontextmanager
 async def session(database: Database, purpose: str, *, bare: bool = False) -> AsyncIterator[Connection]:
     """Open a connection for one activity; `bare` keeps the role's own search_path."""
-    conn = await psycopg.AsyncConnection.connect(
-        database.dsn,
-        autocommit=True,
-        row_factory=dict_row,
-        cursor_factory=TracedCursor,
-        application_name=f"{APPLICATION}/{purpose}"[:63],
-    )
+    with spans.span("connect"), spans.untraced():
+        conn = await psycopg.AsyncConnection.connect(
+            database.dsn,
+            autocommit=True,
+            row_factory=dict_row,
+            cursor_factory=TracedCursor,
+            application_name=f"{APPLICATION}/{purpose}"[:63],
+        )
     async with conn:
-        if database.role:
-            await conn.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(database.role)))
-        if not bare:
-            await conn.execute("SET search_path = ''")
-        # A policy must never hide rows from the backfill, from parity or from the archive: refuse instead of filter.
-        await conn.execute("SET row_security = off")
-        await conn.execute("SET idle_in_transaction_session_timeout = '60s'")
+        with spans.untraced():
+            if database.role:
+                await conn.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(database.role)))
+            if not bare:
+                await conn.execute("SET search_path = ''")
+            # A policy must never hide rows from the backfill, from parity or from the archive: refuse instead of filter.
+            await conn.execute("SET row_security = off")
+            await conn.execute("SET idle_in_transaction_session_timeout = '60s'")
         yield conn
 
 

@@ -34,6 +34,7 @@ class Migration:
     design: Design
     parity: dict[str, Any] | None
     no_return: bool
+    read_percent: int
 
     @property
     def policy(self) -> Policy:
@@ -158,4 +159,5 @@ def _read(row: dict[str, Any]) -> Migration:
         design=Design.model_validate(row["design"]),
         parity=row["parity"],
         no_return=bool(row["controls"].get("no_return")),
+        read_percent=row["read_percent"] or 0,
     )

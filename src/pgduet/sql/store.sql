@@ -4,10 +4,11 @@
 SELECT to_regclass('pgduet.audit') IS NOT NULL AND to_regclass('pgduet.route') IS NOT NULL AS ready
 
 -- name: latest
-SELECT * FROM pgduet.migration WHERE name = %(name)s ORDER BY attempt DESC LIMIT 1
+SELECT m.*, r.read_percent FROM pgduet.migration m LEFT JOIN pgduet.route r ON r.migration = m.name
+ WHERE m.name = %(name)s ORDER BY m.attempt DESC LIMIT 1
 
 -- name: by_id
-SELECT * FROM pgduet.migration WHERE id = %(id)s
+SELECT m.*, r.read_percent FROM pgduet.migration m LEFT JOIN pgduet.route r ON r.migration = m.name WHERE m.id = %(id)s
 
 -- name: live
 -- Migrations that have not ended, the oldest first.

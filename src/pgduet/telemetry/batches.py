@@ -16,6 +16,7 @@ _OUTCOMES = {
     "DeadlockDetected": "row_locks",
     "QueryCanceled": "cut_off",
     "_Rewritten": "rewritten",
+    "CancelledError": "cancelled",
 }
 
 
@@ -24,12 +25,13 @@ class Told:
     """What a batch has to tell when it is over."""
 
     rows: int = 0
+    row_locks: bool = False
 
 
 @contextmanager
 def batch(number: int, relation: str, first: int, last: int) -> Iterator[Told]:
-    """Record the nth batch of a slice; by `worth`, not each of them gets a span."""
-    told, began, outcome = Told(), time.monotonic(), "written"
+    """Record the nth try of a batch in a range; by `worth`, not each of them gets a span."""
+    told, began, outcome = Told(), time.monotonic(), "failed"
     traced = worth(number)
     opened = (
         span("backfill batch", relation=relation, first_page=first, pages=last - first)
@@ -39,7 +41,8 @@ def batch(number: int, relation: str, first: int, last: int) -> Iterator[Told]:
     with opened as made, budgeted(Budget() if traced else None):
         try:
             yield told
-        except Exception as error:
+            outcome = "row_locks" if told.row_locks else "written"
+        except BaseException as error:
             outcome = _OUTCOMES.get(type(error).__name__, "failed")
             raise
         finally:

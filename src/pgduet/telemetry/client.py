@@ -16,7 +16,7 @@ from temporalio.client import (
 )
 
 from pgduet.telemetry import carrier, subject
-from pgduet.telemetry.spans import failed, tracer
+from pgduet.telemetry.spans import told_failures, tracer
 
 
 class ClientTracing(Interceptor):
@@ -53,8 +53,5 @@ def _going(name: str, going: _Going) -> Iterator[None]:
         name, kind=SpanKind.CLIENT, attributes=attributes, record_exception=False, set_status_on_exception=False
     ) as made:
         going.headers = carrier.added(going.headers, carrier.carrier(made))
-        try:
+        with told_failures(made):
             yield
-        except Exception as error:
-            failed(made, type(error).__name__)
-            raise

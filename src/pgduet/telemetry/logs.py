@@ -3,6 +3,8 @@
 Mechanism: a filter on the handler adds `migration`, `database`, `phase`, `trace_id` and `span_id` to every record: those of the
 activity that runs, or those of the workflow that Temporal's own loggers name. `PGDUET_LOG` sets the level, `PGDUET_LOG_FORMAT`
 is `text` (default) or `json`, one object a line.
+Limits: an error's text never enters a line, since it may hold a row's key or values; its type, its code and the places of its
+traceback do. Nor does psycopg write lines of its own: it names host and user in them.
 """
 
 import json
@@ -13,14 +15,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.context import Context
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.trace import get_current_span
+from opentelemetry.trace import NonRecordingSpan, SpanContext, set_span_in_context
 
+from pgduet.errors import PgduetError
 from pgduet.telemetry import subject
+from pgduet.telemetry.faults import kind_of, traced_back
 
 FIELDS = ("database", "migration", "phase", "trace_id", "span_id")
+_SENDERS = ("opentelemetry", "urllib3", "requests")
 _SEVERITIES = {
     logging.DEBUG: SeverityNumber.DEBUG,
     logging.INFO: SeverityNumber.INFO,
@@ -64,6 +70,10 @@ class Text(logging.Formatter):
         where = f" [{place}{f' {phase}' if phase else ''}]" if place else ""
         return f"{record.asctime} {record.levelname}{where} {record.message}"
 
+    def formatException(self, ei: Any) -> str:  # noqa: N802  (logging's name)
+        """Write a traceback without any error's text."""
+        return traced_back(ei[1])
+
     def usesTime(self) -> bool:  # noqa: N802  (logging's name)
         """Every line has its time."""
         return True
@@ -82,16 +92,31 @@ class Json(logging.Formatter):
         }
         told |= {name: value for name in FIELDS if (value := getattr(record, name, ""))}
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
+            told["exception"] = traced_back(record.exc_info[1])
         return json.dumps(told, ensure_ascii=False, default=str)
 
 
+_FORMATS: dict[str, type[logging.Formatter]] = {"text": Text, "json": Json}
+
+
 def write_logs() -> None:
-    """Write a worker's lines to stderr, as the environment says."""
+    """Write a worker's lines to stderr, as the environment says.
+
+    Raises:
+        PgduetError: there is no such level or format.
+    """
+    level, chosen = os.environ.get("PGDUET_LOG", "INFO").upper(), os.environ.get("PGDUET_LOG_FORMAT", "text").lower()
+    if level not in logging.getLevelNamesMapping():
+        raise PgduetError(f"PGDUET_LOG: there is no level {level}", hint="DEBUG, INFO, WARNING or ERROR.")
+    if chosen not in _FORMATS:
+        raise PgduetError(f"PGDUET_LOG_FORMAT: there is no format {chosen}", hint="text or json.")
     handler = logging.StreamHandler()
     handler.addFilter(NamesMigration())
-    handler.setFormatter(Json() if os.environ.get("PGDUET_LOG_FORMAT", "text").lower() == "json" else Text())
-    logging.basicConfig(level=os.environ.get("PGDUET_LOG", "INFO").upper(), handlers=[handler])
+    handler.setFormatter(_FORMATS[chosen]())
+    logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL + 1)
+    # Below this level Temporal's SDK writes whole payloads and failures.
+    logging.getLogger("temporalio").setLevel(max(logging.INFO, logging.getLevelNamesMapping()[level]))
 
 
 class _ToOpenTelemetry(logging.Handler):
@@ -101,16 +126,16 @@ class _ToOpenTelemetry(logging.Handler):
         self.addFilter(NamesMigration())
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name.startswith("opentelemetry"):
-            return  # An exporter that cannot send must not send that.
-        context = get_current_span().get_span_context()
+        if record.name.startswith(_SENDERS):
+            return  # What sends must not send lines about sending.
         attributes = {f"pgduet.{name}": value for name in FIELDS[:3] if (value := getattr(record, name, ""))}
+        if record.exc_info and record.exc_info[1]:
+            error = record.exc_info[1]
+            attributes |= {"exception.type": kind_of(error), "exception.stacktrace": traced_back(error)}
         self.provider.get_logger(record.name).emit(
             LogRecord(
                 timestamp=int(record.created * 1e9),
-                trace_id=context.trace_id or None,
-                span_id=context.span_id or None,
-                trace_flags=context.trace_flags,
+                context=_context(record),
                 severity_text=record.levelname,
                 severity_number=_SEVERITIES.get(record.levelno, SeverityNumber.UNSPECIFIED),
                 body=record.getMessage(),
@@ -119,9 +144,17 @@ class _ToOpenTelemetry(logging.Handler):
         )
 
 
+def _context(record: logging.LogRecord) -> Context:
+    """Say in which span a line was written; none where it was written in none."""
+    if not getattr(record, "trace_id", ""):
+        return Context()
+    span = SpanContext(int(record.__dict__["trace_id"], 16), int(record.__dict__["span_id"], 16), is_remote=False)
+    return set_span_in_context(NonRecordingSpan(span), Context())
+
+
 def export_logs(exporters: Sequence[LogRecordExporter], resource: Resource) -> LoggerProvider:
     """Send the lines to exporters too; their times, levels, migrations and traces go with them."""
-    provider = LoggerProvider(resource=resource)
+    provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
     for exporter in exporters:
         provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
     logging.getLogger().addHandler(_ToOpenTelemetry(provider))

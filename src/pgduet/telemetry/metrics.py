@@ -6,9 +6,10 @@ by the migrations that a worker has met. Gauges tell what this worker saw last: 
 """
 
 import time
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Literal
 
 from opentelemetry import metrics
@@ -44,7 +45,9 @@ INSTRUMENTS = (
     Instrument("pgduet.parity.rows", "gauge", "{row}", "Rows that the last full comparison read"),
     Instrument("pgduet.drift.rows", "gauge", "{row}", "Rows that differed in the last full comparison"),
     Instrument("pgduet.backfill.rows", "counter", "{row}", "Rows written by the backfill"),
-    Instrument("pgduet.backfill.rate", "observed", "{row}/s", f"Rows written per second, over {RATE_WINDOW_S} s"),
+    Instrument(
+        "pgduet.backfill.rate", "observed", "{row}/s", f"Rows written per second, over the last {RATE_WINDOW_S} s"
+    ),
     Instrument(
         "pgduet.backfill.batch.duration", "histogram", "s", "Time of a batch, without the pause", ("outcome",), SECONDS
     ),
@@ -67,40 +70,42 @@ _histograms = {
 
 
 class Rates:
-    """Rows of the last seconds for each migration; forgets one that has not written for a while."""
+    """Rows of the last seconds for each migration."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[tuple[str, str], dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.lock = Lock()  # a reader asks from a thread of its own
+        self.written: dict[tuple[str, str], deque[tuple[float, int]]] = {}
 
     def add(self, about: subject.Subject, rows: int) -> None:
         """Count rows that were written now."""
-        self.seconds[about.database, about.migration][int(time.monotonic())] += rows
-        self._forget()
+        with self.lock:
+            self.written.setdefault((about.database, about.migration), deque()).append((self.clock(), rows))
+            self._forget()
 
-    def observe(self, options: CallbackOptions) -> Iterable[Observation]:
-        """Tell the rates; 0 once after the last row, then nothing."""
+    def observe(self, options: CallbackOptions | None = None) -> Iterable[Observation]:
+        """Tell the rates, over the window or since the first row; nothing of a migration whose last row is older."""
         del options
-        known = list(self.seconds)
-        self._forget()
-        for database, migration in known:
-            rows = sum(self.seconds.get((database, migration), {}).values())
+        with self.lock:
+            self._forget()
+            now, written = self.clock(), {key: list(batches) for key, batches in self.written.items()}
+        for (database, migration), batches in written.items():
+            rows = sum(rows for _, rows in batches)
             about = subject.Subject(database=database, migration=migration)
-            yield Observation(rows / RATE_WINDOW_S, about.attributes())
+            yield Observation(rows / max(1.0, now - batches[0][0]), about.attributes())
 
     def _forget(self) -> None:
-        oldest = time.monotonic() - RATE_WINDOW_S
-        for key, counts in list(self.seconds.items()):
-            for second in [second for second in counts if second < oldest]:
-                del counts[second]
-            if not counts:
-                del self.seconds[key]
+        oldest = self.clock() - RATE_WINDOW_S
+        for key, batches in list(self.written.items()):
+            while batches and batches[0][0] < oldest:
+                batches.popleft()
+            if not batches:
+                del self.written[key]
 
 
 RATES = Rates()
 for _observed in (i for i in INSTRUMENTS if i.kind == "observed"):
     _meter.create_observable_gauge(_observed.name, [RATES.observe], _observed.unit, _observed.text)
-
-_routes: set[tuple[str, str]] = set()
 
 
 def stands(phase: Phase, authority: Authority | None = None, mode: SyncMode | None = None) -> None:
@@ -115,15 +120,7 @@ def stands(phase: Phase, authority: Authority | None = None, mode: SyncMode | No
 
 def routed(percent: int) -> None:
     """Record the share of reads on the new version."""
-    about = subject.current()
-    _routes.add((about.database, about.migration))
-    _gauges["pgduet.read.percent"].set(percent, about.attributes())
-
-
-def knows_route() -> bool:
-    """Tell whether this worker has recorded the migration's share of reads already."""
-    about = subject.current()
-    return (about.database, about.migration) in _routes
+    _gauges["pgduet.read.percent"].set(percent, subject.current().attributes())
 
 
 def compared(rows: int, mismatches: int) -> None:

@@ -3,25 +3,28 @@
 Only what the environment asks for is made: without an exporter there is no provider, no thread and no socket, and the calls in
 the engine end in OpenTelemetry's no-operation objects. Who embeds the Python client or the worker sets providers of their own,
 and these calls end there.
+Limits: what a collector does not take in time is lost, and nothing waits for it: not a batch, and not a process that ends.
 """
 
 import os
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from pgduet.telemetry.environment import disabled, exporters
+from pgduet.telemetry.environment import SIGNALS, exporters, wanted
 from pgduet.telemetry.logs import export_logs
 from pgduet.telemetry.worker import FixedIds
 
-FLUSH_MS = 3000
-"""A command does not wait longer than this for a collector that does not answer."""
+PATIENCE_S = 2.0
+"""A process that ends does not wait longer than this for a collector that does not answer."""
 
 
 class _Provider(Protocol):
@@ -35,44 +38,55 @@ class Providers:
 
     started: list[_Provider] = field(default_factory=list)
 
-    def flush(self) -> None:
-        """Send what is still held."""
-        for provider in self.started:
-            provider.force_flush(FLUSH_MS)
-
     def stop(self) -> None:
-        """Send what is still held, and end the exporters' threads."""
-        for provider in self.started:
-            provider.force_flush(FLUSH_MS)
-            provider.shutdown()
+        """Send what is still held and end the exporters' threads, all of it in `PATIENCE_S`.
+
+        Flushing takes a time limit and does not keep to it, so it runs in threads that the process does not wait for.
+        """
+        _at_once([provider.force_flush for provider in self.started], PATIENCE_S)
+        _at_once([provider.shutdown for provider in self.started], PATIENCE_S / 4)
         self.started.clear()
+
+
+def _at_once(jobs: list[Callable[[], Any]], limit_s: float) -> None:
+    threads = [threading.Thread(target=job, daemon=True) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(limit_s)
 
 
 def start(service: str, *, only_traces: bool = False) -> Providers:
     """Start what the environment asks for; once in a process.
 
     Raises:
-        PgduetError: an exporter is asked for that is not installed.
+        PgduetError: an exporter is asked for that is not installed, or that cannot be set up as the environment says.
     """
     running = Providers()
-    if disabled():
+    if not any(wanted(signal) for signal in SIGNALS):
         return running
-    resource = Resource.create({} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": service})
-    if spans := list(exporters("traces")):
-        tracers = TracerProvider(resource=resource, id_generator=FixedIds())
+    resource = _resource(service)
+    if spans := exporters("traces"):
+        tracers = TracerProvider(resource=resource, id_generator=FixedIds(), shutdown_on_exit=False)
         for exporter in spans:
-            tracers.add_span_processor(BatchSpanProcessor(exporter()))
+            tracers.add_span_processor(BatchSpanProcessor(exporter))
         trace.set_tracer_provider(tracers)
         running.started.append(tracers)
     if only_traces:
         return running
-    if readers := [_reader(found()) for found in exporters("metrics")]:
-        meters = MeterProvider(metric_readers=readers, resource=resource)
+    if readers := [_reader(made) for made in exporters("metrics")]:
+        meters = MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
         metrics.set_meter_provider(meters)
         running.started.append(meters)
-    if lines := list(exporters("logs")):
-        running.started.append(export_logs([made() for made in lines], resource))
+    if lines := exporters("logs"):
+        running.started.append(export_logs(lines, resource))
     return running
+
+
+def _resource(service: str) -> Resource:
+    """Name the service, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES does."""
+    named = os.environ.get("OTEL_SERVICE_NAME") or SERVICE_NAME in OTELResourceDetector().detect().attributes
+    return Resource.create({} if named else {SERVICE_NAME: service})
 
 
 def _reader(made: Any) -> MetricReader:

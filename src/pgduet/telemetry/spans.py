@@ -2,11 +2,12 @@
 
 Mechanism: a budget for each activity and each batch bounds their statements, and of long repetitions (the batches of a slice,
 the tries of an activity) the first ones and then each power of two are traced: n of them cost log₂ n spans. Metrics count all.
-Limits: an exception's text never enters a span here, since PostgreSQL's may hold a row's values; its type does.
+Limits: an exception's text never enters a span, since it may hold a row's key or values; its type and code do. The text is in
+`status` and in the workflow's history.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -15,11 +16,12 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 from pgduet.telemetry import subject
+from pgduet.telemetry.faults import code_of, kind_of
 
 NAME = "pgduet"
 ALL_OF_FIRST = 4
 MOST_STATEMENTS = 100
-"""Statements of one activity that get a span; a batch of a backfill has as many of its own."""
+"""Statements of one activity that get a span; a traced batch of a backfill has as many of its own."""
 
 
 @dataclass(slots=True)
@@ -60,6 +62,11 @@ def budgeted(budget: Budget | None) -> Iterator[None]:
         _BUDGET.reset(token)
 
 
+def untraced() -> AbstractContextManager[None]:
+    """Trace no statement within: what is timed, and what only prepares."""
+    return budgeted(None)
+
+
 @contextmanager
 def span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **marks: AttributeValue) -> Iterator[Span]:
     """Trace what happens within, below what is traced already; nothing where nothing is."""
@@ -67,25 +74,23 @@ def span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **marks: AttributeVal
         yield INVALID_SPAN
         return
     attributes = {**subject.current().marks(), **{f"{NAME}.{key}": value for key, value in marks.items()}}
-    with tracer().start_as_current_span(
-        name, kind=kind, attributes=attributes, record_exception=False, set_status_on_exception=False
-    ) as made:
-        try:
-            yield made
-        except Exception as error:
-            failed(made, type(error).__name__)
-            raise
+    with (
+        tracer().start_as_current_span(
+            name, kind=kind, attributes=attributes, record_exception=False, set_status_on_exception=False
+        ) as made,
+        told_failures(made),
+    ):
+        yield made
 
 
 @contextmanager
 def root_span(name: str) -> Iterator[Span]:
     """Begin a trace, or a part of the one that is open; how it fails is told by the error's type."""
-    with tracer().start_as_current_span(name, record_exception=False, set_status_on_exception=False) as made:
-        try:
-            yield made
-        except Exception as error:
-            failed(made, type(error).__name__)
-            raise
+    with (
+        tracer().start_as_current_span(name, record_exception=False, set_status_on_exception=False) as made,
+        told_failures(made),
+    ):
+        yield made
 
 
 @contextmanager
@@ -108,12 +113,19 @@ def statement(describe: Callable[[], tuple[str, str]]) -> Iterator[Span]:
         yield made
 
 
-def happened(name: str, **marks: AttributeValue) -> None:
+def happened(name: str) -> None:
     """Note a moment on the span that is open."""
-    trace.get_current_span().add_event(name, {f"{NAME}.{key}": value for key, value in marks.items()})
+    trace.get_current_span().add_event(name)
 
 
-def failed(made: Span, kind: str, message: str | None = None) -> None:
-    """Mark a span as failed, by the kind of the error."""
-    made.set_attribute("error.type", kind)
-    made.set_status(StatusCode.ERROR, message)
+@contextmanager
+def told_failures(made: Span) -> Iterator[None]:
+    """Mark a span as failed by what is raised within: its kind, never its text."""
+    try:
+        yield
+    except BaseException as error:
+        made.set_attribute("error.type", kind_of(error))
+        if code := code_of(error):
+            made.set_attribute(f"{NAME}.error.code", code)
+        made.set_status(StatusCode.ERROR)
+        raise

@@ -14,7 +14,6 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import Link, Span, SpanKind, format_span_id, format_trace_id, get_current_span
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
 from temporalio.worker import (
     ActivityInboundInterceptor,
     ExecuteActivityInput,
@@ -24,7 +23,7 @@ from temporalio.worker import (
 )
 
 from pgduet.telemetry import carrier, metrics, subject
-from pgduet.telemetry.spans import Budget, budgeted, failed, tracer, worth
+from pgduet.telemetry.spans import Budget, budgeted, told_failures, tracer, worth
 from pgduet.telemetry.workflow import EXTERN, Mark, WorkflowTracing
 
 _FIXED: ContextVar[tuple[int, int] | None] = ContextVar("pgduet_fixed_ids", default=None)
@@ -108,26 +107,22 @@ class _Activities(ActivityInboundInterceptor):
 
 @contextmanager
 def _activity_span(info: activity.Info, parent: Any) -> Iterator[Span]:
-    """Open an activity's span; its failure is named as the workflow's history names it."""
+    """Open an activity's span."""
     attributes: dict[str, str | int] = {
         "temporalWorkflowID": info.workflow_id or "",
         "temporalRunID": info.workflow_run_id or "",
         "temporalActivityID": info.activity_id,
         "temporalActivityAttempt": info.attempt,
     }
-    with tracer().start_as_current_span(
-        f"RunActivity:{info.activity_type}",
-        context=parent,
-        kind=SpanKind.SERVER,
-        attributes=attributes,
-        record_exception=False,
-        set_status_on_exception=False,
-    ) as made:
-        try:
-            yield made
-        except ApplicationError as error:
-            failed(made, error.type or "ApplicationError", error.message)
-            raise
-        except BaseException as error:
-            failed(made, type(error).__name__)
-            raise
+    with (
+        tracer().start_as_current_span(
+            f"RunActivity:{info.activity_type}",
+            context=parent,
+            kind=SpanKind.SERVER,
+            attributes=attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as made,
+        told_failures(made),
+    ):
+        yield made

@@ -1,12 +1,15 @@
 """A collector of OpenTelemetry's protocol over HTTP, in the test's process: what was sent, decoded, and a trace as a tree."""
 
+import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
@@ -22,6 +25,7 @@ class Span:
     service: str
     attributes: dict[str, Any]
     links: tuple[str, ...]
+    """The ids of linked spans."""
     failed: bool
 
 
@@ -32,6 +36,8 @@ class Collector:
     port: int = 0
     spans: list[Span] = field(default_factory=list)
     lines: list[tuple[str, dict[str, Any], str]] = field(default_factory=list)
+    metrics: dict[str, list[tuple[dict[str, Any], float]]] = field(default_factory=dict)
+    """By name, the points as they were sent last: attributes and value; of a histogram, the count."""
     raw: bytearray = field(default_factory=bytearray)
 
     def __enter__(self) -> Self:
@@ -66,6 +72,7 @@ class Collector:
             "OTEL_LOGS_EXPORTER": "none",
             "OTEL_BSP_SCHEDULE_DELAY": "200",
             "OTEL_BLRP_SCHEDULE_DELAY": "200",
+            "OTEL_METRIC_EXPORT_INTERVAL": "200",
         } | asked
 
     def _take(self, path: str, body: bytes) -> None:
@@ -82,6 +89,18 @@ class Collector:
                         (line.body.string_value, attributes(line.attributes), line.trace_id.hex())
                         for line in scope.log_records
                     ]
+
+        if path == "/v1/metrics":
+            for sent in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                for scope in sent.scope_metrics:
+                    self.metrics |= {metric.name: list(_points(metric)) for metric in scope.metrics}
+
+    async def until(self, condition: Callable[[], object], timeout_s: float = 15.0) -> None:
+        """Wait until what was received fulfils a condition: exporters send from time to time."""
+        ends = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < ends, f"not received:\n{sorted({span.name for span in self.spans})}"
+            await asyncio.sleep(0.02)
 
     def named(self, start: str) -> list[Span]:
         """Find spans by the beginning of their names."""
@@ -108,6 +127,13 @@ def _lines(children: dict[str, list[Span]], parent: str, depth: int) -> Iterator
     for span in children.get(parent, []):
         yield f"{'  ' * depth}{span.name}  [{span.service}]"
         yield from _lines(children, span.span_id, depth + 1)
+
+
+def _points(metric: Any) -> Iterator[tuple[dict[str, Any], float]]:
+    kind = getattr(metric, metric.WhichOneof("data"))
+    for point in kind.data_points:
+        value = point.count if hasattr(point, "count") else point.as_int or point.as_double
+        yield attributes(point.attributes), value
 
 
 def _span(sent: Any, service: str) -> Span:

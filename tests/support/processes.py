@@ -39,21 +39,21 @@ def seeded() -> random.Random:
 
 async def stop_reached(log: Path, barrier: str) -> None:
     """Wait until a worker has stopped itself at a barrier."""
-    await _until(lambda: LAST_WORDS + barrier in log.read_text())
+    await until(lambda: LAST_WORDS + barrier in log.read_text())
 
 
 async def come_back(pid: int, log: Path) -> None:
     """Let a stopped worker go on as if nothing had been, and wait until it has said what became of its work."""
     said = _size(log)
     os.kill(pid, signal.SIGCONT)
-    await _until(lambda: _size(log) > said)
+    await until(lambda: _size(log) > said)
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-async def _until(condition: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The generated pages of the reference: errors, hazards and phases, written from the code that defines them.
+"""The generated pages of the reference: errors, hazards, phases and telemetry, written from the code that defines them.
 
 `python -m pgduet.reference [DIRECTORY]` writes them, by default into `docs/reference`. `pages` is pure; a test compares it
 with what is committed. What the code does not say (an error's cause, effect and cure) stands here as data: a class without
@@ -14,15 +14,15 @@ from types import ModuleType
 from pgduet import errors, observe
 from pgduet.errors import PgduetError
 from pgduet.hazards import RULES, Rule
+from pgduet.markdown import page, table
 from pgduet.phase_words import AUTHORITIES, DOES, STATES, SYNC
 from pgduet.phases import GATED, JOURNEY, TRANSITIONS, Phase
 from pgduet.plan import load
 from pgduet.routing import model
+from pgduet.telemetry.reference import telemetry_page
 
 _MODULES: tuple[ModuleType, ...] = (errors, load, model, observe)
 """Where errors are defined."""
-
-_NOTE = "<!-- Written by `python -m pgduet.reference`; change the code, not this page. -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,12 @@ ADVICE: dict[str, Advice] = {
 
 def pages() -> dict[str, str]:
     """Give each generated page's text by its file name."""
-    return {"errors.md": errors_page(), "hazards.md": hazards_page(), "phases.md": phases_page()}
+    return {
+        "errors.md": errors_page(),
+        "hazards.md": hazards_page(),
+        "phases.md": phases_page(),
+        "telemetry.md": telemetry_page(),
+    }
 
 
 def error_classes() -> list[type[PgduetError]]:
@@ -205,7 +210,7 @@ def error_classes() -> list[type[PgduetError]]:
 def errors_page() -> str:
     """Render the page of errors, a section for each code."""
     owners = [each for each in error_classes() if "code" in vars(each)]
-    table = _table(
+    overview = table(
         ("code", "class", "what"),
         [(f"[{each.code}](#{each.code.lower()})", f"`{each.__name__}`", _said(each)) for each in owners],
     )
@@ -214,7 +219,7 @@ def errors_page() -> str:
         ' "message", "path", "file", "line", "column", "snippet", "hint"}}`. In Temporal the class name is the failure\'s'
         " type, and only errors marked *tried again* are retried."
     )
-    return _page("Errors", intro, table, *(_section(each) for each in owners))
+    return page("Errors", intro, overview, *(_section(each) for each in owners))
 
 
 def hazards_page() -> str:
@@ -223,16 +228,16 @@ def hazards_page() -> str:
         "`pgduet check PLAN --database` and preflight report these. A hazard is something to know; it stops nothing."
         " What would stop a migration is an [error](errors.md)."
     )
-    table = _table(
+    overview = table(
         ("id", "when"), [(f"[{rule.id}](#{rule.id.lower()})", _first_upper(rule.condition)) for rule in RULES.values()]
     )
-    return _page("Hazards", intro, table, *(_hazard(rule) for rule in RULES.values()))
+    return page("Hazards", intro, overview, *(_hazard(rule) for rule in RULES.values()))
 
 
 def phases_page() -> str:
     """Render the page of phases: what each does, and which may follow which."""
-    journey = _table(("phase", "does", "undo", "leaves when"), [(f"`{phase}`", *DOES[phase]) for phase in JOURNEY])
-    following = _table(
+    journey = table(("phase", "does", "undo", "leaves when"), [(f"`{phase}`", *DOES[phase]) for phase in JOURNEY])
+    following = table(
         ("phase", "may be followed by"),
         [(f"`{phase}`", ", ".join(_sorted(TRANSITIONS[phase])) or "nothing: it is an end") for phase in JOURNEY],
     )
@@ -241,7 +246,7 @@ def phases_page() -> str:
         "From contract on there is no way back. One case the table does not show: while contract still waits for clients"
         " of the old version to leave, nothing has been dropped yet, and a rollback is accepted."
     )
-    return _page(
+    return page(
         "Phases",
         "A migration is in one phase at a time. Undos run in reverse order on a rollback.",
         "## The journey",
@@ -253,11 +258,11 @@ def phases_page() -> str:
         f"`policy.gates` takes these phases: {gates}. A gate stands before its phase. Preflight runs with the start, so a gate"
         " before it is never asked for.",
         "## States",
-        _table(("state", "means"), [(f"`{state}`", text) for state, text in STATES.items()]),
+        table(("state", "means"), [(f"`{state}`", text) for state, text in STATES.items()]),
         "## Authority",
-        _table(("authority", "means"), [(f"`{each}`", text) for each, text in AUTHORITIES.items()]),
+        table(("authority", "means"), [(f"`{each}`", text) for each, text in AUTHORITIES.items()]),
         "## Forms of the sync triggers",
-        _table(("form", "from … to", "what the triggers do"), [(f"`{mode}`", *text) for mode, text in SYNC.items()]),
+        table(("form", "from … to", "what the triggers do"), [(f"`{mode}`", *text) for mode, text in SYNC.items()]),
     )
 
 
@@ -292,15 +297,6 @@ def _hazard(rule: Rule) -> str:
             f"```{kind}\n{rule.good}\n```",
         ]
     )
-
-
-def _page(title: str, *parts: str) -> str:
-    return "\n\n".join([f"# {title}", _NOTE, *parts]) + "\n"
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _sorted(phases: frozenset[Phase]) -> Iterator[str]:

@@ -1,9 +1,16 @@
-"""What travels in Temporal's headers, as a workflow's history keeps it."""
+"""What goes over the wire: Temporal's headers as a history keeps them, and a worker's page of metrics."""
 
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 from temporalio.client import WorkflowHandle, WorkflowHistory
+
+
+def scrape(port: int) -> str:
+    """Fetch what a worker on this machine shows to Prometheus."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return str(answer.read(), "utf-8")
 
 
 async def headers(handle: WorkflowHandle[Any, Any]) -> list[tuple[str, bytes]]:

@@ -1,6 +1,5 @@
 """A worker's metrics during a real migration, scraped over HTTP and sent by OTLP, against what the database knows."""
 
-import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,9 +10,11 @@ from support.collector import Collector
 from support.harness import Harness
 from support.plans import create_reviews
 from support.processes import until
+from support.wire import scrape
 
 from pgduet.local.ports import free_ports
 from pgduet.phases import Phase
+from pgduet.telemetry.metrics import INSTRUMENTS
 
 Connection = psycopg.AsyncConnection[Any]
 ROWS = 3_000
@@ -23,14 +24,13 @@ class Scraped:
     """What a worker's endpoint says of one migration, by the names that Prometheus has."""
 
     def __init__(self, port: int, database: str) -> None:
-        self.url = f"http://127.0.0.1:{port}/metrics"
+        self.port = port
         self.about = {"pgduet_database": database, "pgduet_migration": "review-stars"}
 
     def __call__(self, name: str, **labels: str) -> float | None:
         """Scrape now; None where the worker does not tell."""
         try:
-            with urllib.request.urlopen(self.url, timeout=5) as answer:  # noqa: S310  (our own worker)
-                families = list(text_string_to_metric_families(answer.read().decode()))
+            families = list(text_string_to_metric_families(scrape(self.port)))
         except OSError:
             return None
         wanted = (self.about | labels).items()
@@ -92,8 +92,10 @@ async def test_the_metrics_of_a_migration_are_what_its_database_knows(
         assert (told("pgduet_migration_seen_seconds") or 0) > 1.7e9
         assert told("pgduet_activity_failures_total") is None
         await _the_same_by_otlp(stage, collector, told)
-        with urllib.request.urlopen(f"http://127.0.0.1:{temporal_port}/metrics", timeout=5) as answer:  # noqa: S310
-            assert b"temporal_activity_execution_latency_seconds_bucket" in answer.read()
+        assert "temporal_activity_execution_latency_seconds_bucket" in scrape(temporal_port)
+        shown = scrape(port)
+        missing = {each.prometheus for each in INSTRUMENTS if f"# TYPE {each.prometheus} " not in shown}
+        assert missing == {"pgduet_activity_failures_total"}
 
 
 async def _locks_are_counted(stage: Harness, plan: dict[str, Any], told: Scraped) -> None:

@@ -1,14 +1,13 @@
 """Law 7, and rows' values: whatever a worker and a command tell anybody is searched for what must not be in it."""
 
 import asyncio
-import urllib.request
 from typing import Any
 
 import psycopg
 from psycopg import sql
 from support.collector import Collector
 from support.harness import Harness
-from support.wire import headers
+from support.wire import headers, scrape
 from temporalio.client import WorkflowUpdateStage
 
 from pgduet.local.ports import free_ports
@@ -100,6 +99,7 @@ async def test_no_secret_and_no_row_s_value_is_in_anything_that_is_told(
     telling = collector.environment("traces", "logs", "metrics")
     of_worker = telling | {
         "OTEL_METRICS_EXPORTER": "otlp,prometheus",
+        "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1",
         "OTEL_EXPORTER_PROMETHEUS_PORT": str(port),
         "PGDUET_LOG": "DEBUG",
         stage.variable: hidden,
@@ -117,8 +117,7 @@ async def test_no_secret_and_no_row_s_value_is_in_anything_that_is_told(
         await stage.until(Phase.ROLLED_BACK)
         await collector.until(lambda: collector.named("RunActivity:undo_expand"))
         await collector.until(lambda: any("rolled_back" in line for line, _, _ in collector.lines))
-        with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=5) as answer:  # noqa: S310
-            scraped = answer.read()
+        scraped = scrape(port).encode()
         travelled = b"".join(payload for _, payload in await headers(stage.handle))
         told = {
             "exported": bytes(collector.raw),

@@ -1,5 +1,6 @@
 """One trace from a command, or a client, to the statement of a batch, whatever happens to the workers in between."""
 
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any
 import psycopg
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from support.collector import Collector, Span
 from support.harness import Harness
 from support.plans import create_reviews
 from support.stage import staged
+from support.wire import headers
 from temporalio.client import Client
 from temporalio.contrib.opentelemetry import TracingInterceptor
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -22,12 +24,13 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from pgduet import runtime
 from pgduet.client import Migrations
 from pgduet.local import LocalTemporal
-from pgduet.phases import Phase
+from pgduet.phases import Phase, State
 from pgduet.plan.load import parse_plan
 from pgduet.telemetry.worker import FixedIds
 
 Connection = psycopg.AsyncConnection[Any]
 
+ROWS = 5_000
 BATCH = 'UPDATE "public"."reviews"'
 FROM_BATCH_TO_WORKFLOW = [
     BATCH,
@@ -41,7 +44,7 @@ FROM_BATCH_TO_WORKFLOW = [
 
 @pytest.fixture(autouse=True)
 async def reviews(conn: Connection) -> None:
-    await create_reviews(conn, 5_000)
+    await create_reviews(conn, ROWS)
 
 
 @pytest.fixture
@@ -73,11 +76,14 @@ def twice_exported(collector: Collector, *prefixes: str) -> list[str]:
 async def test_one_trace_leads_from_the_command_to_the_statement_of_a_batch(
     stage: Harness, collector: Collector
 ) -> None:
-    telling = collector.environment("traces")
-    with stage.worker_process(**telling):
+    telling = collector.environment("traces", "logs")
+    with stage.worker_process(PGDUET_LOG_FORMAT="json", **telling) as worker:
         await stage.start_by_command(stage.plan(gates={"verify": "manual"}), **telling)
         await stage.waits("gate", Phase.BACKFILL)
         await collector.until(lambda: collector.named("RunActivity:backfill_outcome") and collector.named(BATCH))
+        await collector.until(lambda: any("enter backfill" in text for text, _, _ in collector.lines))
+        written = [json.loads(line) for line in worker.log.read_text().splitlines() if line.startswith("{")]
+        travelled = await headers(stage.handle)
     chain = collector.chain(a_batch(collector))
     assert [span.name for span in chain] == [*FROM_BATCH_TO_WORKFLOW, "pgduet start"]
     assert [span.service for span in chain] == ["pgduet-worker"] * 5 + ["pgduet-cli"] * 2
@@ -85,9 +91,24 @@ async def test_one_trace_leads_from_the_command_to_the_statement_of_a_batch(
     about = {"pgduet.database": stage.database, "pgduet.migration": "review-stars", "pgduet.phase": "backfill"}
     assert about.items() <= chain[0].attributes.items()
     assert about.items() <= chain[1].attributes.items()
-    assert sum(span.attributes["pgduet.rows"] for span in collector.named("backfill batch")) > 0
+    assert sum(span.attributes["pgduet.rows"] for span in collector.named("backfill batch")) == ROWS
     assert not [span.name for span in collector.spans if span.failed]
+    _lines_name_what_they_are_about(collector, written, about, chain[0].trace_id)
+    assert {name for name, _ in travelled} == {"_tracer-data"}, "nothing else travels"
+    assert {tuple(json.loads(payload)) for _, payload in travelled} == {("traceparent",)}
     print(collector.tree(chain[0].trace_id))  # noqa: T201  (what the documentation shows)
+
+
+def _lines_name_what_they_are_about(
+    collector: Collector, written: list[dict[str, str]], about: dict[str, str], trace_id: str
+) -> None:
+    """Check a line of the worker's log, and the same line as it was sent by OTLP."""
+    (entered,) = [line for line in written if line["message"] == "backfill, running: enter backfill"]
+    assert {f"pgduet.{name}": entered[name] for name in ("database", "migration", "phase")} == about
+    assert entered["trace_id"] == trace_id
+    assert entered["span_id"] in {span.span_id for span in collector.named("RunActivity:record")}
+    (sent,) = [line for line in collector.lines if line[0] == entered["message"]]
+    assert sent[1:] == (about, trace_id)
 
 
 async def test_the_trace_goes_on_with_another_worker_and_past_one_that_does_not_trace(
@@ -136,41 +157,46 @@ async def test_an_act_is_part_of_its_sender_s_trace_and_linked_to_the_run(stage:
     assert (resumed.parent_id, resumed.links) == (run.span_id, ()), "without a sender's trace it is part of the run's"
 
 
+def parents(recorded: InMemorySpanExporter, span: ReadableSpan) -> list[str]:
+    """Name a span's parents up to the root."""
+    known = {each.context.span_id: each for each in recorded.get_finished_spans() if each.context}
+    names = []
+    while span.parent and span.parent.span_id in known:
+        span = known[span.parent.span_id]
+        names.append(span.name)
+    return names
+
+
 async def test_the_python_client_s_trace_goes_on_in_the_worker_s(
-    stage: Harness, collector: Collector, recorded: InMemorySpanExporter
+    stage: Harness, recorded: InMemorySpanExporter
 ) -> None:
-    with stage.worker_process(**collector.environment("traces")):
-        migrations = await Migrations.connect(stage.address, task_queue=stage.queue)
-        with trace.get_tracer("a service").start_as_current_span("deploy") as deploy:
+    migrations = await Migrations.connect(stage.address, task_queue=stage.queue)
+    async with stage.worker():
+        with trace.get_tracer("a service").start_as_current_span("deploy"):
             await migrations.start(parse_plan(stage.plan(gates={"verify": "manual"})), actor="deployer")
-        stage.handles.append(migrations.client.get_workflow_handle(f"migration/{stage.database}/review-stars"))
-        await collector.until(lambda: collector.named("backfill batch") and collector.named(BATCH))
-    sent = {span.name: span for span in recorded.get_finished_spans()}
-    started = sent["StartWorkflow:Migration"]
-    assert started.parent is not None
-    assert started.parent.span_id == deploy.get_span_context().span_id
-    chain = collector.chain(a_batch(collector))
-    assert [span.name for span in chain] == FROM_BATCH_TO_WORKFLOW[:-1]
-    assert int(chain[-1].parent_id, 16) == started.get_span_context().span_id
-    assert int(chain[-1].trace_id, 16) == deploy.get_span_context().trace_id
+        stage.handles.append(stage.client.get_workflow_handle(f"migration/{stage.database}/review-stars"))
+        await stage.waits("gate", Phase.BACKFILL)
+    chains = [parents(recorded, span) for span in recorded.get_finished_spans() if span.name == BATCH]
+    assert [*FROM_BATCH_TO_WORKFLOW[1:], "deploy"] in chains
 
 
 async def test_a_client_with_temporal_s_own_interceptor_is_understood(
-    stage: Harness, collector: Collector, recorded: InMemorySpanExporter
+    stage: Harness, recorded: InMemorySpanExporter
 ) -> None:
-    stage.client = await Client.connect(
+    theirs = await Client.connect(
         stage.address, data_converter=pydantic_data_converter, interceptors=[TracingInterceptor()]
     )
-    with stage.worker_process(**collector.environment("traces")):
+    async with stage.worker():
+        stage.client, ours = theirs, stage.client
         await stage.start(stage.plan(gates={"backfill": "manual"}))
+        stage.client = ours
         await stage.waits("gate", Phase.DUAL_WRITE)
         await stage.handle.signal("pause")
-        await collector.until(
-            lambda: collector.named("RunWorkflow:Migration") and collector.named("HandleSignal:pause")
-        )
-    sent = {span.name: span.get_span_context() for span in recorded.get_finished_spans()}
-    assert int(collector.named("RunWorkflow:Migration")[0].parent_id, 16) == sent["StartWorkflow:Migration"].span_id
-    assert int(collector.named("HandleSignal:pause")[0].parent_id, 16) == sent["SignalWorkflow:pause"].span_id
+        await stage.until(lambda status: status.state is State.PAUSED)
+    (run,) = [span for span in recorded.get_finished_spans() if span.name == "RunWorkflow:Migration"]
+    (act,) = [span for span in recorded.get_finished_spans() if span.name == "HandleSignal:pause"]
+    assert parents(recorded, run) == ["StartWorkflow:Migration"]
+    assert parents(recorded, act) == ["SignalWorkflow:pause"]
 
 
 async def test_a_header_that_cannot_be_read_fails_nothing(stage: Harness) -> None:
@@ -199,7 +225,7 @@ async def test_replay_exports_nothing_and_needs_no_tracing(stage: Harness, recor
         await stage.start(stage.plan(gates={"verify": "manual"}))
         await stage.waits("gate", Phase.BACKFILL)
         await stage.handle.signal("pause")
-        await stage.until(lambda status: "paused" in str(status.state))
+        await stage.until(lambda status: status.state is State.PAUSED)
         histories = [await stage.handle.fetch_history()]
         child = stage.client.get_workflow_handle(f"{stage.handle.id}/backfill/0")
         histories.append(await child.fetch_history())

@@ -1,8 +1,8 @@
 """The engine's cursor: each statement becomes a span, without any of its values.
 
-Mechanism: parameters stay placeholders; a literal that was composed into a statement, and a role, is shown as `?`; names and the
-plan's own expressions are shown. PostgreSQL's answer is told by the number of rows and, on failure, the SQLSTATE: never by its text,
-which may quote a row. Nothing is rendered unless the span is recorded.
+Mechanism: parameters stay placeholders; a literal that was composed into a statement, and a role, is shown as `?`; names and
+the plan's own expressions are shown. PostgreSQL's answer is told by the number of rows and, on failure, the SQLSTATE: never by
+its text, which may quote a row. Nothing is rendered unless the span is recorded.
 Limits: BEGIN, COMMIT and what libraries run on raw connections are not seen. An own cursor, and not
 `opentelemetry-instrumentation-psycopg`: that one records the whole text with composed values, the host and the user.
 """

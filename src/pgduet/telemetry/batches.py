@@ -10,8 +10,24 @@ from opentelemetry.trace import INVALID_SPAN
 from pgduet.telemetry import metrics
 from pgduet.telemetry.spans import Budget, budgeted, span, worth
 
-_REASONS = {"replica lag": "replica_lag", "WAL retained": "wal_retained", "paused": "paused"}
-_OUTCOMES = {
+REASONS = {
+    "paused": "somebody paused it",
+    "replica_lag": "a standby is further behind than `max_replica_lag_s`",
+    "wal_retained": "slots keep more WAL than `max_wal_retained_mb`",
+    "row_locks": "clients hold rows of the batch; it is tried again",
+    "cut_off": "a batch took longer than it may, and was cut off and made smaller",
+    "other": "anything else",
+}
+OUTCOMES = {
+    "written": "committed",
+    "row_locks": REASONS["row_locks"],
+    "cut_off": REASONS["cut_off"],
+    "rewritten": "the table was rewritten (VACUUM FULL); the range begins again",
+    "cancelled": "the step was cancelled",
+    "failed": "an error",
+}
+_REASON_BY_WORDS = {"replica lag": "replica_lag", "WAL retained": "wal_retained", "paused": "paused"}
+_OUTCOME_BY_ERROR = {
     "LockNotAvailable": "row_locks",
     "DeadlockDetected": "row_locks",
     "QueryCanceled": "cut_off",
@@ -43,7 +59,7 @@ def batch(number: int, relation: str, first: int, last: int) -> Iterator[Told]:
             yield told
             outcome = "row_locks" if told.row_locks else "written"
         except BaseException as error:
-            outcome = _OUTCOMES.get(type(error).__name__, "failed")
+            outcome = _OUTCOME_BY_ERROR.get(type(error).__name__, "failed")
             raise
         finally:
             seconds = time.monotonic() - began
@@ -56,4 +72,4 @@ def batch(number: int, relation: str, first: int, last: int) -> Iterator[Told]:
 def held(reason: str | None) -> None:
     """Record that the backfill holds back; the reason's words become one of a few."""
     if reason:
-        metrics.held(next((word for prefix, word in _REASONS.items() if reason.startswith(prefix)), "other"))
+        metrics.held(next((word for prefix, word in _REASON_BY_WORDS.items() if reason.startswith(prefix)), "other"))

@@ -35,6 +35,12 @@ class Instrument:
     attributes: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
 
+    @property
+    def prometheus(self) -> str:
+        """Its name in Prometheus, as the exporter makes it of name and unit."""
+        suffix = {"s": "_seconds", "{row}/s": "_per_second"}.get(self.unit, "")
+        return self.name.replace(".", "_") + suffix + ("_total" if self.kind == "counter" else "")
+
 
 INSTRUMENTS = (
     Instrument("pgduet.migration.phase", "gauge", "{phase}", "Position of the phase in the journey, preflight is 0"),

@@ -117,12 +117,12 @@ async def test_a_collector_that_does_not_answer_holds_up_nobody(stage: Harness, 
         took_s = time.monotonic() - began
         assert done.returncode == 0
         assert not re.search("Traceback|[Ee]xport", done.stderr)
-        assert took_s < usual_s + 2 * PATIENCE_S + 3
+        assert took_s < usual_s + PATIENCE_S + 5
         await stage.until(Phase.SHIFT)
         began = time.monotonic()
         worker.process.send_signal(signal.SIGTERM)
         assert worker.process.wait(20) == 0
-        assert time.monotonic() - began < 3 * PATIENCE_S + 5
+        assert time.monotonic() - began < PATIENCE_S + 8
 
 
 NOT_INSTALLED = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}

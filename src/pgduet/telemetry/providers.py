@@ -8,6 +8,7 @@ Limits: what a collector does not take in time is lost, and nothing waits for it
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -39,7 +40,7 @@ class Providers:
     started: list[_Provider] = field(default_factory=list)
 
     def stop(self) -> None:
-        """Send what is still held and end the exporters' threads, all of it in `PATIENCE_S`.
+        """Send what is still held and end the exporters' threads, all of it in little more than `PATIENCE_S`.
 
         Flushing takes a time limit and does not keep to it, so it runs in threads that the process does not wait for.
         """
@@ -50,10 +51,11 @@ class Providers:
 
 def _at_once(jobs: list[Callable[[], Any]], limit_s: float) -> None:
     threads = [threading.Thread(target=job, daemon=True) for job in jobs]
+    ends = time.monotonic() + limit_s
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(limit_s)
+        thread.join(max(0.0, ends - time.monotonic()))
 
 
 def start(service: str, *, only_traces: bool = False) -> Providers:

@@ -14,7 +14,7 @@ from pgduet.messages import BackfillInput, ControlsRequest, Outcome, Part, PartL
 from pgduet.postgres import store
 from pgduet.postgres.batches import Batches, Pace, Pressure
 from pgduet.postgres.parity import unmapped_rows
-from pgduet.postgres.session import without_values
+from pgduet.postgres.session import condition
 
 
 class Backfill:
@@ -67,7 +67,7 @@ class Backfill:
             ranges = await store.run(work.conn, "ranges", {"id": work.migration.id})
             if left:
                 shown = "; ".join(
-                    f"{row['relation']} {row['key']}: {without_values(str(row['detail']))}" for row in left[:5]
+                    f"{row['relation']} {row['key']}: {condition(str(row['detail'])[:5])}" for row in left[:5]
                 )
                 raise UnmappableRows(
                     f"`up` cannot map {len(left)}{'+' if len(left) == _LIMIT else ''} rows: {shown}",

@@ -20,7 +20,7 @@ from pgduet.operations.statement import Statement
 from pgduet.postgres import catalogue, store
 from pgduet.postgres.databases import Databases
 from pgduet.postgres.executor import LockBudget, execute_locked, is_transient
-from pgduet.postgres.session import Connection, session, without_values
+from pgduet.postgres.session import Connection, session, told
 from pgduet.telemetry import metrics, spans, subject
 
 HEARTBEAT_S = 0.5
@@ -124,15 +124,7 @@ async def translated() -> AsyncIterator[None]:
             error.render(), error.facts(), type=type(error).__name__, non_retryable=not error.retryable
         ) from None
     except psycopg.Error as error:
-        # The primary message only: a DETAIL or a CONTEXT could carry a row's values, and a connection error the DSN's host.
-        reason = error.diag.message_primary or type(error).__name__
-        if isinstance(error, psycopg.DataError | psycopg.IntegrityError):
-            reason = without_values(reason)
-        raise ApplicationError(
-            f"{reason} (SQLSTATE {error.sqlstate or 'none: the connection'})",
-            type=type(error).__name__,
-            non_retryable=not is_transient(error),
-        ) from None
+        raise ApplicationError(told(error), type=type(error).__name__, non_retryable=not is_transient(error)) from None
 
 
 async def _be_alone(conn: Connection, migration_id: int) -> None:

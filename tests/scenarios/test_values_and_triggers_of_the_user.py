@@ -88,6 +88,33 @@ async def test_an_accepted_value_survives_old_clients_a_rollback_and_comes_back(
     assert found == [(7, "Mixed", "MIXED"), (8, "Mixed too", "MIXED TOO"), (9, "later", "LATER")]
 
 
+async def test_a_row_that_up_complains_about_is_named_by_its_key_and_its_value_stays(
+    stage: Harness, conn: Connection
+) -> None:
+    await conn.execute(
+        "CREATE FUNCTION public.stars(rating text) RETURNS int IMMUTABLE LANGUAGE plpgsql AS"
+        " $$ BEGIN IF rating = 'Okapi-8832' THEN RAISE EXCEPTION 'cannot map % at all', rating; END IF;"
+        " RETURN rating::int; END $$"
+    )
+    await conn.execute("UPDATE reviews SET rating = 'Okapi-8832' WHERE id = 12")
+    await conn.execute("UPDATE reviews SET rating = 'Zebra-4711' WHERE id = 13")
+    column = {"name": "stars", "type": "int", "nullable": True, "up": "public.stars(rating)"}
+    async with stage.worker():
+        await stage.start(stage.plan({"add_column": {"table": "public.reviews", "column": column}}))
+        status = await stage.waits("error", Phase.BACKFILL)
+        assert status.failure is not None
+        assert """"public"."reviews" {'id': 12}: raise exception (P0001)""" in status.failure
+        assert """"public"."reviews" {'id': 13}: invalid text representation (22P02)""" in status.failure
+        history = (await stage.handle.fetch_history()).to_json()
+        assert "Okapi" not in history
+        assert "Zebra" not in history
+        details = await (await conn.execute("SELECT detail FROM pgduet.drift ORDER BY key ->> 'id'")).fetchall()
+        assert details == [
+            ("P0001: cannot map Okapi-8832 at all",),
+            ('22P02: invalid input syntax for type integer: "Zebra-4711"',),
+        ]
+
+
 @pytest.mark.parametrize("wish", ["suppress", "fire"])
 async def test_the_backfill_fires_the_users_triggers_only_where_the_plan_says_so(
     stage: Harness, conn: Connection, wish: str

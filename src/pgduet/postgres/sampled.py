@@ -11,7 +11,7 @@ from pgduet.operations.design import ROW, ColumnMapping, OldColumn, TableDesign
 from pgduet.operations.facts import TableFacts
 from pgduet.operations.statement import trusted
 from pgduet.plan.models import Plan
-from pgduet.postgres.session import Connection, rights, without_values
+from pgduet.postgres.session import Connection, condition, rights
 from pgduet.sql import block
 
 SAMPLE_ROWS = 2000
@@ -75,7 +75,7 @@ async def sampled_hazards(conn: Connection, table: TableDesign) -> list[Hazard]:
     try:
         found = await (await conn.execute(query)).fetchone()
     except psycopg.Error as error:
-        return [hazard("PD-H03", f"{table.label}: {without_values(error.diag.message_primary or '')}")]
+        return [hazard("PD-H03", f"{table.label}: {condition(error.sqlstate)}")]
     return _judge(table, found or {})
 
 

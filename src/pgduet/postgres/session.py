@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 from psycopg.rows import DictRow, dict_row
 
 from pgduet.postgres.databases import Database
@@ -70,6 +70,24 @@ async def mutes(conn: Connection, user_triggers: str) -> bool:
     return user_triggers == "suppress" and (await rights(conn)).mute_triggers
 
 
-def without_values(message: str) -> str:
-    """Take the values out of PostgreSQL's message: what it quotes may be a row's, and those stay in the database."""
-    return re.sub(r'"[^"]*"', '"…"', message)
+def told(error: psycopg.Error) -> str:
+    """Say what went wrong: by the primary message only, since a DETAIL or a CONTEXT could carry a row's values.
+
+    Where the message itself is about values, the name of the condition says it, and the constraint's. A connection's error names
+    the DSN's host: it is told as such.
+    """
+    if error.sqlstate is None:
+        return f"{type(error).__name__} (SQLSTATE none: the connection)"
+    if isinstance(error, psycopg.DataError | psycopg.IntegrityError):
+        name = error.diag.constraint_name
+        return condition(error.sqlstate) + (f": {name}" if name else "")
+    return f"{error.diag.message_primary} (SQLSTATE {error.sqlstate})"
+
+
+def condition(sqlstate: str | None) -> str:
+    """Name an error by PostgreSQL's name for its code: its message may hold a row's values, and those stay in the database."""
+    try:
+        name = errors.lookup(sqlstate or "").__name__
+    except KeyError:
+        return f"SQLSTATE {sqlstate}"
+    return f"{re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name).lower()} ({sqlstate})"

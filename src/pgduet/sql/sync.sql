@@ -62,7 +62,7 @@ END
 {assign}
     EXCEPTION WHEN OTHERS THEN
 {clear}
-      PERFORM pgduet.note_drift({migration_id}, {relation}, {key}, 'unmapped', SQLERRM);
+      PERFORM pgduet.note_drift({migration_id}, {relation}, {key}, 'unmapped', SQLSTATE || ': ' || SQLERRM);
     END;
 
 -- name: up_enforced
@@ -93,7 +93,7 @@ END
     BEGIN
 {assign}
     EXCEPTION WHEN OTHERS THEN
-      PERFORM pgduet.note_drift({migration_id}, {relation}, {key}, 'unmappable', SQLERRM);
+      PERFORM pgduet.note_drift({migration_id}, {relation}, {key}, 'unmappable', SQLSTATE || ': ' || SQLERRM);
     END;
 
 -- name: required
@@ -113,7 +113,7 @@ BEGIN
 {assign}
   RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
-  RETURN SQLERRM;
+  RETURN SQLSTATE || ': ' || SQLERRM;
 END
 
 -- name: trigger

@@ -1,7 +1,7 @@
 """tctl, the command of Temporal's earlier days, built once from its module and kept in the cache beside `temporal`.
 
 Mechanism: a Go module of its own that asks for tctl's version, in a scratch directory; what was built is renamed into place under a
-lock. Not `go install`, which also asks for the list of all versions to see whether this one is deprecated: not every proxy serves it.
+lock. Not `go install`, which also asks for the list of all versions, to see whether this one is deprecated: not every proxy has it.
 Limits: a first build takes minutes; one that fails, or takes longer than `BUILD_LIMIT_S`, is an error that says what Go said.
 """
 

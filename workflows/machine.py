@@ -86,6 +86,7 @@ class Machine(Handlers):
         self.compensations: list[str] = list(carried.compensations) if carried else []
         self.cancelled = carried.cancelled if carried else False
         self.soak_started_at: datetime | None = carried.soak_started_at if carried else None
+        self.next_parity_at: datetime | None = carried.next_parity_at if carried else None
         self.reports: dict[tuple[str, int], BackfillReport] = {}
         self.children: list[str] = []
         self.blocks = 0
@@ -338,6 +339,7 @@ class Machine(Handlers):
             no_return=self.desk.no_return,
             before_pause=self.desk.before_pause,
             soak_started_at=self.soak_started_at,
+            next_parity_at=self.next_parity_at,
         )
 
 

@@ -26,7 +26,8 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.calls import plain, read
     from pgduet.workflows.judge import describe
     from pgduet.workflows.machine import MAKES_SAFE, ContinueAsNewNeeded
-    from pgduet.workflows.watch import CENSUS_EVERY_S, Watch
+    from pgduet.workflows.pace import CENSUS_EVERY_S, CensusPace
+    from pgduet.workflows.watch import Watch
 
 SHADOW_CHUNK = 1000
 
@@ -231,17 +232,20 @@ class Migration(Watch):
         self.status.window_ends_at = self.status.window_ends_at or self.soak_started_at + timedelta(
             seconds=policy.soak.window_s
         )
-        next_parity = self.now() + timedelta(seconds=policy.verify.reconcile_every_s)
+        every = timedelta(seconds=max(1.0, policy.verify.reconcile_every_s))
+        due = self.next_parity_at = self.next_parity_at or self.now() + every
+        pace = CensusPace(policy.soak)
         while True:
             await self.checkpoint()
             census = await self.take_census(policy.soak.legacy_idle_s)
-            if self.now() >= next_parity:
+            if self.now() >= due:
                 await self.reconcile()
-                next_parity = self.now() + timedelta(seconds=max(1.0, policy.verify.reconcile_every_s))
+                due = self.next_parity_at = self.now() + every
             ends = self.status.window_ends_at
             if self.now() >= ends and not census.old_left:
                 break
-            if await self.soak_nap(ends, census):
+            pause_s = pace.pause_s(census, (ends - self.now()).total_seconds())
+            if await self.soak_nap(ends, census, min(pause_s, (due - self.now()).total_seconds())):
                 self.status.window_ends_at = self.now()
                 self.desk.go_on()
             self.hand_over_if_long()

@@ -24,8 +24,8 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.clerk import Clerk
     from pgduet.workflows.judge import describe, judge_traffic
     from pgduet.workflows.machine import innermost
+    from pgduet.workflows.pace import CENSUS_EVERY_S
 
-CENSUS_EVERY_S = 30.0
 WITHDRAW_CENSUS_S = 0.5
 WITHDRAW_IDLE_S = 10.0
 
@@ -140,7 +140,7 @@ class Watch(Clerk):
                 await self.checkpoint()
             await self.hold("drift", describe(parity), *self.drift_commands())
 
-    async def soak_nap(self, ends: datetime, census: CensusResult) -> bool:
+    async def soak_nap(self, ends: datetime, census: CensusResult, pause_s: float) -> bool:
         """Wait for the window's end or the next census; tells whether somebody ended the window."""
         left = (ends - self.now()).total_seconds()
         if left > 0:
@@ -155,8 +155,7 @@ class Watch(Clerk):
             detail = f"clients of version {self.plan.version.from_} to leave: {who}"
             self.desk.wait_for("census", detail, f"pgduet status {self.plan.name}", f"pgduet rollback {self.plan.name}")
         self.announce()
-        pause = min(CENSUS_EVERY_S, max(0.5, self.plan.policy.soak.legacy_idle_s))
-        return await self.nap(min(left, pause) if left > 0 else pause)
+        return await self.nap(pause_s)
 
     async def until_new_clients_left(self) -> None:
         """Withdraw nothing under a client's feet: wait for routers, leases and sessions, and name them."""

@@ -382,6 +382,7 @@ class Carried(Message):
     no_return: bool = False
     before_pause: WaitingFor | None = None
     soak_started_at: datetime | None = None
+    next_parity_at: datetime | None = None
 
 
 Start.model_rebuild()

@@ -123,7 +123,7 @@ class Harness:
         """Ask where it stands."""
         return await self.handle.query("status", result_type=Status)
 
-    async def until(self, wanted: Wanted, timeout_s: float = TIMEOUT_S) -> Status:
+    async def until(self, wanted: Wanted, timeout_s: float = TIMEOUT_S, poll_s: float = POLL_S) -> Status:
         """Wait for a phase to be entered, or for anything that a status can show."""
         ends = time.monotonic() + timeout_s
         while True:
@@ -132,7 +132,7 @@ class Harness:
                 return status
             shown = status.model_dump_json(indent=1) if status else "no worker answers"
             assert time.monotonic() < ends, f"{wanted} not reached:\n{shown}"
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(poll_s)
 
     async def _status_if_answered(self) -> Status | None:
         """Ask where it stands; a worker that was killed does not answer, and the next one not at once."""

@@ -41,7 +41,7 @@ async def forgetful(
 
 async def test_a_soak_continues_as_new_and_can_still_be_rolled_back(forgetful: Harness, conn: Connection) -> None:
     async with forgetful.worker():
-        await forgetful.start(forgetful.plan(soak={"window_s": 3600, "legacy_idle_s": 0}))
+        await forgetful.start(forgetful.plan(soak={"window_s": 3600, "legacy_idle_s": 0, "census_every_s": 0}))
         first_run = forgetful.handle.first_execution_run_id
         handle = forgetful.client.get_workflow_handle(forgetful.handle.id)
         forgetful.handles.append(handle)

@@ -140,6 +140,7 @@ class Soak(Part):
 
     window_s: Seconds = 1_209_600.0
     legacy_idle_s: Seconds = 604_800.0
+    census_every_s: Seconds = 300.0
 
 
 class Rollback(Part):

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: setup demo test test-all lint fmt clean
+.PHONY: setup demo test test-all histories lint fmt clean
 
 setup: $(BIN)/uv
 	@$(BIN)/uv sync --quiet --extra local
@@ -30,6 +30,10 @@ test: setup $(POSTGRES_15)
 
 test-all: setup $(POSTGRES_15)
 	$(BIN)/pytest -q -n $(WORKERS)
+
+# Records anew, on real servers, what tests/replay replays: see its README.
+histories: setup
+	PYTHONPATH=tests $(BIN)/python -m support.histories
 
 lint: setup
 	$(BIN)/ruff check .

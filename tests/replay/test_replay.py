@@ -23,7 +23,12 @@ STEADY = ("done", "rolled-back")
 """Stories in which no wait goes round, so that their words are the same however fast a machine is."""
 KEPT_BYTES = 900_000
 
-each = pytest.mark.parametrize("path", HISTORIES, ids=[path.stem for path in HISTORIES])
+OLDER = sorted((FOLDER / "older").glob("*.json"))
+"""From before changes that stand behind `workflow.patched`."""
+
+
+def each_of(*paths: Path) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=[path.stem for path in paths])
 
 
 def words(path: Path) -> str:
@@ -45,18 +50,18 @@ def texts(part: Any) -> Iterator[str]:
             yield base64.b64decode(part, validate=True).decode(errors="replace")
 
 
-@each
+@each_of(*HISTORIES, *OLDER)
 async def test_a_stored_history_is_replayed(path: Path) -> None:
     await runtime.replayer().replay_workflow(load(path))
 
 
-@each
+@each_of(*HISTORIES, *OLDER)
 async def test_an_inserted_activity_is_seen(path: Path) -> None:
     with pytest.raises(NondeterminismError):
         await runtime.replayer(workflows=list(CHANGED)).replay_workflow(load(path))
 
 
-@each
+@each_of(*HISTORIES, *OLDER)
 async def test_a_history_is_replayed_to_its_last_activity(path: Path) -> None:
     history = load(path)
     scheduled = [event for event in history.events if event.HasField("activity_task_scheduled_event_attributes")]
@@ -68,12 +73,12 @@ async def test_a_history_is_replayed_to_its_last_activity(path: Path) -> None:
         await runtime.replayer().replay_workflow(history)
 
 
-@each
+@each_of(*HISTORIES)
 def test_the_words_beside_a_history_are_its_own(path: Path) -> None:
     assert fingerprint(load(path)) == words(path)
 
 
-@each
+@each_of(*HISTORIES, *OLDER)
 def test_no_history_has_a_secret_an_address_or_a_path(path: Path) -> None:
     found = "\n".join(texts(load(path).to_json_dict()))
     assert '"plan"' in found or '"database"' in found, "payloads are decoded"
@@ -95,7 +100,7 @@ def test_every_story_is_there_and_nothing_else() -> None:
 
 
 def test_histories_stay_small() -> None:
-    assert sum(path.stat().st_size for path in HISTORIES) < KEPT_BYTES
+    assert sum(path.stat().st_size for path in (*HISTORIES, *OLDER)) < KEPT_BYTES
 
 
 @pytest.mark.parametrize("story", [story for story in STORIES if story.name in STEADY], ids=lambda story: story.name)

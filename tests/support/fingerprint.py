@@ -27,6 +27,10 @@ def _attributes(upserted: Any, _: dict[int, str]) -> str:
     return "search attributes " + " ".join(f"{name}={fields[name].data.decode()}" for name in sorted(fields))
 
 
+def _memo(modified: Any, _: dict[int, str]) -> str:
+    return "memo " + " ".join(sorted(modified.upserted_memo.fields))
+
+
 COMMANDS: dict[str, Say] = {
     "activity_task_scheduled": lambda event, _: f"activity {event.activity_type.name}",
     "activity_task_cancel_requested": lambda event, known: f"cancel {known[event.scheduled_event_id]}",
@@ -36,6 +40,7 @@ COMMANDS: dict[str, Say] = {
     "signal_external_workflow_execution_initiated": lambda event, _: f"send signal {event.signal_name}",
     "request_cancel_external_workflow_execution_initiated": lambda *_: "cancel a child",
     "upsert_workflow_search_attributes": _attributes,
+    "workflow_properties_modified": _memo,
     "marker_recorded": lambda event, _: f"marker {event.marker_name}",
     "workflow_execution_update_accepted": lambda event, _: f"accept update {event.accepted_request.input.name}",
     "workflow_execution_update_completed": lambda *_: "answer update",

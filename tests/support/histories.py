@@ -32,7 +32,9 @@ from support.stories import ROWS, STORIES, Connection, Story
 FOLDER = ROOT / "tests" / "replay"
 PASSWORD = "never-to-be-seen-in-a-history"  # noqa: S105
 ROLE = "recorder"
-UNNEEDED = frozenset({"taskId", "requestId", "workerVersion", "meteringMetadata", "stackTrace"})
+UNNEEDED = frozenset(
+    {"taskId", "requestId", "workerVersion", "meteringMetadata", "stackTrace", "identity", "normalName"}
+)
 
 
 async def recorder(address: str, dsn: str, scratch: Path) -> Harness:

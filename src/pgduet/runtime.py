@@ -11,12 +11,15 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
+from temporalio.service import RPCError
 from temporalio.worker import Replayer, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+from pgduet import health
 from pgduet.activities import build
 from pgduet.errors import PgduetError
 from pgduet.messages import TASK_QUEUE
+from pgduet.pollers import pollers
 from pgduet.postgres.databases import Databases
 from pgduet.telemetry import environment, providers
 from pgduet.telemetry.client import ClientTracing
@@ -74,10 +77,25 @@ async def serve() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     databases = Databases()
-    async with worker(await connect(), databases):
-        known = ", ".join(sorted(databases.known())) or "none yet"
-        logging.getLogger("pgduet").info("worker on task queue %s; databases: %s", task_queue(), known)
-        await stop.wait()
+    client = await connect()
+    probed = health.served(os.environ.get(health.VARIABLE), lambda: not_ready(client, task_queue()))
+    async with worker(client, databases):
+        with probed:
+            known = ", ".join(sorted(databases.known())) or "none yet"
+            logging.getLogger("pgduet").info("worker on task queue %s; databases: %s", task_queue(), known)
+            await stop.wait()
+
+
+async def not_ready(client: Client, queue: str) -> str | None:
+    """Say why a worker is not at work: Temporal does not answer it, or does not list it among those that ask for work."""
+    try:
+        async with asyncio.timeout(health.LIMIT_S / 2):
+            asking = await pollers(client, queue)
+    except (RPCError, TimeoutError) as wrong:
+        return f"Temporal does not answer: {wrong}".removesuffix(": ")
+    if client.identity in asking:
+        return None
+    return f"Temporal does not list {client.identity} among those that ask for work on {queue}"
 
 
 def main() -> None:

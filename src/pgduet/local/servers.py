@@ -15,9 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 
@@ -25,12 +22,12 @@ from pgduet.errors import ServerMissing
 from pgduet.local.process import GuardedProcess
 from pgduet.local.temporal import LocalTemporal
 from pgduet.local.temporal_binary import Say, resolve_address
+from pgduet.pollers import polled
 from pgduet.postgres.databases import PREFIX
 
-_RUN = "from pgduet.runtime import main; main()"
+_RUN = "from pgduet.leaving import leave; from pgduet.runtime import main; main(); leave(0)"
 _START_LIMIT_S = 60.0
 _POLL_S = 0.05
-_KINDS = (TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +111,7 @@ class LocalWorker:
         client = await connect(address)
         deadline = time.monotonic() + _START_LIMIT_S
         while time.monotonic() < deadline and self.running():
-            if await _polled(client, self.queue):
+            if await polled(client, self.queue):
                 return
             await asyncio.sleep(_POLL_S)
         assert self._process is not None  # noqa: S101  it was started above
@@ -127,16 +124,6 @@ async def connect(address: str) -> Client:
     config = ClientConfig.load_client_connect_config()
     config["target_host"] = address
     return await Client.connect(**config)
-
-
-async def _polled(client: Client, queue: str) -> bool:
-    for kind in _KINDS:
-        request = DescribeTaskQueueRequest(
-            namespace=client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind
-        )
-        if not (await client.workflow_service.describe_task_queue(request)).pollers:
-            return False
-    return True
 
 
 @contextlib.contextmanager

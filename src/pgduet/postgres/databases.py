@@ -70,7 +70,9 @@ class Databases:
             raise UnknownDatabase(f"{self.config}: {error}", hint=_CORRECT) from None
         sections: Any = found.get("databases", {})
         if not (isinstance(sections, dict) and all(map(_is_section, sections.values()))):
-            raise UnknownDatabase(f"{self.config}: [databases.<name>] takes texts for {', '.join(_TEXTS)}", hint=_CORRECT)
+            raise UnknownDatabase(
+                f"{self.config}: [databases.<name>] takes texts for {', '.join(_TEXTS)}", hint=_CORRECT
+            )
         return sections
 
     def _dsn(self, name: str, section: dict[str, str]) -> str:

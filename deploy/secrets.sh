@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the passwords of a deployment on one machine, once. Nobody ever types them, and none is in the environment of a
-# container: the database reads its own two, workers read the address. `docker compose down --volumes` forgets them.
+# Makes the passwords of a deployment on one machine, once. Nobody ever types them, and inspecting a container shows none: the
+# database reads its own two from files, workers the address. `docker compose down --volumes` forgets them.
 set -eu
 umask 077
 

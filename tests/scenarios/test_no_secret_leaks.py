@@ -30,9 +30,10 @@ from temporalio.client import Client
 
 from pgduet.local import EmbeddedPostgres, LocalTemporal
 
-MARKS = ("Hx9vQ2Lw", "Kt5mZ8Rb")
-WRONG_MARKS = ("Wn3cY7Pd", "Gf6sB1Vj")
-BETWEEN = """ p%40ss/w:rd'"\\ """
+MARKS = ("Hx9vQ2Lw", "Jd8kX4Tn", "Kt5mZ8Rb")
+WRONG_MARKS = ("Wn3cY7Pd", "Rq2hM9Zs", "Gf6sB1Vj")
+BETWEEN = (""" p%40ss/""", """/w:rd'"\\ """)
+"""A blank on either side: who cannot parse an address quotes the words of it that he does not understand."""
 PASSWORD = leaks.marked(MARKS, BETWEEN)
 WRONG = leaks.marked(WRONG_MARKS, BETWEEN)
 LOOKED_FOR = leaks.forms(PASSWORD, *MARKS) | leaks.forms(WRONG, *WRONG_MARKS)

@@ -9,9 +9,9 @@ from urllib.parse import quote
 from google.protobuf.message import Message
 
 
-def marked(marks: tuple[str, str], between: str) -> str:
-    """Write a password: two marks that no quoting changes, around characters that every quoting changes."""
-    return f"{marks[0]}{between}{marks[1]}"
+def marked(marks: tuple[str, str, str], between: tuple[str, str]) -> str:
+    """Write a password: marks that no quoting changes, and between them characters that every quoting changes."""
+    return f"{marks[0]}{between[0]}{marks[1]}{between[1]}{marks[2]}"
 
 
 def forms(password: str, *marks: str) -> set[bytes]:

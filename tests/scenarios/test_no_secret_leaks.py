@@ -242,6 +242,7 @@ async def test_the_password_is_nowhere_but_with_the_worker(scene: Scene) -> None
     await asyncio.to_thread(scene.cli, "advance", NAME)
     await asyncio.to_thread(scene.cli, "wait", NAME, "--phase", "done", "--timeout", str(LONG_S), "--json")
     await asyncio.to_thread(scene.cli, "status")
+    await asyncio.to_thread(scene.cli, "audit", "export", "shop")
     places = await everything(scene)
     scene.end_worker()
     places |= scene.said | {"telemetry": bytes(scene.collector.raw)}

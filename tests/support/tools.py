@@ -10,12 +10,16 @@ from support.tctl import TctlMissing, find_tctl
 def main() -> int:
     """Have them in the cache; says where they are."""
     try:
-        for program in (find_temporal(say=print), find_tctl()):
-            print(program)
+        for program in (find_temporal(say=_say), find_tctl()):
+            _say(str(program))
     except (PgduetError, TctlMissing) as missing:
-        print(missing, file=sys.stderr)
+        _say(str(missing))
         return 1
     return 0
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
 
 
 if __name__ == "__main__":

@@ -12,12 +12,26 @@ from pgduet.activities.engine import Engine
 from pgduet.activities.expand import Expand
 from pgduet.activities.preflight import Preflight
 from pgduet.activities.record import Bookkeeping
+from pgduet.activities.report import Reporting
 from pgduet.activities.shadow import Shadow
 from pgduet.activities.shift import Shift
 from pgduet.activities.verify import Verify
 from pgduet.postgres.databases import Databases
 
-ACTIVITIES = (Preflight, Expand, DualWrite, Backfill, Verify, Shadow, Shift, Cutover, Contract, Bookkeeping, Auditing)
+ACTIVITIES = (
+    Preflight,
+    Expand,
+    DualWrite,
+    Backfill,
+    Verify,
+    Shadow,
+    Shift,
+    Cutover,
+    Contract,
+    Bookkeeping,
+    Auditing,
+    Reporting,
+)
 
 
 def build(databases: Databases) -> list[Callable[..., Any]]:

@@ -4,6 +4,7 @@ A slice works for a while on one range of pages and returns where it stopped. Th
 `pgduet.backfill_range`, written in the batch's own transaction: after a kill at most one batch is done again.
 """
 
+import re
 import time
 
 from temporalio import activity
@@ -32,6 +33,7 @@ class Backfill:
                 for table in work.migration.design.synced:
                     if table.derived:
                         await _insert_ranges(work, table.label)
+                await store.run(work.conn, "mark_wal", {"id": work.migration.id})
             rows = await store.run(work.conn, "ranges", {"id": work.migration.id})
             return PartList(parts=[Part(**{key: row[key] for key in Part.model_fields}) for row in rows])
 
@@ -44,16 +46,21 @@ class Backfill:
             pressure = Pressure(work.conn, Pace.of(work.migration.policy))
             await batches.open()
             ends = time.monotonic() + task.slice_s
+            held_s: dict[str, float] = {}
             while not batches.finished and time.monotonic() < ends and not activity.is_worker_shutdown():
                 held = await pressure.check(work.migration.id)
                 if not held:
                     await batches.next(pressure.pace)
-                work.beat.progress = result = batches.result(held)
+                work.beat.progress = batches.result(held)
                 if held == "paused":
-                    return result
+                    break
                 if held:
+                    began = time.monotonic()
                     await pressure.relax()
-            return batches.result(None)
+                    why = _without_figures(held)
+                    held_s[why] = held_s.get(why, 0.0) + time.monotonic() - began
+            await _note_held(work, held_s)
+            return batches.result(held if held == "paused" else None)
 
     @activity.defn(name="backfill_outcome")
     async def backfill_outcome(self, reference: Reference) -> Outcome:
@@ -75,10 +82,9 @@ class Backfill:
                     f" pgduet rollback {reference.name}",
                 )
             rows, batches = sum(r["rows_done"] for r in ranges), sum(r["batches"] for r in ranges)
+            evidence = {"rows_written": rows, "batches": batches, **await _weight(work)}
             async with work.conn.transaction():
-                head = await store.audited(
-                    work.conn, reference, "backfill", evidence={"rows_written": rows, "batches": batches}
-                )
+                head = await store.audited(work.conn, reference, "backfill", evidence=evidence)
             return Outcome(
                 summary=f"{rows} rows written in {batches} batches",
                 evidence={"rows": rows, "batches": batches},
@@ -102,6 +108,28 @@ class Backfill:
 
 
 _LIMIT = 100
+
+
+async def _note_held(work: Work, held_s: dict[str, float]) -> None:
+    """Add up how long the backfill held back, and why; other slices write the same row, so this waits for them."""
+    if held_s:
+        await work.conn.execute("SET lock_timeout = 0; SET statement_timeout = 0")
+    for why, seconds in held_s.items():
+        await store.run(work.conn, "add_held", {"id": work.migration.id, "why": why, "seconds": seconds})
+
+
+async def _weight(work: Work) -> dict[str, object]:
+    """Measure what the tables weigh now, and what WAL the whole server has written since the backfill began."""
+    pages = 0
+    for table in work.migration.design.synced:
+        pages += (await store.run(work.conn, "pages", {"relation": table.label}))[0]["pages"]
+    written = (await store.run(work.conn, "wal_since", {"id": work.migration.id}))[0]["mb"]
+    return {"pages": pages} if written is None else {"pages": pages, "server_wal_mb": round(written, 1)}
+
+
+def _without_figures(held: str) -> str:
+    """Name a reason to hold without the figures of the moment."""
+    return re.split(r"\s+[\d(]", held, maxsplit=1)[0]
 
 
 async def _insert_ranges(work: Work, relation: str) -> None:

@@ -26,12 +26,14 @@ class DualWrite:
         """Install the triggers (old to new), then prove them by a probe write in each table."""
         async with self.engine.work(reference, "dual_write", alone=True) as work:
             design = work.migration.design
-            tries, head = 0, None
+            tries = 0
             for table in design.synced:
                 statements = sync.install(design, table, work.migration.id, SyncMode.FILL)
-                spent, head = await _locked(work, table, statements, "dual_write", SyncMode.FILL)
+                spent, _ = await _locked(work, table, statements, "dual_write", SyncMode.FILL)
                 tries += spent
             probed = {table.label: await probe(work.conn, probes.forward(design, table)) for table in design.synced}
+            async with work.conn.transaction():
+                head = await store.audited(work.conn, reference, "probe", evidence={"forward": probed})
             evidence = {"lock_tries": tries, "probes": probed}
             return Outcome(summary="writes of old clients reach the new columns", evidence=evidence, audit_head=head)
 

@@ -12,14 +12,14 @@ from pydantic import BaseModel
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from pgduet.errors import PgduetError
+from pgduet.errors import LockDeadline, PgduetError
 from pgduet.messages import LockWait, Reference
 from pgduet.operations import views
 from pgduet.operations.names import version_schema
 from pgduet.operations.statement import Statement
 from pgduet.postgres import catalogue, store
 from pgduet.postgres.databases import Databases
-from pgduet.postgres.executor import LockBudget, execute_locked, is_transient
+from pgduet.postgres.executor import LockBudget, execute_locked, is_transient, locks_of
 from pgduet.postgres.session import Connection, session, told
 from pgduet.telemetry import metrics, spans, subject
 
@@ -41,27 +41,60 @@ class Work:
     conn: Connection
     migration: store.Migration
     reference: Reference
+    purpose: str = ""
     beat: Beat = field(default_factory=Beat)
 
     async def locked(self, statements: list[Statement], also: Callable[[Connection], Awaitable[None]]) -> int:
-        """Run statements under the plan's lock budget; returns the tries that it took."""
+        """Run statements under the plan's lock budget; returns the tries that it took, and leaves them in the audit log.
+
+        That entry is a measurement, so it follows the commit: no client waits behind it.
+        """
         policy = self.migration.policy
         since = datetime.now(UTC)
+        failed = 0
+        held_at = began = time.monotonic()
+
+        def held() -> None:
+            nonlocal held_at
+            held_at = time.monotonic()
 
         def wait(who: str) -> None:
+            nonlocal failed
+            failed += 1
             metrics.gave_way()
             spans.happened("lock wait")
             self.beat.progress = LockWait(waits_for_lock=who, since=since)
             activity.heartbeat(self.beat.progress)
 
         budget = LockBudget(policy.lock_timeout_ms, policy.lock_deadline_s)
-        began = time.monotonic()
         with spans.span("table lock", statements=len(statements)) as seen:
-            tries = await execute_locked(self.conn, statements, budget, also=also, on_wait=wait)
+            try:
+                tries = await execute_locked(self.conn, statements, budget, also=also, on_wait=wait, on_held=held)
+            except LockDeadline:
+                await self._measured(statements, failed, time.monotonic() - began, None)
+                raise
+            ended = time.monotonic()
             seen.set_attribute("pgduet.tries", tries)
-        metrics.locked(time.monotonic() - began, tries)
+        metrics.locked(ended - began, tries)
+        await self._measured(statements, tries, held_at - began, ended - held_at)
         self.beat.progress = None
         return tries
+
+    async def _measured(self, statements: list[Statement], tries: int, waited_s: float, held_s: float | None) -> None:
+        """Write down what a step's locks cost; `held_s` is None where they were never had."""
+        locks = locks_of(statements)
+        if not locks:
+            return
+        evidence: dict[str, object] = {
+            "tries": tries,
+            "waited_ms": round(waited_s * 1000, 1),
+            "taken": held_s is not None,
+        }
+        if held_s is not None:
+            evidence["held_ms"] = round(held_s * 1000, 1)
+        affected: dict[str, object] = {"step": self.purpose, "locks": {name: str(lock) for name, lock in locks.items()}}
+        async with self.conn.transaction():
+            await store.audited(self.conn, self.reference, "lock", affected=affected, evidence=evidence)
 
     async def drop_version(self, version: str) -> list[Statement]:
         """Give the statements that drop a version's schemas with the views that are in them now."""
@@ -96,7 +129,7 @@ class Engine:
         async with self.connection(reference.database, f"{purpose}/{reference.name}") as conn:
             if alone:
                 await _be_alone(conn, reference.migration_id)
-            work = Work(conn, await store.migration(conn, reference), reference)
+            work = Work(conn, await store.migration(conn, reference), reference, purpose)
             _tell(work.migration)
             async with beating(work.beat):
                 yield work

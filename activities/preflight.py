@@ -10,6 +10,7 @@ from temporalio import activity
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 
 from pgduet.activities.engine import Engine, translated
+from pgduet.activities.estimates import estimate
 from pgduet.errors import ActRefused, NameTaken, Place, PlanChanged, UnknownMigration
 from pgduet.messages import SEARCH_ATTRIBUTES, Opened, OpenRequest, Reference
 from pgduet.phases import Phase
@@ -117,6 +118,7 @@ async def _refuse_foreign_schemas(conn: Connection, surveyed: Survey) -> None:
 async def _open(conn: Connection, request: OpenRequest, plan: Plan, surveyed: Survey, attempt: int) -> Opened:
     attributes = await registered()
     hazards = [f"{hazard.id}  {hazard.condition}: {hazard.where}" for hazard in surveyed.hazards]
+    expected = estimate(plan, surveyed)
     async with conn.transaction():
         # Two plans at once: the one that comes second finds the first.
         await store.run(conn, "lock_chain")
@@ -148,7 +150,8 @@ async def _open(conn: Connection, request: OpenRequest, plan: Plan, surveyed: Su
             reference,
             "start",
             affected={"tables": sorted(surveyed.design.touched), "checksum": checksum(plan)},
-            evidence={"attempt": attempt, "hazards": hazards},
+            # Kept, so that the report can set it beside what was measured.
+            evidence={"attempt": attempt, "hazards": hazards, "estimate": expected},
         )
     return Opened(
         migration_id=reference.migration_id,

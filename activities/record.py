@@ -1,7 +1,6 @@
 """What a migration decides, written down beside the data; and the two workflows that need no migration: setup and check."""
 
 import logging
-from typing import Any
 
 from psycopg.types.json import Jsonb
 from temporalio import activity
@@ -9,6 +8,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 
 from pgduet.activities.engine import Engine, Work, translated
+from pgduet.activities.estimates import estimate
 from pgduet.activities.preflight import registered
 from pgduet.audit import Entry, append
 from pgduet.barriers import reach
@@ -20,9 +20,6 @@ from pgduet.postgres.survey import survey
 from pgduet.sql import load
 from pgduet.telemetry import metrics, subject
 
-ROWS_PER_SECOND = 200_000
-"""A cautious rate for the estimate before anything has been measured."""
-ROW_REWRITE_BYTES = 300
 _LOG = logging.getLogger("pgduet")
 
 
@@ -80,15 +77,10 @@ class Bookkeeping:
             plan = parse_plan(request.plan)
         async with self.engine.connection(plan.database, f"check/{plan.name}", bare=True) as conn:
             surveyed = await survey(conn, plan)
-        estimate: dict[str, Any] = {
-            "rows": int(sum(facts.rows for facts in surveyed.facts.values())),
-            "backfill_s": round(sum(facts.rows for facts in surveyed.facts.values()) / ROWS_PER_SECOND, 1),
-            "wal_mb": round(sum(facts.rows for facts in surveyed.facts.values()) * ROW_REWRITE_BYTES / 1e6),
-            "pages_now": sum(facts.pages for facts in surveyed.facts.values()),
-            "locks": f"ACCESS EXCLUSIVE on {', '.join(surveyed.facts)}, at most {plan.policy.lock_timeout_ms} ms a try",
-        }
         return CheckResult(
-            checksum=checksum(plan), hazards=[hazard.facts() for hazard in surveyed.hazards], estimate=estimate
+            checksum=checksum(plan),
+            hazards=[hazard.facts() for hazard in surveyed.hazards],
+            estimate=estimate(plan, surveyed),
         )
 
 
@@ -107,7 +99,7 @@ async def _write_down(work: Work, record: Record) -> Outcome:
         record.reference,
         record.action,
         affected={"phase": record.phase, "state": record.state},
-        evidence={"approvals": record.approvals},
+        evidence=record.model_dump(mode="json", include={"approvals", "left_at"}, exclude_none=True),
     )
     return Outcome(summary=f"{record.action}: {record.phase}", audit_head=head)
 

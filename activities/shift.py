@@ -42,13 +42,24 @@ class Shift:
             totals = (await cursor.fetchall())[0]
             probed = await sample(work.conn, work.migration, PROBE_SAMPLES)
             counts = {key: totals[key] for key in ("routers", "reads_old", "reads_new", "errors_old", "errors_new")}
-            return Traffic(**counts, old_ms=probed.old_ms, new_ms=probed.new_ms)
+            traffic = Traffic(**counts, old_ms=probed.old_ms, new_ms=probed.new_ms)
+            if request.since:
+                await _baked(work, traffic.since(request.since))
+            return traffic
 
     @activity.defn(name="census")
     async def census(self, request: CensusRequest) -> CensusResult:
         """Tell who uses which version."""
         async with self.engine.work(request.reference, "census") as work:
             return await take(work.conn, work.migration, request.idle_s)
+
+
+async def _baked(work: Work, bake: Traffic) -> None:
+    """Record what a step's bake measured: it is the evidence for the next step."""
+    route = await store.run(work.conn, "route", {"migration": work.migration.name})
+    evidence = {"read_percent": route[0]["read_percent"] if route else 0, **bake.model_dump(mode="json")}
+    async with work.conn.transaction():
+        await store.audited(work.conn, work.reference, "bake", evidence=evidence)
 
 
 async def _route(work: Work, request: RouteRequest, step: str) -> Outcome:

@@ -63,11 +63,13 @@ class Verify:
             for table in work.migration.design.synced:
                 await _both_ways(work, sync.install(work.migration.design, table, work.migration.id, SyncMode.BOTH))
             restored = await restore_all(work.conn, work.migration)
-            head = await _open_schema(work, restored)
+            await _open_schema(work, restored)
             probed = {
                 table.label: await probe(work.conn, probes.reverse(work.migration.design, table))
                 for table in work.migration.design.synced
             }
+            async with work.conn.transaction():
+                head = await store.audited(work.conn, reference, "probe", evidence={"reverse": probed})
             names = ", ".join(work.migration.design.version_schemas(work.migration.design.to_version))
             evidence: dict[str, object] = {"restored": restored, "reverse_probes": probed, "indexes": built}
             return Outcome(

@@ -2,7 +2,7 @@
 
 from pgduet.workflows.auditing import AuditExport, AuditHead, AuditVerify
 from pgduet.workflows.backfill import Backfill
-from pgduet.workflows.errands import Check, Setup
+from pgduet.workflows.errands import Check, Report, Setup
 from pgduet.workflows.migration import Migration
 
-WORKFLOWS = (Migration, Backfill, Setup, Check, AuditHead, AuditVerify, AuditExport)
+WORKFLOWS = (Migration, Backfill, Setup, Check, AuditHead, AuditVerify, AuditExport, Report)

@@ -9,8 +9,9 @@ from datetime import timedelta
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
+    from pgduet.describe import plain
     from pgduet.messages import BackfillInput, BackfillReport, SliceResult
-    from pgduet.workflows.calls import call, plain, read
+    from pgduet.workflows.calls import call, read
 
 LONGEST_SLICE_S = 60.0
 REPORT_STEP_PERCENT = 10.0

@@ -44,9 +44,3 @@ async def call(name: str, argument: BaseModel, result: type[M], summary: str) ->
         cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
     )
     return done
-
-
-def plain(relation: str) -> str:
-    """Show a quoted name as people say it, where that is the same: `"public"."flights"` is public.flights."""
-    bare = relation.replace('"', "")
-    return bare if bare == bare.lower() and bare.replace(".", "").replace("_", "").isalnum() else relation

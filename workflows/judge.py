@@ -12,12 +12,7 @@ NOISE_MS = 1.0
 
 def judge_traffic(since: Traffic, now: Traffic, policy: Policy) -> tuple[Traffic, tuple[str, str] | None]:
     """Give a bake's own traffic, and the criterion that it breaches with the reason, if any."""
-    bake = now.model_copy(
-        update={
-            name: max(0, getattr(now, name) - getattr(since, name))
-            for name in ("reads_old", "reads_new", "errors_old", "errors_new")
-        }
-    )
+    bake = now.since(since)
     limits = policy.shift
     if bake.reads_new and bake.errors_new / bake.reads_new > limits.max_error_ratio:
         return bake, ("error_ratio", f"{bake.errors_new} of {bake.reads_new} reads of the new version failed")

@@ -289,6 +289,7 @@ class Machine(Handlers):
             compensations=self.compensations,
             action=action,
             approvals=self.status.approvals,
+            left_at=next((t.ended_at for t in reversed(self.status.timings) if t.ended_at), None),
         )
         outcome = await self.ask("record", record, Outcome, action or "write down what is left")
         self.status.audit_head = outcome.audit_head or self.status.audit_head

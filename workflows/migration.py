@@ -7,6 +7,7 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
+    from pgduet.describe import plain
     from pgduet.errors import PgduetError
     from pgduet.messages import (
         Backfill,
@@ -23,7 +24,7 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.phases import Authority, Phase, State
     from pgduet.plan.load import parse_plan
     from pgduet.workflows.anchors import memo
-    from pgduet.workflows.calls import plain, read
+    from pgduet.workflows.calls import read
     from pgduet.workflows.judge import describe
     from pgduet.workflows.machine import MAKES_SAFE, ContinueAsNewNeeded
     from pgduet.workflows.pace import CENSUS_EVERY_S, CensusPace

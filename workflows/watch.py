@@ -106,7 +106,8 @@ class Watch(Clerk):
             await self.checkpoint()
             if over:
                 break
-        now = await self.ask("traffic", TrafficRequest(reference=self.reference), Traffic, "traffic of the bake")
+        ended = TrafficRequest(reference=self.reference, since=since)
+        now = await self.ask("traffic", ended, Traffic, "traffic of the bake")
         self.status.traffic, breach = judge_traffic(since, now, policy)
         self.desk.go_on()
         await self.take_census(policy.soak.legacy_idle_s)

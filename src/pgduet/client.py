@@ -27,13 +27,14 @@ from pgduet.audit_client import AuditLogs
 from pgduet.describe import details, summary, what_differs
 from pgduet.errors import ActRefused, PlanChanged, ServerMissing, UnknownMigration
 from pgduet.failures import error_from
-from pgduet.finding import MIGRATION
+from pgduet.finding import MIGRATION, newest_runs, unknown
 from pgduet.messages import Answer, CheckInput, CheckResult, SetupInput, SetupResult, Start, Status
 from pgduet.observe import Look, WorkerMissing, describe, started_with
 from pgduet.phases import Phase, State
 from pgduet.plan.checksum import checksum
 from pgduet.plan.load import parse_plan
 from pgduet.plan.models import Plan
+from pgduet.report.facts import Report, ReportFacts, ReportInput
 from pgduet.tasks import Result, run_task
 from pgduet.telemetry.client import ClientTracing
 from pgduet.watching import StillWaiting, Watching, as_words
@@ -232,6 +233,27 @@ class Migrations(Watching, AuditLogs):
         """Check a plan against the catalogue of its database; raises what a start would be refused for."""
         workflow = f"check/{plan.database}/{uuid4().hex}"
         return await self._run("Check", workflow, CheckInput(plan=_wire(plan)), CheckResult)
+
+    async def report(self, name: str, database: str | None = None) -> Report:
+        """Give what is known of a migration and all its attempts, wherever it stands; see `pgduet.report`.
+
+        Where Temporal has forgotten it, `database` says which database's own records to read.
+
+        Raises:
+            UnknownMigration: neither Temporal nor the database knows it.
+        """
+        try:
+            status = await self.status(name, database)
+        except UnknownMigration as missing:
+            if database is None:
+                missing.hint = f"{missing.hint or ''} Where Temporal has forgotten it, name its `--database`.".strip()
+                raise
+            status = None
+        where = ReportInput(database=status.database if status else database or "", name=name)
+        facts = await self._run("Report", f"report/{where.database}/{uuid4().hex}", where, ReportFacts)
+        if status is None and not facts.attempts:
+            raise unknown(name, await newest_runs(self.client), database)
+        return Report(facts=facts, status=status)
 
     async def _run(self, kind: str, workflow: str, given: BaseModel, result: type[Result]) -> Result:
         return await run_task(self.client, given, result, kind=kind, workflow=workflow, task_queue=self.task_queue)

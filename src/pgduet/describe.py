@@ -56,6 +56,12 @@ def operation_line(operation: Operation) -> str:
     return what
 
 
+def plain(relation: str) -> str:
+    """Show a quoted name as people say it, where that is the same: `"public"."flights"` is public.flights."""
+    bare = relation.replace('"', "")
+    return bare if bare == bare.lower() and bare.replace(".", "").replace("_", "").isalnum() else relation
+
+
 def _where(operation: Operation) -> str:
     if isinstance(operation, Sql):
         return f"at {operation.at}" + (f" on {', '.join(operation.tables)}" if operation.tables else "")

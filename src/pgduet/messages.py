@@ -108,6 +108,12 @@ class Traffic(Message):
     old_ms: float | None = None
     new_ms: float | None = None
 
+    def since(self, before: "Traffic") -> "Traffic":
+        """Give what came after an earlier measurement: counters grow, latencies are as they are."""
+        counters = ("reads_old", "reads_new", "errors_old", "errors_new")
+        grown = {name: max(0, getattr(self, name) - getattr(before, name)) for name in counters}
+        return self.model_copy(update=grown)
+
 
 class Timing(Message):
     """When a phase began and ended."""
@@ -226,6 +232,8 @@ class Record(Message):
     action: str | None = None
     """What the audit log calls it; nothing where the step itself is in the log."""
     approvals: dict[str, list[str]] = {}
+    left_at: datetime | None = None
+    """When the work of the phase before ended; what follows was a wait at the gate."""
 
 
 class Note(Message):
@@ -310,7 +318,7 @@ class ShadowRequest(Message):
 
 
 class TrafficRequest(Message):
-    """Measure traffic against an earlier measurement."""
+    """Measure traffic; against an earlier measurement where a bake has ended, which is recorded."""
 
     reference: Reference
     since: Traffic | None = None

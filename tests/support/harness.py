@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError, RPCStatusCode
@@ -154,6 +156,24 @@ class Harness:
     async def act(self, update: str, **fields: Any) -> Answer:
         """Act by update, which is answered or refused."""
         return await self.handle.execute_update(update, {"actor": "tester", **fields}, result_type=Answer)
+
+    async def forget(self) -> None:
+        """Have Temporal forget the run that was started last, as it does when retention is over."""
+        execution = WorkflowExecution(workflow_id=self.handle.id)
+        request = DeleteWorkflowExecutionRequest(namespace=self.client.namespace, workflow_execution=execution)
+        await self.client.workflow_service.delete_workflow_execution(request)
+        async with asyncio.timeout(TIMEOUT_S):
+            while await self._is_known():
+                await asyncio.sleep(POLL_S)
+
+    async def _is_known(self) -> bool:
+        try:
+            await self.client.get_workflow_handle(self.handle.id).describe()
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return False
+            raise
+        return True
 
     async def result(self, timeout_s: float = TIMEOUT_S) -> Status:
         """Wait for the end; what fails the workflow is raised."""

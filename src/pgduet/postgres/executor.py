@@ -26,6 +26,7 @@ IDLE_MS = 1000
 
 Step = Callable[[Connection], Awaitable[None]]
 OnWait = Callable[[str], None]
+OnHeld = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,12 @@ async def execute_locked(
     *,
     also: Step | None = None,
     on_wait: OnWait | None = None,
+    on_held: OnHeld | None = None,
 ) -> int:
     """Run statements in one transaction under the lock budget; returns the number of tries.
 
-    `also` runs last in the same transaction (records, audit). `on_wait` hears who holds the lock after each failed try.
+    `also` runs last in the same transaction (records, audit). `on_wait` hears who holds the lock after each failed try,
+    `on_held` that all locks are held.
 
     Raises:
         LockDeadline: when the deadline passes; nothing of the transaction remains.
@@ -59,6 +62,8 @@ async def execute_locked(
         try:
             async with conn.transaction():
                 await conn.execute(_prologue(statements, budget.timeout_ms, lower=lower))
+                if on_held:
+                    on_held()
                 if statements:
                     # One round trip while the lock is held, however many statements and however far the server.
                     await conn.execute(sql.SQL(";\n").join(statement.sql for statement in statements))
@@ -95,6 +100,16 @@ async def blockers(conn: Connection, relations: Sequence[str]) -> str:
     )
 
 
+def locks_of(statements: Sequence[Statement]) -> dict[str, Lock]:
+    """Give the strongest lock that statements take on each table."""
+    strongest: dict[str, Lock] = {}
+    for statement in statements:
+        if statement.relation and statement.lock is not Lock.NONE:
+            known = strongest.get(statement.relation, Lock.NONE)
+            strongest[statement.relation] = max(known, statement.lock, key=_STRENGTH.index)
+    return strongest
+
+
 def _prologue(statements: Sequence[Statement], timeout_ms: int, *, lower: bool) -> Query:
     """Set the limits, then take each table's strongest lock first: the rest of the transaction finds it held.
 
@@ -106,12 +121,8 @@ def _prologue(statements: Sequence[Statement], timeout_ms: int, *, lower: bool) 
     ]
     if lower:
         parts.append(sql.SQL("SET LOCAL deadlock_timeout = '10ms'"))
-    strongest: dict[str, Lock] = {}
-    for statement in statements:
-        if statement.relation and statement.lock is not Lock.NONE:
-            known = strongest.get(statement.relation, Lock.NONE)
-            strongest[statement.relation] = max(known, statement.lock, key=_STRENGTH.index)
-    parts += [block("locks", _MODES[mode]).format(relation=trusted(relation)) for relation, mode in strongest.items()]
+    locks = locks_of(statements)
+    parts += [block("locks", _MODES[mode]).format(relation=trusted(relation)) for relation, mode in locks.items()]
     return sql.SQL(";\n").join(parts)
 
 

@@ -86,6 +86,21 @@ INSERT INTO pgduet.backfill_range (migration_id, relation, part, block_from, blo
 VALUES (%(id)s, %(relation)s::text, %(part)s, %(block_from)s::bigint, %(block_to)s, %(block_from)s::bigint, pg_relation_filenode(%(relation)s::text::regclass))
 ON CONFLICT DO NOTHING
 
+-- name: mark_wal
+-- Where the server's WAL was when the backfill began first: what is inserted counts, batches do not wait for the disk.
+UPDATE pgduet.migration SET controls = jsonb_build_object('wal_at_backfill', pg_current_wal_insert_lsn()::text) || controls WHERE id = %(id)s
+
+-- name: wal_since
+SELECT (pg_wal_lsn_diff(pg_current_wal_insert_lsn(), (controls ->> 'wal_at_backfill')::pg_lsn) / 1048576)::float8 AS mb
+  FROM pgduet.migration WHERE id = %(id)s
+
+-- name: add_held
+-- How long the backfill held back, by reason; all slices add to it.
+UPDATE pgduet.migration
+   SET controls = controls || jsonb_build_object('held_s', coalesce(controls -> 'held_s', '{}') || jsonb_build_object(
+         %(why)s::text, coalesce((controls -> 'held_s' ->> %(why)s::text)::float8, 0) + %(seconds)s::float8))
+ WHERE id = %(id)s
+
 -- name: ranges
 SELECT relation, part, block_from, block_to, cursor_block, rows_done, batches FROM pgduet.backfill_range
  WHERE migration_id = %(id)s ORDER BY relation, part

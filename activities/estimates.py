@@ -1,0 +1,27 @@
+"""What a migration will cost, estimated before anything has been measured: for `check`, and kept at the start for the report.
+
+Limits: rows and pages are the catalogue's (as of the last ANALYZE); the rate and the bytes are assumed.
+"""
+
+from typing import Any
+
+from pgduet.plan.models import Plan, TableName
+from pgduet.postgres.survey import Survey
+
+ROWS_PER_SECOND = 200_000
+"""A cautious rate."""
+ROW_REWRITE_BYTES = 300
+
+
+def estimate(plan: Plan, surveyed: Survey) -> dict[str, Any]:
+    """Estimate rows to fill, time, WAL, and what is locked how."""
+    synced = {str(TableName(table.schema_name, table.table)): table for table in surveyed.design.synced}
+    known = {name: facts for name, facts in surveyed.facts.items() if name in synced}
+    rows = sum(max(0, facts.rows) for name, facts in known.items() if synced[name].derived)
+    return {
+        "rows": int(rows),
+        "backfill_s": round(rows / ROWS_PER_SECOND, 1),
+        "wal_mb": round(rows * ROW_REWRITE_BYTES / 1e6),
+        "pages_now": sum(facts.pages for facts in known.values()),
+        "locks": f"ACCESS EXCLUSIVE on {', '.join(surveyed.facts)}, at most {plan.policy.lock_timeout_ms} ms a try",
+    }

@@ -46,6 +46,7 @@ REACHING = [
     ["audit", "verify", "flights"],
     ["audit", "head", "flights"],
     ["audit", "export", "flights"],
+    ["report", "seats"],
 ]
 
 
@@ -73,6 +74,8 @@ def call(*arguments: str) -> Any:
         ["throttle", "seats"],
         ["throttle", "seats", "--batch-target-ms", "0"],
         ["status", "--watch"],
+        ["report"],
+        ["report", "seats", "--html", "--json"],
         ["start"],
         ["check"],
         ["audit"],

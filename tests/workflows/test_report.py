@@ -1,7 +1,12 @@
 """The report says what the database's own records and the workflow say, for all attempts, wherever a migration stands."""
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -201,3 +206,31 @@ async def test_a_rollback_under_way_says_what_it_waits_for_and_is_not_safe_befor
     assert turn.safe_s is not None
     assert turn.withdrawn_s is not None
     assert turn.safe_s <= turn.withdrawn_s
+
+
+async def test_the_command_prints_or_writes_the_page_or_its_facts(stage: Harness, tmp_path: Path) -> None:
+    async with stage.worker():
+        await stage.start(stage.plan(gates={"dual_write": "manual"}))
+        await stage.waits("gate", Phase.EXPAND)
+        printed = await _command(stage, "report", NAME)
+        written = await _command(stage, "report", NAME, "--html", "--output", str(tmp_path / "page.html"))
+        told = json.loads((await _command(stage, "report", NAME, "--json")).stdout)
+        nowhere = await _command(stage, "report", NAME, "--output", str(tmp_path / "none" / "page.md"))
+    assert printed.stdout.startswith(f"# {NAME}\n\n{told['answer']}\n")
+    assert (written.returncode, written.stdout) == (0, "")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert told["facts"]["attempts"][0]["phases"][0]["phase"] == "expand"
+    assert [each["kind"] for each in told["fallbacks"]] == ["rollback", "schemas"]
+    hazards = told["facts"]["attempts"][0]["hazards"]
+    assert [each["kind"] for each in told["follow_ups"]] == ["waits", *("hazard" for _ in hazards)]
+    assert nowhere.returncode == 1
+    assert "cannot write" in nowhere.stderr
+    assert stage.dsn not in printed.stdout + json.dumps(told)
+
+
+async def _command(stage: Harness, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"TEMPORAL_ADDRESS": stage.address, "PGDUET_TASK_QUEUE": stage.queue}
+    command = [sys.executable, "-m", "pgduet.cli.main", *arguments, "--database", stage.database]
+    return await asyncio.to_thread(
+        subprocess.run, command, check=False, capture_output=True, text=True, env=environment, timeout=60
+    )

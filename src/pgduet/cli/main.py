@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from pgduet.cli import acts, audit_log, looking, plans, servers, undoing
+from pgduet.cli import acts, audit_log, looking, plans, reporting, servers, undoing
 from pgduet.cli.session import CONNECTED
 from pgduet.leaving import leave
 
@@ -31,6 +31,7 @@ for _command in (
     acts.route,
     undoing.rollback,
     undoing.verify,
+    reporting.report,
     plans.schema,
     servers.worker,
     servers.dev,

@@ -20,6 +20,7 @@ import psycopg
 from psycopg import sql
 from rich.console import Console
 
+from pgduet.cli.reporting import rendered
 from pgduet.cli.session import console as make_console
 from pgduet.client import Migrations
 from pgduet.errors import PgduetError
@@ -32,8 +33,12 @@ from pgduet.local.verdict import Verdict, closing, stalls
 from pgduet.messages import workflow_id
 from pgduet.plan.load import load_plan
 from pgduet.plan.models import Plan
+from pgduet.report.facts import Report
+from pgduet.report.pages import answer
 
 PLAN = Path("examples", "flights", "plan.yaml")
+KEPT = Path(".pgduet")
+"""Where the report stays when the data are gone."""
 INTERRUPTED = 130
 _SETTINGS = {
     "fsync": "off",
@@ -65,7 +70,10 @@ def main(keep: bool = False) -> int:  # noqa: FBT001, FBT002  the one flag of a 
         try:
             with ExitStack() as stack:
                 servers = start(stack, plan, console)
-                verdict = asyncio.run(_told(servers, plan, console))
+                verdict, told = asyncio.run(_told(servers, plan, console))
+                if told:
+                    page = keep_report(told, KEPT)
+                    console.print(f"\n{answer(told)}\n  the whole report: {page}, .md beside it", soft_wrap=True)
                 code = 0 if verdict.holds else 1
                 _close(verdict, servers, console)
                 if keep:
@@ -124,10 +132,24 @@ def stay(servers: Servers, plan: Plan, console: Console) -> None:
         console.print("everything is ended")
 
 
-async def _told(servers: Servers, plan: Plan, console: Console) -> Verdict:
+async def _told(servers: Servers, plan: Plan, console: Console) -> tuple[Verdict, Report | None]:
     migrations = await Migrations.connect(servers.temporal.address, task_queue=servers.queue)
     stage = Stage(servers.dsn, plan, migrations, console, servers.logs / "traffic.log")
-    return await Story(stage).run()
+    verdict = await Story(stage).run()
+    try:
+        return verdict, await migrations.report(plan.name, plan.database)
+    except PgduetError as wrong:
+        verdict.failures.append(f"no report: {wrong}")
+        return verdict, None
+
+
+def keep_report(report: Report, folder: Path) -> Path:
+    """Write the report as HTML and as Markdown, to stay when the data are gone; gives the page's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder.resolve() / f"report-{report.facts.name}.html"
+    page.write_text(rendered(report, as_html=True), encoding="utf-8")
+    page.with_suffix(".md").write_text(rendered(report, as_html=False), encoding="utf-8")
+    return page
 
 
 def _close(verdict: Verdict, servers: Servers, console: Console) -> None:

@@ -49,7 +49,8 @@ class TableLock(Message):
     waited_ms: float
     """Until all locks were held, the pauses between tries included: clients have the table then."""
     held_ms: float | None = None
-    """From then on until the commit was answered: at most so long did a client wait. None where the locks were not had."""
+    """From then on until the commit was answered; None where the locks were not had. A client waits for at most one try's
+    lock_timeout, while the try queues, and this."""
 
 
 class Filled(Message):

@@ -55,3 +55,9 @@ SELECT pg_total_relation_size(c.oid)::bigint AS bytes, coalesce(s.n_live_tup, 0)
               WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgname = ANY (%(triggers)s)) AS leftovers
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
  WHERE c.oid = to_regclass(%(label)s)
+
+-- name: show_values
+SELECT relation, key, kept FROM pgduet_archive.value WHERE migration = {name} AND attempt = {attempt} AND side = {side}
+
+-- name: show_table
+SELECT * FROM pgduet_archive.{table}

@@ -46,6 +46,7 @@ class Backfill:
             pressure = Pressure(work.conn, Pace.of(work.migration.policy))
             await batches.open()
             ends = time.monotonic() + task.slice_s
+            held: str | None = None
             held_s: dict[str, float] = {}
             while not batches.finished and time.monotonic() < ends and not activity.is_worker_shutdown():
                 held = await pressure.check(work.migration.id)

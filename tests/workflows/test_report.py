@@ -208,6 +208,29 @@ async def test_a_rollback_under_way_says_what_it_waits_for_and_is_not_safe_befor
     assert turn.safe_s <= turn.withdrawn_s
 
 
+async def test_how_long_the_backfill_held_back_and_why_is_added_up(stage: Harness, conn: Connection) -> None:
+    await conn.execute("SELECT pg_create_physical_replication_slot('lazy_standby', true)")
+    try:
+        await conn.execute("CREATE TABLE filler AS SELECT repeat('x', 1000) FROM generate_series(1, 5000)")
+        async with stage.worker():
+            await stage.start(stage.plan(backfill={"max_wal_retained_mb": 1}, gates={"verify": "manual"}))
+            client = migrations(stage)
+            async with asyncio.timeout(TIMEOUT_S):
+                while not (await client.status(NAME, stage.database)).backfill.throttled_by:
+                    await asyncio.sleep(POLL_S)
+            await conn.execute("SELECT pg_drop_replication_slot('lazy_standby')")
+            await stage.waits("gate", Phase.BACKFILL)
+            report = await client.report(NAME, stage.database)
+    finally:
+        await conn.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'lazy_standby'"
+        )
+    [attempt] = report.facts.attempts
+    assert attempt.filled is not None
+    assert list(attempt.filled.held_s) == ["WAL retained by slots"]
+    assert attempt.filled.held_s["WAL retained by slots"] > 0.5
+
+
 async def test_the_command_prints_or_writes_the_page_or_its_facts(stage: Harness, tmp_path: Path) -> None:
     async with stage.worker():
         await stage.start(stage.plan(gates={"dual_write": "manual"}))

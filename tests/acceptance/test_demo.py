@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +29,8 @@ def test_the_demo_migrates_rolls_back_once_and_loses_nothing() -> None:
     assert re.search(
         r"336,776 flights migrated · parity exact · audit log verifies \(\d+ entries\)$", done.stdout, re.MULTILINE
     )
+    kept = re.search(r"the whole report: (\S+\.html)", done.stdout)
+    assert kept
+    page = Path(kept[1]).read_text(encoding="utf-8")
+    assert "The first attempt was rolled back from soak by demo (to show it)." in page
+    assert f"{rolled_back[1]} values that earlier attempts had archived came back." in page

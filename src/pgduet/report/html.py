@@ -66,7 +66,7 @@ ul { padding-left: 1.3rem; } li { margin: .3rem 0; }
 .badge { display: inline-block; vertical-align: .18em; padding: .12rem .7rem; border: 1.5px solid currentColor;
   border-radius: 1rem; font-size: .85rem; font-weight: 600; letter-spacing: .01em; white-space: nowrap; }
 .good { color: var(--good); } .back { color: var(--back); } .bad { color: var(--bad); } .open { color: var(--open); }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(11.5rem, 1fr)); gap: .8rem; margin: 1.4rem 0; padding: 0; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.4rem, 1fr)); gap: .8rem; margin: 1.4rem 0; padding: 0; }
 .figures div { padding: .8rem 1rem; background: var(--soft); border: 1px solid var(--line); border-radius: .6rem; }
 .figures dt { color: var(--dim); font-size: .82rem; }
 .figures dd { margin: .1rem 0 0; font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums;
@@ -78,11 +78,12 @@ a { color: var(--accent); text-decoration-thickness: 1px; text-underline-offset:
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { padding: .42rem .9rem .42rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { color: var(--dim); font-weight: 500; white-space: nowrap; }
-td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; min-width: 3rem; }
+td { font-variant-numeric: tabular-nums; }
 th.n, td.n { text-align: right; white-space: nowrap; } td.b { width: 22%; min-width: 6rem; vertical-align: middle; }
 .bar { display: block; height: .62rem; min-width: 2px; border-radius: .2rem; background: var(--accent); }
 code, pre { font: .88em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 code { padding: .08em .35em; background: var(--soft); border-radius: .3em; overflow-wrap: anywhere; }
+td code { overflow-wrap: normal; }
 pre { padding: .8rem 1rem; background: var(--soft); border: 1px solid var(--line); border-radius: .6rem; overflow-x: auto; }
 pre code { padding: 0; background: none; overflow-wrap: normal; }
 footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--dim); font-size: .85rem;
@@ -90,7 +91,8 @@ footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line);
 @media print { :root { --paper: #fff; --ink: #000; --dim: #444; --line: #bbb; --soft: #fff; --accent: #555;
   --good: #000; --back: #000; --bad: #000; --open: #000; }
   body { font-size: 10.5pt; } main { max-width: none; padding: 0; } nav { display: none; }
-  .wide { overflow: visible; } pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+  .wide { overflow: visible; } td, td code { overflow-wrap: anywhere; } th, th.n, td.n { white-space: normal; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   h2 { break-after: avoid; margin-top: 1.4rem; } tr, .figures div, pre { break-inside: avoid; }
   .bar { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """

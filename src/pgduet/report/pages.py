@@ -135,8 +135,7 @@ def _figures(report: Report) -> tuple[Block, ...]:
         )
     if last.comparisons:
         compared = last.comparisons[-1]
-        at = f"of {compared.rows:,}, {when(compared.at)}"
-        figures.append(("rows that differed last", f"{compared.mismatches:,}", at))
+        figures.append(("rows that differed last", f"{compared.mismatches:,}", f"of {compared.rows:,}"))
     held = lessons.longest_held(report)
     if held:
         tables = ", ".join(plain(name) for name in held.locks)

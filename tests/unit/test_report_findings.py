@@ -124,6 +124,19 @@ def test_a_long_list_keeps_its_first_its_last_and_those_that_tell_something() ->
     assert kept == sorted(kept)
 
 
+def test_facts_are_cut_to_what_temporal_takes_the_oldest_first() -> None:
+    long = [facts.Decision(at=at(0), actor="ann", what="advanced", reason="x" * 2000)] * 100
+    examples = [{"relation": "t", "key": {"id": "k" * 2000}, "kind": "mismatch"}] * 5
+    made = report(*(attempt(number=number, decisions=long) for number in range(1, 21))).facts
+    cut = attempts.fitted(made)
+    assert len(cut.model_dump_json()) <= attempts.MOST_BYTES
+    assert cut.attempts_total == 20
+    assert [each.number for each in cut.attempts] == list(range(21 - len(cut.attempts), 21))
+    one = report(attempt(comparisons=[compared(1, mismatches=9, examples=examples)] * 100, comparisons_total=100)).facts
+    assert len(attempts.fitted(one, 500_000).model_dump_json()) < 500_000
+    assert {each.mismatches for each in one.attempts[0].comparisons} == {9}
+
+
 def test_decisions_are_those_of_people_and_of_criteria() -> None:
     log = [
         entry(0, "start"),

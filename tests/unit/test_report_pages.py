@@ -207,7 +207,7 @@ def test_the_answer_names_every_earlier_attempt_and_what_came_back() -> None:
                 status=status(Phase.BACKFILL, State.FAILED, failure="the workflow was terminated"),
             ),
             "failed",
-            "is failed in backfill: the workflow was terminated.",
+            "has failed in backfill: the workflow was terminated.",
         ),
         (
             report(status=status(Phase.PREFLIGHT, State.FAILED, failure="PD-1042\n  no such column")),

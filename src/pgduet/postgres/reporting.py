@@ -45,7 +45,7 @@ async def read(conn: Connection, database: str, name: str) -> ReportFacts:
         facts.tables = await _tables(conn, design, done=rows[0]["state"] == State.DONE)
         head = (await (await conn.execute(block("audit", "head"))).fetchall())[0]
         facts.audit_entries, facts.audit_head = head["seq"], f"{head['seq']}:{head['hash']}"
-        return facts
+        return attempts.fitted(facts)
 
 
 async def _attempts(conn: Connection, name: str, rows: list[dict[str, Any]]) -> list[Attempt]:

@@ -15,6 +15,8 @@ from pgduet.report import facts
 
 MOST = 100
 """How many entries of a kind a report shows."""
+MOST_BYTES = 1_500_000
+"""Temporal takes 2 MB in one piece."""
 _MAKES_SAFE = ("undo_cutover", "undo_shift")
 _SAYS = frozenset({"start", "approve", "advance", "abort", "controls", "repair"})
 
@@ -73,6 +75,16 @@ def attempt(row: Row, entries: list[Row], filled: Row | None, drift: list[facts.
         ],
         drift=drift,
     )
+
+
+def fitted(found: facts.ReportFacts, limit_bytes: int = MOST_BYTES) -> facts.ReportFacts:
+    """Cut facts to what goes through Temporal in one piece: the oldest attempts first, then the keys of rows that differed."""
+    while len(found.model_dump_json()) > limit_bytes and len(found.attempts) > 1:
+        found.attempts = found.attempts[1:]
+    if len(found.model_dump_json()) > limit_bytes:
+        for compared in (one for attempt in found.attempts for one in attempt.comparisons):
+            compared.examples = []
+    return found
 
 
 def phases(entries: list[Row]) -> list[facts.PhaseTime]:

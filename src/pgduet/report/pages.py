@@ -69,10 +69,11 @@ def _outcome(report: Report) -> str:
         if last.state == State.DONE:
             return f"{facts.name} moved {what}: {ending}."
         return f"{facts.name} would have moved {what} and was rolled back: {ending}."
-    doing = findings.state(report).replace("_", " ")
+    state = findings.state(report)
+    doing = "has failed" if state == State.FAILED else f"is {state.replace('_', ' ')}"
     waits = f": it waits for {status.waiting_for.detail}" if status and status.waiting_for else ""
     stopped = f": {' '.join(status.failure.split())}" if status and status.failure and not waits else ""
-    return f"{facts.name} moves {what} since {begun} UTC and is {doing} in {findings.phase(report)}{waits}{stopped}."
+    return f"{facts.name} moves {what} since {begun} UTC and {doing} in {findings.phase(report)}{waits}{stopped}."
 
 
 def _attempts(report: Report) -> str:

@@ -10,6 +10,7 @@ from pgduet.activities.cutover import Cutover
 from pgduet.activities.dual_write import DualWrite
 from pgduet.activities.engine import Engine
 from pgduet.activities.expand import Expand
+from pgduet.activities.neighbours import Neighbours
 from pgduet.activities.preflight import Preflight
 from pgduet.activities.record import Bookkeeping
 from pgduet.activities.report import Reporting
@@ -29,6 +30,7 @@ ACTIVITIES = (
     Cutover,
     Contract,
     Bookkeeping,
+    Neighbours,
     Auditing,
     Reporting,
 )

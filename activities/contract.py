@@ -3,10 +3,13 @@
 There is no undo. What it dropped, and what it saved, is in the audit log and in `pgduet_archive`; whole tables move there.
 """
 
+import asyncio
+
+from psycopg import errors
 from temporalio import activity
 
 from pgduet.activities.engine import Engine, Work
-from pgduet.activities.versions import drop_version
+from pgduet.activities.versions import drop_older_views, drop_version
 from pgduet.barriers import reach
 from pgduet.messages import Outcome, Reference
 from pgduet.operations import columns, declare, dependents, rows, scripts, sync, views
@@ -18,6 +21,9 @@ from pgduet.postgres import catalogue, chain, store
 from pgduet.postgres.dependents import dependents_of
 from pgduet.postgres.moving import archive_table, own_search_path
 from pgduet.postgres.session import Connection
+
+PUBLISHED_MEANWHILE = 5
+"""How often a later version may be published between our look at the views and our lock on them."""
 
 
 class Contract:
@@ -35,9 +41,10 @@ class Contract:
             await store.set_controls(work.conn, work.migration.id, {"no_return": True})
             archived = await _archive(work)
             design = work.migration.design
-            await _locked(work, await drop_version(work, design, design.from_version), "schema")
+            older = await drop_older_views(work, design)
+            await _locked(work, [*await drop_version(work, design, design.from_version), *older], "schema")
             for table in design.tables:
-                await _once(work, table.label, await _final_shape(work, table))
+                await _shape(work, table)
             for created in design.created:
                 await _once(work, created.label, _final_names(created))
             for dropped in design.dropped:
@@ -80,6 +87,16 @@ async def _archive(work: Work) -> int:
                 for query in rows.archive_old(work.migration.design, table, work.migration.attempt):
                     count += (await work.conn.execute(query)).rowcount
     return count
+
+
+async def _shape(work: Work, table: TableDesign) -> None:
+    """Give a table its final shape; a later version that was published meanwhile is found at the next try."""
+    for _ in range(PUBLISHED_MEANWHILE):
+        try:
+            return await _once(work, table.label, await _final_shape(work, table))
+        except errors.DependentObjectsStillExist:
+            await asyncio.sleep(0.1)
+    return await _once(work, table.label, await _final_shape(work, table))
 
 
 async def _final_shape(work: Work, table: TableDesign) -> list[Statement]:

@@ -14,10 +14,8 @@ from temporalio.exceptions import ApplicationError
 
 from pgduet.errors import LockDeadline, PgduetError
 from pgduet.messages import LockWait, Reference
-from pgduet.operations import views
-from pgduet.operations.names import version_schema
 from pgduet.operations.statement import Statement
-from pgduet.postgres import catalogue, store
+from pgduet.postgres import store
 from pgduet.postgres.databases import Databases
 from pgduet.postgres.executor import LockBudget, execute_locked, is_transient, locks_of
 from pgduet.postgres.session import Connection, session, told
@@ -95,15 +93,6 @@ class Work:
         affected: dict[str, object] = {"step": self.purpose, "locks": {name: str(lock) for name, lock in locks.items()}}
         async with self.conn.transaction():
             await store.audited(self.conn, self.reference, "lock", affected=affected, evidence=evidence)
-
-    async def drop_version(self, version: str) -> list[Statement]:
-        """Give the statements that drop a version's schemas with the views that are in them now."""
-        statements: list[Statement] = []
-        for schema in self.migration.design.schemas:
-            name = version_schema(schema, version)
-            if await catalogue.is_ours(self.conn, name):
-                statements += views.drop_schema(schema, version, await catalogue.views_of(self.conn, name))
-        return statements
 
 
 class Engine:

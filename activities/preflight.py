@@ -11,13 +11,14 @@ from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 
 from pgduet.activities.engine import Engine, translated
 from pgduet.activities.estimates import estimate
-from pgduet.errors import ActRefused, NameTaken, Place, PlanChanged, UnknownMigration
+from pgduet.errors import ActRefused, NameTaken, Place, UnknownMigration
 from pgduet.messages import SEARCH_ATTRIBUTES, Opened, OpenRequest, Reference
 from pgduet.phases import Phase
 from pgduet.plan.checksum import checksum
 from pgduet.plan.load import parse_plan
 from pgduet.plan.models import Plan
-from pgduet.postgres import catalogue, chain, store
+from pgduet.postgres import catalogue, chain, conflicts, store
+from pgduet.postgres.conflicts import Reach
 from pgduet.postgres.session import Connection
 from pgduet.postgres.survey import Survey, survey
 
@@ -36,12 +37,11 @@ class Preflight:
             plan = parse_plan(request.plan)
         async with self.engine.connection(plan.database, f"preflight/{plan.name}", bare=True) as conn:
             await store.set_up(conn)
-            found = await store.latest(conn, plan.name)
-            if found and found.state != "rolled_back":
-                return await _found(conn, found, plan)
-            surveyed = await _in_chain(conn, plan, await survey(conn, plan))
+            if found := await conflicts.same_name(conn, plan):
+                return await _opened(conn, found)
+            surveyed = await in_chain(conn, plan)
             await _refuse_foreign_schemas(conn, surveyed)
-            return await _open(conn, request, plan, surveyed, (found.attempt if found else 0) + 1)
+            return await _open(conn, request, plan, surveyed)
 
     @activity.defn(name="find")
     async def find(self, reference: Reference) -> Opened:
@@ -52,8 +52,8 @@ class Preflight:
                 raise UnknownMigration(f"{reference.database} has no migration {reference.name}")
             if found.no_return:
                 raise ActRefused(
-                    f"contract of {reference.name} has begun: there is no way back",
-                    hint="Start the same plan again: it finishes the contract.",
+                    f"contract of {reference.name} {'is done' if found.ended else 'has begun'}: there is no way back",
+                    hint=None if found.ended else "Start the same plan again: it finishes the contract.",
                 )
             return await _opened(conn, found)
 
@@ -67,17 +67,6 @@ async def registered() -> bool:
     return set(SEARCH_ATTRIBUTES) <= set(answer.custom_attributes)
 
 
-async def _found(conn: Connection, found: store.Migration, plan: Plan) -> Opened:
-    if found.checksum != checksum(plan):
-        state = "done" if found.ended else f"live (in {found.phase})"
-        raise PlanChanged(
-            f"{plan.name} is {state} with other versions or operations (checksum {found.checksum[:12]},"
-            f" this plan {checksum(plan)[:12]})",
-            hint="Give the changed plan another name, or roll the first one back while that is possible.",
-        )
-    return await _opened(conn, found)
-
-
 async def _opened(conn: Connection, found: store.Migration) -> Opened:
     route = await store.run(conn, "route", {"migration": found.name})
     return Opened(
@@ -87,16 +76,20 @@ async def _opened(conn: Connection, found: store.Migration) -> Opened:
         phase=found.phase,
         search_attributes=await registered(),
         compensations=found.compensations,
-        rolling_back=found.state == "rolling_back",
+        rolling_back=found.going_back is not None and not found.ended,
+        going_back=None if found.ended else found.going_back,
+        plan=found.plan.model_dump(mode="json", by_alias=True),
         no_return=found.no_return,
         authority=found.authority,
         read_percent=route[0]["read_percent"] if route else 0,
     )
 
 
-async def _in_chain(conn: Connection, plan: Plan, surveyed: Survey) -> Survey:
-    """Check that the plan continues the chain, and have it show every schema that the version before it shows."""
-    await chain.check_chain(conn, plan, surveyed.design)
+async def in_chain(conn: Connection, plan: Plan) -> Survey:
+    """Survey a plan that continues the chain, and have it show every schema that the version before it shows."""
+    await conflicts.check(conn, plan, Reach.of(plan))
+    surveyed = await survey(conn, plan)
+    await conflicts.check(conn, plan, Reach.of(surveyed.design))
     shown = [*await catalogue.schemas_of_version(conn, plan.version.from_)]
     for other in await chain.live(conn):
         shown += other.design.schemas
@@ -115,14 +108,18 @@ async def _refuse_foreign_schemas(conn: Connection, surveyed: Survey) -> None:
             )
 
 
-async def _open(conn: Connection, request: OpenRequest, plan: Plan, surveyed: Survey, attempt: int) -> Opened:
+async def _open(conn: Connection, request: OpenRequest, plan: Plan, surveyed: Survey) -> Opened:
     attributes = await registered()
     hazards = [f"{hazard.id}  {hazard.condition}: {hazard.where}" for hazard in surveyed.hazards]
     expected = estimate(plan, surveyed)
     async with conn.transaction():
         # Two plans at once: the one that comes second finds the first.
-        await store.run(conn, "lock_chain")
-        await chain.check_chain(conn, plan, surveyed.design)
+        await chain.hold(conn)
+        if found := await conflicts.same_name(conn, plan):
+            return await _opened(conn, found)
+        await conflicts.check(conn, plan, Reach.of(surveyed.design))
+        before = await store.latest(conn, plan.name)
+        attempt = before.attempt + 1 if before else 1
         rows = await store.run(
             conn,
             "insert",

@@ -9,13 +9,13 @@ from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 
 from pgduet.activities.engine import Engine, Work, translated
 from pgduet.activities.estimates import estimate
-from pgduet.activities.preflight import registered
+from pgduet.activities.preflight import in_chain, registered
 from pgduet.audit import Entry, append
 from pgduet.barriers import reach
 from pgduet.messages import SEARCH_ATTRIBUTES, CheckInput, CheckResult, Note, Outcome, Record, SetupInput, SetupResult
 from pgduet.plan.checksum import checksum
 from pgduet.plan.load import parse_plan
-from pgduet.postgres import store
+from pgduet.postgres import conflicts, store
 from pgduet.postgres.survey import survey
 from pgduet.sql import load
 from pgduet.telemetry import metrics, subject
@@ -76,12 +76,23 @@ class Bookkeeping:
         async with translated():
             plan = parse_plan(request.plan)
         async with self.engine.connection(plan.database, f"check/{plan.name}", bare=True) as conn:
-            surveyed = await survey(conn, plan)
+            if await store.is_set_up(conn):
+                if found := await conflicts.same_name(conn, plan):
+                    return CheckResult(checksum=checksum(plan), standing=_standing(found))
+                surveyed = await in_chain(conn, plan)
+            else:
+                surveyed = await survey(conn, plan)
         return CheckResult(
             checksum=checksum(plan),
             hazards=[hazard.facts() for hazard in surveyed.hazards],
             estimate=estimate(plan, surveyed),
         )
+
+
+def _standing(found: store.Migration) -> str:
+    if found.ended:
+        return "done"
+    return "being rolled back" if found.going_back else f"live, in {found.phase}"
 
 
 async def _write_down(work: Work, record: Record) -> Outcome:

@@ -51,7 +51,7 @@ class Shift:
     async def census(self, request: CensusRequest) -> CensusResult:
         """Tell who uses which version."""
         async with self.engine.work(request.reference, "census") as work:
-            return await take(work.conn, work.migration, request.idle_s)
+            return await take(work.conn, work.migration, request.idle_s, request.leaving)
 
 
 async def _baked(work: Work, bake: Traffic) -> None:

@@ -4,12 +4,16 @@ Publication turns the sync both ways before anybody can come in by the new versi
 transaction, values that an earlier rollback archived come back, and only then is there a view to write through.
 """
 
+import asyncio
+
+from psycopg import errors
 from temporalio import activity
 
 from pgduet.activities.declaring import build_indexes
 from pgduet.activities.engine import Engine, Work
-from pgduet.activities.versions import drop_version, open_old_version, open_version
+from pgduet.activities.versions import drop_version, open_old_version, open_version, unpublished_before
 from pgduet.barriers import reach
+from pgduet.errors import GateRefused
 from pgduet.messages import Outcome, Parity, ParityRequest, Reference
 from pgduet.operations import probes, rows, sync, views
 from pgduet.operations.statement import Statement
@@ -19,6 +23,8 @@ from pgduet.postgres.archive import restore_all
 from pgduet.postgres.parity import compare, repair
 from pgduet.postgres.probing import probe
 from pgduet.postgres.session import Connection
+
+CONTRACTED_MEANWHILE = 5
 
 
 class Verify:
@@ -100,9 +106,25 @@ async def _both_ways(work: Work, statements: list[Statement]) -> None:
 
 async def _open_schema(work: Work, restored: int) -> str | None:
     design = work.migration.design
-    version = design.to_version
     if (await store.run(work.conn, "by_id", {"id": work.migration.id}))[0]["published_at"]:
         return None  # by an earlier try; clients may be on it
+    if waiting := await unpublished_before(work):
+        raise GateRefused(
+            f"version {design.from_version} is not published yet: {', '.join(waiting)}",
+            hint="It is published when those are through verify.",
+        )
+    for _ in range(CONTRACTED_MEANWHILE):
+        try:
+            return await _open_both(work, restored)
+        except (errors.UndefinedTable, errors.UndefinedColumn):
+            # An earlier migration's contract gave a table its final shape between our look and our view.
+            await asyncio.sleep(0.1)
+    return await _open_both(work, restored)
+
+
+async def _open_both(work: Work, restored: int) -> str:
+    design = work.migration.design
+    version = design.to_version
     await open_old_version(work)
     async with work.conn.transaction():
         await open_version(work, version, mine=True)

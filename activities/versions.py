@@ -5,6 +5,7 @@ from pgduet.operations import views
 from pgduet.operations.design import Design
 from pgduet.operations.names import version_schema
 from pgduet.operations.statement import Statement
+from pgduet.plan.names import parse_table
 from pgduet.postgres import catalogue, chain, store
 
 
@@ -15,16 +16,17 @@ async def open_version(work: Work, version: str, *, mine: bool) -> None:
     """
     conn, design = work.conn, work.migration.design
     others = await chain.live(conn, but=work.migration.id)
-    earlier = [other.design for other in others if other.id < work.migration.id]
-    designs = [*earlier, design] if mine else earlier
+    earlier = [other for other in others if other.id < work.migration.id]
+    known: list[chain.Live | Design] = [*earlier, design] if mine else [*earlier]
     later = [other.design for other in others if other.id > work.migration.id]
+    designs = [*(other.design for other in earlier), *([design] if mine else [])]
     hidden = chain.hidden_tables(designs, later if mine else [*later, design])
     for schema in design.schemas:
         if not mine and await catalogue.is_ours(conn, version_schema(schema, version)) is not None:
             continue
         for statement in views.create_schema(schema, version, await catalogue.schema_usage(conn, schema)):
             await conn.execute(statement.sql)
-        for shape, changed_by, table in await chain.shapes(conn, schema, designs, hidden):
+        for shape, changed_by, table in await chain.shapes(conn, schema, known, hidden):
             if changed_by is design and table is not None:
                 for statement in views.inner(design, table, shape.relation):
                     await conn.execute(statement.sql)
@@ -56,10 +58,28 @@ async def unpublished_before(work: Work) -> list[str]:
 
 
 async def drop_version(work: Work, design: Design, version: str) -> list[Statement]:
-    """Give the statements that drop a version's schemas with the views that are in them now."""
+    """Give the statements that drop a version's schemas, a later migration's included, with the views that are in them now."""
     statements: list[Statement] = []
-    for schema in design.schemas:
+    shown = await catalogue.schemas_of_version(work.conn, version)
+    for schema in dict.fromkeys([*design.schemas, *shown]):
         name = version_schema(schema, version)
         if await catalogue.is_ours(work.conn, name):
             statements += views.drop_schema(schema, version, await catalogue.views_of(work.conn, name))
     return statements
+
+
+async def drop_older_views(work: Work, design: Design) -> list[Statement]:
+    """Give the statements that drop what versions before this migration's own two show of the tables that it contracts.
+
+    An earlier migration that is still in overlap keeps its old version's schema, but that cannot show columns that are gone.
+    """
+    names = [*(table.label for table in design.tables), *(table.label for table in design.dropped)]
+    tables = {parse_table(name) for name in names}
+    older = (await chain.sides(work.conn, work.migration)).old
+    return [
+        views.drop_view(each.name, table.name)
+        for each in older
+        if each.version != design.from_version
+        for table in sorted(tables)
+        if table.schema == each.shows and await catalogue.has_view(work.conn, each.name, table.name)
+    ]

@@ -144,6 +144,8 @@ class Desk:
             return self._why_not_change(act) or "it waits for nobody: there is nothing to advance"
         if waiting.kind == "approval":
             return f"approvals are missing: {waiting.detail}. Use: {waiting.next_commands[0]}"
+        if waiting.kind in {"earlier", "later"}:
+            return f"other migrations come first: {waiting.detail}"
         return f"clients still use it: {waiting.detail}" if waiting.kind in {"census", "clients"} else None
 
     def _advance(self, act: Act) -> None:
@@ -179,14 +181,19 @@ class Desk:
 
     def _abort(self, act: Abort) -> None:
         self.abort = act
+        self.status.rollback = act.actor + (f": {act.reason}" if act.reason else "")
 
     def _pause(self, act: Act) -> None:
+        self.hold(act, "paused", "somebody to resume it", f"pgduet resume {self.status.name}")
+
+    def hold(self, act: Act, kind: str, detail: str, *commands: str) -> None:
+        """Stop here until somebody resumes it; what was waited for before is remembered."""
         if not self.paused:
             self.before_pause = self.status.waiting_for
+            self.errands.append(Errand("pause", act))
         self.paused = True
         self.status.state = State.PAUSED
-        self.wait_for("paused", "somebody to resume it", f"pgduet resume {self.status.name}")
-        self.errands.append(Errand("pause", act))
+        self.wait_for(kind, detail, *commands)
 
     def _resume(self, act: Act) -> None:
         self.paused = False
@@ -217,3 +224,9 @@ class Desk:
 def refusal(reason: str) -> ApplicationError:
     """Make the error with which an act is refused."""
     return ApplicationError(reason, type="ActRefused", non_retryable=True)
+
+
+def reason_of(error: ApplicationError) -> str:
+    """Give the reason of a refusal in one line, without code and cure where the error has fields of its own."""
+    facts = error.details[0] if error.details else None
+    return str(facts["message"]) if isinstance(facts, dict) and facts.get("message") else error.message

@@ -4,12 +4,13 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from temporalio import workflow
+from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from pydantic import ValidationError
 
     from pgduet.messages import Answer, Approve, BackfillReport, Status
-    from pgduet.workflows.desk import Desk
+    from pgduet.workflows.desk import Desk, reason_of
 
 
 class Handlers(ABC):
@@ -22,6 +23,10 @@ class Handlers(ABC):
     @abstractmethod
     def announce(self) -> None:
         """Show the state after an act."""
+
+    @abstractmethod
+    async def go_back(self, raw: object) -> str:
+        """Decide on a rollback, where nothing stands in the way; tells what becomes of it."""
 
     @abstractmethod
     def tally(self) -> None:
@@ -53,9 +58,13 @@ class Handlers(ABC):
         self._heard("approve", raw)
 
     @workflow.signal(name="abort")
-    def signal_abort(self, raw: object = None) -> None:
+    async def signal_abort(self, raw: object = None) -> None:
         """Roll back."""
-        self._heard("abort", raw)
+        try:
+            await self.go_back(raw)
+        except ApplicationError as error:
+            self.desk.decided(f"ignored: {reason_of(error)}")
+        self.announce()
 
     @workflow.signal(name="pause")
     def signal_pause(self, raw: object = None) -> None:
@@ -113,10 +122,11 @@ class Handlers(ABC):
         self.desk.check("approve", raw)
 
     @workflow.update(name="abort")
-    def update_abort(self, raw: object = None) -> Answer:
+    async def update_abort(self, raw: object = None) -> Answer:
         """Roll back."""
-        self._taken("abort", raw)
-        return self.desk.answer("rolling back")
+        told = await self.go_back(raw)
+        self.announce()
+        return self.desk.answer(told)
 
     @update_abort.validator
     def _check_abort(self, raw: object = None) -> None:

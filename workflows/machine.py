@@ -6,8 +6,10 @@ compensation of a step is pushed before the step, so whatever a step did is undo
 """
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import (
@@ -22,7 +24,6 @@ with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel
 
     from pgduet.messages import (
-        Abort,
         BackfillReport,
         Carried,
         Opened,
@@ -35,6 +36,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from pgduet.phases import Phase, State
     from pgduet.plan.checksum import checksum
+    from pgduet.plan.load import parse_plan
     from pgduet.plan.models import Plan
     from pgduet.plan.policy import Policy
     from pgduet.workflows.anchors import anchor
@@ -62,8 +64,10 @@ class Machine(Handlers):
         """Begin, or go on where the run before handed over."""
         carried = start.carried
         self.start = start
-        self.plan = plan
-        self.raw_plan = start.plan
+        self.take_plan(plan, start.plan)
+        if carried and carried.opened.plan:
+            self.take_plan(parse_plan(carried.opened.plan), carried.opened.plan)
+            plan = self.plan
         status = (
             carried.status
             if carried
@@ -85,6 +89,7 @@ class Machine(Handlers):
         self.resume_at: Phase | None = carried.phase if carried else None
         self.compensations: list[str] = list(carried.compensations) if carried else []
         self.cancelled = carried.cancelled if carried else False
+        self.cancel_waits = carried.cancel_waits if carried else False
         self.soak_started_at: datetime | None = carried.soak_started_at if carried else None
         self.next_parity_at: datetime | None = carried.next_parity_at if carried else None
         self.reports: dict[tuple[str, int], BackfillReport] = {}
@@ -97,6 +102,11 @@ class Machine(Handlers):
             self.desk.paused = carried.paused
             self.desk.no_return = carried.no_return
             self.desk.before_pause = carried.before_pause
+
+    def take_plan(self, plan: Plan, raw: dict[str, Any]) -> None:
+        """Go by a plan: the one that came with the start, or the one with which a migration that was found had begun."""
+        self.plan = plan
+        self.raw_plan = raw
 
     def refuse(self, error: ApplicationError) -> None:
         """Take no plan, but stay answerable: `run` fails with the reason, queries tell it, acts are refused."""
@@ -208,15 +218,12 @@ class Machine(Handlers):
     async def checkpoint(self) -> None:
         """Go no further when a rollback has been asked for; wait when the migration is paused."""
         self.turn_back_if_asked()
-        if self.desk.paused:
+        while self.desk.paused:
             self.announce()
-            await workflow.wait_condition(lambda: not self.desk.paused)
+            # A pause can be long, and what happens meanwhile makes the history longer.
+            await workflow.wait_condition(lambda: not self.desk.paused or self.is_long())
+            self.hand_over_if_long()
             self.announce()
-
-    def roll_back_because(self, reason: str) -> None:
-        """Decide on a rollback as the plan's criteria say."""
-        self.desk.abort = Abort(actor="pgduet", reason=reason)
-        self.desk.decided(f"automatic rollback: {reason}")
 
     # A phase
 
@@ -312,9 +319,13 @@ class Machine(Handlers):
                 await workflow.wait_condition(condition)
             except asyncio.CancelledError:
                 self.cancelled = True
-                self.desk.hear("abort", {"actor": "temporal", "reason": "the workflow was cancelled"})
+                self.cancel_asked()
             else:
                 return
+
+    @abstractmethod
+    def cancel_asked(self) -> None:
+        """Begin to act on a Temporal cancellation."""
 
     async def see_through(self, task: "asyncio.Task[None]") -> BaseException | None:
         """Wait for a task to its end whatever happens; returns what it raised."""
@@ -323,8 +334,12 @@ class Machine(Handlers):
 
     def hand_over_if_long(self) -> None:
         """Ask for a fresh run where the history has grown long."""
-        if workflow.info().is_continue_as_new_suggested() and self.desk.advanced is None:
+        if self.is_long():
             raise ContinueAsNewNeeded
+
+    def is_long(self) -> bool:
+        """Tell whether a fresh run should take over; not while somebody's word to advance is unheard."""
+        return workflow.info().is_continue_as_new_suggested() and self.desk.advanced is None
 
     def carried(self) -> Carried:
         """Pack the state for the next run."""
@@ -336,6 +351,7 @@ class Machine(Handlers):
             compensations=self.compensations,
             abort=self.desk.abort,
             cancelled=self.cancelled,
+            cancel_waits=self.cancel_waits,
             paused=self.desk.paused,
             no_return=self.desk.no_return,
             before_pause=self.desk.before_pause,

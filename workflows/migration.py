@@ -14,6 +14,7 @@ with workflow.unsafe.imports_passed_through():
         BackfillInput,
         Part,
         PartList,
+        Pending,
         ShadowRequest,
         ShadowResult,
         SliceResult,
@@ -58,8 +59,10 @@ class Migration(Watch):
         if self.refused:
             raise self.refused
         await self.until_opened()
+        if self.cancel_waits:
+            self.cancel_asked()
         errands = asyncio.create_task(self.run_errands())
-        if not self.desk.abort and self.status.state is not State.DONE:
+        if not self.desk.abort and self.status.state not in {State.DONE, State.ROLLED_BACK}:
             ahead = asyncio.create_task(self.forward())
             await self.until(lambda: ahead.done() or (self.desk.abort is not None and not self.critical))
             if not ahead.done():
@@ -94,12 +97,13 @@ class Migration(Watch):
         self.desk.go_on()
         if self.resume_at is None:
             self.status.safe = not MAKES_SAFE & set(self.compensations)
-            await self.record("abort")
+            await self.record(None)
         self.resume_at = None
         while self.compensations:
             undo = self.compensations[-1]
             if undo not in MAKES_SAFE:
                 self.made_safe()
+                await self.until_later_are_gone()
             if undo == "undo_verify":
                 await self.until_new_clients_left()
             outcome = await self.step(undo, undo.replace("_", " "))
@@ -107,6 +111,7 @@ class Migration(Watch):
             self.compensations.pop()
             await self.record(None)
         self.made_safe()
+        await self.until_later_are_gone()
         await self.finish(Phase.ROLLED_BACK, State.ROLLED_BACK)
 
     # What the phases do
@@ -172,6 +177,7 @@ class Migration(Watch):
         while parity.mismatches > self.plan.policy.verify.max_drift_rows or parity.violations:
             await self.hold("drift", describe(parity), *self.drift_commands())
             parity = await self.compare()
+        await self.until_earlier_are_published()
         outcome = await self.step("publish", "open the new version's schema, sync both ways")
         self.status.restored = int(outcome.evidence.get("restored", 0))
 
@@ -255,20 +261,28 @@ class Migration(Watch):
     async def contract(self) -> None:
         """Drop the old representation, unless somebody still uses it: after this there is no way back."""
         while not self.desk.no_return:
-            old_left = (await self.take_census(self.plan.policy.soak.legacy_idle_s)).old_left
-            if not old_left:
+            if await self.may_contract():
                 break
-            self.desk.wait_for(
-                "census", f"clients of version {self.plan.version.from_} to leave: {', '.join(old_left)}"
-            )
             self.announce()
-            await self.checkpoint()
             await workflow.sleep(timedelta(seconds=min(CENSUS_EVERY_S, self.plan.policy.soak.legacy_idle_s or 1)))
             self.hand_over_if_long()
         self.desk.go_on()
-        await self.checkpoint()
         self.desk.no_return = self.critical = True
         await self.step("contract", "drop the old representation")
+
+    async def may_contract(self) -> bool:
+        """Pass the point of no return, or say who is in the way: clients, or earlier migrations."""
+        await self.checkpoint()
+        left = (await self.take_census(self.plan.policy.soak.legacy_idle_s, leaving="old")).old_left
+        if left:
+            detail = f"clients of version {self.plan.version.from_} or older to leave: {', '.join(left)}"
+            self.desk.wait_for("census", detail, f"pgduet status {self.plan.name}", f"pgduet rollback {self.plan.name}")
+            return False
+        await self.checkpoint()
+        pending = await self.ask("begin_contract", self.reference, Pending, "pass the point of no return")
+        if pending.waits_for:
+            self.wait_for_earlier(pending)
+        return not pending.waits_for
 
     async def finish(self, phase: Phase, state: State) -> None:
         """Write down the end, then say so: who is told that it has ended may start again at once."""

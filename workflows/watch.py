@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime, timedelta
+from typing import Literal
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
@@ -19,9 +20,10 @@ with workflow.unsafe.imports_passed_through():
         TrafficRequest,
     )
     from pgduet.phases import Authority, Phase, State
+    from pgduet.plan.load import parse_plan
     from pgduet.workflows.anchors import anchor
     from pgduet.workflows.calls import call
-    from pgduet.workflows.clerk import Clerk
+    from pgduet.workflows.chained import Chained
     from pgduet.workflows.judge import describe, judge_traffic
     from pgduet.workflows.machine import innermost
     from pgduet.workflows.pace import CENSUS_EVERY_S
@@ -30,7 +32,7 @@ WITHDRAW_CENSUS_S = 0.5
 WITHDRAW_IDLE_S = 10.0
 
 
-class Watch(Clerk):
+class Watch(Chained):
     """The long waits of the journey, so that `Migration` can read as the runbook."""
 
     async def until_opened(self) -> None:
@@ -39,11 +41,11 @@ class Watch(Clerk):
             return
         opening = asyncio.create_task(self.open())
         error = await self.see_through(opening)
-        if isinstance(error, ActivityError):
+        if isinstance(error, ActivityError | ApplicationError):
             self.status.state = State.FAILED
             self.status.failure = innermost(error)
             self.announce()
-            cause = error.cause
+            cause = error.cause if isinstance(error, ActivityError) else error
             if isinstance(cause, ApplicationError):
                 raise ApplicationError(cause.message, *cause.details, type=cause.type, non_retryable=True) from None
         if error is not None:
@@ -57,29 +59,39 @@ class Watch(Clerk):
             reference = Reference(
                 database=plan.database, name=plan.name, migration_id=0, actor=start.actor, reason=start.reason
             )
-            self.opened = await call("find", reference, Opened, "find what is left")
-            self.desk.hear("abort", {"actor": start.actor, "reason": start.reason or "adopted"})
+            opened = await call("find", reference, Opened, "find what is left")
         else:
             request = OpenRequest(
                 plan=start.plan, actor=start.actor, reason=start.reason, workflow_id=workflow.info().workflow_id
             )
-            self.opened = await call("preflight", request, Opened, "check the plan against the database")
-        self.compensations = list(self.opened.compensations)
-        self.status.plan_checksum = self.opened.checksum
-        self.status.audit_head = self.opened.audit_head
-        anchor(self.opened.audit_head)
-        self.status.backfill.rows_total = self.opened.rows_estimate
-        self.status.authority = self.opened.authority
-        self.status.read_percent = self.opened.read_percent
-        self.desk.no_return = self.opened.no_return and self.opened.phase is not Phase.DONE
-        if self.opened.rolling_back:
-            self.desk.hear("abort", {"actor": start.actor, "reason": "the rollback that was under way goes on"})
-        if self.opened.phase is not Phase.PREFLIGHT:
-            self.status.phase = self.opened.phase
-            self.resume_at = self.opened.phase if start.mode == "forward" else None
-            self.desk.decided(f"adopted in {self.opened.phase}")
-        if self.opened.phase is Phase.DONE:
-            self.status.state = State.DONE
+            opened = await call("preflight", request, Opened, "check the plan against the database")
+        self.take_up(opened)
+        if opened.phase in {Phase.DONE, Phase.ROLLED_BACK}:
+            self.status.state = State(opened.phase)
+        elif opened.rolling_back or start.mode == "rollback":
+            await self.go_on_back(opened.going_back if opened.rolling_back else None)
+
+    def take_up(self, opened: Opened) -> None:
+        """Begin where the migration stands; one that was found keeps the plan, and the policy, with which it was started."""
+        if opened.plan:
+            if self.start.plan.get("policy") != opened.plan.get("policy"):
+                self.desk.decided("it keeps the policy with which it was started")
+            self.take_plan(parse_plan(opened.plan), opened.plan)
+            self.status.from_version, self.status.to_version = self.plan.version.from_, self.plan.version.to
+            self.desk.policy = self.plan.policy
+        self.opened = opened
+        self.compensations = list(opened.compensations)
+        self.status.plan_checksum = opened.checksum
+        self.status.audit_head = opened.audit_head
+        anchor(opened.audit_head)
+        self.status.backfill.rows_total = opened.rows_estimate
+        self.status.authority = opened.authority
+        self.status.read_percent = opened.read_percent
+        self.desk.no_return = opened.no_return and opened.phase is not Phase.DONE
+        if opened.phase is not Phase.PREFLIGHT:
+            self.status.phase = opened.phase
+            self.resume_at = opened.phase if self.start.mode == "forward" else None
+            self.desk.decided(f"adopted in {opened.phase}")
 
     async def route(self, percent: int) -> None:
         """Set the share of reads on the new path."""
@@ -117,18 +129,16 @@ class Watch(Clerk):
     async def breached(self, criterion: str, detail: str, percent: int) -> None:
         """Send reads back, then roll back or wait, as the policy says."""
         await self.route(0)
-        if criterion in self.plan.policy.rollback.automatic_on:
-            self.roll_back_because(detail)
+        if criterion in self.plan.policy.rollback.automatic_on and await self.rolls_back_because(detail):
             await self.checkpoint()
         await self.hold("criteria", detail, f"pgduet advance {self.plan.name}", f"pgduet rollback {self.plan.name}")
         await self.route(percent)
         await self.bake(percent)
 
-    async def take_census(self, idle_s: float) -> CensusResult:
-        """Ask who uses which version, and remember the answer."""
-        census = await self.ask(
-            "census", CensusRequest(reference=self.reference, idle_s=idle_s), CensusResult, "census"
-        )
+    async def take_census(self, idle_s: float, leaving: Literal["old", "new"] | None = None) -> CensusResult:
+        """Ask who uses which version, and remember the answer; `leaving` is the version that is about to go."""
+        request = CensusRequest(reference=self.reference, idle_s=idle_s, leaving=leaving)
+        census = await self.ask("census", request, CensusResult, "census")
         self.status.census = census.clients
         return census
 
@@ -136,8 +146,7 @@ class Watch(Clerk):
         """Compare again while both versions live; drift rolls back where the policy says so, else it is shown."""
         parity = await self.compare()
         if parity.mismatches > self.plan.policy.verify.max_drift_rows:
-            if "drift" in self.plan.policy.rollback.automatic_on:
-                self.roll_back_because(describe(parity))
+            if "drift" in self.plan.policy.rollback.automatic_on and await self.rolls_back_because(describe(parity)):
                 await self.checkpoint()
             await self.hold("drift", describe(parity), *self.drift_commands())
 
@@ -163,7 +172,7 @@ class Watch(Clerk):
         idle_s = min(WITHDRAW_IDLE_S, self.plan.policy.soak.legacy_idle_s)
         pause = WITHDRAW_CENSUS_S
         while True:
-            census = await self.take_census(idle_s)
+            census = await self.take_census(idle_s, leaving="new")
             if not census.new_left or (self.desk.abort and self.desk.abort.force):
                 break
             self.desk.wait_for(

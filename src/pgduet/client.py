@@ -216,10 +216,7 @@ class Migrations(Watching, AuditLogs):
         return await self._adopt(plan or parse_plan(begun.plan), abort)
 
     async def _adopt(self, plan: Plan, abort: messages.Abort) -> Answer:
-        begin = Start(plan=_wire(plan), actor=abort.actor, reason=abort.reason, mode="rollback")
-        handle = await self._start(plan, begin)
-        if abort.force or abort.cascade:
-            await handle.signal("abort", abort)
+        await self._start(plan, Start(plan=_wire(plan), mode="rollback", **abort.model_dump()))
         return Answer(message="the lost run is adopted, to be rolled back", phase=Phase.PREFLIGHT)
 
     # Tasks on a worker

@@ -175,6 +175,12 @@ class ActRefused(PgduetError):
     code = "PD-2004"
 
 
+class BuiltUpon(ActRefused):
+    """A later migration builds on the version that would go."""
+
+    code = "PD-2005"
+
+
 class AuditBroken(PgduetError):
     """The audit log does not verify."""
 

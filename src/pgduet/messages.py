@@ -152,6 +152,8 @@ class Status(Message):
     archived: int = 0
     restored: int = 0
     failure: str | None = None
+    rollback: str | None = None
+    """Who rolls it back, and why."""
 
 
 # Activities
@@ -174,6 +176,9 @@ class Start(Message):
     actor: Actor = "unknown"
     reason: str | None = None
     mode: Literal["forward", "rollback"] = "forward"
+    force: bool = False
+    cascade: bool = False
+    """With mode `rollback`: as in `abort`."""
     carried: "Carried | None" = None
     """State of the run before, where the workflow continued as new."""
 
@@ -202,9 +207,39 @@ class Opened(Message):
     authority: Authority = Authority.OLD
     read_percent: int = 0
     rolling_back: bool = False
+    going_back: Abort | None = None
+    """Who decided to roll back, and how, where the rollback was under way."""
+    plan: dict[str, Any] | None = None
+    """The plan as it was started, where the migration was found: its policy goes on to hold."""
     no_return: bool = False
     """Contract has begun: the only way is on."""
     audit_head: str | None = None
+
+
+class Neighbour(Message):
+    """Another migration of the version chain, as one that waits for it tells people."""
+
+    name: str
+    phase: str
+    detail: str
+
+
+class Pending(Message):
+    """What must end, or come further, before a step may begin; empty: it may, or has been decided."""
+
+    waits_for: list[Neighbour] = []
+
+    @property
+    def told(self) -> str:
+        """Say it in words."""
+        return ", ".join(each.detail for each in self.waits_for)
+
+
+class Claim(Message):
+    """Decide on a rollback, unless a later migration stands in the way; `cascade` takes those along."""
+
+    reference: Reference
+    abort: Abort
 
 
 class Outcome(Message):
@@ -329,6 +364,8 @@ class CensusRequest(Message):
 
     reference: Reference
     idle_s: float
+    leaving: Literal["old", "new"] | None = None
+    """The version that is about to go: routes of other migrations that lead there are led past it first."""
 
 
 class CensusResult(Message):
@@ -375,6 +412,8 @@ class CheckResult(Message):
     checksum: str
     hazards: list[dict[str, Any]] = []
     estimate: dict[str, Any] = {}
+    standing: str | None = None
+    """Where the migration of this plan stands, if there is one: a start joins it."""
 
 
 class Carried(Message):
@@ -387,6 +426,7 @@ class Carried(Message):
     abort: Abort | None = None
     cancelled: bool = False
     paused: bool = False
+    cancel_waits: bool = False
     no_return: bool = False
     before_pause: WaitingFor | None = None
     soak_started_at: datetime | None = None

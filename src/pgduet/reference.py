@@ -96,9 +96,12 @@ ADVICE: dict[str, Advice] = {
         "Choose another name, or list the old column in `replaces`.",
     ),
     "PD-1050": Advice(
-        "Another live migration changes the same table.",
+        "Another live migration changes the same table, or one to which a foreign key of either plan refers; or the plan"
+        " does not go on from the newest version; or its new version is there already; or the version that it begins at"
+        " is being rolled back.",
         _UNTOUCHED,
-        "Wait until it is done or rolled back; the message names it.",
+        "The message names the other migration. Wait until it is done or rolled back, put both changes into one plan, or"
+        " correct the plan's `version`.",
     ),
     "PD-1051": Advice(
         "A migration of this name is live or done, with other versions or operations (another checksum). The policy may"
@@ -147,6 +150,12 @@ ADVICE: dict[str, Advice] = {
         " already, it has ended, or contract has begun.",
         "Nothing was changed. Sent as a signal, the act is noted in `decisions` and ignored.",
         "The message says what is possible; `pgduet status NAME` ends with the commands that are.",
+    ),
+    "PD-2005": Advice(
+        "A rollback would take away the version from which a later migration starts, and that one is live.",
+        "Nothing was changed. Sent as a signal, the act is noted in `decisions` and ignored; a cancelled workflow is"
+        " paused and goes back when the later ones are gone.",
+        "Roll the later ones back first, newest first, or all of them at once: `pgduet rollback NAME --cascade`.",
     ),
     "PD-3001": Advice(
         "The audit log was changed by hand: an entry does not match its hash, or is missing, moved or added; or the head"

@@ -36,7 +36,9 @@ def estimate_line(estimate: Mapping[str, Any]) -> str:
 
 def _headline(plan: Plan, checksum: str, live: CheckResult | None) -> Text:
     told = "by the file alone"
-    if live:
+    if live and live.standing:
+        told = f"its migration is {live.standing}"
+    elif live:
         # What would block is an error, not a hazard: it never gets as far as this page.
         count = f"{len(live.hazards)} hazard{'' if len(live.hazards) == 1 else 's'}"
         told = f"{count}, none blocking" if live.hazards else "no hazards"

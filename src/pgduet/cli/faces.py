@@ -140,6 +140,8 @@ def _sign(phase: Phase, status: Status) -> tuple[str, str]:
 
 def _facts(status: Status, now: datetime) -> Iterator[tuple[str, str | Text]]:
     yield _waits(status, now)
+    if status.rollback:
+        yield "because", status.rollback
     if status.phase is not Phase.ROLLED_BACK:
         yield from _measured(status, now)
     yield from _clients(status, now)

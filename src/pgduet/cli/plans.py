@@ -153,4 +153,5 @@ def _check_facts(located: Located, mark: str, live: CheckResult | None) -> dict[
         "live": live is not None,
         "hazards": live.hazards if live else [],
         "estimate": live.estimate if live else {},
+        "standing": live.standing if live else None,
     }

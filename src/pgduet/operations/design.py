@@ -299,6 +299,13 @@ class Design(Frozen):
         home = {s.position: next((t.label for t in self.tables if t.label in s.tables), None) for s in mine}
         return [script for script in mine if home[script.position] == (table.label if table else None)]
 
+    @property
+    def referred(self) -> frozenset[str]:
+        """The quoted names of all tables to which its foreign keys refer, those that are carried over included."""
+        keys = [key for table in self.tables for key in table.foreign_keys]
+        keys += [key for made in self.created for key in made.foreign_keys]
+        return frozenset(key.target_relation.as_string(None) for key in keys)
+
     def routine(self, table: TableDesign, kind: str) -> sql.Identifier:
         """Name one of the table's functions (`sync_insert`, `sync_update`, `try_up`)."""
         return sql.Identifier("pgduet", routine_name(self.name, kind, table.schema_name, table.table))

@@ -5,6 +5,8 @@ from psycopg import sql
 from pgduet.operations.constraints import ForeignKey
 from pgduet.operations.names import proper_name, working_name
 from pgduet.plan.columns import References
+from pgduet.plan.models import AlterColumn, Plan
+from pgduet.plan.problems import KeyPath
 
 
 def foreign_key(
@@ -29,6 +31,23 @@ def foreign_key(
         rest=rest.as_string(None),
         shown=column,
     )
+
+
+def asked(plan: Plan) -> list[tuple[KeyPath, References]]:
+    """Walk the foreign keys that a plan asks for, each with its place."""
+    found: list[tuple[KeyPath, References]] = []
+    for index, operation in enumerate(plan.operations):
+        top: KeyPath = ("operations", index, operation.kind)
+        if isinstance(operation, AlterColumn):
+            found += [((*top, "references"), operation.references)] if operation.references else []
+        elif single := getattr(operation, "column", None):
+            found += (
+                [((*top, "column", "references"), single.references)] if getattr(single, "references", None) else []
+            )
+        for number, column in enumerate(getattr(operation, "columns", ())):
+            if column.references:
+                found.append(((*top, "columns", number, "references"), column.references))
+    return found
 
 
 _ACTIONS = {

@@ -167,16 +167,15 @@ def _redirected(table: TableDesign, relation: Relation, version: str) -> list[St
 def drop_schema(schema: str, version: str, names: tuple[str, ...]) -> list[Statement]:
     """Drop a version's views by name, then its schema: what a user built upon them is not ours to drop."""
     name = version_schema(schema, version)
-    views = [
-        Statement(
-            block("views", "drop_view").format(view=sql.Identifier(name, each)),
-            f"drop {name}.{each}",
-            Lock.ACCESS_EXCLUSIVE,
-        )
-        for each in names
-    ]
+    views = [drop_view(name, each) for each in names]
     drop = block("views", "drop_schema").format(schema=sql.Identifier(name))
     return [*views, Statement(drop, f"drop version {version}", Lock.ACCESS_EXCLUSIVE)]
+
+
+def drop_view(schema: str, name: str) -> Statement:
+    """Drop one view of a version."""
+    query = block("views", "drop_view").format(view=sql.Identifier(schema, name))
+    return Statement(query, f"drop {schema}.{name}", Lock.ACCESS_EXCLUSIVE)
 
 
 def published_name(table: TableDesign, version: str) -> sql.Identifier:

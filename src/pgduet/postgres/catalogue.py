@@ -2,6 +2,7 @@
 
 import difflib
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 from pgduet.errors import UnknownTable
@@ -108,12 +109,27 @@ async def relation_there(conn: Connection, schema: str, name: str) -> bool:
     return bool((await rows(conn, "relation_there", {"schema": schema, "name": name}))[0]["there"])
 
 
+@dataclass(frozen=True, slots=True)
+class VersionSchema:
+    """A schema of ours: its name, the version whose clients use it, and the schema whose tables it shows."""
+
+    name: str
+    version: str
+    shows: str
+
+
+async def version_schemas(conn: Connection) -> list[VersionSchema]:
+    """List our version schemas, as their comments describe them."""
+    found = []
+    for row in await rows(conn, "version_schemas", {"ours": OURS}):
+        version, _, shows = row["comment"].removeprefix(OURS).partition(" of ")
+        found.append(VersionSchema(row["name"], version, shows))
+    return found
+
+
 async def schemas_of_version(conn: Connection, version: str) -> tuple[str, ...]:
     """Name the schemas whose tables a version shows."""
-    start = f"{OURS}{version} of "
-    pattern = "".join(f"~{char}" if char in "~%_" else char for char in start) + "%"
-    found = await rows(conn, "version_schemas", {"start": start, "pattern": pattern})
-    return tuple(row["schema"] for row in found)
+    return tuple(each.shows for each in await version_schemas(conn) if each.version == version)
 
 
 async def has_view(conn: Connection, schema: str, name: str) -> bool:

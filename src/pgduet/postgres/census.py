@@ -5,34 +5,42 @@ whose search_path names a version schema. Limits: a transaction between two samp
 after it was not seen for as long as the plan says; an idle session that would use `SET LOCAL` is not seen at all.
 """
 
+from typing import Literal
+
 from pgduet.messages import CensusResult, Client
-from pgduet.postgres import store
+from pgduet.postgres import chain, store
 from pgduet.postgres.readers import old_readers
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
 
+Leaving = Literal["old", "new"] | None
 
-async def take(conn: Connection, migration: store.Migration, idle_s: float) -> CensusResult:
-    """Sample sessions, then tell who was seen within `idle_s` and which routers live."""
-    design = migration.design
-    new, old = (list(design.version_schemas(version)) for version in (design.to_version, design.from_version))
+
+async def take(conn: Connection, migration: store.Migration, idle_s: float, leaving: Leaving = None) -> CensusResult:
+    """Sample sessions, then tell who was seen within `idle_s` and which routers live.
+
+    `leaving` is the version that is about to go: other migrations' routes are led past it, and their routers
+    counted until they follow.
+    """
+    sides = await chain.sides(conn, migration)
+    known = [(each, "old") for each in sides.old] + [(each, "new") for each in sides.new]
     await conn.execute(
         block("census", "sample_sessions"),
         {
             "migration": migration.name,
-            "new_schemas": new,
-            "old_schemas": old,
-            "relations": sorted(design.touched),
-            "new_patterns": [f"%{name}%" for name in new],
-            "old_patterns": [f"%{name}%" for name in old],
-            "new_version": design.to_version,
-            "old_version": design.from_version,
+            "schemas": [schema.name for schema, _ in known],
+            "versions": [schema.version for schema, _ in known],
+            "sides": [side for _, side in known],
+            "relations": sorted(migration.design.touched),
+            "base": sides.base,
         },
     )
     rows = await (
         await conn.execute(block("census", "clients"), {"migration": migration.name, "idle_s": idle_s})
     ).fetchall()
-    route = (await store.run(conn, "route", {"migration": migration.name}))[0]
+    # A migration that has not published may have no route yet.
+    found = await store.run(conn, "route", {"migration": migration.name})
+    route = found[0] if found else {"epoch": 0, "age_s": 0.0}
     result = CensusResult(
         clients=[
             Client(**{key: row[key] for key in ("who", "version", "side", "via", "last_seen", "sessions")})
@@ -48,8 +56,38 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float) -> C
         if row["side"] == "old" or behind:
             result.old_left.append(_reason(row["who"], behind=behind, acting=False))
     # Not a client, but what clients' writes run into: it speaks the old version's language all the same.
-    result.old_left += await old_readers(conn, design)
+    result.old_left += await old_readers(conn, migration.design)
+    if leaving == "old":
+        result.old_left += [each for each in await _remembered(conn, migration, sides) if each not in result.old_left]
+    if leaving:
+        left = result.old_left if leaving == "old" else result.new_left
+        left += [each for each in await _astray(conn, migration, leaving) if each not in left]
     return result
+
+
+async def _remembered(conn: Connection, migration: store.Migration, sides: chain.Sides) -> list[str]:
+    """Name clients of older versions that earlier migrations remember, for as long as those promise to."""
+    versions = [each.version for each in sides.old]
+    found: list[str] = []
+    for other in await chain.before(conn, migration.id):
+        idle_s = other.plan["policy"]["soak"]["legacy_idle_s"]
+        values = {"migration": other.name, "versions": versions, "idle_s": idle_s}
+        rows = await (await conn.execute(block("census", "remembered"), values)).fetchall()
+        found += [f"{row['who']} (as {other.name} has seen)" for row in rows]
+    return found
+
+
+async def _astray(conn: Connection, migration: store.Migration, leaving: Literal["old", "new"]) -> list[str]:
+    """Lead other migrations' routes past the version that is about to go; tell which routers may still go there."""
+    gone, stays = migration.design.from_version, migration.design.to_version
+    if leaving == "new":
+        gone, stays = stays, gone
+    routes = {"migration": migration.name, "leaving": gone, "instead": stays}
+    async with conn.transaction():
+        for changed in await store.run(conn, "route_retarget", routes):
+            await store.run(conn, "route_notify", {"migration": changed["migration"]})
+    rows = await (await conn.execute(block("census", "astray"), routes)).fetchall()
+    return [_reason(row["who"], behind=row["behind"], acting=not row["behind"]) for row in rows]
 
 
 def _reason(who: str, *, behind: bool, acting: bool) -> str:

@@ -7,9 +7,9 @@ from psycopg.types.json import Jsonb
 
 from pgduet.audit import Entry, append
 from pgduet.errors import MissingRights, UnknownMigration
-from pgduet.messages import Reference
+from pgduet.messages import Abort, Reference
 from pgduet.operations.design import Design, TableDesign
-from pgduet.phases import Authority, Phase, SyncMode
+from pgduet.phases import Authority, Phase, State, SyncMode
 from pgduet.plan.models import Plan, Policy
 from pgduet.postgres.session import Connection
 from pgduet.sql import block, load
@@ -35,6 +35,7 @@ class Migration:
     parity: dict[str, Any] | None
     no_return: bool
     read_percent: int
+    going_back: Abort | None
 
     @property
     def policy(self) -> Policy:
@@ -52,13 +53,18 @@ async def run(conn: Connection, name: str, parameters: dict[str, Any] | None = N
     return await cursor.fetchall() if cursor.description else []
 
 
+async def is_set_up(conn: Connection) -> bool:
+    """Tell whether the product's schemas and tables are there."""
+    return bool((await run(conn, "is_set_up"))[0]["ready"])
+
+
 async def set_up(conn: Connection) -> bool:
     """Create the product's schemas and tables where they are missing; tells whether anything had to be done.
 
     Raises:
         MissingRights: the role may not create schemas here.
     """
-    if (await run(conn, "is_set_up"))[0]["ready"]:
+    if await is_set_up(conn):
         return False
     allowed = await (
         await conn.execute("SELECT has_database_privilege(current_database(), 'CREATE') AS may, current_user AS role")
@@ -143,6 +149,13 @@ async def save_parity(conn: Connection, migration_id: int, parity: dict[str, Any
     metrics.compared(parity["rows"], parity["mismatches"])
 
 
+def going_back(controls: dict[str, Any], state: str) -> Abort | None:
+    """Read the decision to roll back, which stands from before the first undo until the end."""
+    if raw := controls.get("going_back"):
+        return Abort.model_validate(raw)
+    return Abort() if state == State.ROLLING_BACK else None
+
+
 def _read(row: dict[str, Any]) -> Migration:
     return Migration(
         id=row["id"],
@@ -160,4 +173,5 @@ def _read(row: dict[str, Any]) -> Migration:
         parity=row["parity"],
         no_return=bool(row["controls"].get("no_return")),
         read_percent=row["read_percent"] or 0,
+        going_back=going_back(row["controls"], row["state"]),
     )

@@ -18,6 +18,7 @@ from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.expressions import Expression
 from pgduet.operations.facts import TableFacts
 from pgduet.operations.questions import KeyPath, new_scope, place, questions, types_to_ask
+from pgduet.operations.references import asked
 from pgduet.operations.resolve import mappings_of, resolve
 from pgduet.plan.columns import References
 from pgduet.plan.models import AlterColumn, ColumnOperation, CreateTable, DropTable, Plan, RenameTable, TableName
@@ -141,28 +142,12 @@ async def _targets(conn: Connection, plan: Plan) -> dict[KeyPath, tuple[str, ...
     """Find the columns that foreign keys of the plan point to."""
     made = {o.relation: o for o in plan.operations if isinstance(o, CreateTable)}
     found: dict[KeyPath, tuple[str, ...]] = {}
-    for path, references in _references(plan):
+    for path, references in asked(plan):
         with _at(path):
             if references.relation in made:
                 found[path] = _own_target(made[references.relation], references)
             else:
                 found[path] = await _target(conn, references)
-    return found
-
-
-def _references(plan: Plan) -> list[tuple[KeyPath, References]]:
-    found: list[tuple[KeyPath, References]] = []
-    for index, operation in enumerate(plan.operations):
-        top: KeyPath = ("operations", index, operation.kind)
-        if isinstance(operation, AlterColumn):
-            found += [((*top, "references"), operation.references)] if operation.references else []
-        elif single := getattr(operation, "column", None):
-            found += (
-                [((*top, "column", "references"), single.references)] if getattr(single, "references", None) else []
-            )
-        for number, column in enumerate(getattr(operation, "columns", ())):
-            if column.references:
-                found.append(((*top, "columns", number, "references"), column.references))
     return found
 
 

@@ -131,9 +131,10 @@ SELECT CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(x.grantee)::text END
  WHERE n.nspname = %(schema)s AND x.privilege_type = 'USAGE'
 
 -- name: schema_tables
+-- Without columns in the making: they are the version's that brings them, and its alone.
 SELECT c.relname AS table, r.rolname AS owner, current_setting('is_superuser') = 'on' AS may_give,
        ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-              ORDER BY a.attnum)::text[] AS columns, c.oid::bigint AS oid
+                AND NOT starts_with(a.attname, '_pgduet_') ORDER BY a.attnum)::text[] AS columns, c.oid::bigint AS oid
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
  WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
  ORDER BY c.relname
@@ -162,9 +163,9 @@ SELECT a.attname AS column, k.conname AS name
  WHERE k.conrelid = to_regclass(%(relation)s) AND k.contype = 'n'
 
 -- name: version_schemas
--- Schemas whose tables a version shows, as the comments of its own schemas say.
-SELECT substring(obj_description(oid, 'pg_namespace') FROM length(%(start)s) + 1) AS schema
-  FROM pg_namespace WHERE obj_description(oid, 'pg_namespace') LIKE %(pattern)s ESCAPE '~' ORDER BY 1
+-- Our version schemas, with their comments, which say what they show.
+SELECT nspname AS name, obj_description(oid, 'pg_namespace') AS comment
+  FROM pg_namespace WHERE starts_with(obj_description(oid, 'pg_namespace'), %(ours)s) ORDER BY nspname
 
 -- name: view_there
 SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind = 'v') AS there

@@ -12,10 +12,14 @@ SELECT m.*, r.read_percent FROM pgduet.migration m LEFT JOIN pgduet.route r ON r
 
 -- name: live
 -- Migrations that have not ended, the oldest first.
-SELECT id, name, phase, state, design, published_at, controls FROM pgduet.migration WHERE ended_at IS NULL ORDER BY id
+SELECT id, name, phase, state, authority, design, plan, workflow_id, published_at, controls FROM pgduet.migration
+ WHERE ended_at IS NULL ORDER BY id
 
--- name: newest_done
-SELECT to_version FROM pgduet.migration WHERE state = 'done' ORDER BY ended_at DESC, id DESC LIMIT 1
+-- name: links
+-- The chain of versions: every migration that was not rolled back, live or done, the oldest first.
+SELECT id, name, from_version, to_version, phase, ended_at IS NOT NULL AS ended,
+       coalesce((controls ->> 'no_return')::boolean, false) AS no_return
+  FROM pgduet.migration WHERE state <> 'rolled_back' ORDER BY id
 
 -- name: insert
 INSERT INTO pgduet.migration (name, database, attempt, checksum, from_version, to_version, plan, design, workflow_id, phase, state)
@@ -139,6 +143,15 @@ SELECT (SELECT max(extract(epoch FROM replay_lag))::float8 FROM pg_stat_replicat
 -- name: route_complete
 -- There is one version now; routers go on asking for it.
 UPDATE pgduet.route SET old_version = new_version WHERE migration = %(migration)s
+
+-- name: route_retarget
+-- A version is about to go: routes of other migrations that lead there lead to its neighbour from now on.
+UPDATE pgduet.route
+   SET old_version = CASE old_version WHEN %(leaving)s THEN %(instead)s ELSE old_version END,
+       new_version = CASE new_version WHEN %(leaving)s THEN %(instead)s ELSE new_version END,
+       epoch = epoch + 1, changed_at = clock_timestamp()
+ WHERE migration <> %(migration)s AND %(leaving)s IN (old_version, new_version)
+RETURNING migration
 
 -- name: lock
 SELECT * FROM pgduet.migration WHERE id = %(id)s FOR UPDATE

@@ -1,0 +1,148 @@
+"""Decisions that concern other migrations of the version chain: to roll back, to contract, to publish.
+
+Each is taken under the chain's lock, in the transaction that writes it down: so no later migration can start upon one that is going
+back, and no contract can begin behind the back of a rollback that must still be possible.
+"""
+
+from temporalio import activity
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.service import RPCError, RPCStatusCode
+
+from pgduet.activities.engine import Engine
+from pgduet.barriers import reach
+from pgduet.errors import ActRefused, BuiltUpon
+from pgduet.messages import Abort, Claim, Neighbour, Outcome, Pending, Reference, Start
+from pgduet.postgres import chain, store
+from pgduet.postgres.session import Connection
+
+REASON_LENGTH = 2000
+
+
+class Neighbours:
+    """Looks at the chain before a step that others feel."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Take what every activity stands on."""
+        self.engine = engine
+
+    @activity.defn(name="claim_rollback")
+    async def claim_rollback(self, claim: Claim) -> Outcome:
+        """Decide that this migration goes back; from then on nothing can start upon it.
+
+        Raises:
+            ActRefused: contract has begun, here or in a later migration.
+            BuiltUpon: a later migration is live, and is not to be rolled back with this one.
+        """
+        async with self.engine.work(claim.reference, "claim") as work, work.conn.transaction():
+            await chain.hold(work.conn)
+            found = await store.migration(work.conn, claim.reference)
+            if found.no_return:
+                raise ActRefused("contract has begun: the old representation is being dropped, there is no way back")
+            if found.ended:
+                raise ActRefused(f"it has ended ({found.state})")
+            abort = _merged(claim.abort, found.going_back)
+            later = await _later(work.conn, found, cascade=abort.cascade)
+            if abort == found.going_back:
+                return Outcome(summary="rolling back already")
+            await store.set_controls(work.conn, found.id, {"going_back": abort.model_dump(mode="json")})
+            evidence: dict[str, object] = {"force": abort.force, "later": [other.name for other in later]}
+            affected: dict[str, object] = {"phase": found.phase}
+            head = await store.audited(work.conn, claim.reference, "abort", affected=affected, evidence=evidence)
+            await reach("claim_rollback.before_commit")
+        await reach("claim_rollback.after_commit")
+        return Outcome(summary="rolling back", evidence=evidence, audit_head=head)
+
+    @activity.defn(name="press_later")
+    async def press_later(self, claim: Claim) -> Pending:
+        """Have every later migration rolled back by its own workflow; tells which are still there, the newest first.
+
+        Safe to run again: one that goes back already is left alone, and one whose workflow was lost is adopted.
+        """
+        async with self.engine.work(claim.reference, "cascade") as work:
+            later = await chain.after(work.conn, claim.reference.migration_id)
+        client = activity.client()
+        for other in later:
+            if not (other.going_back and await _runs(client, other.workflow_id)):
+                await _send_back(client, other, claim)
+        return Pending(waits_for=[other.standing() for other in later])
+
+    @activity.defn(name="earlier_unpublished")
+    async def earlier_unpublished(self, reference: Reference) -> Pending:
+        """Tell which earlier migrations have yet to publish the versions upon which this one's would stand."""
+        async with self.engine.work(reference, "neighbours") as work:
+            earlier = await chain.before(work.conn, reference.migration_id)
+            return Pending(waits_for=[other.standing() for other in earlier if not other.published])
+
+    @activity.defn(name="begin_contract")
+    async def begin_contract(self, reference: Reference) -> Pending:
+        """Pass the point of no return, unless an earlier migration must still be able to go back, or this one is about to."""
+        async with self.engine.work(reference, "contract", alone=True) as work, work.conn.transaction():
+            await chain.hold(work.conn)
+            found = await store.migration(work.conn, reference)
+            if found.going_back:
+                return Pending(waits_for=[Neighbour(name=found.name, phase=found.phase, detail="its own rollback")])
+            earlier = await chain.before(work.conn, found.id)
+            if unsure := [_unsure(other) for other in earlier if other.going_back or not other.flipped]:
+                return Pending(waits_for=unsure)
+            await store.set_controls(work.conn, found.id, {"no_return": True})
+            return Pending()
+
+
+def _merged(abort: Abort, known: Abort | None) -> Abort:
+    """Lay an abort over one that is decided already: it can ask for more, not for less."""
+    if known is None:
+        return abort
+    more = {"force": abort.force or known.force, "cascade": abort.cascade or known.cascade}
+    return (known if more == known.model_dump(include=set(more)) else abort).model_copy(update=more)
+
+
+def _unsure(other: chain.Live) -> Neighbour:
+    """Tell why an earlier migration may still have to go back, which a later contract would make impossible."""
+    return other.standing("" if other.going_back else f"in {other.phase}, to be through cutover")
+
+
+async def _later(conn: Connection, found: store.Migration, *, cascade: bool) -> list[chain.Live]:
+    """Give the later live migrations, the newest first; refuse where they stand in the way."""
+    after = [link for link in await chain.links(conn) if link.id > found.id]
+    if past := next((link for link in after if link.ended or link.no_return), None):
+        raise ActRefused(
+            f"migration {past.name} builds on version {found.design.to_version} and is past its point of no return"
+            f" ({'done' if past.ended else 'in contract'}): there is no way back",
+            hint=f"Go on: pgduet status {found.name}. What {past.name} made cannot be taken back.",
+        )
+    later = await chain.after(conn, found.id)
+    if later and not cascade:
+        names = ", ".join(each.standing().detail for each in later)
+        raise BuiltUpon(
+            f"on version {found.design.to_version} builds {names}",
+            hint=f"Roll back {later[0].name} first, or all of them: pgduet rollback {found.name} --cascade",
+        )
+    return later
+
+
+async def _runs(client: Client, workflow_id: str) -> bool:
+    try:
+        described = await client.get_workflow_handle(workflow_id).describe()
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return False
+        raise
+    return described.status is WorkflowExecutionStatus.RUNNING
+
+
+async def _send_back(client: Client, other: chain.Live, claim: Claim) -> None:
+    """Tell a workflow to roll back; where none runs, start one that does (in one call, so that none is missed)."""
+    by = f"cascade of {claim.reference.name} by {claim.abort.actor}"
+    reason = f"{by}: {claim.abort.reason}" if claim.abort.reason else by
+    abort = Abort(actor=claim.abort.actor, reason=reason[:REASON_LENGTH], force=claim.abort.force, cascade=True)
+    await client.start_workflow(
+        "Migration",
+        Start(plan=other.plan, mode="rollback", **abort.model_dump()),
+        id=other.workflow_id,
+        task_queue=activity.info().task_queue,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        start_signal="abort",
+        start_signal_args=[abort],
+    )

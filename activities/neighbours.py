@@ -49,8 +49,8 @@ class Neighbours:
             evidence: dict[str, object] = {"force": abort.force, "later": [other.name for other in later]}
             affected: dict[str, object] = {"phase": found.phase}
             head = await store.audited(work.conn, claim.reference, "abort", affected=affected, evidence=evidence)
-            await reach("claim_rollback.before_commit")
-        await reach("claim_rollback.after_commit")
+            await reach("claim.before_commit")
+        await reach("claim.after_commit")
         return Outcome(summary="rolling back", evidence=evidence, audit_head=head)
 
     @activity.defn(name="press_later")
@@ -77,16 +77,24 @@ class Neighbours:
     @activity.defn(name="begin_contract")
     async def begin_contract(self, reference: Reference) -> Pending:
         """Pass the point of no return, unless an earlier migration must still be able to go back, or this one is about to."""
-        async with self.engine.work(reference, "contract", alone=True) as work, work.conn.transaction():
-            await chain.hold(work.conn)
-            found = await store.migration(work.conn, reference)
-            if found.going_back:
-                return Pending(waits_for=[Neighbour(name=found.name, phase=found.phase, detail="its own rollback")])
-            earlier = await chain.before(work.conn, found.id)
-            if unsure := [_unsure(other) for other in earlier if other.going_back or not other.flipped]:
-                return Pending(waits_for=unsure)
-            await store.set_controls(work.conn, found.id, {"no_return": True})
-            return Pending()
+        async with self.engine.work(reference, "contract", alone=True) as work:
+            async with work.conn.transaction():
+                pending = await _begin_contract(work.conn, reference)
+                await reach("begin_contract.before_commit")
+            await reach("begin_contract.after_commit")
+            return pending
+
+
+async def _begin_contract(conn: Connection, reference: Reference) -> Pending:
+    await chain.hold(conn)
+    found = await store.migration(conn, reference)
+    if found.going_back:
+        return Pending(waits_for=[Neighbour(name=found.name, phase=found.phase, detail="its own rollback")])
+    earlier = await chain.before(conn, found.id)
+    unsure = [_unsure(other) for other in earlier if other.going_back or not other.flipped]
+    if not unsure:
+        await store.set_controls(conn, found.id, {"no_return": True})
+    return Pending(waits_for=unsure)
 
 
 def _merged(abort: Abort, known: Abort | None) -> Abort:

@@ -11,6 +11,7 @@ from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 
 from pgduet.activities.engine import Engine, translated
 from pgduet.activities.estimates import estimate
+from pgduet.barriers import reach
 from pgduet.errors import ActRefused, NameTaken, Place, UnknownMigration
 from pgduet.messages import SEARCH_ATTRIBUTES, Opened, OpenRequest, Reference
 from pgduet.phases import Phase
@@ -150,6 +151,8 @@ async def _open(conn: Connection, request: OpenRequest, plan: Plan, surveyed: Su
             # Kept, so that the report can set it beside what was measured.
             evidence={"attempt": attempt, "hazards": hazards, "estimate": expected},
         )
+        await reach("open.before_commit")
+    await reach("open.after_commit")
     return Opened(
         migration_id=reference.migration_id,
         attempt=attempt,

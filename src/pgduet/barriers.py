@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 NAMES = (
+    "open.before_commit",
+    "open.after_commit",
     "expand.before_commit",
     "expand.after_commit",
     "dual_write.before_commit",
@@ -27,8 +29,12 @@ NAMES = (
     "constraint.after_commit",
     "flip.before_commit",
     "flip.after_commit",
+    "begin_contract.before_commit",
+    "begin_contract.after_commit",
     "contract.before_commit",
     "contract.after_commit",
+    "claim.before_commit",
+    "claim.after_commit",
     "undo_shift.before_commit",
     "undo_shift.after_commit",
     "undo_cutover.before_commit",

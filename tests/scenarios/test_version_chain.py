@@ -1,4 +1,4 @@
-"""Several plans at once, on tables of their own: each version's clients read and write the right thing, in whatever order they end."""
+"""Several plans at once, on tables of their own: each version's clients read and write the right thing, in any order of ends."""
 
 from typing import Any
 

@@ -6,7 +6,8 @@
 import asyncio
 import copy
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -148,6 +149,26 @@ async def converse(conn: Connection, *faces: Face, tables: Sequence[str] = ("rev
             await writer.update(conn, table, key, number + 1000)
             for reader in faces:
                 assert (await reader.read(conn, table, key))[0] == number + 1000, f"{writer} then {reader} of {table}"
+
+
+@asynccontextmanager
+async def held_chain(conn: Connection) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+    """Hold the chain's lock; gives a function that waits until so many stand in the queue for it, which is served in order."""
+    lock = "classid = 1885824099 AND locktype = 'advisory'"
+
+    async def queue(number: int) -> None:
+        async with asyncio.timeout(20):
+            while True:
+                cursor = await conn.execute(f"SELECT count(*) FROM pg_locks WHERE {lock} AND NOT granted".encode())
+                if (await cursor.fetchone()) == (number,):
+                    return
+                await asyncio.sleep(0.02)
+
+    await conn.execute("SELECT pg_advisory_lock(1885824099, 1)")
+    try:
+        yield queue
+    finally:
+        await conn.execute("SELECT pg_advisory_unlock(1885824099, 1)")
 
 
 async def version_schemas(conn: Connection) -> list[str]:

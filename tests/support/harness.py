@@ -210,9 +210,22 @@ class Harness:
             process.wait()
 
 
+async def pgduet(stage: Harness, *arguments: str) -> tuple[int, str]:
+    """Run a command; gives its exit code and what it printed, or where that is nothing, its errors."""
+    environment = os.environ | {"TEMPORAL_ADDRESS": stage.address, "PGDUET_TASK_QUEUE": stage.queue}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pgduet.cli.main", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    said, notes = await process.communicate()
+    return process.returncode or 0, said.decode() or notes.decode()
+
+
 def schema_dump(bin_dir: Path, dsn: str) -> str:
     """Dump the schema of everything that is not pgduet's own."""
-    ours = ("pgduet", "pgduet_views", "pgduet_archive", "*_v1", "*_v2")
+    ours = ("pgduet", "pgduet_views", "pgduet_archive", "*_v1", "*_v2", "*_v3", "*_v4")
     without = [part for name in ours for part in ("-N", name)]
     command = [str(bin_dir / "pg_dump"), "-s", "--restrict-key=x", *without, dsn]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 from support.chained import (
     ONE,
+    QUICK,
     THREE,
     TWO,
     Crowd,
@@ -21,6 +22,7 @@ from support.harness import Harness, schema_dump
 
 from pgduet.local import EmbeddedPostgres
 from pgduet.phases import Phase, State
+from pgduet.routing import AsyncRouter
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -79,6 +81,8 @@ async def test_the_later_plan_is_done_first(stage: Harness, conn: Connection) ->
         first, second = await both_in_soak(stage)
         await crowd.comes(BASE, ONE, TWO, THREE)
         await crowd.leaves(BASE, ONE, TWO)
+        router = await AsyncRouter.open(stage.dsn, service="web", lease_s=1)
+        assert router.path("reviews-plan", 1).version == "2"
         async with await psycopg.AsyncConnection.connect(stage.dsn, application_name="nightly-export") as export:
             await export.execute("SELECT rating FROM public_v1.reviews LIMIT 1")
             await second.act("advance", reason="the window may end")
@@ -87,6 +91,8 @@ async def test_the_later_plan_is_done_first(stage: Harness, conn: Connection) ->
             assert "nightly-export" in status.waiting_for.detail, "version 1 shows authors as they were, too"
         assert (await second.result()).state is State.DONE
         assert await version_schemas(conn) == ["public_v1", "public_v3"]
+        assert router.path("reviews-plan", 1).version == "3", "a router is led past a version that goes, before it goes"
+        await router.close()
         await converse(conn, BASE_WITH_AUTHORS, THREE)
         await converse(conn, BASE_WITH_AUTHORS, ONE, THREE, tables=["reviews"])
         third = await begin(stage, link(stage, "books"))
@@ -173,3 +179,65 @@ async def test_the_earlier_plan_contracts_while_the_later_one_fills(stage: Harne
         await crowd.verify(conn, THREE)
     assert await version_schemas(conn) == ["public_v3"]
     assert await leftovers(conn) == []
+
+
+async def test_tables_that_come_go_and_are_renamed_are_shown_by_each_version_as_it_has_them(
+    stage: Harness, conn: Connection
+) -> None:
+    await conn.execute("CREATE SCHEMA other; CREATE TABLE other.things (id int PRIMARY KEY, size text)")
+    await conn.execute("INSERT INTO other.things VALUES (1, '5')")
+    key = {"name": "id", "type": "int", "primary_key": True}
+    first = stage.plan(
+        {"rename_table": {"table": "public.authors", "to": "writers"}},
+        {"rename_column": {"table": "public.authors", "from": "age", "to": "years"}},
+        {"add_column": {"table": "public.authors", "column": {"name": "digits", "type": "int", "up": "length(age)"}}},
+        {"create_table": {"table": "public.tags", "columns": [key]}},
+        {"drop_table": {"table": "public.books"}},
+        name="first",
+        **QUICK,
+    )
+    second = stage.plan(
+        {"create_table": {"table": "public.likes", "columns": [key]}},
+        {"rename_table": {"table": "public.reviews", "to": "critiques"}},
+        {"alter_column": {"table": "other.things", "column": "size", "type": "int"}},
+        name="second",
+        **QUICK,
+    ) | {"version": {"from": "2", "to": "3"}}
+    async with stage.worker():
+        runs = [await begin(stage, first)]
+        await runs[0].waits("window", Phase.SOAK)
+        runs.append(await begin(stage, second))
+        await runs[1].waits("window", Phase.SOAK)
+        assert await shown(conn) == {
+            "other_v2": ["things"],
+            "other_v3": ["things"],
+            "public_v1": ["authors", "books", "reviews"],
+            "public_v2": ["reviews", "tags", "writers"],
+            "public_v3": ["critiques", "likes", "tags", "writers"],
+        }
+        await conn.execute("INSERT INTO public_v3.writers (years) VALUES ('1234')")
+        await conn.execute("INSERT INTO public_v1.authors (age) VALUES ('56789')")
+        for version in ("2", "3"):
+            cursor = await conn.execute(
+                f"SELECT years, digits FROM public_v{version}.writers WHERE length(years) > 3 ORDER BY 1".encode()
+            )
+            assert await cursor.fetchall() == [("1234", None), ("56789", 5)]
+        await ends(runs[1])
+        assert await shown(conn) == {
+            "other_v3": ["things"],
+            "public_v1": ["authors", "books"],
+            "public_v3": ["critiques", "likes", "tags", "writers"],
+        }
+        await ends(runs[0])
+        await conn.execute("INSERT INTO public_v3.writers (years, digits) VALUES ('1', 2)")
+    assert await shown(conn) == {"other_v3": ["things"], "public_v3": ["critiques", "likes", "tags", "writers"]}
+    assert await leftovers(conn) == []
+
+
+async def shown(conn: Connection) -> dict[str, list[str]]:
+    """Tell which tables each version shows."""
+    cursor = await conn.execute(
+        "SELECT n.nspname, array_agg(c.relname::text ORDER BY c.relname) FROM pg_class c JOIN pg_namespace n"
+        " ON n.oid = c.relnamespace WHERE n.nspname LIKE '%\\_v_' GROUP BY 1"
+    )
+    return dict(await cursor.fetchall())

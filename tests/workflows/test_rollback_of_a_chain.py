@@ -91,32 +91,27 @@ async def test_cascade_rolls_the_later_ones_back_first_and_each_says_why(
     assert schema_dump(postgres.bin_dir, stage.dsn) == before
 
 
-async def test_cascade_adopts_a_later_one_whose_workflow_was_lost(stage: Harness, conn: Connection) -> None:
-    async with stage.worker():
-        first, second = await published(stage, "reviews"), await published(stage, "authors")
-        await second.handle.terminate("lost")
-        assert (await first.act("abort", cascade=True)).message == "rolling back, after authors-plan"
-        assert (await first.result()).state is State.ROLLED_BACK
-        adopted: Status = await stage.client.get_workflow_handle(second.handle.id, result_type=Status).result()
-        assert adopted.state is State.ROLLED_BACK
-        assert adopted.rollback == "tester: cascade of reviews-plan by tester"
-    assert await version_schemas(conn) == ["public_v1"]
-
-
-async def test_a_cascade_whose_own_workflow_was_lost_goes_on_when_it_is_adopted(
+async def test_a_cascade_adopts_a_later_one_that_was_lost_and_goes_on_when_it_was_lost_itself(
     stage: Harness, conn: Connection
 ) -> None:
     async with stage.worker():
-        first, _ = await published(stage, "reviews"), await published(stage, "authors")
+        first, second = await published(stage, "reviews"), await published(stage, "authors")
+        await second.handle.terminate("lost")
         async with await psycopg.AsyncConnection.connect(stage.dsn, application_name="web") as client:
             await client.execute("SELECT years FROM public_v3.authors LIMIT 1")
-            await first.act("abort", cascade=True, reason="bad")
-            await first.until(waits_for("later", "authors-plan"))
-            await first.handle.terminate("lost")
+            answer = await first.act("abort", cascade=True, reason="bad")
+            assert answer.message == "rolling back, after authors-plan"
+            await first.until(waits_for("later", "authors-plan (rolling back)"))
+            second.handles.append(stage.client.get_workflow_handle(second.handle.id, result_type=Status))
+            status = await second.until(waits_for("clients", "web"))
+            assert status.rollback == "tester: cascade of reviews-plan by tester: bad"
+            await first.handle.terminate("lost as well")
             again = await begin(stage, link(stage, "reviews", gates={"shift": "manual"}))
             status = await again.until(waits_for("later", "authors-plan"))
             assert status.rollback == "tester: bad"
+        assert (await second.result()).state is State.ROLLED_BACK
         assert (await again.result()).state is State.ROLLED_BACK
+    assert await version_schemas(conn) == ["public_v1"]
 
 
 async def test_once_a_later_one_is_done_there_is_no_way_back(stage: Harness, conn: Connection) -> None:

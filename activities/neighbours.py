@@ -12,7 +12,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from pgduet.activities.engine import Engine
 from pgduet.barriers import reach
 from pgduet.errors import ActRefused, BuiltUpon
-from pgduet.messages import Abort, Claim, Neighbour, Outcome, Pending, Reference, Start
+from pgduet.messages import Abort, Outcome, Reference, Start
+from pgduet.neighbours import Claim, Neighbour, Pending
 from pgduet.postgres import chain, store
 from pgduet.postgres.session import Connection
 

@@ -12,7 +12,9 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from pgduet.messages import Abort, Act, Claim, Outcome, Pending
+    from pgduet.messages import Abort, Act, Outcome
+    from pgduet.neighbours import Claim, Pending
+    from pgduet.workflows.anchors import anchor
     from pgduet.workflows.calls import call
     from pgduet.workflows.clerk import Clerk
     from pgduet.workflows.desk import ENDED, reason_of
@@ -57,6 +59,7 @@ class Chained(Clerk):
                 raise
             raise ApplicationError(cause.message, *cause.details, type=cause.type, non_retryable=True) from None
         self.status.audit_head = outcome.audit_head or self.status.audit_head
+        anchor(outcome.audit_head)
         return list(outcome.evidence.get("later", []))
 
     async def go_on_back(self, decided: Abort | None) -> None:

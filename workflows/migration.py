@@ -14,7 +14,6 @@ with workflow.unsafe.imports_passed_through():
         BackfillInput,
         Part,
         PartList,
-        Pending,
         ShadowRequest,
         ShadowResult,
         SliceResult,
@@ -22,6 +21,7 @@ with workflow.unsafe.imports_passed_through():
         Status,
         Timing,
     )
+    from pgduet.neighbours import Pending
     from pgduet.phases import Authority, Phase, State
     from pgduet.plan.load import parse_plan
     from pgduet.workflows.anchors import memo

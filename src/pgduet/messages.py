@@ -170,7 +170,7 @@ class Reference(Message):
 
 
 class Start(Message):
-    """Input of the Migration workflow."""
+    """Input of the Migration workflow; `force` and `cascade` are those of an abort, with mode `rollback`."""
 
     plan: dict[str, Any]
     actor: Actor = "unknown"
@@ -178,7 +178,6 @@ class Start(Message):
     mode: Literal["forward", "rollback"] = "forward"
     force: bool = False
     cascade: bool = False
-    """With mode `rollback`: as in `abort`."""
     carried: "Carried | None" = None
     """State of the run before, where the workflow continued as new."""
 
@@ -210,36 +209,10 @@ class Opened(Message):
     going_back: Abort | None = None
     """Who decided to roll back, and how, where the rollback was under way."""
     plan: dict[str, Any] | None = None
-    """The plan as it was started, where the migration was found: its policy goes on to hold."""
+    """Where the migration was found, the plan as it was started: its policy goes on to hold."""
     no_return: bool = False
     """Contract has begun: the only way is on."""
     audit_head: str | None = None
-
-
-class Neighbour(Message):
-    """Another migration of the version chain, as one that waits for it tells people."""
-
-    name: str
-    phase: str
-    detail: str
-
-
-class Pending(Message):
-    """What must end, or come further, before a step may begin; empty: it may, or has been decided."""
-
-    waits_for: list[Neighbour] = []
-
-    @property
-    def told(self) -> str:
-        """Say it in words."""
-        return ", ".join(each.detail for each in self.waits_for)
-
-
-class Claim(Message):
-    """Decide on a rollback, unless a later migration stands in the way; `cascade` takes those along."""
-
-    reference: Reference
-    abort: Abort
 
 
 class Outcome(Message):
@@ -360,12 +333,11 @@ class TrafficRequest(Message):
 
 
 class CensusRequest(Message):
-    """Take the census; `idle_s` is how long a client is remembered after it was last seen."""
+    """Take the census; `idle_s` is how long a client is remembered after it was last seen, `leaving` what is about to go."""
 
     reference: Reference
     idle_s: float
     leaving: Literal["old", "new"] | None = None
-    """The version that is about to go: routes of other migrations that lead there are led past it first."""
 
 
 class CensusResult(Message):

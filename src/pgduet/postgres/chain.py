@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pgduet.messages import Abort, Neighbour
+from pgduet.messages import Abort
+from pgduet.neighbours import Neighbour
 from pgduet.operations import views
 from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.names import version_schema

@@ -63,6 +63,11 @@ async def test_the_earlier_plan_is_done_first(stage: Harness, conn: Connection) 
         await first.waits("window", Phase.SOAK)
         await converse(conn, BASE, ONE, TWO, THREE)
         await crowd.leaves(BASE, ONE)
+        async with await psycopg.AsyncConnection.connect(stage.dsn, application_name="web") as client:
+            await client.execute("SELECT stars FROM public_v3.reviews LIMIT 1")
+            status = await first.until(lambda s: any(seen.who.startswith("web") for seen in s.census))
+            (seen,) = (seen for seen in status.census if seen.who.startswith("web"))
+            assert (seen.version, seen.side) == ("3", "new"), "a later version's client is no old client"
         await ends(first)
         assert await version_schemas(conn) == ["public_v2", "public_v3"]
         await converse(conn, BASE_WITH_REVIEWS, TWO, THREE)
@@ -157,6 +162,10 @@ async def test_a_later_plan_waits_with_its_version_for_the_earlier_one_s(stage: 
         await first.act("advance")
         await first.waits("window", Phase.SOAK)
         await again.waits("window", Phase.SOAK)
+        columns = await conn.execute(
+            "SELECT attname FROM pg_attribute WHERE attrelid = 'public_v2.authors'::regclass AND attnum > 0 ORDER BY 1"
+        )
+        assert await columns.fetchall() == [("age",), ("id",)], "what is in the making is the later version's alone"
         await converse(conn, BASE, ONE, TWO, THREE)
         await crowd.verify(conn, ONE)
 

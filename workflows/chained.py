@@ -18,11 +18,15 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.calls import call
     from pgduet.workflows.clerk import Clerk
     from pgduet.workflows.desk import ENDED, reason_of
+    from pgduet.workflows.patches import in_chain
 
 FIRST_LOOK_S = 0.5
 LOOK_EVERY_S = 30.0
 CANCEL_LOOK_EVERY_S = 300.0
 GROWTH = 1.3
+
+
+CANCELLED = Abort(actor="temporal", reason="the workflow was cancelled")
 
 
 class Chained(Clerk):
@@ -38,6 +42,9 @@ class Chained(Clerk):
         """
         abort = self.desk.check("abort", raw)
         assert isinstance(abort, Abort)  # noqa: S101  (by the desk's own rules)
+        if not in_chain():
+            self.desk.take("abort", abort)
+            return "rolling back"
         await workflow.wait_condition(lambda: self.opened is not None or self.status.state in ENDED)
         self.desk.check("abort", abort)
         later = await self.claim(abort)
@@ -66,7 +73,7 @@ class Chained(Clerk):
         """Take a rollback up that another workflow had begun, or that this one was started for."""
         start = self.start
         asked = Abort(actor=start.actor, reason=start.reason or "adopted", force=start.force, cascade=start.cascade)
-        if decided is None or (start.mode == "rollback" and (start.force or start.cascade)):
+        if in_chain() and (decided is None or (start.mode == "rollback" and (start.force or start.cascade))):
             await self.claim(asked)
         if decided is not None:
             more = {"force": asked.force or decided.force, "cascade": asked.cascade or decided.cascade}
@@ -77,7 +84,8 @@ class Chained(Clerk):
         """Decide on a rollback as the plan's criteria say; where a later migration stands in the way, a person decides."""
         abort = Abort(actor="pgduet", reason=reason)
         try:
-            await self.claim(abort)
+            if in_chain():
+                await self.claim(abort)
         except ApplicationError as error:
             self.desk.decided(f"no automatic rollback ({reason}): {reason_of(error)}")
             return False
@@ -88,15 +96,17 @@ class Chained(Clerk):
 
     def cancel_asked(self) -> None:
         """Begin to act on a cancellation, which cannot be refused: what cannot be rolled back yet is held until it can."""
-        self.cancelling = asyncio.create_task(self.cancel())
+        if in_chain():
+            self.cancelling = asyncio.create_task(self.cancel())
+        else:
+            self.desk.hear("abort", CANCELLED)
 
     async def cancel(self) -> None:
         """Roll back; while later migrations stand in the way, hold, and look again until they are gone or somebody resumes."""
-        abort = Abort(actor="temporal", reason="the workflow was cancelled")
         pause_s = FIRST_LOOK_S
         while not self.cancel_waits or self.desk.paused:
             try:
-                await self.go_back(abort)
+                await self.go_back(CANCELLED)
             except ApplicationError as error:
                 if error.type != "BuiltUpon":
                     self.give_cancel_up(reason_of(error))
@@ -160,7 +170,7 @@ class Chained(Clerk):
     async def until_earlier_are_published(self) -> None:
         """Wait for the versions upon which this one's is going to stand."""
         pause_s = FIRST_LOOK_S
-        while True:
+        while in_chain():
             await self.checkpoint()
             pending = await self.ask("earlier_unpublished", self.reference, Pending, "are earlier versions published?")
             if not pending.waits_for:

@@ -44,6 +44,7 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.calls import M, call
     from pgduet.workflows.desk import Desk
     from pgduet.workflows.handlers import Handlers
+    from pgduet.workflows.patches import in_chain
 
 INSIST_EVERY_S = 30.0
 MAKES_SAFE = frozenset({"undo_shift", "undo_cutover"})
@@ -221,8 +222,9 @@ class Machine(Handlers):
         while self.desk.paused:
             self.announce()
             # A pause can be long, and what happens meanwhile makes the history longer.
-            await workflow.wait_condition(lambda: not self.desk.paused or self.is_long())
-            self.hand_over_if_long()
+            await workflow.wait_condition(lambda: not self.desk.paused or (in_chain() and self.is_long()))
+            if self.desk.paused:
+                self.hand_over_if_long()
             self.announce()
 
     # A phase

@@ -29,6 +29,7 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.judge import describe
     from pgduet.workflows.machine import MAKES_SAFE, ContinueAsNewNeeded
     from pgduet.workflows.pace import CENSUS_EVERY_S, CensusPace
+    from pgduet.workflows.patches import in_chain
     from pgduet.workflows.watch import Watch
 
 SHADOW_CHUNK = 1000
@@ -58,6 +59,7 @@ class Migration(Watch):
         self.announce()
         if self.refused:
             raise self.refused
+        in_chain()  # from the beginning or not at all
         await self.until_opened()
         if self.cancel_waits:
             self.cancel_asked()
@@ -97,7 +99,7 @@ class Migration(Watch):
         self.desk.go_on()
         if self.resume_at is None:
             self.status.safe = not MAKES_SAFE & set(self.compensations)
-            await self.record(None)
+            await self.record(None if in_chain() else "abort")
         self.resume_at = None
         while self.compensations:
             undo = self.compensations[-1]
@@ -279,6 +281,8 @@ class Migration(Watch):
             self.desk.wait_for("census", detail, f"pgduet status {self.plan.name}", f"pgduet rollback {self.plan.name}")
             return False
         await self.checkpoint()
+        if not in_chain():
+            return True
         pending = await self.ask("begin_contract", self.reference, Pending, "pass the point of no return")
         if pending.waits_for:
             self.wait_for_earlier(pending)

@@ -14,7 +14,7 @@ class Neighbour(Message):
 class Pending(Message):
     """What must end, or come further, before a step may begin; empty: it may, or has been decided."""
 
-    waits_for: list[Neighbour] = []  # noqa: RUF012  (pydantic copies defaults)
+    waits_for: list[Neighbour] = []
 
     @property
     def told(self) -> str:

@@ -20,6 +20,7 @@ from pgduet.postgres.databases import Databases
 from pgduet.postgres.executor import LockBudget, execute_locked, is_transient, locks_of
 from pgduet.postgres.session import Connection, session, told
 from pgduet.telemetry import metrics, spans, subject
+from pgduet.texts import FACT_CHARS, bounded, cut
 
 HEARTBEAT_S = 0.5
 
@@ -143,10 +144,11 @@ async def translated() -> AsyncIterator[None]:
         yield
     except PgduetError as error:
         raise ApplicationError(
-            error.render(), error.facts(), type=type(error).__name__, non_retryable=not error.retryable
+            cut(error.render()), bounded(error.facts()), type=type(error).__name__, non_retryable=not error.retryable
         ) from None
     except psycopg.Error as error:
-        raise ApplicationError(told(error), type=type(error).__name__, non_retryable=not is_transient(error)) from None
+        reason = cut(told(error), FACT_CHARS)
+        raise ApplicationError(reason, type=type(error).__name__, non_retryable=not is_transient(error)) from None
 
 
 async def _be_alone(conn: Connection, migration_id: int) -> None:

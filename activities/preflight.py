@@ -9,7 +9,7 @@ from psycopg.types.json import Jsonb
 from temporalio import activity
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 
-from pgduet.activities.engine import Engine, translated
+from pgduet.activities.engine import Engine, beating, translated
 from pgduet.activities.estimates import estimate
 from pgduet.barriers import reach
 from pgduet.errors import ActRefused, NameTaken, Place, UnknownMigration
@@ -36,7 +36,7 @@ class Preflight:
         """Check the plan and open the migration, or find it open (after a lost workflow) or done."""
         async with translated():
             plan = parse_plan(request.plan)
-        async with self.engine.connection(plan.database, f"preflight/{plan.name}", bare=True) as conn:
+        async with self.engine.connection(plan.database, f"preflight/{plan.name}", bare=True) as conn, beating():
             await store.set_up(conn)
             if found := await conflicts.same_name(conn, plan):
                 return await _opened(conn, found)
@@ -47,7 +47,7 @@ class Preflight:
     @activity.defn(name="find")
     async def find(self, reference: Reference) -> Opened:
         """Find a migration whose workflow was lost, to undo it."""
-        async with self.engine.connection(reference.database, f"find/{reference.name}") as conn:
+        async with self.engine.connection(reference.database, f"find/{reference.name}") as conn, beating():
             found = await store.latest(conn, reference.name)
             if found is None:
                 raise UnknownMigration(f"{reference.database} has no migration {reference.name}")

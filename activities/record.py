@@ -7,7 +7,7 @@ from temporalio import activity
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 
-from pgduet.activities.engine import Engine, Work, translated
+from pgduet.activities.engine import Engine, Work, beating, translated
 from pgduet.activities.estimates import estimate
 from pgduet.activities.preflight import in_chain, registered
 from pgduet.audit import Entry, append
@@ -60,7 +60,7 @@ class Bookkeeping:
             statements = [load("grants")["grants"], load("metadata")["create_metadata"], load("audit")["create_audit"]]
             return SetupResult(database=request.database, sql="\n\n".join(statements))
         done = []
-        async with self.engine.connection(request.database, "setup", bare=True) as conn:
+        async with self.engine.connection(request.database, "setup", bare=True) as conn, beating():
             if await store.set_up(conn):
                 done.append("created the schemas pgduet, pgduet_views and pgduet_archive")
                 async with conn.transaction():
@@ -75,7 +75,7 @@ class Bookkeeping:
         """Survey a plan; nothing is touched."""
         async with translated():
             plan = parse_plan(request.plan)
-        async with self.engine.connection(plan.database, f"check/{plan.name}", bare=True) as conn:
+        async with self.engine.connection(plan.database, f"check/{plan.name}", bare=True) as conn, beating():
             if await store.is_set_up(conn):
                 if found := await conflicts.same_name(conn, plan):
                     return CheckResult(checksum=checksum(plan), standing=_standing(found))

@@ -4,6 +4,7 @@ A slice is an activity of seconds to a minute; between two of them the child can
 grows long. What counts as done is the cursor in the database: a child that starts again finds its place there.
 """
 
+import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
@@ -32,6 +33,9 @@ class Backfill:
         task = read(BackfillInput, raw)
         self.paused = self.paused or task.paused
         while True:
+            if workflow.cancellation_reason() is not None:
+                # A slice that ended well although it was cancelled has swallowed the cancellation.
+                raise asyncio.CancelledError
             await workflow.wait_condition(lambda: not self.paused)
             result = await call("fill_slice", task, SliceResult, _summary(task))
             await self.report(task, result)

@@ -6,11 +6,16 @@ from temporalio.common import SearchAttributeKey
 with workflow.unsafe.imports_passed_through():
     from pgduet.messages import Status
     from pgduet.phases import JOURNEY, Phase
+    from pgduet.texts import shown
 
 _DATABASE = SearchAttributeKey.for_keyword("PgduetDatabase")
 _PHASE = SearchAttributeKey.for_keyword("PgduetPhase")
 _STATE = SearchAttributeKey.for_keyword("PgduetState")
 _READ_PERCENT = SearchAttributeKey.for_int("PgduetReadPercent")
+
+DETAIL_CHARS = 1000
+_MARKS = frozenset("\\`*[]<>!|#~&")
+"""What can begin a mark, a link, an image or HTML; an underscore within a name marks nothing."""
 
 
 def show(status: Status, commands: list[str], *, attributes: bool) -> None:
@@ -38,7 +43,7 @@ def details(status: Status, commands: list[str]) -> str:
     ]
     if status.waiting_for:
         lines += [
-            f"**Waits for** {status.waiting_for.detail} (since {status.waiting_for.since:%Y-%m-%d %H:%M:%S} UTC)",
+            f"**Waits for** {literal(status.waiting_for.detail)} (since {status.waiting_for.since:%Y-%m-%d %H:%M:%S} UTC)",
             "",
         ]
     if status.phase is Phase.BACKFILL:
@@ -49,11 +54,16 @@ def details(status: Status, commands: list[str]) -> str:
             f" (checked {status.parity.checked_at:%Y-%m-%d %H:%M:%S} UTC)"
         )
     if status.census:
-        lines.append("- clients: " + ", ".join(f"{client.who} on {client.version}" for client in status.census[:10]))
+        lines.append("- clients: " + ", ".join(literal(f"{each.who} on {each.version}") for each in status.census[:10]))
     if status.failure:
-        lines.append(f"- failure: {status.failure}")
+        lines.append(f"- failure: {literal(status.failure)}")
     lines += ["", "Next:", "", *(f"- `{command}`" for command in commands)]
     return "\n".join(lines)
+
+
+def literal(text: str) -> str:
+    """Have Markdown show a text as it is: names and reasons come from people, from clients and from data."""
+    return "".join(f"\\{char}" if char in _MARKS else char for char in shown(text, DETAIL_CHARS))
 
 
 def journey(status: Status) -> str:

@@ -8,6 +8,9 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
 
+with workflow.unsafe.imports_passed_through():
+    from pgduet.wire import Unreadable, problems
+
 M = TypeVar("M", bound=BaseModel)
 
 HEARTBEAT = timedelta(seconds=5)
@@ -23,12 +26,17 @@ def read(model: type[M], raw: object) -> M:
         ApplicationError: of type InvalidInput, not to be retried.
     """
     try:
-        return model.model_validate({} if raw is None else raw)
+        if not isinstance(raw, Unreadable):
+            return model.model_validate({} if raw is None else raw)
+        wrong = raw.reason
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'input'}: {e['msg']}" for e in error.errors())
-        raise ApplicationError(
-            f"the input is no {model.__name__}: {problems}", type="InvalidInput", non_retryable=True
-        ) from None
+        wrong = problems(error, "input")
+    raise unfit(f"the input is no {model.__name__}: {wrong}")
+
+
+def unfit(reason: str) -> ApplicationError:
+    """Make the error that ends a workflow whose input makes no sense."""
+    return ApplicationError(reason, type="InvalidInput", non_retryable=True)
 
 
 async def call(name: str, argument: BaseModel, result: type[M], summary: str) -> M:
@@ -44,3 +52,13 @@ async def call(name: str, argument: BaseModel, result: type[M], summary: str) ->
         cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
     )
     return done
+
+
+def innermost(error: BaseException) -> str:
+    """Give the reason at the bottom of a failure, without Temporal's wrapping."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, ApplicationError):
+        return cause.message
+    return str(cause)

@@ -15,15 +15,18 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.messages import Abort, Act, Outcome
     from pgduet.neighbours import Claim, Pending
     from pgduet.workflows.anchors import anchor
-    from pgduet.workflows.calls import call
+    from pgduet.workflows.calls import call, innermost
     from pgduet.workflows.clerk import Clerk
-    from pgduet.workflows.desk import ENDED, reason_of
+    from pgduet.workflows.desk import ENDED, reason_of, refusal
     from pgduet.workflows.patches import in_chain
 
 FIRST_LOOK_S = 0.5
 LOOK_EVERY_S = 30.0
 CANCEL_LOOK_EVERY_S = 300.0
 GROWTH = 1.3
+DECIDED_AT_ONCE = 5
+ANY_NUMBER = 1_000_000
+"""A cancellation cannot be refused, and there is only one."""
 
 
 CANCELLED = Abort(actor="temporal", reason="the workflow was cancelled")
@@ -34,8 +37,10 @@ class Chained(Clerk):
 
     cancelling: "asyncio.Task[None] | None" = None
 
-    async def go_back(self, raw: object) -> str:
+    async def go_back(self, raw: object, *, at_most: int = DECIDED_AT_ONCE) -> str:
         """Decide on a rollback, where nothing stands in the way; tells what becomes of it.
+
+        One is decided after the other, and only a few wait: each asks the database, and the first may make the others idle.
 
         Raises:
             ApplicationError: of type ActRefused or BuiltUpon, with the reason.
@@ -45,10 +50,17 @@ class Chained(Clerk):
         if not in_chain():
             self.desk.take("abort", abort)
             return "rolling back"
-        await workflow.wait_condition(lambda: self.opened is not None or self.status.state in ENDED)
-        self.desk.check("abort", abort)
-        later = await self.claim(abort)
-        self.desk.take("abort", abort)
+        if self.deciding >= at_most:
+            raise refusal("other aborts are being decided already")
+        self.deciding += 1
+        try:
+            await workflow.wait_condition(lambda: self.opened is not None or self.status.state in ENDED)
+            async with self.decision:
+                self.desk.check("abort", abort)
+                later = await self.claim(abort)
+                self.desk.take("abort", abort)
+        finally:
+            self.deciding -= 1
         return "rolling back" + (f", after {', '.join(later)}" if later else "")
 
     async def claim(self, abort: Abort) -> list[str]:
@@ -63,7 +75,7 @@ class Chained(Clerk):
         except ActivityError as error:
             cause = error.cause
             if not isinstance(cause, ApplicationError):
-                raise
+                raise refusal(f"it could not be decided: {innermost(error)}") from None
             raise ApplicationError(cause.message, *cause.details, type=cause.type, non_retryable=True) from None
         self.status.audit_head = outcome.audit_head or self.status.audit_head
         anchor(outcome.audit_head)
@@ -106,7 +118,7 @@ class Chained(Clerk):
         pause_s = FIRST_LOOK_S
         while not self.cancel_waits or self.desk.paused:
             try:
-                await self.go_back(CANCELLED)
+                await self.go_back(CANCELLED, at_most=ANY_NUMBER)
             except ApplicationError as error:
                 if error.type != "BuiltUpon":
                     self.give_cancel_up(reason_of(error))
@@ -136,7 +148,7 @@ class Chained(Clerk):
 
     def give_cancel_up(self, why: str) -> None:
         """Note a cancellation that cannot be acted on any more; what was held for it waits for a person."""
-        self.desk.decided(f"ignored: {why}")
+        self.desk.ignored(why)
         if self.cancel_waits and self.desk.paused:
             detail = f"somebody to resume it; the cancellation came too late: {why}"
             self.desk.wait_for("paused", detail, f"pgduet resume {self.plan.name}")

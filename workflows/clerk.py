@@ -1,10 +1,11 @@
 """The clerk: carries out what the desk took (pause, throttle, route, verify), compares, and adds up what children report."""
 
+import asyncio
 from contextlib import suppress
 from typing import Any
 
 from temporalio import workflow
-from temporalio.exceptions import FailureError
+from temporalio.exceptions import FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel
@@ -23,8 +24,11 @@ with workflow.unsafe.imports_passed_through():
         VerifyNow,
     )
     from pgduet.phases import Phase
-    from pgduet.workflows.calls import call
-    from pgduet.workflows.machine import Machine, innermost
+    from pgduet.workflows.calls import call, innermost
+    from pgduet.workflows.machine import Machine
+
+NOTED = frozenset({"advance", "approve"})
+"""Acts that have had their effect when they are taken; what is left is to write them down."""
 
 
 class Clerk(Machine):
@@ -35,26 +39,51 @@ class Clerk(Machine):
         while True:
             await workflow.wait_condition(lambda: bool(self.desk.errands))
             errand = self.desk.errands[0]
-            try:
-                told = await self.errand(errand.act, errand.message)
-            except FailureError as error:
-                told = f"{errand.act} failed: {innermost(error)}"
-                self.desk.decided(told)
+            self.errand_task = asyncio.create_task(self.errand(errand.act, errand.message))
+            await workflow.wait_condition(self.errand_task.done)
+            told = self.outcome_of(errand.act, self.errand_task)
+            self.errand_task = None
             self.desk.errands.pop(0)
             errand.told = told
             self.announce()
 
+    async def stop_errand(self) -> None:
+        """End the errand that a rollback finds under way, but for a mere entry in the audit log: no undo may overlap it."""
+        task = self.errand_task
+        if task and self.desk.errands[0].act not in NOTED:
+            task.cancel()
+            await workflow.wait_condition(task.done)
+
+    async def until_errands_done(self) -> None:
+        """Let what was accepted be carried out, before the step after which it would make no sense."""
+        if self.desk.errands:
+            acts = ", ".join(errand.act for errand in self.desk.errands)
+            self.desk.wait_for("acts", f"acts under way to be carried out: {acts}", f"pgduet status {self.plan.name}")
+            self.announce()
+            await workflow.wait_condition(lambda: not self.desk.errands)
+            self.desk.go_on()
+
+    def outcome_of(self, act: str, task: "asyncio.Task[str]") -> str:
+        """Say what became of an errand; a rollback stops one, and a failure of one stops nothing."""
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or (error and self.desk.abort and is_cancelled_exception(error)):
+            return f"{act} was stopped: it is rolling back"
+        if error is None:
+            return task.result()
+        told = f"{act} failed: {innermost(error)}"
+        self.desk.decided(told)
+        return told
+
     async def errand(self, act: str, message: BaseModel) -> str:
         """Carry one out."""
         actor = self.reference_for(getattr(message, "actor", "unknown"), getattr(message, "reason", None))
-        if act in {"advance", "approve"}:
-            # The act has had its effect; what is left is to write it down.
+        if act in NOTED:
             note = Note(
                 reference=actor, action=act, evidence=message.model_dump(mode="json", exclude={"actor", "reason"})
             )
             return (await call("note", note, Outcome, f"{act} by {actor.actor}")).summary
-        if isinstance(message, Route) and self.desk.abort:
-            return "not moved: it is rolling back"
+        if self.desk.abort:
+            return f"{act} was not done: it is rolling back"
         if isinstance(message, Route):
             outcome = await call(
                 "set_route", RouteRequest(reference=actor, read_percent=message.read_percent), Outcome, act
@@ -82,14 +111,17 @@ class Clerk(Machine):
     async def compare(self, *, repair: bool = False, reference: Reference | None = None) -> Parity:
         """Compare all rows by what is in force, and remember the result."""
         request = ParityRequest(reference=reference or self.reference, repair=repair)
-        self.status.parity = await call("parity", request, Parity, "compare all rows" + (", repair" if repair else ""))
+        summary = "compare all rows" + (", repair" if repair else "")
+        # An errand runs beside the way forward, and is stopped in its own way.
+        compare = call if reference else self.ask
+        self.status.parity = await compare("parity", request, Parity, summary)
         self.announce()
         return self.status.parity
 
     def tally(self) -> None:
         """Add the Backfill children's reports up."""
         reports = list(self.reports.values())
-        blocks = max(1, self.blocks)
+        blocks = max(1, sum(self.ranges.values()))
         done = sum(report.blocks_done for report in reports)
         began = next((t.started_at for t in reversed(self.status.timings) if t.phase is Phase.BACKFILL), self.now())
         seconds = max(0.001, (self.now() - began).total_seconds())

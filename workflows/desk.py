@@ -1,7 +1,8 @@
 """The desk: where people's acts arrive, as signals or as updates, and are accepted or refused by the same rules.
 
 An update answers; a signal that cannot be accepted is noted and ignored. Neither can wedge or fail a workflow: their one
-argument is of any type and is validated here.
+argument is of any type and is validated here. Nor can many of them: what they leave behind is bounded, in the status as in the
+queue of acts that need an activity.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,14 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.messages import Abort, Act, Answer, Approve, Route, Status, Throttle, VerifyNow, WaitingFor
     from pgduet.phases import Phase, State
     from pgduet.plan.policy import Policy
+    from pgduet.texts import shown
+    from pgduet.wire import Unreadable, problems
 
 DECISIONS_KEPT = 50
+IGNORED_KEPT = 10
+"""Of the decisions kept, so many may be ignored signals: a flood of them must not wash the others away."""
+ERRANDS_QUEUED = 20
+IGNORED = "ignored: "
 ENDED = frozenset({State.DONE, State.ROLLED_BACK, State.FAILED})
 
 
@@ -55,11 +62,7 @@ class Desk:
             ApplicationError: of type ActRefused, saying why, and what is possible.
         """
         model, possible, _ = self._rules()[act]
-        try:
-            message = model.model_validate({} if raw is None else raw)
-        except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or act}: {e['msg']}" for e in error.errors())
-            raise refusal(f"{act}: {wrong}") from None
+        message = understood(act, model, raw)
         if reason := possible(message):
             raise refusal(reason)
         return message
@@ -72,12 +75,14 @@ class Desk:
         self.decided(f"{act} by {actor}" + (f": {reason}" if reason else ""))
         return message
 
-    def hear(self, act: str, raw: object) -> None:
-        """Take a signal: as `take`, but what cannot be accepted is noted and ignored."""
+    def hear(self, act: str, raw: object) -> bool:
+        """Take a signal: as `take`, but what cannot be accepted is noted and ignored; tells whether it was accepted."""
         try:
             self.take(act, raw)
         except ApplicationError as error:
-            self.decided(f"ignored: {error.message}")
+            self.ignored(error.message)
+            return False
+        return True
 
     def answer(self, message: str) -> Answer:
         """Tell what became of an update; what comes next is for the status to say, once the migration has moved."""
@@ -86,7 +91,21 @@ class Desk:
 
     def decided(self, what: str) -> None:
         """Keep a line about a decision."""
-        self.status.decisions = [*self.status.decisions, f"{self.now():%Y-%m-%d %H:%M:%S} {what}"][-DECISIONS_KEPT:]
+        line = f"{self.now():%Y-%m-%d %H:%M:%S} {shown(what)}"
+        self.status.decisions = [*self.status.decisions, line][-DECISIONS_KEPT:]
+
+    def ignored(self, what: str) -> None:
+        """Keep a line about a message that changed nothing, in the place of the oldest such line where there are many."""
+        noted = [line for line in self.status.decisions if _is_ignored(line)]
+        if len(noted) >= IGNORED_KEPT:
+            self.status.decisions.remove(noted[0])
+        self.decided(IGNORED + what)
+
+    def dismiss(self, why: str) -> None:
+        """Answer every act that will not be carried out any more."""
+        for errand in self.errands:
+            errand.told = f"not done: {why}"
+        self.errands.clear()
 
     # What the migration asks
 
@@ -97,6 +116,14 @@ class Desk:
         self.status.waiting_for = WaitingFor(kind=kind, detail=detail, since=since, next_commands=list(commands))
         if self.status.state is State.RUNNING:
             self.status.state = State.WAITING
+
+    def say_paused(self) -> None:
+        """Say that it is held until somebody resumes it, unless it is held for something else."""
+        if self.status.waiting_for is None:
+            self.wait_for(*self._paused())
+
+    def _paused(self) -> tuple[str, str, str]:
+        return "paused", "somebody to resume it", f"pgduet resume {self.status.name}"
 
     def go_on(self) -> None:
         """Say that nothing is waited for."""
@@ -125,8 +152,8 @@ class Desk:
             "approve": (Approve, self._why_not_approve, self._approve),
             "abort": (Abort, self._why_not_abort, self._abort),
             "pause": (Act, self._why_not_change, self._pause),
-            "resume": (Act, lambda _: None if self.paused else "it is not paused", self._resume),
-            "throttle": (Throttle, self._why_not_change, lambda m: self.errands.append(Errand("throttle", m))),
+            "resume": (Act, self._why_not_resume, self._resume),
+            "throttle": (Throttle, self._why_not_throttle, lambda m: self.errands.append(Errand("throttle", m))),
             "route": (Route, self._why_not_route, lambda m: self.errands.append(Errand("route", m))),
             "verify": (VerifyNow, self._why_not_verify, lambda m: self.errands.append(Errand("verify", m))),
         }
@@ -136,12 +163,22 @@ class Desk:
             return f"it has ended ({self.status.state})"
         if self.abort:
             return "it is rolling back"
-        return "contract has begun: there is no way but on" if self.no_return else None
+        return "contract has begun: there is no way but on" if self.no_return else self._why_not_now()
+
+    def _why_not_now(self) -> str | None:
+        if len(self.errands) < ERRANDS_QUEUED:
+            return None
+        return f"{len(self.errands)} acts are waiting to be carried out: try again when they have been"
 
     def _why_not_advance(self, act: Act) -> str | None:
         waiting = self.status.waiting_for
-        if waiting is None or waiting.kind == "paused":
+        turning = self.abort is not None and self.status.state is not State.ROLLING_BACK
+        if waiting is None or waiting.kind == "paused" or turning:
             return self._why_not_change(act) or "it waits for nobody: there is nothing to advance"
+        if self.advanced or self._why_not_now():
+            return (
+                self._why_not_now() or f"{self.advanced.actor if self.advanced else 'somebody'} has advanced it already"
+            )
         if waiting.kind == "approval":
             return f"approvals are missing: {waiting.detail}. Use: {waiting.next_commands[0]}"
         if waiting.kind in {"earlier", "later"}:
@@ -163,7 +200,7 @@ class Desk:
             return (
                 f"{act.actor} has approved {act.gate} already; it needs {self.policy.approvals_needed(act.gate)} actors"
             )
-        return None
+        return f"{act.gate} has all the approvals that it needs" if self.approved(act.gate) else None
 
     def _approve(self, act: Approve) -> None:
         given = self.status.approvals.get(act.gate, [])
@@ -184,7 +221,7 @@ class Desk:
         self.status.rollback = act.actor + (f": {act.reason}" if act.reason else "")
 
     def _pause(self, act: Act) -> None:
-        self.hold(act, "paused", "somebody to resume it", f"pgduet resume {self.status.name}")
+        self.hold(act, *self._paused())
 
     def hold(self, act: Act, kind: str, detail: str, *commands: str) -> None:
         """Stop here until somebody resumes it; what was waited for before is remembered."""
@@ -194,6 +231,13 @@ class Desk:
         self.paused = True
         self.status.state = State.PAUSED
         self.wait_for(kind, detail, *commands)
+
+    def _why_not_resume(self, act: Act) -> str | None:
+        return self._why_not_change(act) or (None if self.paused else "it is not paused")
+
+    def _why_not_throttle(self, act: Throttle) -> str | None:
+        given = act.model_dump(exclude={"actor", "reason"}, exclude_none=True)
+        return self._why_not_change(act) or (None if given else "it says no pace: give at least one")
 
     def _resume(self, act: Act) -> None:
         self.paused = False
@@ -214,11 +258,29 @@ class Desk:
     def _why_not_verify(self, act: VerifyNow) -> str | None:
         if reason := self._why_not_change(act):
             return reason
-        return (
-            None
-            if Phase.VERIFY.reached(self.status.phase)
-            else f"there is nothing to compare yet in {self.status.phase}"
-        )
+        if not Phase.VERIFY.reached(self.status.phase):
+            return f"there is nothing to compare yet in {self.status.phase}"
+        later = (errand.message for errand in self.errands[1:])
+        waiting = any(isinstance(other, VerifyNow) and other.repair == act.repair for other in later)
+        return "the same comparison is waiting already" if waiting else None
+
+
+def understood(act: str, model: type[BaseModel], raw: object) -> BaseModel:
+    """Read a message.
+
+    Raises:
+        ApplicationError: of type ActRefused, saying what is wrong with it, but not what it held.
+    """
+    if isinstance(raw, Unreadable):
+        raise refusal(f"{act}: {raw.reason}")
+    try:
+        return model.model_validate({} if raw is None else raw)
+    except ValidationError as error:
+        raise refusal(f"{act}: {problems(error, act)}") from None
+
+
+def _is_ignored(line: str) -> bool:
+    return line[len("2026-01-01 00:00:00 ") :].startswith(IGNORED)
 
 
 def refusal(reason: str) -> ApplicationError:

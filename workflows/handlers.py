@@ -1,15 +1,18 @@
 """Signals, updates and queries of a migration: each act is both a signal (for tctl) and an update (with an answer)."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from temporalio import workflow
+from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from pydantic import ValidationError
 
     from pgduet.messages import Answer, Approve, BackfillReport, Status
+    from pgduet.texts import shown
     from pgduet.workflows.desk import Desk, reason_of
 
 
@@ -19,6 +22,8 @@ class Handlers(ABC):
     desk: Desk
     raw_plan: dict[str, Any]
     reports: dict[tuple[str, int], BackfillReport]
+    ranges: dict[tuple[str, int], int]
+    """The pages of each range that a Backfill child fills."""
 
     @abstractmethod
     def announce(self) -> None:
@@ -40,8 +45,8 @@ class Handlers(ABC):
         return self.desk.answer(errand.told or "")
 
     def _heard(self, act: str, raw: object) -> None:
-        self.desk.hear(act, raw)
-        self.announce()
+        if self.desk.hear(act, raw):
+            self.announce()
 
     def _taken(self, act: str, raw: object) -> None:
         self.desk.take(act, raw)
@@ -63,8 +68,9 @@ class Handlers(ABC):
         try:
             await self.go_back(raw)
         except ApplicationError as error:
-            self.desk.decided(f"ignored: {reason_of(error)}")
-        self.announce()
+            self.desk.ignored(reason_of(error))
+        else:
+            self.announce()
 
     @workflow.signal(name="pause")
     def signal_pause(self, raw: object = None) -> None:
@@ -92,11 +98,21 @@ class Handlers(ABC):
         try:
             report = BackfillReport.model_validate(raw)
         except ValidationError:
-            self.desk.decided("ignored: a backfill report that cannot be read")
+            self.desk.ignored("a backfill report that cannot be read")
+            return
+        pages = self.ranges.get((report.relation, report.part))
+        if pages is None or report.blocks_done > pages:
+            self.desk.ignored("a report on a range that is not being filled")
             return
         self.reports[report.relation, report.part] = report
         self.tally()
         self.announce()
+
+    @workflow.signal(dynamic=True)
+    def signal_unknown(self, name: str, args: Sequence[RawValue]) -> None:
+        """Note a signal that means nothing here, instead of keeping it for a handler that will never come."""
+        del args
+        self.desk.ignored(f"there is no signal `{shown(name, 60)}`")
 
     @workflow.update(name="advance")
     def update_advance(self, raw: object = None) -> Answer:
@@ -178,8 +194,9 @@ class Handlers(ABC):
         self.desk.check("verify", raw)
 
     @workflow.query(name="status")
-    def query_status(self) -> Status:
-        """Tell where the migration stands; a comparison goes stale by itself."""
+    def query_status(self, raw: object = None) -> Status:
+        """Tell where the migration stands; a comparison goes stale by itself. An argument changes nothing."""
+        del raw
         status = self.desk.status
         if status.parity is None:
             return status
@@ -188,11 +205,13 @@ class Handlers(ABC):
         return status.model_copy(update={"parity": parity})
 
     @workflow.query(name="plan")
-    def query_plan(self) -> dict[str, Any]:
+    def query_plan(self, raw: object = None) -> dict[str, Any]:
         """Give the plan."""
+        del raw
         return self.raw_plan
 
     @workflow.query(name="next_commands")
-    def query_next_commands(self) -> list[str]:
+    def query_next_commands(self, raw: object = None) -> list[str]:
         """Name the commands that make sense now."""
+        del raw
         return self.desk.next_commands()

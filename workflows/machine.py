@@ -15,7 +15,6 @@ from temporalio import workflow
 from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
-    ChildWorkflowError,
     FailureError,
     is_cancelled_exception,
 )
@@ -33,6 +32,7 @@ with workflow.unsafe.imports_passed_through():
         Start,
         Status,
         Timing,
+        WaitingFor,
     )
     from pgduet.phases import Phase, State
     from pgduet.plan.checksum import checksum
@@ -41,11 +41,12 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.plan.policy import Policy
     from pgduet.workflows.anchors import anchor
     from pgduet.workflows.board import show
-    from pgduet.workflows.calls import M, call
+    from pgduet.workflows.calls import M, call, innermost
     from pgduet.workflows.desk import Desk
     from pgduet.workflows.handlers import Handlers
     from pgduet.workflows.patches import in_chain
 
+INSIST_FIRST_S = 1.0
 INSIST_EVERY_S = 30.0
 MAKES_SAFE = frozenset({"undo_shift", "undo_cutover"})
 
@@ -86,8 +87,11 @@ class Machine(Handlers):
         self.status = status
         self.desk = Desk(status, plan.policy, self.now)
         self.desk.abort = carried.abort if carried else None
+        self.desk.advanced = carried.advanced if carried else None
         self.opened = carried.opened if carried else None
         self.resume_at: Phase | None = carried.phase if carried else None
+        self.at_gate: Phase | None = carried.phase if carried and carried.at_gate else None
+        self.held: WaitingFor | None = carried.held if carried else None
         self.compensations: list[str] = list(carried.compensations) if carried else []
         self.cancelled = carried.cancelled if carried else False
         self.cancel_waits = carried.cancel_waits if carried else False
@@ -95,7 +99,10 @@ class Machine(Handlers):
         self.next_parity_at: datetime | None = carried.next_parity_at if carried else None
         self.reports: dict[tuple[str, int], BackfillReport] = {}
         self.children: list[str] = []
-        self.blocks = 0
+        self.ranges: dict[tuple[str, int], int] = {}
+        self.errand_task: asyncio.Task[str] | None = None
+        self.deciding = 0
+        self.decision = asyncio.Lock()
         self.critical = False
         self.going_back = False
         self.shown = ()
@@ -117,6 +124,7 @@ class Machine(Handlers):
         self.refused = error
         self.raw_plan = {}
         self.opened = None
+        self.reports, self.ranges = {}, {}
         self.status = Status(
             name=name or info.workflow_id,
             database=database or "unknown",
@@ -174,15 +182,18 @@ class Machine(Handlers):
 
     async def insist(self, name: str, argument: BaseModel, result: type[M], summary: str) -> M:
         """Run an activity until it has succeeded: on the way back, and past the point of no return, nothing is given up."""
+        pause_s = INSIST_FIRST_S
         while True:
             try:
                 answer = await call(name, argument, result, summary)
             except ActivityError as error:
-                self.status.failure = f"{name}: {innermost(error)}"
-                self.desk.decided(self.status.failure)
-                self.desk.wait_for("error", self.status.failure, f"pgduet advance {self.plan.name}")
+                reason = f"{name}: {innermost(error)}"
+                if reason != self.status.failure:
+                    self.desk.decided(reason)
+                self.status.failure = reason
+                self.desk.wait_for("error", reason, f"pgduet advance {self.plan.name}")
                 self.announce()
-                await self.nap(INSIST_EVERY_S)
+                pause_s = INSIST_FIRST_S if await self.nap(pause_s) else min(INSIST_EVERY_S, pause_s * 2)
                 self.desk.go_on()
                 self.hand_over_if_long()
             else:
@@ -202,11 +213,20 @@ class Machine(Handlers):
 
     async def hold(self, kind: str, detail: str, *commands: str) -> None:
         """Wait until somebody advances."""
+        self.turn_back_if_asked()
         self.desk.wait_for(kind, detail, *commands)
+        self.held = self.status.waiting_for
         self.announce()
-        await workflow.wait_condition(lambda: self.desk.advanced is not None)
+        await self.until_told(lambda: self.desk.advanced is not None)
+        self.held = None
         self.desk.go_on()
         self.announce()
+
+    async def until_told(self, condition: Callable[[], bool]) -> None:
+        """Wait for people. Each of their messages is in the history: when it has grown long, a fresh run waits on."""
+        await workflow.wait_condition(lambda: condition() or (in_chain() and self.is_long()))
+        if not condition():
+            raise ContinueAsNewNeeded
 
     async def nap(self, seconds: float) -> bool:
         """Wait for a while; tells whether somebody advanced meanwhile."""
@@ -220,6 +240,7 @@ class Machine(Handlers):
         """Go no further when a rollback has been asked for; wait when the migration is paused."""
         self.turn_back_if_asked()
         while self.desk.paused:
+            self.desk.say_paused()
             self.announce()
             # A pause can be long, and what happens meanwhile makes the history longer.
             await workflow.wait_condition(lambda: not self.desk.paused or (in_chain() and self.is_long()))
@@ -233,11 +254,15 @@ class Machine(Handlers):
         """Go through one phase: gate, record, step; a failure waits for a person, who advances (again) or rolls back."""
         if self.resume_at is not None and phase.position < self.resume_at.position:
             return
-        if self.resume_at is phase:
+        if self.resume_at is phase and self.at_gate is None:
             self.resume_at = None
+            if held := self.held:
+                await self.hold(held.kind, held.detail, *held.next_commands)
         else:
+            self.resume_at, self.at_gate = None, phase
             await self.checkpoint()
             await self.gate(phase)
+            self.at_gate = None
         entered = self.status.phase is phase and (undo is None or undo in self.compensations)
         while True:
             await self.checkpoint()
@@ -246,9 +271,9 @@ class Machine(Handlers):
                     await self.enter(phase, undo)
                     entered = True
                 await step()
-            except (ActivityError, ChildWorkflowError) as error:
+            except FailureError as error:
                 self.critical = False
-                if is_cancelled_exception(error):
+                if is_cancelled_exception(error) and self.desk.abort:
                     raise
                 await self.failed(phase, error)
             else:
@@ -277,7 +302,7 @@ class Machine(Handlers):
 
     async def until_approved_beyond(self, phase: Phase, count: int) -> None:
         """Wait for one more approval."""
-        await workflow.wait_condition(lambda: len(self.status.approvals.get(phase, [])) > count)
+        await self.until_told(lambda: len(self.status.approvals.get(phase, [])) > count)
 
     async def enter(self, phase: Phase, undo: str | None) -> None:
         """Push the undo, then write down where the migration stands."""
@@ -349,7 +374,10 @@ class Machine(Handlers):
         return Carried(
             opened=self.opened,
             status=self.status,
-            phase=self.status.phase,
+            phase=self.at_gate or self.status.phase,
+            at_gate=self.at_gate is not None,
+            held=None if self.at_gate else self.held,
+            advanced=self.desk.advanced,
             compensations=self.compensations,
             abort=self.desk.abort,
             cancelled=self.cancelled,
@@ -360,13 +388,3 @@ class Machine(Handlers):
             soak_started_at=self.soak_started_at,
             next_parity_at=self.next_parity_at,
         )
-
-
-def innermost(error: BaseException) -> str:
-    """Give the reason at the bottom of a failure, without Temporal's wrapping."""
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    if isinstance(cause, ApplicationError):
-        return cause.message
-    return str(cause)

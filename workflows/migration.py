@@ -7,6 +7,8 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
+    from pydantic_core import to_json
+
     from pgduet.describe import plain
     from pgduet.errors import PgduetError
     from pgduet.messages import (
@@ -24,8 +26,9 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.neighbours import Pending
     from pgduet.phases import Authority, Phase, State
     from pgduet.plan.load import parse_plan
+    from pgduet.texts import bounded, cut, shown
     from pgduet.workflows.anchors import memo
-    from pgduet.workflows.calls import read
+    from pgduet.workflows.calls import read, unfit
     from pgduet.workflows.judge import describe
     from pgduet.workflows.machine import MAKES_SAFE, ContinueAsNewNeeded
     from pgduet.workflows.pace import CENSUS_EVERY_S, CensusPace
@@ -33,6 +36,8 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.watch import Watch
 
 SHADOW_CHUNK = 1000
+PLAN_BYTES = 512 * 1024
+"""A plan goes into the history several times, and each time has to fit into a message; it is checked within two seconds."""
 
 
 @workflow.defn(name="Migration")
@@ -44,13 +49,15 @@ class Migration(Watch):
         """Read the input, so that signals and queries find a migration even before it runs."""
         self.refused: ApplicationError | None = None
         try:
-            start = read(Start, raw)
+            start = taken(raw)
             self.open_machine(start, parse_plan(start.plan))
         except ApplicationError as error:
             self.refuse(error)
         except PgduetError as error:
-            name = type(error).__name__
-            self.refuse(ApplicationError(error.render(), error.facts(), type=name, non_retryable=True))
+            told, name = cut(error.render()), type(error).__name__
+            self.refuse(ApplicationError(told, bounded(error.facts()), type=name, non_retryable=True))
+        except Exception as error:  # noqa: BLE001  (whatever it is, to raise it here would be to try again for ever)
+            self.refuse(unfit(f"the plan cannot be taken: {shown(str(error)) or type(error).__name__}"))
 
     @workflow.run
     async def run(self, raw: object = None) -> Status:
@@ -63,6 +70,8 @@ class Migration(Watch):
         await self.until_opened()
         if self.cancel_waits:
             self.cancel_asked()
+        if self.deciding:  # an abort came first: begin nothing that would have to be undone
+            await self.until(lambda: not self.deciding)
         errands = asyncio.create_task(self.run_errands())
         if not self.desk.abort and self.status.state not in {State.DONE, State.ROLLED_BACK}:
             ahead = asyncio.create_task(self.forward())
@@ -95,12 +104,14 @@ class Migration(Watch):
     async def backward(self) -> None:
         """The way home: first make safe, then withdraw once nobody is left, then take everything away, in reverse order."""
         self.going_back = True
+        self.at_gate = self.held = None
         self.status.state = State.ROLLING_BACK
+        self.status.safe = not MAKES_SAFE & set(self.compensations)
         self.desk.go_on()
         if self.resume_at is None:
-            self.status.safe = not MAKES_SAFE & set(self.compensations)
             await self.record(None if in_chain() else "abort")
         self.resume_at = None
+        await self.stop_errand()
         while self.compensations:
             undo = self.compensations[-1]
             if undo not in MAKES_SAFE:
@@ -129,7 +140,8 @@ class Migration(Watch):
     async def backfill(self) -> None:
         """Fill existing rows: a child for each range, all at once."""
         parts = (await self.ask("plan_backfill", self.reference, PartList, "cut the table into ranges")).parts
-        self.reports, self.blocks = {}, sum(part.block_to - part.block_from for part in parts)
+        self.reports = {}
+        self.ranges = {(part.relation, part.part): part.block_to - part.block_from for part in parts}
         self.children = [f"{workflow.info().workflow_id}/backfill/{number}" for number in range(len(parts))]
         began = self.now()
         fills = (self.fill(number, part) for number, part in enumerate(parts))
@@ -270,6 +282,7 @@ class Migration(Watch):
             self.hand_over_if_long()
         self.desk.go_on()
         self.desk.no_return = self.critical = True
+        await self.until_errands_done()
         await self.step("contract", "drop the old representation")
 
     async def may_contract(self) -> bool:
@@ -306,10 +319,27 @@ class Migration(Watch):
         ):
             return  # the step that was under way was cancelled; whatever it did is undone
         if isinstance(error, ContinueAsNewNeeded):
-            await self.until(lambda: workflow.all_handlers_finished() and not self.desk.errands)
+            await self.until(lambda: workflow.all_handlers_finished() and not self.desk.errands and not self.deciding)
             workflow.continue_as_new(self.start.model_copy(update={"carried": self.carried()}), memo=memo())
         if error is not None:
             raise error
+
+
+def taken(raw: object) -> Start:
+    """Read a run's input, by rules that need no look into the plan.
+
+    Raises:
+        ApplicationError: of type InvalidInput.
+    """
+    start = read(Start, raw)
+    if start.carried:
+        if workflow.info().continued_run_id is None:
+            raise unfit("the input is no Start: `carried` is for a run that goes on from another")
+        return start
+    size = len(to_json(start.plan))
+    if size > PLAN_BYTES:
+        raise unfit(f"the plan has {size:,} bytes of JSON, and at most {PLAN_BYTES:,} are taken")
+    return start
 
 
 def merged(one: ShadowResult, other: ShadowResult) -> ShadowResult:

@@ -1,6 +1,7 @@
 """What a migration does while it watches and waits: opening, bakes, censuses, windows, the withdrawal."""
 
 import asyncio
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -22,10 +23,9 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.phases import Authority, Phase, State
     from pgduet.plan.load import parse_plan
     from pgduet.workflows.anchors import anchor
-    from pgduet.workflows.calls import call
+    from pgduet.workflows.calls import call, innermost
     from pgduet.workflows.chained import Chained
     from pgduet.workflows.judge import describe, judge_traffic
-    from pgduet.workflows.machine import innermost
     from pgduet.workflows.pace import CENSUS_EVERY_S
 
 WITHDRAW_CENSUS_S = 0.5
@@ -44,7 +44,9 @@ class Watch(Chained):
         if isinstance(error, ActivityError | ApplicationError):
             self.status.state = State.FAILED
             self.status.failure = innermost(error)
+            self.desk.dismiss("preflight refused the plan")
             self.announce()
+            await self.until(workflow.all_handlers_finished)
             cause = error.cause if isinstance(error, ActivityError) else error
             if isinstance(cause, ApplicationError):
                 raise ApplicationError(cause.message, *cause.details, type=cause.type, non_retryable=True) from None
@@ -173,7 +175,7 @@ class Watch(Chained):
         pause = WITHDRAW_CENSUS_S
         while True:
             census = await self.take_census(idle_s, leaving="new")
-            if not census.new_left or (self.desk.abort and self.desk.abort.force):
+            if not census.new_left or self.is_forced():
                 break
             self.desk.wait_for(
                 "clients",
@@ -181,10 +183,15 @@ class Watch(Chained):
                 f"pgduet rollback {self.plan.name} --force",
             )
             self.announce()
-            await workflow.sleep(timedelta(seconds=pause))
+            with suppress(TimeoutError):
+                await workflow.wait_condition(self.is_forced, timeout=timedelta(seconds=pause))
             pause = min(CENSUS_EVERY_S, pause * 1.2)
             self.hand_over_if_long()
         self.desk.go_on()
+
+    def is_forced(self) -> bool:
+        """Tell whether somebody has said not to wait for clients."""
+        return self.desk.abort is not None and self.desk.abort.force
 
     def drift_commands(self) -> list[str]:
         """Name what can be done about drift."""

@@ -5,9 +5,10 @@ Every field has a default, so that a signal without an argument is one too.
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from pgduet.phases import Phase
+from pgduet.texts import one_line, some_lines
 
 
 class Message(BaseModel):
@@ -16,14 +17,17 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-Actor = Annotated[str, Field(min_length=1, max_length=200)]
+Actor = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(one_line)]
+"""Who acts: it goes into the audit log, into log lines and onto screens as it is, so it has to be plain."""
+Reason = Annotated[str, StringConstraints(max_length=2000), AfterValidator(some_lines)]
+"""Why, in any number of lines."""
 
 
 class Act(Message):
     """Somebody's decision: who, and why."""
 
     actor: Actor = "unknown"
-    reason: str | None = Field(default=None, max_length=2000)
+    reason: Reason | None = None
 
 
 class Approve(Act):
@@ -50,7 +54,7 @@ class Throttle(Act):
 
     batch_target_ms: float | None = Field(default=None, ge=1, le=250)
     pause_ms: float | None = Field(default=None, ge=0, le=60_000)
-    max_replica_lag_s: float | None = Field(default=None, gt=0)
+    max_replica_lag_s: float | None = Field(default=None, gt=0, le=86_400)
 
 
 class VerifyNow(Act):

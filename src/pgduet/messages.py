@@ -5,9 +5,11 @@ must look at. Fields may be added; a field that stored histories know is never r
 """
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pgduet.acts import Abort, Act, Actor, Approve, Message, Route, Throttle, VerifyNow
+from pydantic import Field
+
+from pgduet.acts import Abort, Act, Actor, Approve, Message, Reason, Route, Throttle, VerifyNow
 from pgduet.measured import Client, Parity, ShadowResult, Traffic
 from pgduet.phases import Authority, Phase, State
 
@@ -133,7 +135,7 @@ class Start(Message):
 
     plan: dict[str, Any]
     actor: Actor = "unknown"
-    reason: str | None = None
+    reason: Reason | None = None
     mode: Literal["forward", "rollback"] = "forward"
     force: bool = False
     cascade: bool = False
@@ -250,16 +252,19 @@ class SliceResult(Message):
     throttled_by: str | None = None
 
 
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
 class BackfillReport(Message):
-    """What a Backfill child tells its parent after every slice."""
+    """What a Backfill child tells its parent after every slice; as a signal it can come from anybody."""
 
     relation: str
     part: int
-    blocks: int
-    blocks_done: int
-    rows: int
-    batches: int
-    throttled_by: str | None = None
+    blocks: Count
+    blocks_done: Count
+    rows: Count
+    batches: Count
+    throttled_by: Annotated[str, Field(max_length=300)] | None = None
 
 
 class ParityRequest(Message):
@@ -320,7 +325,7 @@ class SetupInput(Message):
 
     database: str
     print_sql: bool = False
-    actor: str = "unknown"
+    actor: Actor = "unknown"
 
 
 class SetupResult(Message):
@@ -362,6 +367,12 @@ class Carried(Message):
     before_pause: WaitingFor | None = None
     soak_started_at: datetime | None = None
     next_parity_at: datetime | None = None
+    at_gate: bool = False
+    """It stands before `phase`, at its gate."""
+    held: WaitingFor | None = None
+    """What it was waiting for a person to decide in `phase`; the fresh run waits on."""
+    advanced: Act | None = None
+    """The decision that came while it was handing over."""
 
 
 Start.model_rebuild()

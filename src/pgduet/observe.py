@@ -31,8 +31,11 @@ from pgduet.finding import parts
 from pgduet.messages import LockWait, Start, Status, WaitingFor
 from pgduet.phases import Phase, State
 from pgduet.slices import running_slices, with_slices
+from pgduet.texts import shown
 
 QUERY_LIMIT_S = 5.0
+FEW_TRIES = 3
+"""A try or two more is nothing that anybody waits for."""
 _NO_WORKER = {
     RPCStatusCode.DEADLINE_EXCEEDED,
     RPCStatusCode.CANCELLED,
@@ -78,7 +81,8 @@ async def look(client: Client, workflow: str, *, heartbeats: bool = True, limit_
         return await _ended(handle, found)
     status = await ask(handle, found.task_queue, limit_s=limit_s)
     if heartbeats and status.waiting_for is None:
-        status = status.model_copy(update={"waiting_for": await _lock_wait(client, found, status.name)})
+        waiting = await _lock_wait(client, found, status.name) or _retry(found, status)
+        status = status.model_copy(update={"waiting_for": waiting})
     if heartbeats and status.phase is Phase.BACKFILL:
         status = with_slices(status, await running_slices(client, found), now=datetime.now(UTC))
     return Look(status)
@@ -96,6 +100,21 @@ async def _lock_wait(client: Client, found: WorkflowExecutionDescription, name: 
         if isinstance(beat, LockWait):
             commands = [f"pgduet pause {name}", f"pgduet rollback {name}"]
             return WaitingFor(kind="lock", detail=beat.waits_for_lock, since=beat.since, next_commands=commands)
+    return None
+
+
+def _retry(found: WorkflowExecutionDescription, status: Status) -> WaitingFor | None:
+    """Tell which activity fails and is tried again by Temporal, as while the database cannot be reached, and why."""
+    for activity in found.raw_description.pending_activities:
+        reason = activity.last_failure.message
+        if activity.attempt <= FEW_TRIES or not reason:
+            continue
+        commands = [f"pgduet status {status.name} --watch"]
+        if status.state is not State.ROLLING_BACK:
+            commands.append(f"pgduet rollback {status.name}")
+        detail = f"{activity.activity_type.name} to succeed, try {activity.attempt}: {shown(reason)}"
+        since = activity.scheduled_time.ToDatetime(UTC)
+        return WaitingFor(kind="retry", detail=detail, since=since, next_commands=commands)
     return None
 
 
@@ -139,8 +158,12 @@ async def started_with(client: Client, workflow: str) -> Start:
     async for event in handle.fetch_history_events(page_size=1):
         if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
             payloads = event.workflow_execution_started_event_attributes.input
-            [start] = await client.data_converter.decode_wrapper(payloads, [Start])
-            return Start.model_validate(start)
+            try:
+                [start] = await client.data_converter.decode_wrapper(payloads, [Start])
+                return Start.model_validate(start)
+            except Exception as wrong:
+                msg = "the run was started with something that is no plan"
+                raise PgduetError(msg, hint="Give the plan: `--plan FILE`.") from wrong
         break
     raise PgduetError("the workflow's history does not begin with its start")
 

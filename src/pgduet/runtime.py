@@ -25,6 +25,7 @@ from pgduet.telemetry import environment, providers
 from pgduet.telemetry.client import ClientTracing
 from pgduet.telemetry.logs import write_logs
 from pgduet.telemetry.worker import WorkerTracing
+from pgduet.wire import tolerant
 from pgduet.workflows import WORKFLOWS
 
 GRACE_S = 10.0
@@ -46,13 +47,15 @@ def settings() -> dict[str, Any]:
 
 def replayer(**overrides: Any) -> Replayer:
     """Make a replayer with exactly what a worker of ours has; a test may override single settings."""
-    return Replayer(**{**settings(), "data_converter": pydantic_data_converter, **overrides})
+    return Replayer(**{**settings(), "data_converter": tolerant(pydantic_data_converter), **overrides})
 
 
 def worker(client: Client, databases: Databases | None = None, queue: str | None = None) -> Worker:
-    """Make a worker that runs every workflow and activity of pgduet."""
+    """Make a worker that runs every workflow and activity of pgduet; it reads messages as `pgduet.wire` says."""
+    config = client.config()
+    config["data_converter"] = tolerant(client.data_converter)
     return Worker(
-        client,
+        Client(**config),
         task_queue=queue or task_queue(),
         **settings(),
         activities=build(databases or Databases()),

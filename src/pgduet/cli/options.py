@@ -7,16 +7,20 @@ from typing import Annotated
 import typer
 
 from pgduet.phases import Phase
+from pgduet.texts import one_line, some_lines
 
 
-def _at_most(length: int) -> Callable[[str | None], str | None]:
+def _at_most(length: int, plain: Callable[[str], str]) -> Callable[[str | None], str | None]:
     """Refuse a text that no message takes."""
 
     def check(text: str | None) -> str | None:
         if text and len(text) > length:
             message = f"at most {length:,} characters"
             raise typer.BadParameter(message)
-        return text
+        try:
+            return plain(text.strip()) if text else text
+        except ValueError as wrong:
+            raise typer.BadParameter(str(wrong)) from None
 
     return check
 
@@ -31,9 +35,13 @@ Database = Annotated[
 ]
 Actor = Annotated[
     str,
-    typer.Option("--actor", help="Who acts; it is recorded.", show_default="the OS user", callback=_at_most(200)),
+    typer.Option(
+        "--actor", help="Who acts; it is recorded.", show_default="the OS user", callback=_at_most(200, one_line)
+    ),
 ]
-Reason = Annotated[str | None, typer.Option("--reason", help="Why; it is recorded.", callback=_at_most(2000))]
+Reason = Annotated[
+    str | None, typer.Option("--reason", help="Why; it is recorded.", callback=_at_most(2000, some_lines))
+]
 Timeout = Annotated[float | None, typer.Option("--timeout", metavar="S", min=0, help="Give up after S seconds.")]
 PhaseName = Annotated[Phase, typer.Option("--phase", help="Return once it is entered or passed.", show_default=False)]
 

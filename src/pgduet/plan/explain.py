@@ -16,13 +16,16 @@ from pgduet.errors import Place, PlanInvalid
 from pgduet.plan.locate import Places
 from pgduet.plan.problems import PROBLEM, KeyPath, Problem, did_you_mean, listed
 from pgduet.plan.schema import json_schema
+from pgduet.texts import shown
+
+MOST_EXPLAINED = 100
+"""Each of them is compared with the words that are known, which takes time."""
 
 
 def explain(error: ValidationError, places: Places) -> list[PlanInvalid]:
-    """Turn a failed validation into pgduet's errors, in the order of the file."""
-    found = [
-        _located(problem, places) for item in error.errors(include_url=False) for problem in _problems(item, places)
-    ]
+    """Turn a failed validation into pgduet's errors, in the order of the file; where it is no plan at all, the first of them."""
+    items = error.errors(include_url=False)[:MOST_EXPLAINED]
+    found = [_located(problem, places) for item in items for problem in _problems(item, places)]
 
     def order(wrong: PlanInvalid) -> tuple[bool, int, int]:
         place = wrong.place or Place("plan", places.file)
@@ -57,7 +60,7 @@ def _problems(item: ErrorDetails, places: Places) -> list[Problem]:
         return [Problem(f"missing key `{path[-1]}`", path, hint=f"Add `{path[-1]}: …`.")]
     if kind == "extra_forbidden":
         known = _known_keys(path[:-1])
-        message = f"unknown key `{path[-1]}`{did_you_mean(str(path[-1]), known)}"
+        message = f"unknown key `{shown(str(path[-1]), 60)}`{did_you_mean(str(path[-1]), known)}"
         return [Problem(message, path, hint=f"Known here: {listed(known)}.", on_key=True)]
     if kind == "string_type":
         return [Problem(f"expected text, got {got.as_text()}", path, hint=got.quoted(), on_key=key)]
@@ -158,6 +161,7 @@ _WORDS: dict[str, Words] = {
     "date_from_datetime_inexact": _DATE,
     "literal_error": _choice,
     "too_short": _too_short,
+    "too_long": lambda ctx, _got: f"expected at most {ctx['max_length']} entries, got {ctx['actual_length'] or 'more'}",
     "string_too_short": lambda _ctx, _got: "expected text, got an empty one",
     "string_unicode": lambda _ctx, _got: "the text is not valid Unicode",
 }

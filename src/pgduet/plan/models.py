@@ -17,6 +17,7 @@ from pgduet.plan.names import Database, Label, TableName, Text, Version, later, 
 from pgduet.plan.policy import Part, Policy
 from pgduet.plan.problems import KeyPath, Problem, did_you_mean, listed, refuse
 from pgduet.plan.table_operations import CreateTable, DropTable, RenameTable, Sql
+from pgduet.texts import shown
 
 __all__ = [
     "AddColumn",
@@ -66,6 +67,9 @@ KNOWN_OPERATIONS = (
     "move_table",
 )
 
+OPERATIONS = 500
+"""So many operations are checked, and explained where they are wrong, well within a workflow task."""
+
 
 class VersionChange(Part):
     """The version that clients leave and the one they move to."""
@@ -96,7 +100,7 @@ def _named(value: object) -> object:
     if name not in KNOWN_OPERATIONS:
         known = f"Known operations: {listed(list(KNOWN_OPERATIONS))}."
         near = did_you_mean(str(name), list(KNOWN_OPERATIONS))
-        refuse(Problem(f"unknown operation `{name}`{near}", at=(name,), hint=known, on_key=True))
+        refuse(Problem(f"unknown operation `{shown(str(name), 60)}`{near}", at=(name,), hint=known, on_key=True))
     if name not in IMPLEMENTED:
         instead = f"This version has {listed(list(IMPLEMENTED))}."
         refuse(later(f"operation `{name}`", at=(name,), on_key=True, instead=instead))
@@ -146,7 +150,7 @@ class Plan(Part):
     version: VersionChange
     description: str = ""
     owners: dict[str, Text] = Field(default_factory=dict)
-    operations: Annotated[tuple[Operation, ...], Field(min_length=1)]
+    operations: Annotated[tuple[Operation, ...], Field(min_length=1, max_length=OPERATIONS)]
     policy: Policy = Policy()
     risks: tuple[Risk, ...] = ()
     milestones: tuple[Milestone, ...] = ()

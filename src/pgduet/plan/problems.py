@@ -48,7 +48,7 @@ def show_path(path: KeyPath) -> str:
 
 def did_you_mean(word: str, known: list[str]) -> str:
     """Give `. Did you mean …?` for the nearest known word, or nothing."""
-    near = get_close_matches(word, known, n=1)
+    near = get_close_matches(word[:100], known, n=1)
     return f". Did you mean `{near[0]}`?" if near else ""
 
 

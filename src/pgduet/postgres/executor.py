@@ -144,5 +144,6 @@ def _app(name: str) -> str:
 
 
 def is_transient(error: psycopg.Error) -> bool:
-    """Tell whether trying the same again can succeed: the connection went, or PostgreSQL asks for another try."""
-    return isinstance(error, (psycopg.OperationalError, errors.SerializationFailure, *_GIVES_WAY))
+    """Tell whether trying the same again can succeed: PostgreSQL asks for it, or the connection went, as after a standstill."""
+    again = (psycopg.OperationalError, errors.SerializationFailure, errors.IdleInTransactionSessionTimeout)
+    return isinstance(error, (*again, *_GIVES_WAY))

@@ -81,8 +81,10 @@ async def look(client: Client, workflow: str, *, heartbeats: bool = True, limit_
         return await _ended(handle, found)
     status = await ask(handle, found.task_queue, limit_s=limit_s)
     if heartbeats and status.waiting_for is None:
-        waiting = await _lock_wait(client, found, status.name) or _retry(found, status)
-        status = status.model_copy(update={"waiting_for": waiting})
+        status = status.model_copy(update={"waiting_for": await _lock_wait(client, found, status.name)})
+    if heartbeats and (failing := _retry(found, status)):
+        # Whatever else it waits for: where the database cannot be reached, no act of anybody's has any effect.
+        status = status.model_copy(update={"waiting_for": failing})
     if heartbeats and status.phase is Phase.BACKFILL:
         status = with_slices(status, await running_slices(client, found), now=datetime.now(UTC))
     return Look(status)

@@ -13,7 +13,7 @@ from pgduet.activities.engine import Engine, Work
 from pgduet.errors import UnmappableRows
 from pgduet.messages import BackfillInput, ControlsRequest, Outcome, Part, PartList, Reference, SliceResult
 from pgduet.postgres import store
-from pgduet.postgres.batches import Batches, Pace, Pressure
+from pgduet.postgres.batches import STOPS, Batches, Pressure
 from pgduet.postgres.parity import unmapped_rows
 from pgduet.postgres.session import condition
 
@@ -34,8 +34,11 @@ class Backfill:
                     if table.derived:
                         await _insert_ranges(work, table.label)
                 await store.run(work.conn, "mark_wal", {"id": work.migration.id})
+                # What an earlier workflow held is nobody's to hold any more.
+                await store.set_controls(work.conn, work.migration.id, {"held": []})
             rows = await store.run(work.conn, "ranges", {"id": work.migration.id})
-            return PartList(parts=[Part(**{key: row[key] for key in Part.model_fields}) for row in rows])
+            parts = [Part(**{key: row[key] for key in Part.model_fields}) for row in rows]
+            return PartList(parts=parts, parallelism=await _parallelism(work))
 
     @activity.defn(name="fill_slice")
     async def fill_slice(self, task: BackfillInput) -> SliceResult:
@@ -43,17 +46,17 @@ class Backfill:
         async with self.engine.work(task.reference, "backfill") as work:
             table = work.migration.table(task.part.relation)
             batches = Batches(work.conn, work.migration, table, task.part.part)
-            pressure = Pressure(work.conn, Pace.of(work.migration.policy))
+            pressure = Pressure(work.conn, work.migration, task.part)
             await batches.open()
             ends = time.monotonic() + task.slice_s
             held: str | None = None
             held_s: dict[str, float] = {}
             while not batches.finished and time.monotonic() < ends and not activity.is_worker_shutdown():
-                held = await pressure.check(work.migration.id)
+                held = await pressure.check()
                 if not held:
                     await batches.next(pressure.pace)
                 work.beat.progress = batches.result(held)
-                if held == "paused":
+                if held in STOPS:
                     break
                 if held:
                     began = time.monotonic()
@@ -61,7 +64,7 @@ class Backfill:
                     why = _without_figures(held)
                     held_s[why] = held_s.get(why, 0.0) + time.monotonic() - began
             await _note_held(work, held_s)
-            return batches.result(held if held == "paused" else None)
+            return batches.result(held if held in STOPS else None)
 
     @activity.defn(name="backfill_outcome")
     async def backfill_outcome(self, reference: Reference) -> Outcome:
@@ -109,6 +112,15 @@ class Backfill:
 
 
 _LIMIT = 100
+RANGE_PAGES = 16_384
+"""A table larger than this for each range gets more ranges than are filled at once, so that their number can be raised: 128 MB."""
+MOST_RANGES = 16
+
+
+async def _parallelism(work: Work) -> int:
+    """Tell how many ranges may be filled at the same time."""
+    controls = (await store.run(work.conn, "controls", {"id": work.migration.id}))[0]["controls"]
+    return int(controls.get("parallelism", work.migration.policy.backfill.parallelism))
 
 
 async def _note_held(work: Work, held_s: dict[str, float]) -> None:
@@ -135,7 +147,8 @@ def _without_figures(held: str) -> str:
 
 async def _insert_ranges(work: Work, relation: str) -> None:
     size = (await store.run(work.conn, "pages", {"relation": relation}))[0]["pages"]
-    parts = min(work.migration.policy.backfill.parallelism, max(1, size // 16))
+    wanted = max(await _parallelism(work), min(MOST_RANGES, size // RANGE_PAGES))
+    parts = min(wanted, max(1, size // 16))
     bounds = [size * number // parts for number in range(parts + 1)]
     for number in range(parts):
         await store.run(

@@ -15,7 +15,6 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.calls import call, read
 
 LONGEST_SLICE_S = 60.0
-REPORT_STEP_PERCENT = 10.0
 
 
 @workflow.defn(name="Backfill")
@@ -63,9 +62,9 @@ class Backfill:
         self.paused = False
 
     async def report(self, task: BackfillInput, result: SliceResult) -> None:
-        """Tell the parent at every tenth of the range, however many rows that is: its history must not grow with rows."""
+        """Tell the parent at every tenth of the range or less often: its history must not grow with rows."""
         workflow.set_current_details(f"{result.percent:.0f} % of pages · {result.rows_total:,} rows")
-        if task.parent_id is None or not (result.finished or result.percent >= self.reported + REPORT_STEP_PERCENT):
+        if task.parent_id is None or not (result.finished or result.percent >= self.reported + task.report_percent):
             return
         self.reported = result.percent
         report = BackfillReport(

@@ -97,16 +97,35 @@ class Clerk(Machine):
             controls: dict[str, Any] = message.model_dump(exclude={"actor", "reason"}, exclude_none=True)
         else:
             controls = {"paused": act == "pause"}
-            for child in self.children:
-                # A range that is done has no child any more; a running slice reads the controls in the database.
-                with suppress(FailureError):
-                    await workflow.get_external_workflow_handle(child).signal(act, Act())
+            for number in range(len(self.children)):
+                if act == "pause" or number not in self.slots.held:
+                    await self.tell_child(number, act)
         await call("set_controls", ControlsRequest(reference=actor, controls=controls), Outcome, act)
+        if isinstance(message, Throttle) and message.parallelism:
+            self.slots.wide = self.status.backfill.parallelism = message.parallelism
+            await self.share_out()
         return (
             ", ".join(f"{name} = {value:g}" for name, value in controls.items())
             if isinstance(message, Throttle)
             else act + "d"
         )
+
+    async def share_out(self) -> None:
+        """Hold the ranges for which there is no slot, and let those go on for which there is one again."""
+        async with self.sharing:  # one after the other: what is written last is what holds
+            moves = self.slots.moves()
+            if moves:
+                held = [self.parts[number].label for number in sorted(self.slots.held)]
+                request = ControlsRequest(reference=self.reference, controls={"held": held})
+                await call("set_controls", request, Outcome, f"hold {len(held)} ranges")
+            for number, act in moves:
+                if not self.desk.paused:
+                    await self.tell_child(number, act)
+
+    async def tell_child(self, number: int, act: str) -> None:
+        """Signal a range's child; a running slice reads what it needs to know in the database."""
+        with suppress(FailureError):  # a range that is done, or has not begun, has no child
+            await workflow.get_external_workflow_handle(self.children[number]).signal(act, Act())
 
     async def compare(self, *, repair: bool = False, reference: Reference | None = None) -> Parity:
         """Compare all rows by what is in force, and remember the result."""

@@ -27,6 +27,7 @@ with workflow.unsafe.imports_passed_through():
         Carried,
         Opened,
         Outcome,
+        Part,
         Record,
         Reference,
         Start,
@@ -45,6 +46,7 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.desk import Desk
     from pgduet.workflows.handlers import Handlers
     from pgduet.workflows.patches import in_chain
+    from pgduet.workflows.slots import Slots
 
 INSIST_FIRST_S = 1.0
 INSIST_EVERY_S = 30.0
@@ -103,6 +105,9 @@ class Machine(Handlers):
         self.errand_task: asyncio.Task[str] | None = None
         self.deciding = 0
         self.decision = asyncio.Lock()
+        self.parts: list[Part] = []
+        self.sharing = asyncio.Lock()
+        self.slots = Slots(plan.policy.backfill.parallelism)
         self.critical = False
         self.going_back = False
         self.shown = ()

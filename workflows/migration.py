@@ -33,6 +33,7 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.machine import MAKES_SAFE, ContinueAsNewNeeded
     from pgduet.workflows.pace import CENSUS_EVERY_S, CensusPace
     from pgduet.workflows.patches import in_chain
+    from pgduet.workflows.slots import Slots
     from pgduet.workflows.watch import Watch
 
 SHADOW_CHUNK = 1000
@@ -138,13 +139,18 @@ class Migration(Watch):
         await self.step("dual_write", "install sync triggers, old to new")
 
     async def backfill(self) -> None:
-        """Fill existing rows: a child for each range, all at once."""
-        parts = (await self.ask("plan_backfill", self.reference, PartList, "cut the table into ranges")).parts
+        """Fill existing rows: a child for each range, as many at once as there are slots."""
+        plan = await self.ask("plan_backfill", self.reference, PartList, "cut the table into ranges")
+        self.parts = parts = plan.parts
+        self.slots = Slots(plan.parallelism)
+        self.status.backfill.parallelism = plan.parallelism
         self.reports = {}
         self.ranges = {(part.relation, part.part): part.block_to - part.block_from for part in parts}
         self.children = [f"{workflow.info().workflow_id}/backfill/{number}" for number in range(len(parts))]
         began = self.now()
-        fills = (self.fill(number, part) for number, part in enumerate(parts))
+        # A large table has many ranges; however many, the parent hears of them about a hundred times.
+        report_percent = float(max(10, len(parts)))
+        fills = (self.fill(number, part, report_percent) for number, part in enumerate(parts))
         results = await asyncio.gather(*fills, return_exceptions=True)
         self.children = []
         for result in results:
@@ -161,16 +167,30 @@ class Migration(Watch):
             eta_s=0.0,
             batches=int(outcome.evidence.get("batches", 0)),
             seconds=seconds,
+            parallelism=self.slots.wide,
         )
 
-    async def fill(self, number: int, part: Part) -> SliceResult:
-        """Run one Backfill child."""
+    async def fill(self, number: int, part: Part, report_percent: float) -> SliceResult:
+        """Run one Backfill child, once there is a slot for it."""
+        while not self.slots.free:
+            await workflow.wait_condition(lambda: self.slots.free)
+        self.slots.enter(number)
+        try:
+            done = await self.fill_range(number, part, report_percent)
+        finally:
+            self.slots.leave(number)
+        await self.share_out()
+        return done
+
+    async def fill_range(self, number: int, part: Part, report_percent: float) -> SliceResult:
+        """Run the child to its end."""
         task = BackfillInput(
             reference=self.reference,
             part=part,
             slice_s=2.0,
             parent_id=workflow.info().workflow_id,
             paused=self.desk.paused,
+            report_percent=report_percent,
         )
         done: SliceResult = await workflow.execute_child_workflow(
             "Backfill",

@@ -55,6 +55,8 @@ class Throttle(Act):
     batch_target_ms: float | None = Field(default=None, ge=1, le=250)
     pause_ms: float | None = Field(default=None, ge=0, le=60_000)
     max_replica_lag_s: float | None = Field(default=None, gt=0, le=86_400)
+    parallelism: int | None = Field(default=None, ge=1, le=64)
+    """So many ranges are filled at the same time."""
 
 
 class VerifyNow(Act):

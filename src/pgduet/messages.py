@@ -74,6 +74,8 @@ class Backfill(Message):
     throttled_by: str | None = None
     batches: int = 0
     seconds: float = 0.0
+    parallelism: int = 0
+    """How many ranges may be filled at the same time; 0 until the backfill begins."""
 
 
 class Timing(Message):
@@ -221,11 +223,18 @@ class Part(Message):
     block_from: int
     block_to: int
 
+    @property
+    def label(self) -> str:
+        """Name it in the controls."""
+        return f"{self.relation}/{self.part}"
+
 
 class PartList(Message):
     """How a backfill is shared out."""
 
     parts: list[Part]
+    parallelism: int = 64
+    """How many of them may be filled at the same time: as an operator said, or the plan."""
 
 
 class BackfillInput(Message):
@@ -236,6 +245,8 @@ class BackfillInput(Message):
     slice_s: float = 20.0
     parent_id: str | None = None
     paused: bool = False
+    report_percent: float = 10.0
+    """How far the range moves between two reports to the parent."""
 
 
 class SliceResult(Message):

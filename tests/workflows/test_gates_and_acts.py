@@ -98,6 +98,45 @@ async def test_a_pause_holds_the_backfill_and_resume_lets_it_finish(stage: Harne
     assert left == (0,)
 
 
+async def test_parallelism_is_lowered_and_raised_while_ranges_are_filled(stage: Harness, conn: Connection) -> None:
+    slow = {"pause_ms": 700, "parallelism": 2, "batch_target_ms": 1}
+    # Many pages, so that there are two ranges of several batches each.
+    await conn.execute("ALTER TABLE reviews SET (fillfactor = 10)")
+    await conn.execute("VACUUM FULL reviews")
+
+    async def cursors() -> list[int]:
+        found = await conn.execute("SELECT cursor_block - block_from FROM pgduet.backfill_range ORDER BY part")
+        return [row[0] for row in await found.fetchall()]
+
+    async with stage.worker():
+        await stage.start(stage.plan(backfill=slow, gates={"verify": "manual"}))
+        status = await stage.until(lambda status: status.backfill.parallelism == 2)
+        while min([*await cursors(), *[0] * 2][:2]) == 0:
+            await stage.status()
+        answer = await stage.act("throttle", parallelism=1)
+        assert answer.message == "parallelism = 1"
+        held = await (await conn.execute("SELECT controls -> 'held' FROM pgduet.migration")).fetchone()
+        assert held is not None
+        [label] = held[0]
+        number = int(label.rpartition("/")[2])
+        child = stage.client.get_workflow_handle(f"{stage.handle.id}/backfill/{number}")
+        while "SIGNALED" not in str((await child.fetch_history()).events):
+            await stage.status()
+        while "fill_slice" in str((await child.describe()).raw_description.pending_activities):
+            await stage.status()
+        before = await cursors()
+        while (now := await cursors())[1 - number] == before[1 - number]:
+            await stage.status()
+        assert now[number] == before[number], "the range that began last holds"
+        assert (await stage.act("throttle", parallelism=2, pause_ms=0)).message == "pause_ms = 0, parallelism = 2"
+        status = await stage.waits("gate", Phase.BACKFILL)
+        assert status.backfill.parallelism == 2
+    left = await (
+        await conn.execute('SELECT count(*) FROM reviews WHERE "_pgduet_review-stars_stars" IS NULL')
+    ).fetchone()
+    assert left == (0,)
+
+
 async def test_reads_are_moved_by_hand_in_soak(stage: Harness, conn: Connection) -> None:
     async with stage.worker():
         await stage.start(stage.plan())

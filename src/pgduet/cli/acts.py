@@ -21,6 +21,10 @@ Lag = Annotated[
     float | None, typer.Option("--max-replica-lag-s", min=0.001, max=86_400, help="Hold while a replica lags more.")
 ]
 
+Parallelism = Annotated[
+    int | None, typer.Option("--parallelism", min=1, max=64, help="How many ranges are filled at the same time.")
+]
+
 
 def advance(
     name: options.Name,
@@ -78,18 +82,21 @@ def throttle(
     batch_target_ms: BatchTarget = None,
     pause_ms: Pause = None,
     max_replica_lag_s: Lag = None,
+    parallelism: Parallelism = None,
     database: options.Database = None,
     actor: options.Actor = "",
     reason: options.Reason = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Change the pace of the backfill. What is not given stays."""
-    if batch_target_ms is None and pause_ms is None and max_replica_lag_s is None:
-        raise typer.BadParameter("give at least one of --batch-target-ms, --pause-ms, --max-replica-lag-s")
+    if (batch_target_ms, pause_ms, max_replica_lag_s, parallelism) == (None,) * 4:
+        known = "--batch-target-ms, --pause-ms, --max-replica-lag-s, --parallelism"
+        raise typer.BadParameter(f"give at least one of {known}")
     pace = messages.Throttle(
         batch_target_ms=batch_target_ms,
         pause_ms=pause_ms,
         max_replica_lag_s=max_replica_lag_s,
+        parallelism=parallelism,
         actor=_who(actor),
         reason=reason,
     )

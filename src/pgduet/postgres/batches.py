@@ -14,7 +14,7 @@ from typing import Any, Self
 from psycopg import Error, errors, sql
 
 from pgduet.barriers import reach
-from pgduet.messages import SliceResult
+from pgduet.messages import Part, SliceResult
 from pgduet.operations import rows
 from pgduet.operations.design import TableDesign
 from pgduet.plan.models import Policy
@@ -33,6 +33,8 @@ SHORTEST_LIMIT_MS = 100
 """A batch is cut off at this, or at twice its target: with the lock wait it stays far under deadlock_timeout (1 s), or a
 client could be chosen as a deadlock's victim."""
 PRESSURE_EVERY_S = 1.0
+STOPS = frozenset({"paused", "parallelism"})
+"""Reasons to hold that end a slice: somebody says when it goes on."""
 
 
 class _Rewritten(Exception):
@@ -65,24 +67,30 @@ class Pace:
 
 
 class Pressure:
-    """Asks about once a second whether the backfill should hold: an operator's pause, replica lag, retained WAL."""
+    """Asks about once a second whether a range should hold: an operator's word, replica lag, retained WAL."""
 
-    def __init__(self, conn: Connection, pace: Pace) -> None:
+    def __init__(self, conn: Connection, migration: store.Migration, part: Part) -> None:
         self.conn = conn
-        self.given = pace
-        self.pace = pace
+        self.migration_id = migration.id
+        self.part = part.label
+        self.given = self.pace = Pace.of(migration.policy)
         self.held: str | None = None
         self.asked_at = 0.0
 
-    async def check(self, migration_id: int) -> str | None:
+    async def check(self) -> str | None:
         """Give the reason to hold, or None."""
         if time.monotonic() - self.asked_at >= PRESSURE_EVERY_S:
             self.asked_at = time.monotonic()
-            controls = (await store.run(self.conn, "controls", {"id": migration_id}))[0]["controls"]
+            controls = (await store.run(self.conn, "controls", {"id": self.migration_id}))[0]["controls"]
             self.pace = self.given.adjusted(controls)
-            self.held = "paused" if controls.get("paused") else await self._measured()
+            self.held = self._told(controls) or await self._measured()
             batches.held(self.held)
         return self.held
+
+    def _told(self, controls: dict[str, Any]) -> str | None:
+        if controls.get("paused"):
+            return "paused"
+        return "parallelism" if self.part in controls.get("held", []) else None
 
     async def relax(self) -> None:
         """Give way for a moment."""
@@ -141,7 +149,7 @@ class Batches:
         return SliceResult(
             cursor_block=self.cursor,
             finished=self.finished,
-            paused=held == "paused",
+            paused=held in STOPS,
             rows=self.rows,
             rows_total=self.rows_before + self.rows,
             batches=self.batches,

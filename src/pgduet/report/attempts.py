@@ -148,6 +148,8 @@ def _what(entry: Row) -> str:
     if action == "controls":
         if "paused" in evidence:
             return "paused" if evidence["paused"] else "resumed"
+        if "held" in evidence:
+            return f"ranges that wait for others to end: {len(evidence['held'])}"
         return "throttled: " + ", ".join(f"{name} = {value}" for name, value in sorted(evidence.items()))
     if action == "abort":
         return f"rolled back from {entry['affected'].get('phase', 'its phase')}"

@@ -12,6 +12,7 @@ from pgduet.telemetry.spans import Budget, budgeted, span, worth
 
 REASONS = {
     "paused": "somebody paused it",
+    "parallelism": "fewer ranges may be filled at once than were begun",
     "replica_lag": "a standby is further behind than `max_replica_lag_s`",
     "wal_retained": "slots keep more WAL than `max_wal_retained_mb`",
     "row_locks": "clients hold rows of the batch; it is tried again",
@@ -26,7 +27,12 @@ OUTCOMES = {
     "cancelled": "the step was cancelled",
     "failed": "an error",
 }
-_REASON_BY_WORDS = {"replica lag": "replica_lag", "WAL retained": "wal_retained", "paused": "paused"}
+_REASON_BY_WORDS = {
+    "replica lag": "replica_lag",
+    "WAL retained": "wal_retained",
+    "paused": "paused",
+    "parallelism": "parallelism",
+}
 _OUTCOME_BY_ERROR = {
     "LockNotAvailable": "row_locks",
     "DeadlockDetected": "row_locks",

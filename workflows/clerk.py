@@ -25,6 +25,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from pgduet.phases import Phase
     from pgduet.workflows.calls import call, innermost
+    from pgduet.workflows.desk import Errand
     from pgduet.workflows.machine import Machine
 
 NOTED = frozenset({"advance", "approve"})
@@ -34,25 +35,31 @@ NOTED = frozenset({"advance", "approve"})
 class Clerk(Machine):
     """Works beside the phase, one errand after the other."""
 
+    clerking: "asyncio.Task[None]"
+    working: Errand | None = None
+    stopping = False
+
     async def run_errands(self) -> None:
         """Carry out what the desk took, as long as the workflow lives."""
         while True:
             await workflow.wait_condition(lambda: bool(self.desk.errands))
-            errand = self.desk.errands[0]
-            self.errand_task = asyncio.create_task(self.errand(errand.act, errand.message))
-            await workflow.wait_condition(self.errand_task.done)
-            told = self.outcome_of(errand.act, self.errand_task)
-            self.errand_task = None
+            errand = self.working = self.desk.errands[0]
+            try:
+                told = await self.errand(errand.act, errand.message)
+            except (FailureError, asyncio.CancelledError) as error:
+                told = self.became(errand.act, error)
+            self.working, self.stopping = None, False
             self.desk.errands.pop(0)
             errand.told = told
             self.announce()
 
     async def stop_errand(self) -> None:
         """End the errand that a rollback finds under way, but for a mere entry in the audit log: no undo may overlap it."""
-        task = self.errand_task
-        if task and self.desk.errands[0].act not in NOTED:
-            task.cancel()
-            await workflow.wait_condition(task.done)
+        errand = self.working
+        if errand and errand.act not in NOTED:
+            self.stopping = True
+            self.clerking.cancel()
+            await workflow.wait_condition(lambda: errand.told is not None)
 
     async def until_errands_done(self) -> None:
         """Let what was accepted be carried out, before the step after which it would make no sense."""
@@ -63,13 +70,16 @@ class Clerk(Machine):
             await workflow.wait_condition(lambda: not self.desk.errands)
             self.desk.go_on()
 
-    def outcome_of(self, act: str, task: "asyncio.Task[str]") -> str:
-        """Say what became of an errand; a rollback stops one, and a failure of one stops nothing."""
-        error = None if task.cancelled() else task.exception()
-        if task.cancelled() or (error and self.desk.abort and is_cancelled_exception(error)):
+    def became(self, act: str, error: BaseException) -> str:
+        """Say what became of an errand that failed, which stops nothing else, or that a rollback stopped.
+
+        Raises:
+            CancelledError: nobody stopped it: the workflow itself leaves the worker.
+        """
+        if self.stopping and is_cancelled_exception(error):
             return f"{act} was stopped: it is rolling back"
-        if error is None:
-            return task.result()
+        if isinstance(error, asyncio.CancelledError):
+            raise error
         told = f"{act} failed: {innermost(error)}"
         self.desk.decided(told)
         return told

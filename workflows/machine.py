@@ -102,7 +102,6 @@ class Machine(Handlers):
         self.reports: dict[tuple[str, int], BackfillReport] = {}
         self.children: list[str] = []
         self.ranges: dict[tuple[str, int], int] = {}
-        self.errand_task: asyncio.Task[str] | None = None
         self.deciding = 0
         self.decision = asyncio.Lock()
         self.parts: list[Part] = []

@@ -73,7 +73,7 @@ class Migration(Watch):
             self.cancel_asked()
         if self.deciding:  # an abort came first: begin nothing that would have to be undone
             await self.until(lambda: not self.deciding)
-        errands = asyncio.create_task(self.run_errands())
+        self.clerking = asyncio.create_task(self.run_errands())
         if not self.desk.abort and self.status.state not in {State.DONE, State.ROLLED_BACK}:
             ahead = asyncio.create_task(self.forward())
             await self.until(lambda: ahead.done() or (self.desk.abort is not None and not self.critical))
@@ -84,7 +84,7 @@ class Migration(Watch):
             back = asyncio.create_task(self.backward())
             await self.hand_over_or_raise(await self.see_through(back))
         await self.until(lambda: workflow.all_handlers_finished() and not self.desk.errands)
-        errands.cancel()
+        self.clerking.cancel()
         if self.cancelled and self.status.phase is Phase.ROLLED_BACK:
             raise asyncio.CancelledError
         return self.status

@@ -174,7 +174,8 @@ class Desk:
         waiting = self.status.waiting_for
         turning = self.abort is not None and self.status.state is not State.ROLLING_BACK
         if waiting is None or waiting.kind == "paused" or turning:
-            return self._why_not_change(act) or "it waits for nobody: there is nothing to advance"
+            held = f"it is paused. Use: pgduet resume {self.status.name}" if self.paused else None
+            return self._why_not_change(act) or held or "it waits for nobody: there is nothing to advance"
         if self.advanced or self._why_not_now():
             return (
                 self._why_not_now() or f"{self.advanced.actor if self.advanced else 'somebody'} has advanced it already"

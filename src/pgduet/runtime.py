@@ -17,7 +17,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from pgduet import health
 from pgduet.activities import build
-from pgduet.errors import PgduetError
+from pgduet.errors import PgduetError, ServerMissing
 from pgduet.messages import TASK_QUEUE
 from pgduet.pollers import pollers
 from pgduet.postgres.databases import Databases
@@ -68,10 +68,20 @@ def worker(client: Client, databases: Databases | None = None, queue: str | None
 
 
 async def connect() -> Client:
-    """Connect as the SDK's standard environment configuration says (`TEMPORAL_ADDRESS`, profiles, API key, TLS)."""
+    """Connect as the SDK's standard environment configuration says (`TEMPORAL_ADDRESS`, profiles, API key, TLS).
+
+    Raises:
+        ServerMissing: no Temporal server answers there.
+    """
     config = ClientConfig.load_client_connect_config()
-    config.setdefault("target_host", "localhost:7233")
-    return await Client.connect(**config, data_converter=pydantic_data_converter, interceptors=[ClientTracing()])
+    target = config.setdefault("target_host", "localhost:7233")
+    try:
+        return await Client.connect(**config, data_converter=pydantic_data_converter, interceptors=[ClientTracing()])
+    except (RuntimeError, RPCError, ValueError) as wrong:
+        raise ServerMissing(
+            f"no Temporal server answers at {target}",
+            hint="Set TEMPORAL_ADDRESS to the one you have; for local work `pgduet dev` starts one, and a worker with it.",
+        ) from wrong
 
 
 async def serve() -> None:

@@ -47,6 +47,7 @@ REACHING = [
     ["audit", "head", "flights"],
     ["audit", "export", "flights"],
     ["report", "seats"],
+    ["worker"],
 ]
 
 

@@ -18,10 +18,11 @@ def estimate(plan: Plan, surveyed: Survey) -> dict[str, Any]:
     synced = {str(TableName(table.schema_name, table.table)): table for table in surveyed.design.synced}
     known = {name: facts for name, facts in surveyed.facts.items() if name in synced}
     rows = sum(max(0, facts.rows) for name, facts in known.items() if synced[name].derived)
+    locked = f"ACCESS EXCLUSIVE on {', '.join(surveyed.facts)}, at most {plan.policy.lock_timeout_ms} ms a try"
     return {
         "rows": int(rows),
         "backfill_s": round(rows / ROWS_PER_SECOND, 1),
         "wal_mb": round(rows * ROW_REWRITE_BYTES / 1e6),
         "pages_now": sum(facts.pages for facts in known.values()),
-        "locks": f"ACCESS EXCLUSIVE on {', '.join(surveyed.facts)}, at most {plan.policy.lock_timeout_ms} ms a try",
+        "locks": locked if surveyed.facts else "none known",
     }

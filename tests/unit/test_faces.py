@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
+from rich.text import Text
 from temporalio.exceptions import ApplicationError
 
 from pgduet.cli.check_face import check_page, estimate_line
@@ -14,11 +15,13 @@ from pgduet.cli.error_face import error_text
 from pgduet.cli.faces import backfill_line, example_line, migrations_table, one_line, status_page
 from pgduet.cli.next_steps import next_commands
 from pgduet.cli.progress import Pace
-from pgduet.cli.session import console
+from pgduet.cli.session import Screen, console
+from pgduet.cli.undoing import parity_page
 from pgduet.cli.words import bar, clock, short, span, times
 from pgduet.errors import ActRefused, Place, PlanInvalid, ServerMissing, UnknownColumn
 from pgduet.failures import error_from, error_from_facts
 from pgduet.messages import (
+    Answer,
     Backfill,
     CheckResult,
     Client,
@@ -171,6 +174,34 @@ def test_a_rolled_back_migration_marks_the_phases_that_were_undone() -> None:
     assert "expand ↩" in shown
     assert "soak ○" in shown
     assert "1,204 values archived" in shown
+
+
+def test_a_run_that_adopted_another_one_marks_the_phases_before_it_too() -> None:
+    timings = [Timing(phase=Phase.VERIFY, started_at=NOW), Timing(phase=Phase.ROLLED_BACK, started_at=NOW)]
+    shown = page(status(Phase.ROLLED_BACK, timings=timings))
+    assert "expand ↩  dual_write ↩  backfill ↩  verify ↩  shadow ○" in shown
+
+
+def test_what_rolls_back_is_not_told_until_when_it_could() -> None:
+    assert "rollback is lossless" in page(status(Phase.SOAK))
+    assert "rollback is lossless" not in page(status(Phase.SOAK, State.ROLLING_BACK))
+
+
+def test_rows_that_differ_bring_the_command_that_repairs_them() -> None:
+    drift = Parity(checked_at=NOW, rows=10, mismatches=2, examples=[{"key": {"id": 5}}])
+    command = f"pgduet verify {NAME} --repair"
+    assert command in page(status(Phase.SOAK, State.WAITING, parity=drift))
+    assert command not in page(status(Phase.SOAK, State.WAITING, parity=Parity(checked_at=NOW, rows=10, mismatches=0)))
+    answer = Answer(message="2 of 10 rows differ, 0 repaired", phase=Phase.SOAK)
+    shown = rendered(parity_page(NAME, answer, drift))
+    assert shown.count("differ") == 1
+    assert shown.rstrip().splitlines()[-1].startswith(f"next  {command}")
+
+
+def test_sql_that_is_printed_keeps_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    comment = "-- " + "word " * 60 + "end"
+    Screen(as_json=False).show(Text(comment), {})
+    assert capsys.readouterr().out == comment + "\n"
 
 
 def test_during_backfill_the_rows_become_a_bar_with_rate_time_left_and_pace() -> None:

@@ -272,7 +272,7 @@ def test_an_unknown_operation_is_refused_with_the_known_ones() -> None:
     error = refusal(data({"add_colum": {}}))
     assert error.message == "unknown operation `add_colum`. Did you mean `add_column`?"
     assert error.hint is not None
-    assert all(f"`{name}`" in error.hint for name in KNOWN_OPERATIONS)
+    assert all((f"`{name}`" in error.hint) is (name in IMPLEMENTED) for name in KNOWN_OPERATIONS)
     assert refusal(data({"zzz": {}})).message == "unknown operation `zzz`"
 
 

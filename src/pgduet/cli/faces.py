@@ -131,7 +131,8 @@ def _phase(phase: Phase, status: Status) -> Text:
 
 def _sign(phase: Phase, status: Status) -> tuple[str, str]:
     if status.phase is Phase.ROLLED_BACK:
-        entered = any(timing.phase is phase for timing in status.timings)
+        # A run that adopted what another one left knows only the phases after that.
+        entered = any(timing.phase in SHOWN and phase.reached(timing.phase) for timing in status.timings)
         return ("↩", "magenta") if entered else ("○", "dim")
     if phase is status.phase:
         return ("✘", "red") if status.state is State.FAILED else ("●", _STYLES[status.state])
@@ -234,7 +235,8 @@ def _client(client: Client, now: datetime) -> str:
 
 
 def _overlap(status: Status, now: datetime) -> str | None:
-    if status.phase in {Phase.PREFLIGHT, Phase.CONTRACT, Phase.DONE, Phase.ROLLED_BACK}:
+    turned = status.state is State.ROLLING_BACK
+    if turned or status.phase in {Phase.PREFLIGHT, Phase.CONTRACT, Phase.DONE, Phase.ROLLED_BACK}:
         return None
     lossless = "rollback is lossless until contract"
     if status.window_ends_at is None:

@@ -46,7 +46,12 @@ def _usual(status: Status) -> list[str]:
             return ["pgduet start PLAN  # start it again, edited or not"]
         case State.ROLLING_BACK:
             return [f"pgduet wait {name} --phase rolled_back"]
-    return [*_while_live(status), *_way_back(status)]
+    return [*_cure(status), *_while_live(status), *_way_back(status)]
+
+
+def _cure(status: Status) -> list[str]:
+    differ = status.parity is not None and status.parity.mismatches > 0
+    return [f"pgduet verify {status.name} --repair  # give rows that differ what the authority says"] if differ else []
 
 
 def _while_live(status: Status) -> list[str]:

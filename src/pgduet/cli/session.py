@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import typer
 from pydantic import ValidationError
 from rich.console import Console, RenderableType
+from rich.text import Text
 from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError
 
@@ -54,7 +55,8 @@ class Screen:
         if self.as_json:
             typer.echo(json.dumps(facts, ensure_ascii=False, default=str))
         else:
-            console().print(page)
+            # A text is as long as it is: SQL that is wrapped in a comment would not run.
+            console().print(page, soft_wrap=isinstance(page, Text))
 
     def note(self, text: str) -> None:
         """Say something beside the result, on stderr."""

@@ -71,13 +71,13 @@ def verify(
         answer, status = await migrations.verify(name, act, database=database)
         parity = status.parity
         facts = answer.model_dump(mode="json") | {"parity": parity.model_dump(mode="json") if parity else None}
-        screen.show(parity_page(answer, parity), facts)
+        screen.show(parity_page(name, answer, parity), facts)
         return FAILED if parity and parity.mismatches else DONE
 
     run(job, as_json=as_json)
 
 
-def parity_page(answer: Answer, parity: Parity | None) -> RenderableType:
+def parity_page(name: str, answer: Answer, parity: Parity | None) -> RenderableType:
     """Render a comparison, with the key of each row that differs."""
     if parity is None:
         return Text(answer.message)
@@ -86,7 +86,8 @@ def parity_page(answer: Answer, parity: Parity | None) -> RenderableType:
     if keys and more > 0:
         keys.append(Text(f"  … and {more:,} more"))
     counted = f"{times(parity.rows, 'row')} compared, {parity.mismatches:,} differ, {parity.repaired:,} repaired"
-    return Group(Text(answer.message), Text(counted), *keys)
+    cure = [Text(""), Text(f"next  pgduet verify {name} --repair   give them what the authority says")]
+    return Group(Text(counted), *keys, *(cure if parity.mismatches else []))
 
 
 def _named_plan(file: str | None, name: str) -> Plan | None:

@@ -102,7 +102,8 @@ def main(
         print(json_format.dumps(dev.facts()) if json else dev.page(), flush=True)  # noqa: T201  the answer
         gone = dev.stay()
         ending()
-        print(f"{gone} has ended by itself; see {KEPT}", file=sys.stderr, flush=True)  # noqa: T201
+        told = f"{gone} has ended by itself, and so the rest was ended; see {KEPT}/. `pgduet dev` goes on from there."
+        print(told, file=sys.stderr, flush=True)  # noqa: T201
         return 1
     return 0
 

@@ -122,7 +122,7 @@ def _check_table(table: TableFacts, top: KeyPath, operation: ColumnOperation | R
             raise NotSupported(
                 f"{operation.relation} {reason}, which this version does not migrate",
                 place=place((*top, "table")),
-                hint="Nothing was changed.",
+                hint="Leave the table out of the plan.",
             )
 
 

@@ -98,7 +98,7 @@ def _named(value: object) -> object:
         )
     [(name, fields)] = value.items()
     if name not in KNOWN_OPERATIONS:
-        known = f"Known operations: {listed(list(KNOWN_OPERATIONS))}."
+        known = f"This version has {listed(list(IMPLEMENTED))}."
         near = did_you_mean(str(name), list(KNOWN_OPERATIONS))
         refuse(Problem(f"unknown operation `{shown(str(name), 60)}`{near}", at=(name,), hint=known, on_key=True))
     if name not in IMPLEMENTED:

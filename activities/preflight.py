@@ -81,6 +81,7 @@ async def _opened(conn: Connection, found: store.Migration) -> Opened:
         going_back=None if found.ended else found.going_back,
         plan=found.plan.model_dump(mode="json", by_alias=True),
         no_return=found.no_return,
+        paused=found.paused and found.going_back is None and not (found.no_return or found.ended),
         authority=found.authority,
         read_percent=route[0]["read_percent"] if route else 0,
     )

@@ -151,7 +151,7 @@ class Desk:
             "advance": (Act, self._why_not_advance, self._advance),
             "approve": (Approve, self._why_not_approve, self._approve),
             "abort": (Abort, self._why_not_abort, self._abort),
-            "pause": (Act, self._why_not_change, self._pause),
+            "pause": (Act, self._why_not_pause, self._pause),
             "resume": (Act, self._why_not_resume, self._resume),
             "throttle": (Throttle, self._why_not_throttle, lambda m: self.errands.append(Errand("throttle", m))),
             "route": (Route, self._why_not_route, lambda m: self.errands.append(Errand("route", m))),
@@ -218,8 +218,13 @@ class Desk:
         return None
 
     def _abort(self, act: Abort) -> None:
-        self.abort = act
+        # Whoever adds force takes nothing back: later migrations that were to go first still are.
+        cascade = act.cascade or (self.abort is not None and self.abort.cascade)
+        self.abort = act.model_copy(update={"cascade": cascade})
         self.status.rollback = act.actor + (f": {act.reason}" if act.reason else "")
+
+    def _why_not_pause(self, act: Act) -> str | None:
+        return self._why_not_change(act) or ("it is paused already" if self.paused else None)
 
     def _pause(self, act: Act) -> None:
         self.hold(act, *self._paused())

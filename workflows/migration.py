@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ChildWorkflowError
 
 with workflow.unsafe.imports_passed_through():
     from pydantic_core import to_json
@@ -177,8 +177,12 @@ class Migration(Watch):
         self.slots.enter(number)
         try:
             done = await self.fill_range(number, part, report_percent)
-        finally:
+        except ChildWorkflowError:
             self.slots.leave(number)
+            if not self.desk.abort:  # the others go on to their end, those that are held for its sake included
+                await self.share_out()
+            raise
+        self.slots.leave(number)
         await self.share_out()
         return done
 

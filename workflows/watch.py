@@ -10,6 +10,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from pgduet.messages import (
+        Act,
         CensusRequest,
         CensusResult,
         Opened,
@@ -94,6 +95,9 @@ class Watch(Chained):
             self.status.phase = opened.phase
             self.resume_at = opened.phase if self.start.mode == "forward" else None
             self.desk.decided(f"adopted in {opened.phase}")
+        if opened.paused and self.start.mode == "forward":
+            # What runs reads it in the database: to go on without a word would be to wait for ever.
+            self.desk.take("pause", Act(actor=self.start.actor, reason="it was paused when its workflow was lost"))
 
     async def route(self, percent: int) -> None:
         """Set the share of reads on the new path."""

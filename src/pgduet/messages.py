@@ -175,6 +175,8 @@ class Opened(Message):
     """Where the migration was found, the plan as it was started: its policy goes on to hold."""
     no_return: bool = False
     """Contract has begun: the only way is on."""
+    paused: bool = False
+    """Somebody had paused it, and nobody has resumed it."""
     audit_head: str | None = None
 
 

@@ -34,6 +34,7 @@ class Migration:
     design: Design
     parity: dict[str, Any] | None
     no_return: bool
+    paused: bool
     read_percent: int
     going_back: Abort | None
 
@@ -172,6 +173,7 @@ def _read(row: dict[str, Any]) -> Migration:
         design=Design.model_validate(row["design"]),
         parity=row["parity"],
         no_return=bool(row["controls"].get("no_return")),
+        paused=bool(row["controls"].get("paused")),
         read_percent=row["read_percent"] or 0,
         going_back=going_back(row["controls"], row["state"]),
     )

@@ -1,0 +1,86 @@
+"""What is easily lost at a seam: a word said twice, a range that is held when another one fails, a pause whose workflow is lost."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+from support.harness import Harness
+from support.plans import create_reviews
+from temporalio.client import WorkflowUpdateFailedError
+
+from pgduet.messages import Abort, Status
+from pgduet.phases import Phase, State
+from pgduet.plan.policy import Policy
+from pgduet.workflows.desk import Desk
+
+Connection = psycopg.AsyncConnection[Any]
+
+
+@pytest.fixture
+async def reviews(conn: Connection) -> None:
+    await create_reviews(conn, 2_000)
+    # Many pages, so that there are two ranges of several batches each.
+    await conn.execute("ALTER TABLE reviews SET (fillfactor = 10)")
+    await conn.execute("VACUUM FULL reviews")
+
+
+SLOW = {"pause_ms": 700, "parallelism": 2, "batch_target_ms": 1}
+
+
+@pytest.mark.usefixtures("reviews")
+async def test_a_pause_that_is_said_twice_is_answered_twice(stage: Harness) -> None:
+    async with stage.worker():
+        await stage.start(stage.plan(gates={"backfill": "manual"}))
+        await stage.waits("gate", Phase.DUAL_WRITE)
+        assert (await stage.act("pause")).message == "paused"
+        with pytest.raises(WorkflowUpdateFailedError) as caught:
+            await stage.act("pause", reason="once more")
+        assert "it is paused already" in str(caught.value.cause)
+        assert (await stage.act("resume")).message == "resumed"
+        await stage.waits("gate", Phase.DUAL_WRITE)
+
+
+@pytest.mark.usefixtures("reviews")
+async def test_a_held_range_goes_on_when_the_one_before_it_fails(stage: Harness) -> None:
+    async with stage.worker():
+        await stage.start(stage.plan(backfill=SLOW, gates={"verify": "manual"}))
+        await stage.until(lambda status: status.backfill.parallelism == 2)
+        await stage.act("throttle", parallelism=1)
+        await stage.client.get_workflow_handle(f"{stage.handle.id}/backfill/0").cancel()
+        await stage.act("throttle", pause_ms=0)
+        await stage.waits("error", Phase.BACKFILL)
+        await stage.act("advance")
+        await stage.waits("gate", Phase.BACKFILL)
+
+
+@pytest.mark.usefixtures("reviews")
+async def test_a_pause_outlives_the_workflow_that_was_lost_and_says_so(stage: Harness) -> None:
+    wanted = stage.plan(backfill=SLOW, gates={"verify": "manual"})
+    async with stage.worker():
+        await stage.start(wanted)
+        await stage.until(Phase.BACKFILL)
+        await stage.act("pause")
+        await stage.handle.terminate("lost")
+        await stage.start(wanted)
+        await stage.until(lambda status: status.state is State.PAUSED)
+        await stage.act("throttle", pause_ms=0)
+        assert (await stage.act("resume")).message == "resumed"
+        await stage.waits("gate", Phase.BACKFILL)
+
+
+def test_force_that_is_asked_for_later_forgets_no_cascade() -> None:
+    status = Status(
+        name="a",
+        database="b",
+        workflow_id="c",
+        phase=Phase.SOAK,
+        state=State.RUNNING,
+        from_version="1",
+        to_version="2",
+        plan_checksum="d",
+    )
+    desk = Desk(status, Policy(), lambda: datetime.now(UTC))
+    desk.take("abort", Abort(actor="ann", cascade=True))
+    desk.take("abort", Abort(actor="bob", force=True))
+    assert desk.abort == Abort(actor="bob", force=True, cascade=True)

@@ -67,12 +67,15 @@ def changed_views(dependents: Dependents) -> list[str]:
 
 
 def locks(dependents: Dependents) -> list[Statement]:
-    """Lock the views, uppermost first: clients lock a view before what it reads."""
+    """Lock the views, uppermost first: clients lock a view before what it reads.
+
+    To give a view to the owner that it has locks it alone, and changes nothing.
+    """
     made = []
     for each in reversed(dependents.views):
         label = each.view.as_string(None)
-        query = block("locks", "access_exclusive").format(relation=each.view)
-        made.append(Statement(query, f"lock {label}", Lock.ACCESS_EXCLUSIVE, label))
+        query = block("dependents", "owner").format(view=each.view, role=role(each.owner))
+        made.append(Statement(query, f"lock {label}", Lock.ACCESS_EXCLUSIVE, label, taking=query))
     return made
 
 

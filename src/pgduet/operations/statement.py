@@ -30,6 +30,8 @@ class Statement:
     summary: str
     lock: Lock = Lock.NONE
     relation: str | None = None
+    taking: Query | None = None
+    """What takes the lock where `LOCK TABLE` would not do: it locks all that a view reads as well, with the rights of its owner."""
 
     def text(self) -> str:
         """Render the statement as PostgreSQL will get it."""

@@ -119,13 +119,21 @@ async def _try_views(conn: Connection, table: TableDesign, views: list[dict[str,
     dropped: set[int] = set()
     moved = [(table.schema_name, table.table)]
     for view in views:
-        name = sql.Identifier("pg_temp", view["name"])
+        # In the one temporary schema, a view may have the name of the table, or of another schema's view: unless it is read
+        # by that name, it has one of its own.
+        read = any(_names(each["definition"], (view["schema"], view["name"])) for each in views if each is not view)
+        if read and view["name"] in {name for _, name in moved}:
+            raise _refusal(
+                view, "views are read upon it, and something beneath them has the same name in another schema"
+            )
+        name = sql.Identifier("pg_temp", view["name"] if read else f"_pgduet_trial_{view['oid']}")
         try:
             async with conn.transaction():
                 await conn.execute(view_query(name, _moved(view["definition"], moved)))
         except psycopg.Error as error:
             raise _refusal(view, error.diag.message_primary or "PostgreSQL refuses it") from None
-        moved.append((view["schema"], view["name"]))
+        if read:
+            moved.append((view["schema"], view["name"]))
         types = (await _rows(conn, "types_of", {"relation": name.as_string(None)}))[0]["types"]
         beneath = any(
             _names(view["definition"], (each["schema"], each["name"])) for each in views if each["oid"] in dropped

@@ -122,7 +122,11 @@ def _prologue(statements: Sequence[Statement], timeout_ms: int, *, lower: bool) 
     if lower:
         parts.append(sql.SQL("SET LOCAL deadlock_timeout = '10ms'"))
     locks = locks_of(statements)
-    parts += [block("locks", _MODES[mode]).format(relation=trusted(relation)) for relation, mode in locks.items()]
+    taking = {statement.relation: statement.taking for statement in statements if statement.taking}
+    parts += [
+        taking.get(relation) or block("locks", _MODES[mode]).format(relation=trusted(relation))
+        for relation, mode in locks.items()
+    ]
     return sql.SQL(";\n").join(parts)
 
 

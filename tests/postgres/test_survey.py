@@ -105,6 +105,16 @@ async def test_a_stable_expression_is_a_hazard(bare: Connection) -> None:
         ("CREATE VIEW public.good AS SELECT id FROM public.reviews WHERE rating = '5'", "view"),
         ("ALTER TABLE public.reviews ADD COLUMN twice text GENERATED ALWAYS AS (rating || rating) STORED", "twice"),
         ("CREATE POLICY own ON public.reviews USING (rating = '5')", "policy"),
+        (
+            "ALTER TABLE public.reviews ALTER rating SET NOT NULL; CREATE UNIQUE INDEX by ON public.reviews (rating, id);"
+            "ALTER TABLE public.reviews REPLICA IDENTITY USING INDEX by",
+            "index public.by (the replica identity)",
+        ),
+        (
+            "ALTER TABLE public.reviews ALTER rating SET NOT NULL, ADD CONSTRAINT one UNIQUE (rating, id);"
+            "ALTER TABLE public.reviews REPLICA IDENTITY USING INDEX one",
+            "(the replica identity)",
+        ),
     ],
 )
 async def test_what_depends_on_a_replaced_column_is_named(

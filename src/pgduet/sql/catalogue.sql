@@ -37,7 +37,10 @@ SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type
 
 -- name: dependents
 -- What hangs on each column, by kind; our own views and triggers do not count.
-SELECT a.attname AS name, pg_describe_object(d.classid, d.objid, d.objsubid) AS what,
+SELECT a.attname AS name, pg_describe_object(d.classid, d.objid, d.objsubid) || CASE WHEN i.indisreplident THEN ' (the replica identity)' ELSE '' END AS what,
+       CASE
+         -- Without it, an UPDATE of a published table is refused.
+         WHEN i.indisreplident AND NOT i.indisprimary THEN 'other' ELSE
        CASE d.classid
          WHEN 'pg_constraint'::regclass THEN
            (SELECT CASE WHEN k.contype = 'f' AND k.conrelid <> d.refobjid THEN 'inbound'
@@ -53,8 +56,11 @@ SELECT a.attname AS name, pg_describe_object(d.classid, d.objid, d.objsubid) AS 
               FROM pg_rewrite r JOIN pg_class v ON v.oid = r.ev_class JOIN pg_namespace n ON n.oid = v.relnamespace WHERE r.oid = d.objid)
          WHEN 'pg_policy'::regclass THEN 'policy'
          WHEN 'pg_statistic_ext'::regclass THEN 'statistics'
-         ELSE 'other' END AS kind
+         ELSE 'other' END END AS kind
   FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+  LEFT JOIN pg_constraint c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid AND c.contype IN ('p', 'u')
+  LEFT JOIN pg_index i ON i.indrelid = d.refobjid
+   AND i.indexrelid = CASE d.classid WHEN 'pg_class'::regclass THEN d.objid WHEN 'pg_constraint'::regclass THEN c.conindid END
  WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = %(oid)s::oid AND d.refobjsubid > 0
 
 -- name: indexes

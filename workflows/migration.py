@@ -1,10 +1,11 @@
 """One migration, from preflight to done or back: read `forward` as the runbook, and `backward` as the way home."""
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError, ChildWorkflowError
+from temporalio.exceptions import ApplicationError, ChildWorkflowError, FailureError, WorkflowAlreadyStartedError
 
 with workflow.unsafe.imports_passed_through():
     from pydantic_core import to_json
@@ -29,6 +30,7 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.texts import bounded, cut, shown
     from pgduet.workflows.anchors import memo
     from pgduet.workflows.calls import read, unfit
+    from pgduet.workflows.chained import FIRST_LOOK_S, GROWTH, LOOK_EVERY_S
     from pgduet.workflows.judge import describe
     from pgduet.workflows.machine import MAKES_SAFE, ContinueAsNewNeeded
     from pgduet.workflows.pace import CENSUS_EVERY_S, CensusPace
@@ -176,7 +178,7 @@ class Migration(Watch):
             await workflow.wait_condition(lambda: self.slots.free)
         self.slots.enter(number)
         try:
-            done = await self.fill_range(number, part, report_percent)
+            done = await self.fill_after_others(number, part, report_percent)
         except ChildWorkflowError:
             self.slots.leave(number)
             if not self.desk.abort:  # the others go on to their end, those that are held for its sake included
@@ -185,6 +187,21 @@ class Migration(Watch):
         self.slots.leave(number)
         await self.share_out()
         return done
+
+    async def fill_after_others(self, number: int, part: Part, report_percent: float) -> SliceResult:
+        """Run the child, once that of a lost workflow, which ends with it but not at once, has ended."""
+        pause_s = FIRST_LOOK_S
+        while True:
+            try:
+                return await self.fill_range(number, part, report_percent)
+            except WorkflowAlreadyStartedError:
+                if pause_s == FIRST_LOOK_S:
+                    self.desk.decided(f"range {number} waits until the lost workflow's child has ended")
+                    self.announce()
+                with suppress(FailureError):  # it may have ended meanwhile
+                    await workflow.get_external_workflow_handle(self.children[number]).cancel()
+                await workflow.sleep(timedelta(seconds=pause_s))
+                pause_s = min(LOOK_EVERY_S, pause_s * GROWTH)
 
     async def fill_range(self, number: int, part: Part, report_percent: float) -> SliceResult:
         """Run the child to its end."""

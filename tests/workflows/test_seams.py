@@ -69,6 +69,25 @@ async def test_a_pause_outlives_the_workflow_that_was_lost_and_says_so(stage: Ha
         await stage.waits("gate", Phase.BACKFILL)
 
 
+@pytest.mark.usefixtures("reviews")
+async def test_a_backfill_that_is_adopted_waits_for_the_children_of_the_lost_workflow(stage: Harness) -> None:
+    wanted = stage.plan(backfill=SLOW, gates={"verify": "manual"})
+    async with stage.worker():
+        await stage.start(wanted)
+        await stage.until(lambda status: status.backfill.parallelism == 2)
+        child = stage.client.get_workflow_handle(f"{stage.handle.id}/backfill/1")
+        while "fill_slice" not in str((await child.describe()).raw_description.pending_activities):
+            await stage.status()
+        await stage.handle.terminate("lost")
+        await stage.start(wanted)
+        await stage.until(lambda status: status.backfill.parallelism == 2)
+        await stage.act("throttle", pause_ms=0)
+        status = await stage.until(
+            lambda status: bool(status.waiting_for and status.waiting_for.kind in {"gate", "error"}), timeout_s=60
+        )
+        assert (status.waiting_for and status.waiting_for.kind, status.failure) == ("gate", None)
+
+
 def test_force_that_is_asked_for_later_forgets_no_cascade() -> None:
     status = Status(
         name="a",

@@ -25,6 +25,8 @@ IGNORED_KEPT = 10
 """Of the decisions kept, so many may be ignored signals: a flood of them must not wash the others away."""
 ERRANDS_QUEUED = 20
 IGNORED = "ignored: "
+HOLDS = frozenset({"paused", "later"})
+"""What a pause itself waits for: somebody, or later migrations to go, where a cancellation brought it."""
 ENDED = frozenset({State.DONE, State.ROLLED_BACK, State.FAILED})
 
 
@@ -248,8 +250,11 @@ class Desk:
     def _resume(self, act: Act) -> None:
         self.paused = False
         self.status.state = State.RUNNING
+        waiting = self.status.waiting_for
+        # What was under way when it was paused may have met something since, and waits for somebody.
+        held = waiting if waiting and waiting.kind not in HOLDS else self.before_pause
         self.go_on()
-        if held := self.before_pause:
+        if held:
             self.wait_for(held.kind, held.detail, *held.next_commands)
         self.before_pause = None
         self.errands.append(Errand("resume", act))

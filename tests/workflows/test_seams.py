@@ -88,7 +88,7 @@ async def test_a_backfill_that_is_adopted_waits_for_the_children_of_the_lost_wor
         assert (status.waiting_for and status.waiting_for.kind, status.failure) == ("gate", None)
 
 
-def test_force_that_is_asked_for_later_forgets_no_cascade() -> None:
+def opened() -> Desk:
     status = Status(
         name="a",
         database="b",
@@ -99,7 +99,22 @@ def test_force_that_is_asked_for_later_forgets_no_cascade() -> None:
         to_version="2",
         plan_checksum="d",
     )
-    desk = Desk(status, Policy(), lambda: datetime.now(UTC))
+    return Desk(status, Policy(), lambda: datetime.now(UTC))
+
+
+def test_force_that_is_asked_for_later_forgets_no_cascade() -> None:
+    desk = opened()
     desk.take("abort", Abort(actor="ann", cascade=True))
     desk.take("abort", Abort(actor="bob", force=True))
     assert desk.abort == Abort(actor="bob", force=True, cascade=True)
+
+
+def test_what_is_met_while_it_is_paused_is_still_waited_for_after_resume() -> None:
+    desk = opened()
+    desk.take("pause", None)
+    desk.wait_for("drift", "3 rows differ", "pgduet advance a")
+    desk.take("resume", None)
+    assert desk.status.waiting_for is not None
+    assert desk.status.waiting_for.kind == "drift"
+    desk.take("advance", None)
+    assert desk.advanced is not None

@@ -106,13 +106,17 @@ async def test_a_stable_expression_is_a_hazard(bare: Connection) -> None:
         ("ALTER TABLE public.reviews ADD COLUMN twice text GENERATED ALWAYS AS (rating || rating) STORED", "twice"),
         ("CREATE POLICY own ON public.reviews USING (rating = '5')", "policy"),
         (
-            "ALTER TABLE public.reviews ALTER rating SET NOT NULL; CREATE UNIQUE INDEX by ON public.reviews (rating, id);"
-            "ALTER TABLE public.reviews REPLICA IDENTITY USING INDEX by",
+            (
+                "ALTER TABLE public.reviews ALTER rating SET NOT NULL; CREATE UNIQUE INDEX by ON public.reviews (rating, id);"
+                "ALTER TABLE public.reviews REPLICA IDENTITY USING INDEX by"
+            ),
             "index public.by (the replica identity)",
         ),
         (
-            "ALTER TABLE public.reviews ALTER rating SET NOT NULL, ADD CONSTRAINT one UNIQUE (rating, id);"
-            "ALTER TABLE public.reviews REPLICA IDENTITY USING INDEX one",
+            (
+                "ALTER TABLE public.reviews ALTER rating SET NOT NULL, ADD CONSTRAINT one UNIQUE (rating, id);"
+                "ALTER TABLE public.reviews REPLICA IDENTITY USING INDEX one"
+            ),
             "(the replica identity)",
         ),
     ],
@@ -201,3 +205,25 @@ async def test_a_role_that_may_not_mute_triggers_must_say_that_they_may_fire(
     assert "touch will fire" in hazards(found)["PD-H12"]
     await conn.execute(sql.SQL("GRANT SET ON PARAMETER session_replication_role TO {}").format(owner))
     assert "suppressed" in hazards(await surveyed_as(dsn, role, parsed(MOOD)))["PD-H12"]
+
+
+async def test_a_view_that_could_not_be_created_again_is_refused_before_it_is_dropped(
+    bare: Connection, conn: Client, dsn: str, role: str
+) -> None:
+    plan = parsed(
+        {"alter_column": {"table": "public.reviews", "column": "rating", "type": "int"}}, user_triggers="fire"
+    )
+    for statement in (
+        "ALTER TABLE public.reviews OWNER TO {role}",
+        "GRANT CREATE ON DATABASE {database} TO {role}",
+        "CREATE SCHEMA views",
+        "GRANT USAGE ON SCHEMA views TO {role}",
+        "CREATE VIEW views.rated AS SELECT rating FROM public.reviews",
+        "ALTER VIEW views.rated OWNER TO {role}",
+    ):
+        parts = {"role": sql.Identifier(role), "database": sql.Identifier(conn.info.dbname)}
+        await conn.execute(sql.SQL(statement).format(**parts))
+    with pytest.raises(NotSupported, match="may create none in schema views"):
+        await surveyed_as(dsn, role, plan)
+    await conn.execute(sql.SQL("GRANT CREATE ON SCHEMA views TO {}").format(sql.Identifier(role)))
+    await surveyed_as(dsn, role, plan)

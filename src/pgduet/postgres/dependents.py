@@ -140,6 +140,12 @@ async def _try_views(conn: Connection, table: TableDesign, views: list[dict[str,
         )
         if types != view["types"] or beneath:
             dropped.add(view["oid"])
+            if not view["may_make"]:
+                # It would come to light after the point of no return.
+                why = (
+                    f"it must be dropped for that, and the worker's role, or its owner {view['owner']}, may create none"
+                )
+                raise _refusal(view, f"{why} in schema {view['schema']}")
             if view["hanging"]:
                 raise _refusal(view, f"it must be dropped for that, and {view['hanging'][0]} depends on it")
     return dropped

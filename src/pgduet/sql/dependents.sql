@@ -15,6 +15,8 @@ WITH RECURSIVE reading (oid, depth, direct) AS (
 )
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, bool_or(v.direct) AS direct, c.relkind::text AS kind,
        pg_get_userbyid(c.relowner)::text AS owner, pg_has_role(current_user, c.relowner, 'USAGE') AS owned,
+       has_schema_privilege(n.oid, 'CREATE') AND pg_has_role(current_user, c.relowner, 'MEMBER')
+         AND (current_setting('is_superuser') = 'on' OR has_schema_privilege(c.relowner, n.oid, 'CREATE')) AS may_make,
        CASE WHEN c.relkind = 'v' THEN pg_get_viewdef(c.oid) END AS definition, coalesce(c.reloptions, '{}') AS options,
        obj_description(c.oid, 'pg_class') AS comment,
        ARRAY(SELECT attname FROM pg_attribute a WHERE a.attrelid = c.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum)::text[] AS columns,
@@ -27,7 +29,7 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, bool_or(v.d
          OR EXISTS (SELECT FROM pg_attrdef WHERE adrelid = c.oid) AS ruled
   FROM reading v JOIN pg_class c ON c.oid = v.oid JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname <> 'pgduet_views' AND NOT coalesce(obj_description(n.oid, 'pg_namespace') LIKE %(ours)s || '%%', false)
- GROUP BY c.oid, n.nspname, c.relname ORDER BY max(v.depth), c.oid
+ GROUP BY c.oid, n.oid, n.nspname, c.relname ORDER BY max(v.depth), c.oid
 
 -- name: grants
 -- Who may do what with a view, and with its columns.

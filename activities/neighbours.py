@@ -15,6 +15,7 @@ from pgduet.errors import ActRefused, BuiltUpon
 from pgduet.messages import Abort, Outcome, Reference, Start
 from pgduet.neighbours import Claim, Neighbour, Pending
 from pgduet.postgres import chain, store
+from pgduet.postgres.dependents import dependents_of
 from pgduet.postgres.session import Connection
 
 REASON_LENGTH = 2000
@@ -77,8 +78,15 @@ class Neighbours:
 
     @activity.defn(name="begin_contract")
     async def begin_contract(self, reference: Reference) -> Pending:
-        """Pass the point of no return, unless an earlier migration must still be able to go back, or this one is about to."""
+        """Pass the point of no return, unless an earlier migration must still be able to go back, or this one is about to.
+
+        Raises:
+            NotSupported: a view or a policy over an altered column cannot be made anew; nothing is decided.
+        """
         async with self.engine.work(reference, "contract", alone=True) as work:
+            for table in work.migration.design.tables:
+                # What the user has made over an altered column since preflight: refused now, while there is a way back.
+                await dependents_of(work.conn, table)
             async with work.conn.transaction():
                 pending = await _begin_contract(work.conn, reference)
                 await reach("begin_contract.before_commit")
@@ -104,6 +112,16 @@ def _merged(abort: Abort, known: Abort | None) -> Abort:
         return abort
     more = {"force": abort.force or known.force, "cascade": abort.cascade or known.cascade}
     return (known if more == known.model_dump(include=set(more)) else abort).model_copy(update=more)
+
+
+async def passed(conn: Connection, found: store.Migration) -> str | None:
+    """Say which later migration has taken the way back away, if one has."""
+    past = next(
+        (link for link in await chain.links(conn) if link.id > found.id and (link.ended or link.no_return)), None
+    )
+    if past is None:
+        return None
+    return f"{past.name} builds on version {found.design.to_version} and is {'done' if past.ended else 'in contract'}"
 
 
 def _unsure(other: chain.Live) -> Neighbour:

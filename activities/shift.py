@@ -3,6 +3,7 @@
 from temporalio import activity
 
 from pgduet.activities.engine import Engine, Work
+from pgduet.activities.neighbours import passed
 from pgduet.barriers import reach
 from pgduet.messages import CensusRequest, CensusResult, Outcome, Reference, RouteRequest, Traffic, TrafficRequest
 from pgduet.phases import Authority
@@ -51,7 +52,8 @@ class Shift:
     async def census(self, request: CensusRequest) -> CensusResult:
         """Tell who uses which version."""
         async with self.engine.work(request.reference, "census") as work:
-            return await take(work.conn, work.migration, request.idle_s, request.leaving)
+            found = await take(work.conn, work.migration, request.idle_s, request.leaving)
+            return found.model_copy(update={"no_way_back": await passed(work.conn, work.migration)})
 
 
 async def _baked(work: Work, bake: Traffic) -> None:

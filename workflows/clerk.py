@@ -123,11 +123,16 @@ class Clerk(Machine):
     async def share_out(self) -> None:
         """Hold the ranges for which there is no slot, and let those go on for which there is one again."""
         async with self.sharing:  # one after the other: what is written last is what holds
+            known = set(self.slots.held)
             moves = self.slots.moves()
             if moves:
                 held = [self.parts[number].label for number in sorted(self.slots.held)]
                 request = ControlsRequest(reference=self.reference, controls={"held": held})
-                await call("set_controls", request, Outcome, f"hold {len(held)} ranges")
+                try:
+                    await call("set_controls", request, Outcome, f"hold {len(held)} ranges")
+                except BaseException:
+                    self.slots.held = known  # nobody has been told
+                    raise
             for number, act in moves:
                 if not self.desk.paused:
                     await self.tell_child(number, act)

@@ -115,7 +115,8 @@ class Desk:
         """Say what is waited for; `since` stays while the kind does."""
         known = self.status.waiting_for
         since = known.since if known and known.kind == kind else self.now()
-        self.status.waiting_for = WaitingFor(kind=kind, detail=detail, since=since, next_commands=list(commands))
+        offered = [command for command in commands if self.status.no_way_back is None or " rollback " not in command]
+        self.status.waiting_for = WaitingFor(kind=kind, detail=detail, since=since, next_commands=offered)
         if self.status.state is State.RUNNING:
             self.status.state = State.WAITING
 
@@ -142,7 +143,8 @@ class Desk:
         """Name the commands that make sense now."""
         if self.status.waiting_for:
             return self.status.waiting_for.next_commands
-        if self.status.state in ENDED or self.no_return or self.status.state is State.ROLLING_BACK:
+        one_way = self.no_return or self.status.no_way_back is not None
+        if self.status.state in ENDED or one_way or self.status.state is State.ROLLING_BACK:
             return [f"pgduet status {self.status.name}"]
         return [f"pgduet status {self.status.name} --watch", f"pgduet rollback {self.status.name}"]
 

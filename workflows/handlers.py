@@ -38,11 +38,8 @@ class Handlers(ABC):
         """Add the Backfill children's reports up."""
 
     async def _settled(self, act: str, raw: object) -> Answer:
-        """Take an act that needs an activity, and answer with what became of it; where nothing is left to do, at once."""
-        queued = len(self.desk.errands)
+        """Take an act that needs an activity, and answer with what became of it."""
         self._taken(act, raw)
-        if len(self.desk.errands) == queued:
-            return self.desk.answer("it is paused already")
         errand = self.desk.errands[-1]
         await workflow.wait_condition(lambda: errand.told is not None)
         return self.desk.answer(errand.told or "")

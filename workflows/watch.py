@@ -146,6 +146,7 @@ class Watch(Chained):
         request = CensusRequest(reference=self.reference, idle_s=idle_s, leaving=leaving)
         census = await self.ask("census", request, CensusResult, "census")
         self.status.census = census.clients
+        self.status.no_way_back = census.no_way_back
         return census
 
     async def reconcile(self) -> None:

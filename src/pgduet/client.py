@@ -13,6 +13,7 @@ from uuid import uuid4
 from pydantic import BaseModel
 from temporalio.client import (
     Client,
+    WorkflowExecutionStatus,
     WorkflowHandle,
     WorkflowUpdateFailedError,
 )
@@ -56,6 +57,7 @@ class Started:
     run_id: str | None
     checksum: str
     joined: bool = False
+    done: bool = False
     same_policy: bool = True
 
 
@@ -101,10 +103,13 @@ class Migrations(Watching, AuditLogs):
         """Start a migration, or join the run of the same plan.
 
         Raises:
-            PlanChanged: a migration of this name runs with other versions or operations.
+            PlanChanged: a migration of this name runs, or is done, with other versions or operations.
         """
         mark = checksum(plan)
         workflow = messages.workflow_id(plan.database, plan.name)
+        if (ended := await self._done(workflow)) and (await self.check(plan)).standing == "done":
+            # A run that only said so would stand in front of the one that did the work.
+            return Started(plan.name, plan.database, workflow, ended, mark, joined=True, done=True)
         begin = Start(plan=_wire(plan), actor=actor, reason=reason)
         try:
             handle = await self._start(plan, begin)
@@ -121,6 +126,16 @@ class Migrations(Watching, AuditLogs):
         found = await describe(self.client, workflow)
         same = running.policy == plan.policy
         return Started(plan.name, plan.database, workflow, found.run_id, mark, joined=True, same_policy=same)
+
+    async def _done(self, workflow: str) -> str | None:
+        """Give the newest run's id where it ended as done."""
+        try:
+            run = await describe(self.client, workflow)
+        except UnknownMigration:
+            return None
+        if run.status is not WorkflowExecutionStatus.COMPLETED:
+            return None
+        return run.run_id if (await self._look(workflow, heartbeats=False)).status.state is State.DONE else None
 
     async def begun(self, name: str, database: str | None = None, *, timeout_s: float = 10.0) -> Status:
         """Wait until a migration has passed preflight or waits for somebody; raises what preflight refused."""

@@ -109,6 +109,8 @@ class Status(Message):
     to_version: str = ""
     safe: bool = True
     """False only while a rollback has begun and the old version is not yet back in charge."""
+    no_way_back: str | None = None
+    """Why it can only go on although its own contract has not begun: a later migration builds on it and is past its own."""
     timings: list[Timing] = []
     approvals: dict[str, list[str]] = {}
     decisions: list[str] = []
@@ -324,6 +326,8 @@ class CensusResult(Message):
     new_left: list[str] = []
     """Who still uses, or may still use, the new version."""
     old_left: list[str] = []
+    no_way_back: str | None = None
+    """Which later migration has taken the way back away."""
 
 
 class ControlsRequest(Message):

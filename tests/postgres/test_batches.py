@@ -337,7 +337,7 @@ async def test_a_pause_and_a_throttle_are_read_from_the_metadata(dsn: str, conn:
         assert await pressure.check() is None, "another range is held"
         await store.set_controls(m.conn, m.migration.id, {"held": [part.label]})
         pressure.asked_at = 0
-        assert await pressure.check() == "parallelism"
+        assert await pressure.check() == "parallelism: fewer ranges at once than were begun"
 
 
 async def test_a_table_without_a_key_is_filled_too(dsn: str, conn: Connection) -> None:

@@ -58,3 +58,22 @@ async def test_views_of_the_tables_own_name_in_other_schemas_are_made_anew(stage
         assert (await stage.result()).state is State.DONE
     cursor = await conn.execute("SELECT pg_typeof(rating)::text FROM api.reviews LIMIT 1")
     assert await cursor.fetchone() == ("integer",)
+
+
+async def test_what_contract_cannot_make_anew_stops_it_while_there_is_a_way_back(
+    stage: Harness, conn: Connection
+) -> None:
+    await create_reviews(conn, 50)
+    async with stage.worker():
+        await stage.start(stage.plan(ALTERED, gates={"contract": "auto"}))
+        await stage.waits("window", Phase.SOAK)
+        await conn.execute("CREATE MATERIALIZED VIEW public.rated AS SELECT rating FROM public.reviews")
+        await stage.act("advance")
+        status = await stage.waits("error", Phase.CONTRACT)
+        assert status.failure is not None
+        assert 'view "public"."rated" reads the column' in status.failure
+        assert status.waiting_for is not None
+        assert "pgduet rollback review-stars" in status.waiting_for.next_commands
+        await conn.execute("DROP MATERIALIZED VIEW public.rated")
+        await stage.act("advance")
+        assert (await stage.result()).state is State.DONE

@@ -111,6 +111,7 @@ CASES = [
                 " oid = (SELECT oid FROM kept) FROM pg_class WHERE relname = 'big_items'",
                 lambda _: [(["security_barrier=true"], True, "Items, 100 % big", "How's its size", False)],
             ),
+            base("SELECT has_table_privilege('pg_signal_backend', 'big_items', 'INSERT')", lambda _: [(False,)]),
             base(
                 "SELECT has_column_privilege('pg_monitor', 'sizes', 'size', 'SELECT'),"
                 " has_column_privilege('pg_monitor', 'sizes', 'n', 'SELECT')",
@@ -127,6 +128,7 @@ CASES = [
             COMMENT ON VIEW public.big_items IS 'Items, 100 % big';
             COMMENT ON COLUMN public.big_items.size IS 'How''s its size';
             GRANT SELECT ON public.big_items TO PUBLIC;
+            ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT INSERT ON TABLES TO pg_signal_backend;
             CREATE VIEW public.sizes AS SELECT size, count(*) AS n FROM public.items GROUP BY size;
             GRANT SELECT (size) ON public.sizes TO pg_monitor;
             CREATE VIEW public.size_names AS SELECT s.size || '!' AS name FROM public.sizes s JOIN public.owners o ON o.id = 1;

@@ -239,6 +239,8 @@ def _overlap(status: Status, now: datetime) -> str | None:
     if turned or status.phase in {Phase.PREFLIGHT, Phase.CONTRACT, Phase.DONE, Phase.ROLLED_BACK}:
         return None
     lossless = "rollback is lossless until contract"
+    if status.no_way_back:
+        lossless = f"no way back: {status.no_way_back}"
     if status.window_ends_at is None:
         return lossless
     left = (status.window_ends_at - now).total_seconds()

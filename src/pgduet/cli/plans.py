@@ -130,6 +130,8 @@ def _show_started(screen: Screen, started: Started, status: Status | None) -> No
 def _started_line(started: Started) -> str:
     if not started.joined:
         return f"started {started.workflow_id}"
+    if started.done:
+        return f"{started.name} is done: this plan has been carried out"
     policy = "" if started.same_policy else "; it keeps the policy that it was started with"
     return f"joined {started.workflow_id}, which runs with the same plan{policy}"
 

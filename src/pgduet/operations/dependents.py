@@ -143,6 +143,10 @@ def _create(each: DependentView) -> list[Statement]:
     def on_view(name: str, **parts: sql.Composable) -> None:
         made.append(Statement(block("dependents", name).format(view=each.view, **parts), f"{name} of {label}"))
 
+    body = block("dependents", "nobody_else_body").format(view=sql.Literal(label)).as_string(None)
+    made.append(
+        Statement(block("dependents", "nobody_else").format(body=sql.Literal(body)), f"take defaults off {label}")
+    )
     for grant in each.grants:
         option = trusted(" WITH GRANT OPTION" if grant.grantable else "")
         parts = {"right": trusted(grant.privilege), "role": role(grant.grantee), "option": option}

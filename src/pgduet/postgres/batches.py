@@ -33,7 +33,8 @@ SHORTEST_LIMIT_MS = 100
 """A batch is cut off at this, or at twice its target: with the lock wait it stays far under deadlock_timeout (1 s), or a
 client could be chosen as a deadlock's victim."""
 PRESSURE_EVERY_S = 1.0
-STOPS = frozenset({"paused", "parallelism"})
+NO_SLOT = "parallelism: fewer ranges at once than were begun"
+STOPS = frozenset({"paused", NO_SLOT})
 """Reasons to hold that end a slice: somebody says when it goes on."""
 
 
@@ -90,7 +91,7 @@ class Pressure:
     def _told(self, controls: dict[str, Any]) -> str | None:
         if controls.get("paused"):
             return "paused"
-        return "parallelism" if self.part in controls.get("held", []) else None
+        return NO_SLOT if self.part in controls.get("held", []) else None
 
     async def relax(self) -> None:
         """Give way for a moment."""

@@ -56,7 +56,8 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float, leav
         if row["side"] == "old" or behind:
             result.old_left.append(_reason(row["who"], behind=behind, acting=False))
     # Not a client, but what clients' writes run into: it speaks the old version's language all the same.
-    result.old_left += await old_readers(conn, migration.design)
+    readers = await old_readers(conn, migration.design)
+    result.old_left += [f"{reader}: replace it" for reader in readers]
     if leaving == "old":
         result.old_left += [each for each in await _remembered(conn, migration, sides) if each not in result.old_left]
     if leaving:

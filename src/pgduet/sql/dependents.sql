@@ -67,6 +67,20 @@ WITH ({options})
 -- name: drop_view
 DROP VIEW {view} RESTRICT
 
+-- name: nobody_else
+-- Default privileges may have given the new view to somebody; only what the old one's grants say is to hold.
+DO {body}
+
+-- name: nobody_else_body
+DECLARE who text;
+BEGIN
+  FOR who IN SELECT DISTINCT CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END
+               FROM pg_class c, aclexplode(c.relacl) x WHERE c.oid = {view}::regclass AND x.grantee <> c.relowner
+  LOOP
+    EXECUTE format('REVOKE ALL ON %s FROM %s', {view}, who);
+  END LOOP;
+END
+
 -- name: owner
 ALTER VIEW {view} OWNER TO {role}
 

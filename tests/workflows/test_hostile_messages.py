@@ -263,6 +263,25 @@ async def test_two_thousand_signals_leave_a_workflow_that_answers_and_goes_on(st
         assert (await stage.result()).state is State.ROLLED_BACK
 
 
+async def test_two_hundred_aborts_are_one_decision(stage: Harness, conn: Connection) -> None:
+    async with stage.worker():
+        await stage.start(stage.plan(gates={"dual_write": "manual"}))
+        await stage.waits("gate", Phase.EXPAND)
+        raw = Raw(stage.client, stage.handle.id)
+        async with held_at("claim.after_commit") as there:
+            await raw.signal("abort", payload(b'{"actor": "first"}'))
+            await there()
+            await gathered([lambda: raw.signal("abort", payload(b'{"force": true}')) for _ in range(200)])
+            outcome = await raw.update("abort", payload(b"{}"))
+            assert outcome.failure.message == "other aborts are being decided already"
+        assert (await stage.result()).state is State.ROLLED_BACK
+        history = await stage.handle.fetch_history()
+        names = [event.activity_task_scheduled_event_attributes.activity_type.name for event in history.events]
+        assert names.count("claim_rollback") == 2, "the first, and one that asks for more"
+    told = await conn.execute("SELECT actor FROM pgduet.audit WHERE action = 'abort' ORDER BY seq")
+    assert [row[0] for row in await told.fetchall()] == ["first", "unknown"]
+
+
 async def test_acts_that_need_an_activity_are_refused_while_too_many_wait(stage: Harness, conn: Connection) -> None:
     async with stage.worker():
         await stage.start(stage.plan())

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from support.aborting import Abort
 from support.harness import Harness
 from support.holding import begun, locked
 from support.plans import create_reviews
@@ -227,14 +228,10 @@ async def test_an_abort_that_meets_the_change_of_runs_is_not_lost(
         async with the_row(forgetful.dsn):
             pace = await begun(forgetful, "throttle", pause_ms=1)
             await filled(forgetful, LONG)
-            if kind == "cancel":
-                await forgetful.handle.cancel()
-            elif kind == "signal":
-                await forgetful.handle.signal("abort", {"actor": "late"})
-            else:
-                await forgetful.act("abort")
-            await forgetful.until(lambda status: any("abort by" in line for line in status.decisions))
+            abort = Abort(forgetful, kind)
+            await abort.send(conn)
         await pace.result()
+        assert (await abort.answer() is not None) == (kind == "update")
         await fresh_run(forgetful)
         if kind == "cancel":
             with pytest.raises(WorkflowFailureError) as caught:

@@ -235,10 +235,18 @@ BAD = {
         "Drop it first",
     ),
     "a partitioned table": Bad(
-        into("public.events", "kind"), "NotSupported", "replace_columns.table", "is partitioned", "Nothing was changed"
+        into("public.events", "kind"),
+        "NotSupported",
+        "replace_columns.table",
+        "is partitioned",
+        "Leave the table out of the plan",
     ),
     "a partition": Bad(
-        into("public.events_1", "kind"), "NotSupported", "replace_columns.table", "partitioning", "Nothing was changed"
+        into("public.events_1", "kind"),
+        "NotSupported",
+        "replace_columns.table",
+        "partitioning",
+        "Leave the table out of the plan",
     ),
 }
 

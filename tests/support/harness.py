@@ -162,7 +162,7 @@ class Harness:
         execution = WorkflowExecution(workflow_id=self.handle.id)
         request = DeleteWorkflowExecutionRequest(namespace=self.client.namespace, workflow_execution=execution)
         await self.client.workflow_service.delete_workflow_execution(request)
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(4 * TIMEOUT_S):
             while await self._is_known():
                 await asyncio.sleep(POLL_S)
 

@@ -116,9 +116,7 @@ def _merged(abort: Abort, known: Abort | None) -> Abort:
 
 async def passed(conn: Connection, found: store.Migration) -> str | None:
     """Say which later migration has taken the way back away, if one has."""
-    past = next(
-        (link for link in await chain.links(conn) if link.id > found.id and (link.ended or link.no_return)), None
-    )
+    past = await chain.past_return(conn, found.id)
     if past is None:
         return None
     return f"{past.name} builds on version {found.design.to_version} and is {'done' if past.ended else 'in contract'}"
@@ -131,8 +129,7 @@ def _unsure(other: chain.Live) -> Neighbour:
 
 async def _later(conn: Connection, found: store.Migration, *, cascade: bool) -> list[chain.Live]:
     """Give the later live migrations, the newest first; refuse where they stand in the way."""
-    after = [link for link in await chain.links(conn) if link.id > found.id]
-    if past := next((link for link in after if link.ended or link.no_return), None):
+    if past := await chain.past_return(conn, found.id):
         raise ActRefused(
             f"migration {past.name} builds on version {found.design.to_version} and is past its point of no return"
             f" ({'done' if past.ended else 'in contract'}): there is no way back",

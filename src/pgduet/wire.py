@@ -19,7 +19,6 @@ from temporalio.converter import DataConverter
 
 from pgduet.texts import shown
 
-PROBLEMS_TOLD = 5
 FIELDS_AT_MOST = 50
 """No message has so many; each one that is unknown costs time, and a workflow task has two seconds for all its messages."""
 PROBLEMS_TOLD = 5

@@ -1,6 +1,6 @@
-"""The fixture that gives a test a harness around its migration."""
+"""The fixtures that give a test a harness around its migration."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -27,4 +27,21 @@ async def stage(
 ) -> AsyncIterator[Harness]:
     """Give a harness on the server that most tests share."""
     async with staged(temporal, dsn, tmp_path, monkeypatch) as harness:
+        yield harness
+
+
+@pytest.fixture(scope="module")
+def short_memory() -> Iterator[LocalTemporal]:
+    """Start a server that suggests to continue as new very early."""
+    config = {"limit.historyCount.suggestContinueAsNew": 150}
+    with LocalTemporal(ui=False, search_attributes=False, dynamic_config=config) as server:
+        yield server
+
+
+@pytest.fixture
+async def forgetful(
+    short_memory: LocalTemporal, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Harness]:
+    """Give a harness on that server."""
+    async with staged(short_memory, dsn, tmp_path, monkeypatch) as harness:
         yield harness

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 from support.collector import Collector
-from support.stage import stage
+from support.stage import forgetful, short_memory, stage
 
-__all__ = ["stage"]
+__all__ = ["forgetful", "short_memory", "stage"]
 
 
 @pytest.fixture

@@ -2,8 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -15,7 +14,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from support.collector import Collector, Span
 from support.harness import Harness
 from support.plans import create_reviews
-from support.stage import staged
 from support.wire import headers
 from temporalio.client import Client
 from temporalio.contrib.opentelemetry import TracingInterceptor
@@ -23,7 +21,6 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from pgduet import runtime
 from pgduet.client import Migrations
-from pgduet.local import LocalTemporal
 from pgduet.phases import Phase, State
 from pgduet.plan.load import parse_plan
 from pgduet.telemetry.worker import FixedIds
@@ -253,22 +250,6 @@ async def test_a_big_backfill_costs_few_spans(stage: Harness, conn: Connection, 
     below = {span.get_span_context().span_id for span in traced}
     statements = [s for s in recorded.get_finished_spans() if s.parent and s.parent.span_id in below]
     assert len(statements) <= 6 * len(traced)
-
-
-@pytest.fixture(scope="module")
-def short_memory() -> Iterator[LocalTemporal]:
-    """Start a server that suggests to continue as new very early."""
-    config = {"limit.historyCount.suggestContinueAsNew": 150}
-    with LocalTemporal(ui=False, search_attributes=False, dynamic_config=config) as server:
-        yield server
-
-
-@pytest.fixture
-async def forgetful(
-    short_memory: LocalTemporal, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Harness]:
-    async with staged(short_memory, dsn, tmp_path, monkeypatch) as harness:
-        yield harness
 
 
 async def test_a_run_that_continued_as_new_has_a_trace_of_its_own_linked_to_the_one_before(

@@ -1,9 +1,7 @@
 """A migration outlives its history, its workflow, and its worker: continue-as-new, adoption, search attributes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -12,12 +10,10 @@ from support.aborting import Abort
 from support.harness import Harness
 from support.holding import begun, locked
 from support.plans import create_reviews
-from support.stage import staged
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import CancelledError
 
 from pgduet.audits import ANCHORS
-from pgduet.local import LocalTemporal
 from pgduet.messages import Start, Status
 from pgduet.phases import Phase, State
 
@@ -27,22 +23,6 @@ Connection = psycopg.AsyncConnection[Any]
 @pytest.fixture(autouse=True)
 async def reviews(conn: Connection) -> None:
     await create_reviews(conn, 2_000)
-
-
-@pytest.fixture(scope="module")
-def short_memory() -> Iterator[LocalTemporal]:
-    """Start a server that suggests to continue as new very early."""
-    config = {"limit.historyCount.suggestContinueAsNew": 150}
-    with LocalTemporal(ui=False, search_attributes=False, dynamic_config=config) as server:
-        yield server
-
-
-@pytest.fixture
-async def forgetful(
-    short_memory: LocalTemporal, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Harness]:
-    async with staged(short_memory, dsn, tmp_path, monkeypatch) as harness:
-        yield harness
 
 
 async def test_a_soak_continues_as_new_and_can_still_be_rolled_back(forgetful: Harness, conn: Connection) -> None:

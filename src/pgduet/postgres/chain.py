@@ -104,6 +104,12 @@ async def links(conn: Connection) -> list[Link]:
     return [Link(**row) for row in await store.run(conn, "links")]
 
 
+async def past_return(conn: Connection, migration_id: int) -> Link | None:
+    """Give the first later migration that is past its point of no return: what it builds on can only go on."""
+    later = (link for link in await links(conn) if link.id > migration_id)
+    return next((link for link in later if link.ended or link.no_return), None)
+
+
 def versions(chained: Iterable[Link]) -> list[str]:
     """Name the versions of the chain, the oldest first."""
     found = (version for link in chained for version in (link.from_version, link.to_version))

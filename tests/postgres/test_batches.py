@@ -46,6 +46,21 @@ async def recorded(m: Mechanics) -> tuple[int, int]:
     return row
 
 
+async def test_the_backfill_spares_itself_the_trigger_and_an_unrelated_update_does_not(dsn: str, conn: Connection) -> None:
+    await create_reviews(conn, ROWS, trigger=False)
+    async with mechanics(dsn) as m:
+        await ready(m)
+        await m.conn.execute("SET track_functions = 'pl'")
+        batches = await m.batches()
+        await m.finish(batches)
+        await m.conn.execute("UPDATE public.reviews SET note = 'unrelated' WHERE id <= 3")
+        await m.conn.execute("SELECT pg_stat_force_next_flush()")
+        (called,) = await m.rows(
+            "SELECT coalesce(sum(calls), 0)::int FROM pg_stat_user_functions WHERE funcname LIKE '%sync_update%'"
+        )
+        assert (batches.rows, called) == (ROWS, (3,))
+
+
 async def test_every_row_is_filled_once_and_nothing_else_of_it_changes(dsn: str, conn: Connection) -> None:
     await create_reviews(conn, ROWS)
     before = await (

@@ -83,12 +83,16 @@ def remove(design: Design, table: TableDesign) -> list[Statement]:
 
 
 def _update_events(table: TableDesign, mode: SyncMode) -> Query:
-    """Name the columns whose update fires the trigger; every update while rows are still empty.
+    """Name the columns whose update fires the trigger; every update of a client while rows are still empty.
 
-    `UPDATE OF` does not see what the user's BEFORE triggers change: such tables keep the form that always fires.
+    A client's UPDATE names a column of the table, the backfill's only columns in the making: for it the trigger need not fire,
+    which spares it a quarter of its work (ADR 24). `UPDATE OF` does not see what the user's BEFORE triggers change: such
+    tables keep the form that always fires.
     """
-    if mode is SyncMode.FILL or table.always_fire:
+    if table.always_fire:
         return sql.SQL("UPDATE")
+    if mode is SyncMode.FILL:
+        return _update_of(table.columns)
     names = [
         name
         for mapping in table.mappings
@@ -97,6 +101,10 @@ def _update_events(table: TableDesign, mode: SyncMode) -> Query:
     ]
     if not names:  # nothing to do on updates, but a trigger needs a column
         names = [MARKER]
+    return _update_of(names)
+
+
+def _update_of(names: Iterable[str]) -> Query:
     return sql.SQL("UPDATE OF ") + sql.SQL(", ").join(sql.Identifier(name) for name in dict.fromkeys(names))
 
 

@@ -46,7 +46,9 @@ async def recorded(m: Mechanics) -> tuple[int, int]:
     return row
 
 
-async def test_the_backfill_spares_itself_the_trigger_and_an_unrelated_update_does_not(dsn: str, conn: Connection) -> None:
+async def test_the_backfill_spares_itself_the_trigger_and_an_unrelated_update_does_not(
+    dsn: str, conn: Connection
+) -> None:
     await create_reviews(conn, ROWS, trigger=False)
     async with mechanics(dsn) as m:
         await ready(m)

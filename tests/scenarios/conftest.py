@@ -1,5 +1,42 @@
-"""A harness around a migration for each test."""
+"""A harness around a migration for each test, and a world on every PostgreSQL for each scenario."""
 
-from support.stage import stage
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg
+import pytest
+from support.stage import stage, staged
+from support.worlds import VERSIONS, Servers, World, fresh_database
+
+from pgduet.local import EmbeddedPostgres, LocalTemporal
 
 __all__ = ["stage"]
+
+
+@pytest.fixture(scope="session")
+def servers(postgres: EmbeddedPostgres) -> Iterator[Servers]:
+    """Give servers by version, which all scenarios share."""
+    with ExitStack() as until:
+        yield Servers(postgres, until)
+
+
+@pytest.fixture(params=VERSIONS, ids=lambda version: f"postgresql-{version}")
+def version(request: pytest.FixtureRequest) -> int:
+    """Give one version of PostgreSQL after the other; `on_newest` keeps a test to the last of them."""
+    found: int = request.param
+    return found
+
+
+@pytest.fixture
+async def world(
+    version: int, servers: Servers, temporal: LocalTemporal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
+    """Give a database of this test's own on that version."""
+    server = servers(version)
+    with fresh_database(server) as dsn:
+        async with (
+            staged(temporal, dsn, tmp_path, monkeypatch) as harness,
+            await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn,
+        ):
+            yield World(harness, conn, server)

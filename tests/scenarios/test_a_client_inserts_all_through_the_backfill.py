@@ -1,5 +1,7 @@
 """Scenario 2: a client inserts 10,000 rows a transaction throughout the backfill; the backfill is bounded, and ends."""
 
+from typing import Any
+
 import pytest
 from psycopg import sql
 from support.mutants import Code, must_fail
@@ -15,6 +17,10 @@ ROWS = 10_000
 AT_ONCE = 10_000
 PAGES = "SELECT pg_relation_size('public.reviews') / current_setting('block_size')::int"
 INSERT = f"INSERT INTO public.reviews (rating) SELECT '3' FROM generate_series(1, {AT_ONCE})"
+POLICY: dict[str, Any] = {
+    "backfill": {"parallelism": 1, "batch_target_ms": 200},  # few batches: each costs a transaction of the client's
+    "gates": {"backfill": "manual", "verify": "manual"},
+}
 
 THE_BOUND = Code(
     "a range ends where the table ended when the backfill began",
@@ -27,7 +33,7 @@ BEYOND = "the backfill went beyond the rows that were there when it began"
 
 async def backfill_under_bulk_inserts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Insert as much as there was after every batch; the backfill must not follow."""
-    await create_reviews(world.conn, ROWS)
+    await create_reviews(world.conn, ROWS, trigger=False)
     pages = await world.one(PAGES)
     transactions = 0
 
@@ -40,9 +46,7 @@ async def backfill_under_bulk_inserts(world: World, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(barriers.HOOKS, "dual_write.after_commit", insert)
     monkeypatch.setitem(barriers.HOOKS, "batch.after_commit", insert)
     async with world.stage.worker():
-        await world.stage.start(
-            world.stage.plan(STARS, backfill={"parallelism": 1}, gates={"backfill": "manual", "verify": "manual"})
-        )
+        await world.stage.start(world.stage.plan(STARS, **POLICY))
         await world.stage.waits("gate", Phase.DUAL_WRITE)
         begun = await world.one(PAGES)
         await world.stage.act("advance")

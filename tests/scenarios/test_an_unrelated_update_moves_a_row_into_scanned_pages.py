@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from support.load import Load
-from support.mutants import Clause, must_fail
+from support.mutants import PROBE_LOOKS, Clause, must_fail
 from support.plans import NAME, create_reviews
 from support.worlds import World, on_newest
 
@@ -23,9 +23,6 @@ STARS = sql.Identifier(physical_column(NAME, "stars"))
 POLICY: dict[str, Any] = {"backfill": {"parallelism": 1}, "gates": {"verify": "manual", "shadow": "manual"}}
 
 FILLS_EMPTY_ROWS = Clause("an update of any column fills a row that is empty", "sync", "fill_mapping", "{or_empty}")
-PROBE_LOOKS = Clause("dual_write's probe looks at its row", "probes", "forward", "NOT {needs} AS good", "true AS good")
-"""It would notice that the other clause is missing, and does: a test of its own."""
-
 LOST = "rows that moved into scanned pages are not filled"
 
 

@@ -1,15 +1,13 @@
-"""What is the user's stays the user's: values without an old equivalent, and triggers that a backfill must not fire."""
+"""What is the user's stays the user's: values that `up` complains about, and triggers that a backfill must not fire."""
 
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg import errors
-from support.harness import Harness, schema_dump
+from support.harness import Harness
 from support.plans import create_reviews, replace
 
-from pgduet.local import EmbeddedPostgres
-from pgduet.phases import Phase, State
+from pgduet.phases import Phase
 
 Connection = psycopg.AsyncConnection[Any]
 ROWS = 3_000
@@ -38,54 +36,6 @@ async def reviews(conn: Connection) -> None:
 
 async def one(conn: Connection, query: str) -> tuple[Any, ...] | None:
     return await (await conn.execute(query.encode())).fetchone()
-
-
-async def test_a_value_without_an_old_equivalent_is_refused_before_commit_with_what_to_know(
-    stage: Harness, conn: Connection
-) -> None:
-    async with stage.worker():
-        await stage.start(stage.plan(UPPER))
-        await stage.waits("window", Phase.SOAK)
-        with pytest.raises(errors.DataException) as caught:
-            await conn.execute("UPDATE public_v2.reviews SET remark = 'Mixed' WHERE id = 7")
-        said = caught.value.diag
-        assert said.message_primary == 'value of remark in "public"."reviews" has no equivalent in version 1'
-        assert said.message_hint is not None
-        assert "policy.unmappable: refuse" in said.message_hint
-        assert (said.schema_name, said.table_name) == ("public", "reviews")
-        assert await one(conn, "SELECT note FROM public_v1.reviews WHERE id = 7") == ("NOTE 7",)
-        assert (await stage.act("verify")).message.startswith("0 of ")
-
-
-async def test_an_accepted_value_survives_old_clients_a_rollback_and_comes_back(
-    stage: Harness, conn: Connection, postgres: EmbeddedPostgres
-) -> None:
-    before = schema_dump(postgres.bin_dir, stage.dsn)
-    plan = stage.plan(UPPER, unmappable="archive")
-    async with stage.worker():
-        await stage.start(plan)
-        await stage.waits("window", Phase.SOAK)
-        await conn.execute("UPDATE public_v2.reviews SET remark = 'Mixed' WHERE id = 7")
-        await conn.execute("UPDATE public_v2.reviews SET remark = 'Mixed too' WHERE id IN (8, 9)")
-        # Old clients: one of an unrelated column, one of the very value, through the view and the table.
-        await conn.execute("UPDATE public_v1.reviews SET rating = '1' WHERE id = 7")
-        await conn.execute("UPDATE reviews SET note = 'LATER' WHERE id = 9")
-        kept = (
-            "SELECT id, remark, note FROM public_v2.reviews JOIN public_v1.reviews old USING (id) WHERE id IN (7, 8, 9)"
-        )
-        found = await (await conn.execute(f"{kept} ORDER BY id".encode())).fetchall()
-        assert found == [(7, "Mixed", "MIXED"), (8, "Mixed too", "MIXED TOO"), (9, "later", "LATER")]
-        assert (await stage.act("verify")).message.startswith("0 of "), "each side follows from the other: no drift"
-        await stage.act("abort")
-        status = await stage.result()
-        assert (status.state, status.archived) == (State.ROLLED_BACK, 2)
-        assert schema_dump(postgres.bin_dir, stage.dsn) == before
-        assert await one(conn, "SELECT note FROM reviews WHERE id = 7") == ("MIXED",)
-        await stage.start(plan)
-        status = await stage.waits("window", Phase.SOAK)
-        assert status.restored == 2
-        found = await (await conn.execute(f"{kept} ORDER BY id".encode())).fetchall()
-    assert found == [(7, "Mixed", "MIXED"), (8, "Mixed too", "MIXED TOO"), (9, "later", "LATER")]
 
 
 async def test_a_row_that_up_complains_about_is_named_by_its_key_and_its_value_stays(

@@ -102,6 +102,26 @@ def test_a_reference_page_names_every_key(page: str, words: list[str]) -> None:
     assert {word for word in wanted if not re.search(rf"\b{re.escape(word)}\b", text)} == set()
 
 
+def scenarios() -> dict[int, list[str]]:
+    """Read the table of scenarios: by number, what happens, what must hold, what shows it, what it fails without."""
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", (REFERENCE / "scenarios.md").read_text(encoding="utf-8"), re.MULTILINE)
+    return {int(number): row.split(" | ") for number, row in rows}
+
+
+def test_every_scenario_is_listed_once_and_in_order() -> None:
+    assert list(scenarios()) == list(range(1, 27))
+
+
+@pytest.mark.parametrize("row", scenarios().values(), ids=map(str, scenarios()))
+def test_each_test_and_each_clause_that_a_scenario_names_is_in_a_file_that_it_links(row: list[str]) -> None:
+    shown_by, without = row[2], "".join(row[3:])
+    sources = [(REFERENCE / target).read_text(encoding="utf-8") for target in LINK.findall(shown_by)]
+    tests, clauses = re.findall(r"`(test_\w+)`", shown_by), re.findall(r"\*([^*]+)\*", without)
+    assert {test for test in tests if not any(f"def {test}(" in source for source in sources)} == set()
+    assert {clause for clause in clauses if not any(f'"{clause}"' in source for source in sources)} == set()
+    assert tests or "not yet" in shown_by
+
+
 def test_every_table_of_ours_is_described() -> None:
     made = re.findall(
         r"CREATE TABLE IF NOT EXISTS (\S+) \(", load("metadata")["create_metadata"] + load("audit")["create_audit"]

@@ -1,5 +1,6 @@
 """Scenario 1: pgbench inserts and updates `reviews` while a plan turns `rating` from text into int, rolls back and completes."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any
@@ -70,8 +71,7 @@ def holding(clients: list[Pgbench]) -> Iterator[None]:
     """At each moment go on only when all clients have written again."""
 
     async def hook() -> None:
-        for each in clients:
-            await each.working()
+        await asyncio.gather(*(each.working() for each in clients))
 
     for name in MOMENTS:
         barriers.HOOKS[name] = hook

@@ -106,10 +106,12 @@ async def subscribed(world: World) -> AsyncIterator[Write]:
                     while await world.rows(rows) != wanted:
                         await asyncio.sleep(0.02)
 
-            yield write
-            await world.conn.execute("ALTER SUBSCRIPTION reviews DISABLE")
-            await world.conn.execute("ALTER SUBSCRIPTION reviews SET (slot_name = NONE)")
-            await world.conn.execute("DROP SUBSCRIPTION reviews")
+            try:
+                yield write
+            finally:
+                await world.conn.execute("ALTER SUBSCRIPTION reviews DISABLE")
+                await world.conn.execute("ALTER SUBSCRIPTION reviews SET (slot_name = NONE)")
+                await world.conn.execute("DROP SUBSCRIPTION reviews")
 
 
 async def written_by_a_subscription(world: World) -> None:

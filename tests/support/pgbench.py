@@ -10,7 +10,7 @@ from typing import Self
 from support.worlds import World
 
 LONGEST_S = 600
-PER_SECOND = 100
+PER_SECOND = 200
 TIMEOUT_S = 30.0
 
 _DONE = re.compile(r"^number of transactions actually processed: (\d+)", re.MULTILINE)

@@ -7,12 +7,13 @@ import psycopg
 import pytest
 from psycopg import sql
 from support.load import Load
-from support.mutants import PROBE_LOOKS, Clause, must_fail
+from support.mutants import PROBE_LOOKS, Clause, Code, Mutant, must_fail
 from support.plans import NAME, create_reviews
 from support.worlds import World, on_newest
 
 from pgduet import barriers
 from pgduet.messages import Parity
+from pgduet.operations import sync
 from pgduet.operations.names import physical_column
 from pgduet.phases import Phase
 from pgduet.postgres.batches import FIRST_PAGES
@@ -23,6 +24,12 @@ STARS = sql.Identifier(physical_column(NAME, "stars"))
 POLICY: dict[str, Any] = {"backfill": {"parallelism": 1}, "gates": {"verify": "manual", "shadow": "manual"}}
 
 FILLS_EMPTY_ROWS = Clause("an update of any column fills a row that is empty", "sync", "fill_mapping", "{or_empty}")
+FIRES_FOR_ANY_COLUMN = Code(
+    "an update of any column fires the sync while rows are empty",
+    sync._update_events,
+    "_update_of(table.columns)",
+    "_update_of([name for mapping in table.mappings for name in mapping.sources])",
+)
 LOST = "rows that moved into scanned pages are not filled"
 
 
@@ -69,8 +76,9 @@ async def test_a_row_that_moves_into_scanned_pages_is_filled(world: World, moved
 
 
 @on_newest
-async def test_without_the_clause_such_rows_are_lost(world: World, moved: list[int]) -> None:
-    await must_fail(backfill_with_rows_that_move(world, moved), FILLS_EMPTY_ROWS, PROBE_LOOKS, says=LOST)
+@pytest.mark.parametrize("mutant", [FILLS_EMPTY_ROWS, FIRES_FOR_ANY_COLUMN], ids=lambda mutant: mutant.name)
+async def test_without_the_clause_such_rows_are_lost(world: World, moved: list[int], mutant: Mutant) -> None:
+    await must_fail(backfill_with_rows_that_move(world, moved), mutant, PROBE_LOOKS, says=LOST)
     assert await empty(world) == set(moved)
 
 

@@ -6,9 +6,15 @@ from support.operations import CASES, WORLD
 from support.worlds import World
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-async def test_start_roll_back_start_complete(world: World, case: Case) -> None:
+@pytest.fixture
+async def cycle(world: World, case: Case) -> Cycle:
+    """Give a case in a database of its own."""
     await world.conn.execute(WORLD.encode())
     if case.setup:
         await world.conn.execute(case.setup.encode())
-    await Cycle(world.stage, world.conn, world.server.bin_dir, case).go()
+    return Cycle(world.stage, world.conn, world.server.bin_dir, case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+async def test_start_roll_back_start_complete(cycle: Cycle) -> None:
+    await cycle.go()

@@ -1,7 +1,8 @@
 """Scenario 11: SET col = NULL, a primary key update, DELETE, TRUNCATE, COPY, ON CONFLICT and MERGE are mirrored or refused.
 
-During the backfill, in rows that are filled already and in rows that are not; after publication, through the base table and both
-versions' views. What PostgreSQL does not do through a view (COPY, TRUNCATE, before 17 MERGE) is refused as ever, before commit.
+During the backfill, in rows that are filled already and in rows that are not; after publication and after cutover, through the base
+table and both versions' views. What PostgreSQL does not do through a view (COPY, TRUNCATE, before 17 MERGE) is refused as ever,
+before commit.
 """
 
 from collections.abc import Callable
@@ -30,6 +31,8 @@ INSERT INTO public.trash SELECT i, '1' FROM generate_series(1, 100) i;
 """
 POLICY: dict[str, Any] = {
     "backfill": {"parallelism": 1},
+    "shadow": {"min_samples": 1},
+    "shift": {"steps": [100], "bake_s": 0},
     "gates": {"verify": "manual", "shadow": "manual"},
 }
 NOT_MIRRORED = "a write is not mirrored"
@@ -149,7 +152,7 @@ async def both_sides(world: World) -> list[tuple[int, int | None, int | None]]:
 
 
 async def written_in_every_way(world: World) -> None:
-    """Write in every way during the backfill and after publication; both representations must know."""
+    """Write in every way during the backfill, after publication and after cutover; both representations must know."""
     stage = world.stage
     await world.conn.execute(TABLES.format(rows=ROWS).encode())
     writer = Writer(world.conn, world.server.version)
@@ -160,8 +163,8 @@ async def written_in_every_way(world: World) -> None:
             await stage.start(stage.plan(*operations, **POLICY))
             await there()
             assert await half_way(world)
-            await writer.write("public", 10, 100_000)
-            await writer.write("public", ROWS - 20, 100_100)
+            await writer.write("public", 10, 50_000)
+            await writer.write("public", ROWS - 20, 50_100)
             touched = [row for row in await both_sides(world) if row[0] in writer.touched]
             assert {key: (rating, stars) for key, rating, stars in touched} == {
                 key: (writer.known[key], writer.known[key]) for key in writer.touched if key in writer.known
@@ -170,13 +173,21 @@ async def written_in_every_way(world: World) -> None:
         await all_is_mirrored(world, writer)
         await stage.act("advance")
         await stage.waits("gate", Phase.VERIFY)
-        for number, schema in enumerate(("public", "public_v1", "public_v2")):
-            await writer.write(schema, 100 + 20 * number, 200_000 + 100 * number)
-        await all_is_mirrored(world, writer)
-        new = await world.rows("SELECT id, stars FROM public_v2.reviews")
-        assert dict(new) == writer.known, NOT_MIRRORED
-        assert await world.rows("SELECT id, stars FROM public_v2.trash ORDER BY id") == [(1, 5), (2, None)]
-        assert (await stage.act("verify")).message.startswith("0 of ")
+        await written_through_all(world, writer, at=100)
+        await stage.act("advance")
+        await stage.waits("window", Phase.SOAK)
+        await written_through_all(world, writer, at=200)
+
+
+async def written_through_all(world: World, writer: Writer, at: int) -> None:
+    """Write through the table and both versions, and look at all of it."""
+    for number, schema in enumerate(("public", "public_v1", "public_v2")):
+        await writer.write(schema, at + 20 * number, 1000 * (at + number))
+    await all_is_mirrored(world, writer)
+    new = await world.rows("SELECT id, stars FROM public_v2.reviews")
+    assert dict(new) == writer.known, NOT_MIRRORED
+    assert await world.rows("SELECT id, stars FROM public_v2.trash ORDER BY id") == [(1, 5), (2, None)]
+    assert (await world.stage.act("verify")).message.startswith("0 of ")
 
 
 async def half_way(world: World) -> bool:

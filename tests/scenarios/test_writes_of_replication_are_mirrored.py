@@ -17,7 +17,11 @@ from pgduet.operations.names import physical_column
 from pgduet.phases import Phase
 
 ROWS = 500
-POLICY: dict[str, Any] = {"gates": {"backfill": "manual", "verify": "manual", "shadow": "manual"}}
+POLICY: dict[str, Any] = {
+    "shadow": {"min_samples": 1},
+    "shift": {"steps": [100], "bake_s": 0},
+    "gates": {"backfill": "manual", "verify": "manual", "shadow": "manual"},
+}
 PHYSICAL = sql.Identifier(physical_column(NAME, "stars"))
 WRITES = """
 INSERT INTO public.reviews (id, rating) VALUES ({at} + 10000, '4');
@@ -48,7 +52,7 @@ async def mirrored(world: World, at: int) -> None:
 
 
 async def written(world: World, write: Write) -> None:
-    """Write before the backfill and after publication, and compare all rows at the end."""
+    """Write before and after the backfill, after publication and after cutover, and compare all rows at the end."""
     stage = world.stage
     async with stage.worker():
         await stage.start(stage.plan(STARS, **POLICY))
@@ -63,6 +67,10 @@ async def written(world: World, write: Write) -> None:
         await stage.waits("gate", Phase.VERIFY)
         await write(WRITES.format(at=30))
         await mirrored(world, 30)
+        await stage.act("advance")
+        await stage.waits("window", Phase.SOAK)
+        await write(WRITES.format(at=40))
+        await mirrored(world, 40)
         assert (await stage.act("verify")).message.startswith("0 of ")
 
 
@@ -76,8 +84,8 @@ async def written_by_a_replica_session(world: World) -> None:
 
         await written(world, write)
         # And the other way: a tool that copies the new version's column.
-        await replica.execute(sql.SQL("UPDATE public.reviews SET {} = 2 WHERE id = 40").format(PHYSICAL))
-    assert await world.one("SELECT rating FROM public.reviews WHERE id = 40") == "2", NOT_MIRRORED
+        await replica.execute(sql.SQL("UPDATE public.reviews SET {} = 2 WHERE id = 50").format(PHYSICAL))
+    assert await world.one("SELECT rating FROM public.reviews WHERE id = 50") == "2", NOT_MIRRORED
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ There is no undo. What it dropped, and what it saved, is in the audit log and in
 """
 
 import asyncio
+from typing import Any
 
 from psycopg import errors
 from temporalio import activity
@@ -21,6 +22,7 @@ from pgduet.postgres import catalogue, chain, store
 from pgduet.postgres.dependents import dependents_of
 from pgduet.postgres.moving import archive_table, own_search_path
 from pgduet.postgres.session import Connection
+from pgduet.sql import block
 
 PUBLISHED_MEANWHILE = 5
 """How often a later version may be published between our look at the views and our lock on them."""
@@ -63,6 +65,7 @@ async def _finish(work: Work, archived: int) -> Outcome:
             "dropped": [
                 *(f"{table.label}.{old.name}" for table in design.tables for old in table.old_columns),
                 *(table.label for table in design.dropped),
+                *(f"{table.label}: {gone.name}" for table in design.tables for gone in table.dropped_constraints),
             ]
         }
         evidence: dict[str, object] = {"archived": archived}
@@ -105,6 +108,7 @@ async def _final_shape(work: Work, table: TableDesign) -> list[Statement]:
         return []
     design = work.migration.design
     names = await catalogue.not_null_names(work.conn, table.label)
+    there = {row["name"] for row in await _rows(work, "constraints_there", table)}
     over = await dependents_of(work.conn, table)
     versions = await chain.versions_showing(work.conn, design, table, work.migration.id)
     relations = await catalogue.relations(work.conn, table.schema_name)
@@ -115,6 +119,7 @@ async def _final_shape(work: Work, table: TableDesign) -> list[Statement]:
         *views.lock_views(table, versions),
         *(sync.remove(design, table) if table.synced else []),
         *columns.finish(table, names, over),
+        *declare.changed(table, there),
         *declare.proper_names(table),
         *views.direct_views(design, table, relation, versions),
         *columns.drop_marker(table),
@@ -122,6 +127,10 @@ async def _final_shape(work: Work, table: TableDesign) -> list[Statement]:
         # What the plan's author changes with the table (a trigger's function) must never be seen apart from it.
         *[statement for script in design.contract_scripts(table) for statement in await _run(work, script)],
     ]
+
+
+async def _rows(work: Work, name: str, table: TableDesign) -> list[dict[str, Any]]:
+    return await (await work.conn.execute(block("declare", name), {"relation": table.label})).fetchall()
 
 
 def _final_names(created: CreatedTable) -> list[Statement]:

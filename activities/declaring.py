@@ -1,21 +1,26 @@
 """What the new version requires, declared without blocking: indexes built concurrently, constraints added and then validated.
 
 A build that was cut short leaves an INVALID index, which is dropped and built again. A row that breaks a constraint binds nobody:
-everything is released, and the migration says which constraint it was.
+everything is released, and the migration says which constraint it was. All is made under working names. When a table has all of it,
+one transaction gives what the plan creates its own name and notes that it has: by that note alone such a constraint is known as ours.
 """
 
+import psycopg
 from psycopg import errors
 
 from pgduet.activities.engine import Work
 from pgduet.barriers import reach
 from pgduet.errors import GateRefused
 from pgduet.operations import columns, declare
-from pgduet.operations.constraints import CarriedIndex
+from pgduet.operations.constraints import CarriedIndex, Exclusion
 from pgduet.operations.design import TableDesign
 from pgduet.operations.statement import Statement
+from pgduet.postgres import store
 from pgduet.postgres.executor import execute_alone
-from pgduet.postgres.session import Connection
+from pgduet.postgres.session import Connection, condition
 from pgduet.sql import block
+
+_TAKEN = (errors.DuplicateObject, errors.DuplicateTable)
 
 
 async def build_indexes(work: Work) -> list[str]:
@@ -32,26 +37,27 @@ async def declare_constraints(work: Work) -> int:
     """Declare all that binds everybody from cutover on; returns the tries that the locks took."""
     tries = 0
     try:
-        for table in work.migration.design.synced:
-            tries += await _declare(work, table)
+        for table in work.migration.design.compared:
+            if not await _has_own_names(work, table):
+                tries += await _declare(work, table)
         for created in work.migration.design.created:
             for key in created.foreign_keys:
                 tries += await _locked(work, declare.foreign_key(created, key))
                 await _alone(work, declare.validate(created, key.working))
-    except errors.IntegrityError as error:
+    except (errors.IntegrityError, psycopg.DataError, *_TAKEN) as error:
         await release_constraints(work)
-        raise GateRefused(
-            f"rows break what the new version requires: {_named(error)}",
-            hint="`pgduet verify` names the rows; correct them, then advance, or roll back.",
-        ) from None
+        raise _refusal(error) from None
     return tries
 
 
 async def release_constraints(work: Work) -> None:
     """Take back what `declare_constraints` declared."""
     design = work.migration.design
-    for table in design.synced:
-        await _locked(work, [*columns.release(design, table), *declare.release(table, declare.bound(table))])
+    for table in design.compared:
+        named = await _has_own_names(work, table)
+        keys = declare.release_keys(table.foreign_keys)
+        bound = declare.release(table, declare.bound(table, named=named))
+        await _locked(work, [*keys, *bound, *columns.release(design, table)], (table, False) if named else None)
         for index in declare.late(table):
             await _alone(work, declare.drop_index(table, index))
     for created in design.created:
@@ -75,7 +81,45 @@ async def _declare(work: Work, table: TableDesign) -> int:
     for index in declare.late(table):
         if index.constraint and not await _is_constraint(work, table, index.working):
             tries += await _locked(work, [declare.unique(table, index)])
-    return tries
+    for exclusion in table.exclusions:
+        tries += await _exclude(work, table, exclusion)
+    own_names = declare.own_names(table)
+    return tries + await _locked(work, own_names, (table, True) if own_names else None)
+
+
+async def _exclude(work: Work, table: TableDesign, exclusion: Exclusion) -> int:
+    limit_ms = work.migration.policy.lock_timeout_ms
+    try:
+        return await _locked(work, declare.exclusion(table, exclusion, limit_ms))
+    except errors.QueryCanceled:
+        await release_constraints(work)
+        raise GateRefused(
+            f"{exclusion.name} was not built within {limit_ms} ms, and clients wait no longer than that",
+            hint="The table has grown: roll back, and bring the constraint with a new table or in a window of your own.",
+        ) from None
+
+
+async def _has_own_names(work: Work, table: TableDesign) -> bool:
+    """Tell whether all of a table is declared, and what the plan creates has its own name."""
+    controls = (await store.run(work.conn, "controls", {"id": work.migration.id}))[0]["controls"]
+    return bool(controls.get(f"declared {table.label}"))
+
+
+def _refusal(error: psycopg.Error) -> GateRefused:
+    if isinstance(error, _TAKEN):
+        return GateRefused(
+            f"a name of the new version is taken since preflight: {error.diag.message_primary}",
+            hint="Drop or rename what has it, then advance, or roll back.",
+        )
+    if isinstance(error, psycopg.DataError):
+        return GateRefused(
+            f"a check of the new version fails on a row: {condition(error.sqlstate)}",
+            hint="Correct the row, or roll back and write a check that is false for it instead of failing.",
+        )
+    return GateRefused(
+        f"rows break what the new version requires: {_named(error)}",
+        hint="`pgduet verify` names the rows; correct them, then advance, or roll back.",
+    )
 
 
 async def _build(work: Work, table: TableDesign, index: CarriedIndex) -> bool:
@@ -105,12 +149,15 @@ async def _alone(work: Work, statement: Statement) -> None:
     await execute_alone(work.conn, statement)
 
 
-async def _locked(work: Work, statements: list[Statement]) -> int:
+async def _locked(work: Work, statements: list[Statement], named: tuple[TableDesign, bool] | None = None) -> int:
+    """Run statements under the lock budget; `named` is noted in the same transaction."""
     if not statements:
         return 0
 
     async def also(conn: Connection) -> None:
-        del conn
+        if named:
+            table, whether = named
+            await store.set_controls(conn, work.migration.id, {f"declared {table.label}": whether})
         await reach("constraint.before_commit")
 
     tries = await work.locked(statements, also)
@@ -118,5 +165,5 @@ async def _locked(work: Work, statements: list[Statement]) -> int:
     return tries
 
 
-def _named(error: errors.IntegrityError) -> str:
+def _named(error: psycopg.Error) -> str:
     return error.diag.constraint_name or error.diag.message_primary or type(error).__name__

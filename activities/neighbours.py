@@ -15,6 +15,7 @@ from pgduet.errors import ActRefused, BuiltUpon
 from pgduet.messages import Abort, Outcome, Reference, Start
 from pgduet.neighbours import Claim, Neighbour, Pending
 from pgduet.postgres import chain, store
+from pgduet.postgres.constraints import refuse_standing_on
 from pgduet.postgres.dependents import dependents_of
 from pgduet.postgres.session import Connection
 
@@ -81,12 +82,14 @@ class Neighbours:
         """Pass the point of no return, unless an earlier migration must still be able to go back, or this one is about to.
 
         Raises:
-            NotSupported: a view or a policy over an altered column cannot be made anew; nothing is decided.
+            NotSupported: a view or a policy over an altered column cannot be made anew, or a foreign key stands on a
+                constraint that goes; nothing is decided.
         """
         async with self.engine.work(reference, "contract", alone=True) as work:
             for table in work.migration.design.tables:
                 # What the user has made over an altered column since preflight: refused now, while there is a way back.
                 await dependents_of(work.conn, table)
+                await refuse_standing_on(work.conn, table)
             async with work.conn.transaction():
                 pending = await _begin_contract(work.conn, reference)
                 await reach("begin_contract.before_commit")

@@ -121,6 +121,12 @@ class NameTaken(PlanInvalid):
     code = "PD-1047"
 
 
+class UnknownConstraint(PlanInvalid):
+    """The constraint does not exist."""
+
+    code = "PD-1049"
+
+
 class PlanConflict(PlanInvalid):
     """Another live migration already changes this."""
 

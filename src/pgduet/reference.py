@@ -95,6 +95,11 @@ ADVICE: dict[str, Advice] = {
         _UNTOUCHED,
         "Choose another name, or list the old column in `replaces`.",
     ),
+    "PD-1049": Advice(
+        "The table has no constraint of that name.",
+        _UNTOUCHED,
+        "Correct the name; the message says which one comes nearest, or which there are.",
+    ),
     "PD-1050": Advice(
         "Another live migration changes the same table, or one to which a foreign key of either plan refers; or the plan"
         " does not go on from the newest version; or its new version is there already; or the version that it begins at"

@@ -1,6 +1,7 @@
 """Every operation goes through one cycle on every PostgreSQL: start, roll back, start, complete, with both versions in use."""
 
 import pytest
+from support.constraint_operations import CASES as CONSTRAINTS
 from support.cycle import Case, Cycle
 from support.operations import CASES, WORLD
 from support.worlds import World
@@ -15,6 +16,6 @@ async def cycle(world: World, case: Case) -> Cycle:
     return Cycle(world.stage, world.conn, world.server.bin_dir, case)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [*CASES, *CONSTRAINTS], ids=str)
 async def test_start_roll_back_start_complete(cycle: Cycle) -> None:
     await cycle.go()

@@ -109,6 +109,40 @@ _ALL = (
         "CREATE VIEW best AS SELECT rating FROM reviews",
         "CREATE VIEW best AS SELECT rating::text AS rating FROM reviews",
     ),
+    Rule(
+        "PD-H21",
+        "a new constraint will refuse writes",
+        "from cutover on old clients' inserts and updates that violate it are refused; a foreign key also refuses, or follows,"
+        " deletes and key changes of what it points to. Before, their violations are accepted, counted, and hold the cutover",
+        "deploy old clients that keep it first; with `up` their values are mapped until cutover",
+        "create_constraint: {type: check, check: stars > 0}",
+        "create_constraint: {type: check, check: stars > 0, up: {stars: 'greatest(stars, 1)'}}",
+    ),
+    Rule(
+        "PD-H22",
+        "a dropped constraint binds until contract",
+        "new clients' writes that it forbids are refused until then",
+        "give `up` and `down` for its columns: then new clients may write what it forbids from publication on",
+        "drop_constraint: {name: few_stars}",
+        "drop_constraint: {name: few_stars, up: {stars: stars}, down: {stars: 'least(stars, 5)'}}",
+    ),
+    Rule(
+        "PD-H23",
+        "a constraint that clients may call by name goes or gets another one",
+        "from contract on `ON CONFLICT ON CONSTRAINT` with the old name fails, and where it is dropped so does `ON CONFLICT (columns)`",
+        "name the columns in `ON CONFLICT`, and change what needs the constraint before contract",
+        "ON CONFLICT ON CONSTRAINT items_code_key DO NOTHING",
+        "ON CONFLICT (code) DO NOTHING",
+    ),
+    Rule(
+        "PD-H24",
+        "an exclusion constraint is built under a lock",
+        "PostgreSQL cannot build it beside its clients: they wait while it is built, at most the lock budget; if that does not"
+        " suffice, everything is released and the cutover waits",
+        "keep the table small, or bring the constraint with a new table",
+        "exclude: {elements: 'room WITH =, during WITH &&'} on a table of 1 GB",
+        "exclude: {elements: 'room WITH =, during WITH &&'} on a table of 200 kB",
+    ),
 )
 
 RULES: dict[str, Rule] = {rule.id: rule for rule in _ALL}

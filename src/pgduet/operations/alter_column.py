@@ -50,20 +50,34 @@ def mapping(plan: str, index: int, operation: AlterColumn, table: TableFacts, an
     up = answers.expressions[*path, "up"]
     kind = answers.types[path]
     given = answers.expressions.get((*path, "default"))
-    made = NewColumn(
-        name=operation.new_name,
-        physical=physical_column(plan, operation.new_name),
-        type=kind,
-        nullable=not old.not_null if operation.nullable is None else operation.nullable,
-        default=_not_null(given) if given else carried_default(old, up, kind),
-        comment=old.comment if operation.comment is None else operation.comment,
+    changes = {
+        "name": operation.new_name,
+        "physical": physical_column(plan, operation.new_name),
+        "type": kind,
+        "nullable": not old.not_null if operation.nullable is None else operation.nullable,
+        "default": _not_null(given) if given else carried_default(old, up, kind),
+        "comment": old.comment if operation.comment is None else operation.comment,
+        "collation": old.collation if kind == old.type else None,
+    }
+    made = successor(plan, table, old, up).model_copy(update=changes)
+    replaced = OldColumn(name=old.name, type=old.type, not_null=old.not_null, down=answers.expressions[*path, "down"])
+    return ColumnMapping(kind="alter_column", position=index, columns=(made,), replaces=(replaced,))
+
+
+def successor(plan: str, table: TableFacts, old: ColumnFacts, up: Expression) -> NewColumn:
+    """Make a column anew that is the same in all but its values."""
+    return NewColumn(
+        name=old.name,
+        physical=physical_column(plan, old.name),
+        type=old.type,
+        nullable=not old.not_null,
+        default=carried_default(old, up, old.type),
+        comment=old.comment,
         up=up,
-        collation=old.collation if kind == old.type else None,
+        collation=old.collation,
         statistics=old.statistics,
         grants=tuple((grantee, right) for name, grantee, right in table.column_grants if name == old.name),
     )
-    replaced = OldColumn(name=old.name, type=old.type, not_null=old.not_null, down=answers.expressions[*path, "down"])
-    return ColumnMapping(kind="alter_column", position=index, columns=(made,), replaces=(replaced,))
 
 
 def carried_default(old: ColumnFacts, up: Expression, kind: str) -> str | None:

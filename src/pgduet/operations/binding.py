@@ -29,11 +29,8 @@ def refusals(design: Design, table: TableDesign, mapping: ColumnMapping) -> Iter
         if mine & set(key.columns):
             message = f'insert or update on table "{table.table}" violates foreign key constraint "{key.name}"'
             values = [sql.SQL("NEW.{}").format(sql.Identifier(name)) for name in key.columns]
-            filled = [sql.SQL("{} IS NOT NULL").format(value) for value in values]
-            broken = sql.SQL("{} AND {}({})").format(
-                sql.SQL(" AND ").join(filled), _orphan(design, table, number), sql.SQL(", ").join(values)
-            )
-            yield _refusal(design, table, "foreign_key_violation", key.name, message, broken)
+            missing = sql.SQL("{}({})").format(_orphan(design, table, number), sql.SQL(", ").join(values))
+            yield _refusal(design, table, "foreign_key_violation", key.name, message, key.broken(values, missing))
     for number, index in enumerate(table.indexes):
         if mine & set(index.brought):
             message = f'duplicate key value violates unique constraint "{index.name}"'

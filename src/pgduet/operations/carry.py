@@ -15,18 +15,19 @@ from pgduet.operations.expressions import Expression
 from pgduet.operations.facts import ForeignFacts, IndexFacts, TableFacts
 from pgduet.operations.names import proper_name, working_name
 from pgduet.operations.references import foreign_key
+from pgduet.operations.table_constraints import dropped, renamed
 from pgduet.plan.columns import Constrained
 from pgduet.plan.models import AddColumn, AlterColumn, Plan, ReplaceColumns
 
 
 def successors(mappings: tuple[ColumnMapping, ...]) -> dict[str, str]:
     """Map each altered column to the physical name of its successor."""
-    return {m.replaces[0].name: m.columns[0].physical for m in mappings if m.kind == "alter_column"}
+    return {old.name: new.physical for m in mappings for old, new in m.pairs}
 
 
 def gone(mappings: tuple[ColumnMapping, ...]) -> set[str]:
     """Name the columns that go without a successor."""
-    return {old.name for m in mappings if m.kind != "alter_column" for old in m.replaces}
+    return {old.name for m in mappings if not m.pairs for old in m.replaces}
 
 
 def concerned(columns: tuple[str, ...], mappings: tuple[ColumnMapping, ...]) -> bool:
@@ -40,11 +41,12 @@ def indexes(
 ) -> Iterator[CarriedIndex]:
     """Make the indexes anew that hang on altered columns, then those that new unique constraints need."""
     label = sql.Identifier(table.schema_name, table.table).as_string(None)
+    names = _kept_names(plan, table)
     for index in table.indexes:
         definition = answers.indexes.get((label, index.name))
-        if definition is not None and concerned(index.columns, mappings):
+        if definition is not None and concerned(index.columns, mappings) and index.name in names:
             yield CarriedIndex(
-                name=index.name,
+                name=names[index.name],
                 working=working_name(plan.name, index.name),
                 definition=definition,
                 unique=index.unique,
@@ -76,11 +78,11 @@ def checks(
     answers: Answers,
 ) -> Iterator[Check]:
     """Give the checks of altered columns over their successors, then those that the plan brings."""
-    after = successors(mappings)
+    after, kept = successors(mappings), _kept_names(plan, table)
     for check in table.checks:
-        if check.name in carried and concerned(check.columns, mappings):
+        if check.name in carried and concerned(check.columns, mappings) and check.name in kept:
             yield Check(
-                name=check.name,
+                name=kept[check.name],
                 working=working_name(plan.name, check.name),
                 shown=check.name,
                 expression=carried[check.name],
@@ -104,11 +106,11 @@ def foreign_keys(
     plan: Plan, table: TableFacts, mappings: tuple[ColumnMapping, ...], answers: Answers
 ) -> Iterator[ForeignKey]:
     """Give the foreign keys of altered columns from their successors, then those that the plan brings."""
-    after = successors(mappings)
+    after, kept = successors(mappings), _kept_names(plan, table)
     for key in table.foreign:
-        if concerned(key.columns, mappings):
+        if concerned(key.columns, mappings) and key.name in kept:
             yield ForeignKey(
-                name=key.name,
+                name=kept[key.name],
                 working=working_name(plan.name, key.name),
                 columns=tuple(after.get(name, name) for name in key.columns),
                 target_schema=key.target_schema,
@@ -123,6 +125,14 @@ def foreign_keys(
             column = mapping.columns[number]
             targets = answers.targets[*path, "references"]
             yield foreign_key(plan.name, table.table, column.name, column.physical, given.references, targets)
+
+
+def _kept_names(plan: Plan, table: TableFacts) -> dict[str, str]:
+    """Map what the plan does not drop to the name that it has at the end."""
+    gone = {each.name for each in dropped(plan, table)}
+    names = {each.name for each in table.indexes} | {each.name for each in table.checks}
+    names = (names | {each.name for each in table.foreign}) - gone
+    return {name: name for name in names} | {name: to for name, to in renamed(plan, table) if name in names}
 
 
 def brought(

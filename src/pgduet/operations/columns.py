@@ -7,7 +7,7 @@ A new column has no default and no constraint until its time: a default on it wo
 from psycopg import sql
 
 from pgduet.operations.dependents import Dependents, aside, move
-from pgduet.operations.design import Alias, Design, NewColumn, TableDesign
+from pgduet.operations.design import Alias, Design, TableDesign
 from pgduet.operations.names import MARKER, constraint_name, fit
 from pgduet.operations.statement import Lock, Statement, on_table, role, trusted
 
@@ -43,16 +43,16 @@ def prove_required(design: Design, table: TableDesign) -> list[Statement]:
     """Add the checks from which PostgreSQL will know that no row is empty: they bind from here, and scan nothing."""
     return [
         statement
-        for column in table.required
+        for column, name in table.must_fill
         for statement in (
             # Twice in a row must work: a constraint has no IF NOT EXISTS.
-            _on(table, "drop_constraint", "clear an earlier try", constraint=_check(design, column)),
+            _on(table, "drop_constraint", "clear an earlier try", constraint=_check(design, name)),
             _on(
                 table,
                 "check_filled",
-                f"{column.name} must be filled",
-                column=sql.Identifier(column.physical),
-                constraint=_check(design, column),
+                f"{name} must be filled",
+                column=sql.Identifier(column),
+                constraint=_check(design, name),
             ),
         )
     ]
@@ -64,11 +64,11 @@ def validate_required(design: Design, table: TableDesign) -> list[Statement]:
         _on(
             table,
             "validate",
-            f"every row has {column.name}",
+            f"every row has {name}",
             lock=Lock.SHARE_UPDATE_EXCLUSIVE,
-            constraint=_check(design, column),
+            constraint=_check(design, name),
         )
-        for column in table.required
+        for _, name in table.must_fill
     ]
 
 
@@ -76,10 +76,10 @@ def require(design: Design, table: TableDesign) -> list[Statement]:
     """Declare the columns NOT NULL; the validated checks spare the scan, and go."""
     return [
         statement
-        for column in table.required
+        for column, name in table.must_fill
         for statement in (
-            _on(table, "set_not_null", f"{column.name} NOT NULL", column=sql.Identifier(column.physical)),
-            _on(table, "drop_constraint", "the check has served", constraint=_check(design, column)),
+            _on(table, "set_not_null", f"{name} NOT NULL", column=sql.Identifier(column)),
+            _on(table, "drop_constraint", "the check has served", constraint=_check(design, name)),
         )
     ]
 
@@ -88,10 +88,10 @@ def release(design: Design, table: TableDesign) -> list[Statement]:
     """Take back what `prove_required` and `require` declared."""
     return [
         statement
-        for column in table.required
+        for column, name in table.must_fill
         for statement in (
-            _on(table, "drop_constraint", "no check", constraint=_check(design, column)),
-            _on(table, "drop_not_null", f"{column.name} may be empty", column=sql.Identifier(column.physical)),
+            _on(table, "drop_constraint", "no check", constraint=_check(design, name)),
+            _on(table, "drop_not_null", f"{name} may be empty", column=sql.Identifier(column)),
         )
     ]
 
@@ -139,7 +139,8 @@ def _renamed(table: TableDesign) -> list[Statement]:
     aside = {alias.name: fit(f"_pgduet_{alias.new_name}") for alias in moving if alias.new_name in taken}
     for name, between in aside.items():
         made.append(_on(table, "rename", "out of the way", column=sql.Identifier(name), name=sql.Identifier(between)))
-    for alias in moving:
+    # What goes out of the way of nothing goes first: it may have the name that another one gets.
+    for alias in sorted(moving, key=lambda alias: alias.name in aside):
         old, new = sql.Identifier(aside.get(alias.name, alias.name)), sql.Identifier(alias.new_name)
         made.append(_on(table, "rename", f"{alias.name} becomes {alias.new_name}", column=old, name=new))
     return [*made, *(statement for alias in table.aliases for statement in _told(table, alias))]
@@ -161,5 +162,5 @@ def _on(
     return on_table(table, "columns", template, summary, lock, **parts)
 
 
-def _check(design: Design, column: NewColumn) -> sql.Identifier:
-    return sql.Identifier(constraint_name(design.name, column.name))
+def _check(design: Design, name: str) -> sql.Identifier:
+    return sql.Identifier(constraint_name(design.name, name))

@@ -1,8 +1,11 @@
 """Constraints and indexes of the new version: values of the design.
 
-Until contract they bear working names, since the old column's own still have the proper ones. `names` maps the columns of an
-expression to those of the table.
+Those of a column that is made anew bear working names until contract, since the old column's own still have the proper ones. One that
+the plan creates, and whose name is free, has it from cutover on (`at_once`), so that clients can use it by name. `names` maps the
+columns of an expression to those of the table.
 """
+
+from collections.abc import Sequence
 
 from psycopg import sql
 
@@ -20,6 +23,8 @@ class Check(Frozen):
     expression: Expression
     names: dict[str, str] = {}  # noqa: RUF012  (pydantic copies defaults)
     carried: bool = False
+    at_once: bool = False
+    no_inherit: bool = False
 
     def holds(self, row: sql.Composable) -> sql.Composable:
         """Render the check over a row: NULL and true are fine."""
@@ -27,7 +32,8 @@ class Check(Frozen):
 
     def definition(self) -> Query:
         """Render the constraint over the table's own columns."""
-        return sql.SQL("CHECK ({})").format(self.expression.alone(self.names))
+        end = sql.SQL(" NO INHERIT" if self.no_inherit else "")
+        return sql.SQL("CHECK ({}){}").format(self.expression.alone(self.names), end)
 
 
 class ForeignKey(Frozen):
@@ -42,6 +48,8 @@ class ForeignKey(Frozen):
     rest: str
     shown: str
     carried: bool = False
+    at_once: bool = False
+    match_full: bool = False
 
     @property
     def target_relation(self) -> sql.Identifier:
@@ -50,14 +58,23 @@ class ForeignKey(Frozen):
 
     def orphan(self, row: sql.Composable) -> Query:
         """Render that a row points to nothing."""
-        filled = [sql.SQL("{}.{} IS NOT NULL").format(row, sql.Identifier(name)) for name in self.columns]
+        values = [sql.SQL("{}.{}").format(row, sql.Identifier(name)) for name in self.columns]
         same = [
             sql.SQL("r.{} = {}.{}").format(sql.Identifier(target), row, sql.Identifier(name))
             for name, target in zip(self.columns, self.target_columns, strict=True)
         ]
-        return sql.SQL("({} AND NOT EXISTS (SELECT FROM {} AS r WHERE {}))").format(
-            sql.SQL(" AND ").join(filled), self.target_relation, sql.SQL(" AND ").join(same)
+        missing = sql.SQL("NOT EXISTS (SELECT FROM {} AS r WHERE {})").format(
+            self.target_relation, sql.SQL(" AND ").join(same)
         )
+        return self.broken(values, missing)
+
+    def broken(self, values: Sequence[sql.Composable], missing: sql.Composable) -> Query:
+        """Render that values break the key, where `missing` tells that the target has no such row."""
+        filled = sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(value) for value in values)
+        if not self.match_full or len(values) == 1:
+            return sql.SQL("({} AND {})").format(filled, missing)
+        given = sql.SQL(" OR ").join(sql.SQL("{} IS NOT NULL").format(value) for value in values)
+        return sql.SQL("(({}) AND NOT ({} AND NOT {}))").format(given, filled, missing)
 
     def definition(self) -> Query:
         """Render the constraint."""
@@ -76,5 +93,25 @@ class CarriedIndex(Frozen):
     deferrable: bool = False
     deferred: bool = False
     brought: tuple[str, ...] = ()
-    """The physical column of a uniqueness that the plan asks for; empty where the index was the old column's."""
+    """The physical columns of a uniqueness that the plan asks for; empty where the index was the old column's."""
     shown: str = ""
+    primary: bool = False
+    at_once: bool = False
+
+
+class Exclusion(Frozen):
+    """An exclusion constraint; `elements` pairs what is compared with the operator, in PostgreSQL's words over the table's columns."""
+
+    name: str
+    working: str
+    definition: str
+    elements: tuple[tuple[str, str], ...]
+    where: str | None = None
+    at_once: bool = False
+
+
+class DroppedConstraint(Frozen):
+    """A constraint that the new version does without; `target` is the quoted name of what a foreign key points to."""
+
+    name: str
+    target: str | None = None

@@ -1,15 +1,18 @@
 """Constraints and indexes of the new version: built without blocking, declared at cutover, named at contract.
 
 Indexes are built CONCURRENTLY: those of old columns before publication, so that new clients find them, unique ones before cutover.
-Checks and foreign keys are added NOT VALID, then validated. All bear working names until contract.
+Checks and foreign keys are added NOT VALID, then validated. All are made under working names, by which an earlier try is known as
+ours; what the plan creates gets its own name when all is declared, the rest at contract. An exclusion constraint has no such way:
+it is built whole, under the lock, within a time limit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from psycopg import sql
 
-from pgduet.operations.constraints import CarriedIndex, Check, ForeignKey
+from pgduet.operations.constraints import CarriedIndex, Check, Exclusion, ForeignKey
 from pgduet.operations.design import TableDesign
+from pgduet.operations.names import fit
 from pgduet.operations.statement import Lock, Statement, Table, on_table, trusted
 from pgduet.sql import block
 
@@ -49,13 +52,7 @@ def checks(table: Table, wanted: Sequence[Check]) -> list[Statement]:
 
 def foreign_key(table: Table, key: ForeignKey) -> list[Statement]:
     """Add a foreign key, not validated."""
-    target = key.target_relation.as_string(None)
-    lock = Statement(
-        block("locks", "share_row_exclusive").format(relation=key.target_relation),
-        f"lock {target}",
-        Lock.SHARE_ROW_EXCLUSIVE,
-        target,
-    )
+    lock = _lock(key.target_relation.as_string(None), Lock.SHARE_ROW_EXCLUSIVE)
     return [lock, *_again(table, key.working, key.definition(), Lock.SHARE_ROW_EXCLUSIVE)]
 
 
@@ -71,15 +68,26 @@ def validate(table: Table, name: str) -> Statement:
     )
 
 
+def exclusion(table: TableDesign, wanted: Exclusion, limit_ms: int) -> list[Statement]:
+    """Build an exclusion constraint under the lock, unless it takes longer than the limit."""
+    constraint = sql.Identifier(wanted.working)
+    lock = Lock.ACCESS_EXCLUSIVE
+    drop = on_table(table, "columns", "drop_constraint", "clear an earlier try", lock, constraint=constraint)
+    definition = trusted(wanted.definition)
+    add = _on(table, "add_whole", f"build {wanted.name}", constraint=constraint, definition=definition)
+    return [drop, _at_most(limit_ms), add, _at_most(0)]
+
+
 def unique(table: TableDesign, index: CarriedIndex) -> Statement:
-    """Put a UNIQUE constraint upon its index."""
+    """Put a UNIQUE constraint, or a primary key, upon its index."""
     timing = "INITIALLY DEFERRED" if index.deferred else "DEFERRABLE" if index.deferrable else ""
     constraint = sql.Identifier(index.working)
-    return _on(table, "unique_using", f"{index.name} is unique", constraint=constraint, timing=trusted(timing))
+    using = "primary_using" if index.primary else "unique_using"
+    return _on(table, using, f"{index.name} is unique", constraint=constraint, timing=trusted(timing))
 
 
 def release(table: Table, names: Sequence[str]) -> list[Statement]:
-    """Drop constraints by their working names."""
+    """Drop constraints by name."""
     return [
         on_table(
             table, "columns", "drop_constraint", f"no {name}", Lock.ACCESS_EXCLUSIVE, constraint=sql.Identifier(name)
@@ -88,10 +96,19 @@ def release(table: Table, names: Sequence[str]) -> list[Statement]:
     ]
 
 
-def bound(table: TableDesign) -> list[str]:
-    """Name the constraints that bind everybody from cutover on, by their working names."""
-    named = [check.working for check in table.checks] + [key.working for key in table.foreign_keys]
-    return named + [index.working for index in late(table) if index.constraint]
+def release_keys(keys: Sequence[ForeignKey]) -> list[Statement]:
+    """Lock what foreign keys point to, as PostgreSQL will when they are dropped."""
+    return [_lock(key.target_relation.as_string(None), Lock.ACCESS_EXCLUSIVE) for key in keys]
+
+
+def bound(table: TableDesign, *, named: bool) -> list[str]:
+    """Name the constraints that bind everybody from cutover on; `named` tells that what can have its own name has it."""
+    return [each.name if named and each.at_once else each.working for each in _all(table)]
+
+
+def own_names(table: TableDesign) -> list[Statement]:
+    """Give what the plan creates its own name."""
+    return [proper_name(table, each.working, each.name) for each in _all(table) if each.at_once]
 
 
 def proper_name(table: Table, working: str, name: str) -> Statement:
@@ -103,10 +120,7 @@ def proper_name(table: Table, working: str, name: str) -> Statement:
 
 def proper_names(table: TableDesign) -> list[Statement]:
     """Give constraints and indexes their own names, once the old ones have gone with their columns."""
-    pairs = [(check.working, check.name) for check in table.checks]
-    pairs += [(key.working, key.name) for key in table.foreign_keys]
-    pairs += [(index.working, index.name) for index in table.indexes if index.constraint]
-    made = [proper_name(table, working, name) for working, name in pairs]
+    made = [proper_name(table, each.working, each.name) for each in _all(table) if not each.at_once]
     for index in table.indexes:
         if not index.constraint:
             query = block("declare", "rename_index").format(
@@ -114,6 +128,41 @@ def proper_names(table: TableDesign) -> list[Statement]:
             )
             made.append(Statement(query, f"{index.name} gets its name", Lock.ACCESS_EXCLUSIVE, table.label))
     return made
+
+
+def changed(table: TableDesign, there: Collection[str]) -> list[Statement]:
+    """Drop and rename the constraints that the plan says, as far as they are `there`: whoever was first has done it."""
+    gone = table.dropped_constraints
+    targets = [_lock(each.target, Lock.ACCESS_EXCLUSIVE) for each in gone if each.target and each.name in there]
+    moving = [(name, to) for name, to in table.renamed_constraints if name in there]
+    names = {name for name, _ in moving}
+    # Two may change names, or one take another's: then by way of a third, when the other has gone.
+    aside = {name: fit(f"_pgduet_{to}") for name, to in moving if to in names}
+    moving.sort(key=lambda each: each[0] in aside)
+    return [
+        *targets,
+        *release(table, [each.name for each in gone]),
+        *(proper_name(table, name, between) for name, between in aside.items()),
+        *(proper_name(table, aside.get(name, name), to) for name, to in moving),
+    ]
+
+
+def _constraints(table: TableDesign) -> list[CarriedIndex]:
+    return [index for index in table.indexes if index.constraint]
+
+
+def _all(table: TableDesign) -> list[Check | ForeignKey | Exclusion | CarriedIndex]:
+    return [*table.checks, *table.foreign_keys, *table.exclusions, *_constraints(table)]
+
+
+def _at_most(limit_ms: int) -> Statement:
+    query = block("declare", "at_most").format(limit=sql.Literal(f"{limit_ms}ms"))
+    return Statement(query, f"at most {limit_ms} ms" if limit_ms else "no limit of its own")
+
+
+def _lock(label: str, lock: Lock) -> Statement:
+    mode = "share_row_exclusive" if lock is Lock.SHARE_ROW_EXCLUSIVE else "access_exclusive"
+    return Statement(block("locks", mode).format(relation=trusted(label)), f"lock {label}", lock, label)
 
 
 def _again(table: Table, name: str, definition: sql.Composable, lock: Lock) -> list[Statement]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from psycopg import sql
 
-from pgduet.operations.constraints import CarriedIndex, Check, ForeignKey
+from pgduet.operations.constraints import CarriedIndex, Check, DroppedConstraint, Exclusion, ForeignKey
 from pgduet.operations.expressions import Expression, Frozen
 from pgduet.operations.names import physical_column, routine_name, version_schema
 from pgduet.operations.statement import Query, trusted
@@ -114,7 +114,9 @@ class ColumnMapping(Frozen):
     No old ones where a column is added, no new ones where one is dropped.
     """
 
-    kind: Literal["add_column", "replace_columns", "alter_column", "drop_column"]
+    kind: Literal[
+        "add_column", "replace_columns", "alter_column", "drop_column", "create_constraint", "drop_constraint"
+    ]
     position: int
     columns: tuple[NewColumn, ...]
     replaces: tuple[OldColumn, ...] = ()
@@ -123,6 +125,13 @@ class ColumnMapping(Frozen):
     def mirrors(self) -> bool:
         """Tell whether each side can be derived from the other."""
         return bool(self.columns and self.replaces)
+
+    @property
+    def pairs(self) -> tuple[tuple[OldColumn, NewColumn], ...]:
+        """Each old column with the new one that takes its place, where it has one of its own."""
+        if self.kind in {"alter_column", "create_constraint", "drop_constraint"}:
+            return tuple(zip(self.replaces, self.columns, strict=True))
+        return ()
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -157,6 +166,11 @@ class TableDesign(Frozen):
     checks: tuple[Check, ...] = ()
     foreign_keys: tuple[ForeignKey, ...] = ()
     indexes: tuple[CarriedIndex, ...] = ()
+    exclusions: tuple[Exclusion, ...] = ()
+    filled: tuple[tuple[str, str], ...] = ()
+    """Columns that a new primary key needs filled, and that may be empty now: in the table and in the new version."""
+    dropped_constraints: tuple[DroppedConstraint, ...] = ()
+    renamed_constraints: tuple[tuple[str, str], ...] = ()
 
     @property
     def relation(self) -> sql.Identifier:
@@ -172,6 +186,17 @@ class TableDesign(Frozen):
     def synced(self) -> bool:
         """Tell whether there are two representations to be kept in step."""
         return bool(self.mappings)
+
+    @property
+    def bound(self) -> bool:
+        """Tell whether the new version requires something of the rows."""
+        asked = any(index.brought for index in self.indexes)
+        return bool(asked or self.checks or self.foreign_keys or self.exclusions or self.must_fill)
+
+    @property
+    def must_fill(self) -> tuple[tuple[str, str], ...]:
+        """The columns that must not be empty from cutover on: in the table and in the new version."""
+        return (*((column.physical, column.name) for column in self.required), *self.filled)
 
     @property
     def shown_as(self) -> str:
@@ -277,6 +302,11 @@ class Design(Frozen):
     def synced(self) -> tuple[TableDesign, ...]:
         """The tables that have two representations."""
         return tuple(table for table in self.tables if table.synced)
+
+    @property
+    def compared(self) -> tuple[TableDesign, ...]:
+        """The tables whose rows can be wrong: by their two representations, or by what the new version requires."""
+        return tuple(table for table in self.tables if table.synced or table.bound)
 
     @property
     def schemas(self) -> tuple[str, ...]:

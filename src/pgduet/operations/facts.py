@@ -89,6 +89,20 @@ class ForeignFacts(Facts):
     target_columns: tuple[str, ...]
 
 
+class ConstraintFacts(Facts):
+    """A constraint of the table; `kind` is PostgreSQL's letter for it."""
+
+    name: str
+    kind: str
+    columns: tuple[str, ...]
+    target: str | None = None
+    """What a foreign key points to, as a quoted name."""
+    inbound: tuple[str, ...] = ()
+    """Foreign keys that stand on it, each with its table."""
+    identity: bool = False
+    """It tells the rows of a published table apart."""
+
+
 class TableFacts(Facts):
     """One table."""
 
@@ -108,6 +122,7 @@ class TableFacts(Facts):
     indexes: tuple[IndexFacts, ...] = ()
     checks: tuple[CheckFacts, ...] = ()
     foreign: tuple[ForeignFacts, ...] = ()
+    constraints: tuple[ConstraintFacts, ...] = ()
     constraint_names: tuple[str, ...] = ()
     """Names of constraints and indexes that are taken in the table's schema or on the table."""
     user_before_triggers: tuple[str, ...] = ()
@@ -118,3 +133,7 @@ class TableFacts(Facts):
     def column(self, name: str) -> ColumnFacts | None:
         """Find a column by name."""
         return next((column for column in self.columns if column.name == name), None)
+
+    def constraint(self, name: str) -> ConstraintFacts | None:
+        """Find a constraint by name."""
+        return next((each for each in self.constraints if each.name == name), None)

@@ -11,8 +11,10 @@ from pgduet.plan.models import (
     AddColumn,
     AlterColumn,
     ColumnOperation,
+    CreateConstraint,
     CreateTable,
     DropColumn,
+    DropConstraint,
     NewColumn,
     Plan,
     RenameColumn,
@@ -85,6 +87,25 @@ def _of_columns(
             scope = new_scope(plan, table, types)
             kind = _facts(table, operation.column).type
             yield Question((*top, "down"), operation.down, scope, without_length(kind), after)
+
+        case CreateConstraint() | DropConstraint():
+            scope = new_scope(plan, table, types)
+            yield from _of_copied(top, operation, table, scope, after)
+            if isinstance(operation, CreateConstraint) and operation.check:
+                yield Question((*top, "check"), operation.check, scope, "boolean", after)
+
+
+def _of_copied(
+    top: KeyPath, operation: CreateConstraint | DropConstraint, table: TableFacts, scope: dict[str, str], after: str
+) -> Iterator[Question]:
+    """Ask for both directions of each column that gets a second form; what is left out is the column itself."""
+    old = {c.name: c.type for c in table.columns}
+    over = str(operation.relation)
+    for name in operation.copied:
+        into = without_length(_facts(table, name).type)
+        up, down = operation.up.get(name), operation.down.get(name)
+        yield Question((*top, "up", name), up or same(name), old, into, over, implied=up is None)
+        yield Question((*top, "down", name), down or same(name), scope, into, after, implied=down is None)
 
 
 def _of_altered(

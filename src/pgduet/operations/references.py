@@ -1,11 +1,15 @@
 """Foreign keys that a plan asks for, as values of a design."""
 
+from collections.abc import Mapping
+
 from psycopg import sql
 
 from pgduet.operations.constraints import ForeignKey
 from pgduet.operations.names import proper_name, working_name
+from pgduet.operations.statement import trusted
 from pgduet.plan.columns import References
-from pgduet.plan.models import AlterColumn, Plan
+from pgduet.plan.constraint_operations import TableReferences
+from pgduet.plan.models import AlterColumn, CreateConstraint, Plan
 from pgduet.plan.problems import KeyPath
 
 
@@ -33,11 +37,53 @@ def foreign_key(
     )
 
 
-def asked(plan: Plan) -> list[tuple[KeyPath, References]]:
+def table_foreign_key(
+    plan: str, operation: CreateConstraint, physical: Mapping[str, str], targets: tuple[str, ...]
+) -> ForeignKey:
+    """Resolve `references` of a constraint."""
+    references = operation.references
+    assert references is not None  # noqa: S101  (checked by the model)
+    target = references.relation
+    return ForeignKey(
+        name=operation.name,
+        working=working_name(plan, operation.name),
+        columns=tuple(physical.get(name, name) for name in operation.columns),
+        target_schema=target.schema,
+        target=target.name,
+        target_columns=targets,
+        rest=referring(operation, sql.Identifier(target.schema, target.name), targets, physical),
+        shown=operation.name,
+        match_full=references.match == "full",
+    )
+
+
+def referring(
+    operation: CreateConstraint, target: sql.Composable, targets: tuple[str, ...], physical: Mapping[str, str]
+) -> str:
+    """Render what follows the column list of a foreign key."""
+    references = operation.references
+    assert references is not None  # noqa: S101  (checked by the model)
+    only = sql.SQL(", ").join(sql.Identifier(physical.get(name, name)) for name in references.on_delete_set_columns)
+    rest = sql.SQL("REFERENCES {} ({}) MATCH {} ON DELETE {}{} ON UPDATE {} {}").format(
+        target,
+        sql.SQL(", ").join(sql.Identifier(name) for name in targets),
+        sql.SQL("FULL" if references.match == "full" else "SIMPLE"),
+        _action(references.on_delete),
+        sql.SQL(" ({})").format(only) if references.on_delete_set_columns else sql.SQL(""),
+        _action(references.on_update),
+        trusted(operation.timing),
+    )
+    return rest.as_string(None).rstrip()
+
+
+def asked(plan: Plan) -> list[tuple[KeyPath, References | TableReferences]]:
     """Walk the foreign keys that a plan asks for, each with its place."""
-    found: list[tuple[KeyPath, References]] = []
+    found: list[tuple[KeyPath, References | TableReferences]] = []
     for index, operation in enumerate(plan.operations):
         top: KeyPath = ("operations", index, operation.kind)
+        if isinstance(operation, CreateConstraint):
+            found += [((*top, "references"), operation.references)] if operation.references else []
+            continue
         if isinstance(operation, AlterColumn):
             found += [((*top, "references"), operation.references)] if operation.references else []
         elif single := getattr(operation, "column", None):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from pgduet.errors import DownIncomplete, NameTaken, NotSupported, UnknownColumn
+from pgduet.operations import constraint_refusals
 from pgduet.operations.alter_column import copies
 from pgduet.operations.answers import KeyPath, place
 from pgduet.operations.facts import ColumnFacts, HangingKind, TableFacts
@@ -10,8 +11,10 @@ from pgduet.plan.models import (
     AddColumn,
     AlterColumn,
     ColumnOperation,
+    CreateConstraint,
     CreateTable,
     DropColumn,
+    DropConstraint,
     DropTable,
     Operation,
     Plan,
@@ -41,6 +44,7 @@ def check(plan: Plan, facts: Mapping[str, TableFacts], taken: Taken) -> None:
             _check_table(facts[str(operation.relation)], top, operation)
         if isinstance(operation, ColumnOperation):
             _check_columns(facts[str(operation.relation)], top, operation)
+            constraint_refusals.check(plan, facts[str(operation.relation)], top, operation)
         match operation:
             case CreateTable():
                 _free(taken, operation.relation.schema, operation.relation.name, (*top, "table"))
@@ -68,6 +72,11 @@ def _check_columns(table: TableFacts, top: KeyPath, operation: ColumnOperation) 
                 raise NotSupported(f'"{column.name}" numbers or computes itself', place=place((*top, "default")))
         case RenameColumn():
             _found(table, operation.column, (*top, "column"))
+        case CreateConstraint() | DropConstraint():
+            kinds = tuple(kind for kind in _HOLDS if kind not in {"view", "policy"})
+            for name in operation.copied:
+                path = (*top, "up" if name in operation.up else "down", name)
+                _check_movable(table, _found(table, name, path), path, "given a second form", kinds)
         case DropColumn():
             path = (*top, "column")
             column = _found(table, operation.column, path)
@@ -166,6 +175,8 @@ def _leaving(operation: Operation) -> tuple[str, ...]:
             return operation.replaces
         case AlterColumn() | RenameColumn() | DropColumn():
             return (operation.column,)
+        case CreateConstraint() | DropConstraint():
+            return operation.copied
     return ()
 
 

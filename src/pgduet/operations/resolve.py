@@ -13,6 +13,7 @@ from pgduet.operations import (
     drop_column,
     rename_column,
     replace_columns,
+    table_constraints,
 )
 from pgduet.operations.answers import Answers, place
 from pgduet.operations.design import BY_TEXT, Alias, ColumnMapping, Design, TableDesign, is_exact
@@ -23,8 +24,10 @@ from pgduet.plan.models import (
     AddColumn,
     AlterColumn,
     ColumnOperation,
+    CreateConstraint,
     CreateTable,
     DropColumn,
+    DropConstraint,
     DropTable,
     Plan,
     RenameColumn,
@@ -93,11 +96,31 @@ def _table(plan: Plan, name: TableName, table: TableFacts, answers: Answers, che
         mappings=mappings,
         aliases=tuple(_aliases(plan, name, table, answers)),
         new_name=next((o.to for o in plan.operations if isinstance(o, RenameTable) and o.relation == name), None),
-        indexes=tuple(carry.indexes(plan, table, mappings, answers)),
-        foreign_keys=tuple(carry.foreign_keys(plan, table, mappings, answers)),
+        dropped_constraints=table_constraints.dropped(plan, table),
     )
-    found = carry.checks(plan, table, mappings, design.physical, checks.get(str(name), {}), answers)
-    return design.model_copy(update={"checks": tuple(found)})
+    return design.model_copy(update=_bound(plan, table, design, checks.get(str(name), {}), answers))
+
+
+def _bound(
+    plan: Plan, table: TableFacts, design: TableDesign, carried: dict[str, Expression], answers: Answers
+) -> dict[str, object]:
+    """Resolve what binds rows: what is carried over, what columns bring, what the plan creates on the table."""
+    mappings, physical = design.mappings, design.physical
+    checks = carry.checks(plan, table, mappings, physical, carried, answers)
+    keys = carry.foreign_keys(plan, table, mappings, answers)
+    indexes = tuple(carry.indexes(plan, table, mappings, answers))
+    brought = {column.name: column for column in design.new_columns}
+    moved = {each.name for each in table.indexes if carry.concerned(each.columns, mappings)}
+    moved |= {each.name for each in table.checks if carry.concerned(each.columns, mappings)}
+    moved |= {each.name for each in table.foreign if carry.concerned(each.columns, mappings)}
+    return {
+        "checks": (*checks, *table_constraints.checks(plan, table, physical, answers)),
+        "foreign_keys": (*keys, *table_constraints.foreign_keys(plan, table, physical, answers)),
+        "indexes": (*indexes, *table_constraints.indexes(plan, table, physical)),
+        "filled": table_constraints.filled(plan, table, physical, brought),
+        # One that is carried over gets its new name with the others.
+        "renamed_constraints": tuple(p for p in table_constraints.renamed(plan, table) if p[0] not in moved),
+    }
 
 
 def _aliases(plan: Plan, name: TableName, table: TableFacts, answers: Answers) -> list[Alias]:
@@ -126,6 +149,8 @@ def _mapping(plan: Plan, index: int, table: TableFacts, answers: Answers) -> Col
             return alter_column.mapping(plan.name, index, operation, table, answers)
         case DropColumn():
             return drop_column.mapping(index, operation, table, answers)
+        case CreateConstraint() | DropConstraint():
+            return table_constraints.mapping(plan.name, index, operation, table, answers)
         case ReplaceColumns():
             return replace_columns.mapping(plan.name, index, operation, table, answers)
     return None

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from psycopg import sql
 
+from pgduet.operations.constraints import CarriedIndex, Exclusion
 from pgduet.operations.design import ROW, ColumnMapping, Design, OldColumn, TableDesign, image_differs
 from pgduet.operations.statement import Query, trusted
 from pgduet.phases import SyncMode
@@ -42,23 +43,71 @@ def inconsistent(table: TableDesign, mode: SyncMode) -> Query:
 
 
 def violates(table: TableDesign) -> Query:
-    """Tell that a row breaks a constraint that the new version will have (uniqueness is counted by itself)."""
-    broken: list[sql.Composable] = [sql.SQL("{} IS NULL").format(column.of(ROW)) for column in table.required]
+    """Tell that a row breaks a constraint that the new version will have (uniqueness and exclusion are counted by themselves)."""
+    broken: list[sql.Composable] = [
+        sql.SQL("{}.{} IS NULL").format(ROW, sql.Identifier(column)) for column, _ in table.must_fill
+    ]
     broken += [sql.SQL("({}) IS FALSE").format(check.holds(ROW)) for check in table.checks]
     return _any([*broken, *(key.orphan(ROW) for key in table.foreign_keys)])
 
 
 def duplicates(table: TableDesign) -> list[Query]:
-    """Count the rows that break each coming uniqueness."""
-    return [
+    """Count the rows that break each coming uniqueness, then those that break each coming exclusion."""
+    made = [
         block("rows", "duplicates").format(
             columns=_list(sql.Identifier(name) for name in index.brought),
-            filled=sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(n)) for n in index.brought),
+            filled=_filled(index),
             relation=table.relation,
         )
         for index in table.indexes
         if index.brought
     ]
+    return [*made, *(block("rows", "clashes").format(**_clash(table, each)) for each in table.exclusions)]
+
+
+def duplicated(table: TableDesign, limit: int) -> list[Query]:
+    """Name the rows that `duplicates` counts, and those that they meet, query by query."""
+    made = [
+        block("rows", "duplicated").format(
+            key=table.key_of(ROW),
+            detail=_both_sides(table),
+            columns=_list(sql.Identifier(name) for name in index.brought),
+            filled=_filled(index),
+            relation=table.relation,
+            limit=sql.Literal(limit),
+        )
+        for index in table.indexes
+        if index.brought
+    ]
+    detail = _both_sides(table)
+    return [
+        *made,
+        *(
+            block("rows", "clashing").format(
+                key=table.key_of(ROW), detail=detail, limit=sql.Literal(limit), **_clash(table, each)
+            )
+            for each in table.exclusions
+        ),
+    ]
+
+
+def _filled(index: CarriedIndex) -> Query:
+    return sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(name)) for name in index.brought)
+
+
+def _clash(table: TableDesign, exclusion: Exclusion) -> dict[str, sql.Composable]:
+    """Render what an exclusion compares, and that two rows clash."""
+    values = [
+        sql.SQL("({}) AS {}").format(trusted(text), sql.Identifier(f"_v{number}"))
+        for number, (text, _) in enumerate(exclusion.elements)
+    ]
+    clash = [
+        sql.SQL("t.{0} {1} o.{0}").format(sql.Identifier(f"_v{number}"), trusted(operator))
+        for number, (_, operator) in enumerate(exclusion.elements)
+    ]
+    where = trusted(exclusion.where) if exclusion.where else sql.SQL("true")
+    parts = {"values": _list(values), "relation": table.relation, "where": where}
+    return {**parts, "clash": sql.SQL(" AND ").join(clash)}
 
 
 def fill(design: Design, table: TableDesign, first: int, last: int, *, how: str = "fill", safe: bool = False) -> Query:
@@ -89,7 +138,7 @@ def parity(design: Design, table: TableDesign, mode: SyncMode, first: int, last:
     """Count a page range's rows, those whose representations disagree, and those that break a coming constraint."""
     bad = inconsistent(table, mode)
     return block("rows", "parity").format(
-        inconsistent=_unmappable_or(design, table, bad) if safe else bad,
+        inconsistent=_unmappable_or(design, table, bad) if safe and table.synced else bad,
         violates=violates(table),
         relation=table.relation,
         pages=pages(first, last),
@@ -103,7 +152,7 @@ def differing(
     bad = inconsistent(table, mode)
     return block("rows", "differing").format(
         key=table.key_of(ROW),
-        inconsistent=_unmappable_or(design, table, bad) if safe else bad,
+        inconsistent=_unmappable_or(design, table, bad) if safe and table.synced else bad,
         violates=violates(table),
         detail=_both_sides(table),
         relation=table.relation,
@@ -243,9 +292,18 @@ def _assign(table: TableDesign) -> Query:
 
 def _both_sides(table: TableDesign) -> Query:
     """Render both representations as text; it names what differs, so it may hold the row's own values."""
-    old = {name: sql.SQL("t.{}").format(sql.Identifier(name)) for mapping in table.mappings for name in mapping.sources}
+    sources = [name for mapping in table.mappings for name in mapping.sources]
+    old = {name: sql.SQL("t.{}").format(sql.Identifier(name)) for name in dict.fromkeys([*sources, *_bound(table)])}
     new = {column.name: column.of(ROW) for column in table.new_columns}
     return sql.SQL("jsonb_build_object('old', {}, 'new', {})::text").format(_texts(old), _texts(new))
+
+
+def _bound(table: TableDesign) -> list[str]:
+    """Name the table's own columns that the new version's constraints read."""
+    read = [check.names.get(name, name) for check in table.checks for name in check.expression.columns]
+    read += [name for key in table.foreign_keys for name in key.columns]
+    read += [name for index in table.indexes for name in index.brought]
+    return [name for name in (*read, *(column for column, _ in table.filled)) if name in table.columns]
 
 
 def _same_row(table: TableDesign, archive: sql.Composable) -> tuple[Query, Query]:

@@ -200,6 +200,7 @@ class _Bodies:
         names = ", ".join(column.name for column in mapping.columns or mapping.replaces)
         return block("sync", "down_refuse").format(
             checks=checks,
+            late_checks=_lines(self._bound(mapping) if self.mode is SyncMode.ENFORCE else []),
             assign=assign,
             lossy=_any(column.differs(column.of(NEW), column.up_value(NEW)) for column in mapping.derived),
             message=sql.Literal(
@@ -215,8 +216,11 @@ class _Bodies:
     def _required(self, mapping: ColumnMapping) -> Query:
         filled = [self._required_check(column) for column in mapping.columns if not column.nullable]
         # From cutover on PostgreSQL's own constraints hold.
-        bound = [] if self.mode is SyncMode.ENFORCE else binding.refusals(self.design, self.table, mapping)
+        bound = [] if self.mode is SyncMode.ENFORCE else self._bound(mapping)
         return _lines([*filled, *bound])
+
+    def _bound(self, mapping: ColumnMapping) -> list[Query]:
+        return [*binding.refusals(self.design, self.table, mapping)]
 
     def _required_check(self, column: NewColumn) -> Query:
         return block("sync", "required").format(

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from pgduet.plan.column_operations import AddColumn, AlterColumn, DropColumn, RenameColumn, ReplaceColumns
 from pgduet.plan.columns import NewColumn, TableColumn
+from pgduet.plan.constraint_operations import ConstraintOperation, CreateConstraint, DropConstraint, RenameConstraint
 from pgduet.plan.names import Database, Label, TableName, Text, Version, later, parse_table
 from pgduet.plan.policy import Part, Policy
 from pgduet.plan.problems import KeyPath, Problem, did_you_mean, listed, refuse
@@ -23,8 +24,11 @@ __all__ = [
     "AddColumn",
     "AlterColumn",
     "ColumnOperation",
+    "ConstraintOperation",
+    "CreateConstraint",
     "CreateTable",
     "DropColumn",
+    "DropConstraint",
     "DropTable",
     "Milestone",
     "NewColumn",
@@ -32,6 +36,7 @@ __all__ = [
     "Plan",
     "Policy",
     "RenameColumn",
+    "RenameConstraint",
     "RenameTable",
     "ReplaceColumns",
     "Risk",
@@ -51,15 +56,15 @@ IMPLEMENTED = (
     "rename_column",
     "alter_column",
     "replace_columns",
+    "create_constraint",
+    "rename_constraint",
+    "drop_constraint",
     "sql",
 )
 KNOWN_OPERATIONS = (
     *IMPLEMENTED,
     "create_index",
     "drop_index",
-    "create_constraint",
-    "rename_constraint",
-    "drop_constraint",
     "set_replica_identity",
     "shadow_table",
     "extract_table",
@@ -111,8 +116,8 @@ def _named(value: object) -> object:
     return {**fields, "kind": name}
 
 
-ColumnOperation = AddColumn | AlterColumn | DropColumn | RenameColumn | ReplaceColumns
-"""An operation on columns of a table that both versions have."""
+ColumnOperation = AddColumn | AlterColumn | DropColumn | RenameColumn | ReplaceColumns | ConstraintOperation
+"""An operation on columns of a table that both versions have, or on what binds them."""
 TableOperation = ColumnOperation | CreateTable | DropTable | RenameTable
 """An operation that names one table."""
 
@@ -160,6 +165,8 @@ class Plan(Part):
         problems = [
             *_repeated(self._brought(), "is added to"),
             *_repeated(self._taken(), "is changed in"),
+            *_repeated(self._constraints_brought(), "is made in"),
+            *_repeated(self._constraints_taken(), "is dropped or renamed in"),
             *self._whole_tables(),
         ]
         if problems:
@@ -185,6 +192,8 @@ class Plan(Part):
                     yield operation.relation, operation.new_name, (*top, "name" if operation.name else "column")
                 case RenameColumn():
                     yield operation.relation, operation.to, (*top, "to")
+                case CreateConstraint() | DropConstraint():
+                    yield from _copied(operation, top)
 
     def _taken(self) -> Iterator[tuple[TableName, str, KeyPath]]:
         """Walk the old columns that operations change, rename or drop."""
@@ -195,6 +204,22 @@ class Plan(Part):
                     yield operation.relation, name, (*top, "replaces", position)
             elif isinstance(operation, AlterColumn | RenameColumn | DropColumn):
                 yield operation.relation, operation.column, (*top, "column")
+            elif isinstance(operation, CreateConstraint | DropConstraint):
+                yield from _copied(operation, top)
+
+    def _constraints_brought(self) -> Iterator[tuple[TableName, str, KeyPath]]:
+        """Walk the names that the new version's constraints bring."""
+        for index, operation in enumerate(self.operations):
+            if isinstance(operation, CreateConstraint):
+                yield operation.relation, operation.name, ("operations", index, operation.kind, "name")
+            elif isinstance(operation, RenameConstraint):
+                yield operation.relation, operation.to, ("operations", index, operation.kind, "to")
+
+    def _constraints_taken(self) -> Iterator[tuple[TableName, str, KeyPath]]:
+        """Walk the constraints that are dropped or renamed."""
+        for index, operation in enumerate(self.operations):
+            if isinstance(operation, DropConstraint | RenameConstraint):
+                yield operation.relation, operation.name, ("operations", index, operation.kind, "name")
 
     def _whole_tables(self) -> Iterator[Problem]:
         """Find tables that one operation drops, creates or renames and another one changes too."""
@@ -213,6 +238,12 @@ class Plan(Part):
                 verb = "dropped" if isinstance(operation, DropTable) else "created"
                 hint = "Put the change into `create_table`." if verb == "created" else "Delete one of the operations."
                 yield Problem(f"{table} is {verb}, and another operation changes its columns", at=path, hint=hint)
+
+
+def _copied(operation: CreateConstraint | DropConstraint, top: KeyPath) -> Iterator[tuple[TableName, str, KeyPath]]:
+    """Walk the columns that get a second form for the sake of a constraint."""
+    for name in operation.copied:
+        yield operation.relation, name, (*top, "up" if name in operation.up else "down", name)
 
 
 def _repeated(columns: Iterator[tuple[TableName, str, KeyPath]], what: str) -> Iterator[Problem]:

@@ -56,7 +56,7 @@ async def carried_checks(
 
 
 def _types(mappings: tuple[ColumnMapping, ...]) -> Mapping[str, str]:
-    return {m.replaces[0].name: m.columns[0].type for m in mappings if m.kind == "alter_column"}
+    return {old.name: new.type for m in mappings for old, new in m.pairs}
 
 
 def _type_of(column: ColumnFacts, types: Mapping[str, str]) -> str:

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgduet.errors import UnknownTable
-from pgduet.operations.facts import CheckFacts, ColumnFacts, ForeignFacts, Hanging, IndexFacts, TableFacts
+from pgduet.operations.facts import (
+    CheckFacts,
+    ColumnFacts,
+    ConstraintFacts,
+    ForeignFacts,
+    Hanging,
+    IndexFacts,
+    TableFacts,
+)
 from pgduet.operations.views import OURS, Relation
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
@@ -54,6 +62,7 @@ async def _table(conn: Connection, schema: str, name: str, facts: dict[str, Any]
         indexes=tuple(IndexFacts(**row) for row in await rows(conn, "indexes", oid)),
         checks=tuple(CheckFacts(**row) for row in await rows(conn, "checks", oid)),
         foreign=tuple(ForeignFacts(**row) for row in await rows(conn, "foreign_keys", oid)),
+        constraints=tuple(ConstraintFacts(**row) for row in await rows(conn, "constraints", oid)),
         constraint_names=tuple(row["name"] for row in await rows(conn, "names_taken", oid)),
         column_grants=tuple((row["column"], row["grantee"], row["privilege"]) for row in grants),
         user_before_triggers=tuple(row["name"] for row in triggers if row["before"]),

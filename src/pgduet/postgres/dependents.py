@@ -104,7 +104,7 @@ def _refusal(view: dict[str, Any], why: str) -> NotSupported:
 
 async def _shape(conn: Connection, table: TableDesign) -> sql.Composed:
     facts = await catalogue.table(conn, table.schema_name, table.table)
-    after = {m.replaces[0].name: m.columns[0] for m in table.mappings if m.kind == "alter_column"}
+    after = {old.name: new for m in table.mappings for old, new in m.pairs}
     parts = []
     for column in facts.columns:
         new = after.get(column.name)

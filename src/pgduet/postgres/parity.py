@@ -8,8 +8,10 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from psycopg import Error
+from psycopg import DataError, Error
+from psycopg.errors import RaiseException
 
+from pgduet.errors import GateRefused
 from pgduet.messages import Parity
 from pgduet.operations import rows
 from pgduet.operations.design import TableDesign
@@ -17,7 +19,7 @@ from pgduet.phases import Authority, SyncMode
 from pgduet.postgres import store
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.polite import write_politely
-from pgduet.postgres.session import Connection, mutes
+from pgduet.postgres.session import Connection, condition, mutes
 
 CHUNK_PAGES = 2048
 EXAMPLES = 20
@@ -32,7 +34,7 @@ async def compare(conn: Connection, migration: store.Migration, mode: SyncMode, 
     async with conn.transaction():
         await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         began = await (await conn.execute("SELECT clock_timestamp() AS at")).fetchone()
-        for table in migration.design.synced:
+        for table in migration.design.compared:
             await comparison.table(table)
     parity = comparison.result(began["at"] if began else datetime.now().astimezone())
     async with conn.transaction():
@@ -95,9 +97,12 @@ class _Comparison:
             if (counted["mismatches"] or counted["violations"]) and len(self.examples) < EXAMPLES:
                 await self._name(table, first, last, safe=safe)
             self.progress(f"{table.label}: {min(last, total)} of {total} pages compared")
-        for query in rows.duplicates(table):
-            found = (await (await self.conn.execute(query)).fetchall())[0]
+        for count, name in zip(rows.duplicates(table), rows.duplicated(table, EXAMPLES), strict=True):
+            found = (await (await self.conn.execute(count)).fetchall())[0]
             self.violations += found["rows"]
+            if found["rows"] and len(self.examples) < EXAMPLES:
+                named = await (await self.conn.execute(name)).fetchall()
+                self.examples += [{"relation": table.label, **row} for row in named][: EXAMPLES - len(self.examples)]
 
     async def _counted(self, table: TableDesign, first: int, last: int) -> tuple[dict[str, int], bool]:
         """Count the fast way; where an expression raises, row by row with care."""
@@ -107,8 +112,13 @@ class _Comparison:
                     query = rows.parity(self.migration.design, table, self.mode, first, last, safe=safe)
                     return (await (await self.conn.execute(query)).fetchall())[0], safe
             except Error as error:
-                if safe or is_transient(error):
+                if is_transient(error) or (safe and not isinstance(error, DataError | RaiseException)):
                     raise
+                if safe:
+                    raise GateRefused(
+                        f"a check of {table.label} cannot be asked of every row: {condition(error.sqlstate)}",
+                        hint="Correct the rows, or write a check that is false for them instead of failing.",
+                    ) from None
         raise AssertionError
 
     async def _name(self, table: TableDesign, first: int, last: int, *, safe: bool) -> None:

@@ -130,4 +130,4 @@ def _count(condition: sql.Composable, name: str) -> sql.Composable:
 
 def _down_path(mapping: ColumnMapping, old: OldColumn) -> KeyPath:
     path: KeyPath = ("operations", mapping.position, mapping.kind, "down")
-    return (*path, old.name) if mapping.kind == "replace_columns" else path
+    return path if mapping.kind in {"alter_column", "drop_column"} else (*path, old.name)

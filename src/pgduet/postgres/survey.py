@@ -1,6 +1,7 @@
 """Surveys a plan against the live catalogue and a sample of rows: what `check` and preflight know. Touches nothing."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from pgduet.errors import (
     ExpressionInvalid,
@@ -20,9 +21,21 @@ from pgduet.operations.facts import TableFacts
 from pgduet.operations.questions import KeyPath, new_scope, place, questions, types_to_ask
 from pgduet.operations.references import asked
 from pgduet.operations.resolve import mappings_of, resolve
+from pgduet.operations.table_constraints import leaving, renamed
 from pgduet.plan.columns import References
-from pgduet.plan.models import AlterColumn, ColumnOperation, CreateTable, DropTable, Plan, RenameTable, TableName
-from pgduet.postgres import catalogue
+from pgduet.plan.constraint_operations import TableReferences
+from pgduet.plan.models import (
+    AlterColumn,
+    ColumnOperation,
+    CreateConstraint,
+    CreateTable,
+    DropTable,
+    Plan,
+    RenameConstraint,
+    RenameTable,
+    TableName,
+)
+from pgduet.postgres import catalogue, constraints
 from pgduet.postgres.carrying import carried_checks, carried_indexes
 from pgduet.postgres.dependents import dependents_of
 from pgduet.postgres.expressions import analyse, canonical_type
@@ -57,15 +70,20 @@ async def survey(conn: Connection, plan: Plan) -> Survey:
     }
     design = resolve(plan, facts, answers, checks)
     hazards: list[Hazard] = []
-    for table in design.tables:
-        table_facts = facts[str(TableName(table.schema_name, table.table))]
-        _check_constraint_names(table, table_facts)
+    tables: list[TableDesign] = []
+    for resolved in design.tables:
+        table_facts = facts[str(TableName(resolved.schema_name, resolved.table))]
+        table = await constraints.tried(conn, plan, table_facts, answers, resolved)
+        tables.append(table)
+        await _check_constraint_names(conn, plan, table, table_facts)
         with _at(_altered(table)):
             over = await dependents_of(conn, table)
         hazards += [hazard("PD-H14", change) for change in changed_views(over)]
         await check_down_of_nothing(conn, table, new_scope(plan, table_facts, answers.types))
         hazards += await sampled_hazards(conn, table)
         hazards += await hazards_of(conn, plan, table, table_facts)
+        hazards += constraints.hazards_of(plan, table, table_facts)
+    design = design.model_copy(update={"tables": tuple(tables)})
     hazards += [hazard("PD-H13", what) for what in await old_readers(conn, design)]
     return Survey(design, facts, tuple(hazards))
 
@@ -144,7 +162,10 @@ async def _targets(conn: Connection, plan: Plan) -> dict[KeyPath, tuple[str, ...
     found: dict[KeyPath, tuple[str, ...]] = {}
     for path, references in asked(plan):
         with _at(path):
-            if references.relation in made:
+            if isinstance(references, TableReferences):
+                count = len(_referring(plan, path).columns)
+                found[path] = await _target_columns(conn, references, made.get(references.relation), count)
+            elif references.relation in made:
                 found[path] = _own_target(made[references.relation], references)
             else:
                 found[path] = await _target(conn, references)
@@ -164,8 +185,36 @@ def _own_target(table: CreateTable, references: References) -> tuple[str, ...]:
     return (wanted,)
 
 
-async def _target(conn: Connection, references: References) -> tuple[str, ...]:
+def _referring(plan: Plan, path: KeyPath) -> CreateConstraint:
+    operation = plan.operations[int(path[1])]
+    assert isinstance(operation, CreateConstraint)  # noqa: S101  (the path is its own)
+    return operation
+
+
+async def _target_columns(
+    conn: Connection, references: TableReferences, made: CreateTable | None, count: int
+) -> tuple[str, ...]:
+    """Find the columns that a foreign key over several points to: the key's, or those of a unique index without a condition."""
     relation = references.relation
+    if made is not None:
+        key = list(made.key)
+        unique = [[column.name] for column in made.columns if column.unique] + ([key] if key else [])
+    else:
+        found = await _refer(conn, relation)
+        key, unique = found["key"] or [], found["unique_sets"]
+    wanted = list(references.columns) or key
+    if len(wanted) != count or sorted(wanted) not in [sorted(columns) for columns in unique]:
+        listed = "; ".join(f"({', '.join(columns)})" for columns in unique)
+        what = f"({', '.join(wanted)})" if references.columns else f"its key, of {len(key)} columns,"
+        raise UnknownColumn(
+            f"{what} of {relation} has no unique index that {count} columns could refer to",
+            hint=f"Name columns that have one: {listed or 'it has none'}.",
+        )
+    return tuple(wanted)
+
+
+async def _refer(conn: Connection, relation: TableName) -> dict[str, Any]:
+    """Read what of a table can be referred to."""
     found = await catalogue.rows(conn, "target", {"schema": relation.schema, "table": relation.name})
     if not found or found[0]["kind"] not in {"r", "p"}:
         raise UnknownTable(f"table {relation} does not exist")
@@ -173,7 +222,13 @@ async def _target(conn: Connection, references: References) -> tuple[str, ...]:
         raise MissingRights(
             f"the worker's role may not refer to {relation}", hint=f"GRANT REFERENCES ON {relation} to the role."
         )
-    key, unique = found[0]["key"] or [], found[0]["unique_columns"] or []
+    return found[0]
+
+
+async def _target(conn: Connection, references: References) -> tuple[str, ...]:
+    relation = references.relation
+    found = await _refer(conn, relation)
+    key, unique = found["key"] or [], found["unique_columns"] or []
     if references.column is None and len(key) == 1:
         return (key[0],)
     if references.column is None or references.column not in unique:
@@ -186,24 +241,47 @@ async def _target(conn: Connection, references: References) -> tuple[str, ...]:
 
 def _altered(table: TableDesign) -> KeyPath:
     """Give the place of the first operation that alters a column of the table."""
-    mapping = next((mapping for mapping in table.mappings if mapping.kind == "alter_column"), None)
-    return ("operations", mapping.position, "alter_column", "column") if mapping else ()
+    mapping = next((mapping for mapping in table.mappings if mapping.pairs), None)
+    if mapping is None:
+        return ()
+    return ("operations", mapping.position, mapping.kind, "column" if mapping.kind == "alter_column" else "table")
 
 
-def _check_constraint_names(table: TableDesign, facts: TableFacts) -> None:
+async def _check_constraint_names(conn: Connection, plan: Plan, table: TableDesign, facts: TableFacts) -> None:
     """Refuse names of new constraints that something has which stays."""
     new = [check.name for check in table.checks if not check.carried]
     new += [key.name for key in table.foreign_keys if not key.carried]
     new += [index.name for index in table.indexes if index.brought]
+    new += [exclusion.name for exclusion in table.exclusions] + [to for _, to in renamed(plan, facts)]
     going = set(carry.lost(facts, table.mappings, set()))
     stays = {name for name in facts.constraint_names if not any(what.endswith(f" {name}") for what in going)}
+    stays -= leaving(plan, facts)
+    relation = TableName(table.schema_name, table.table)
+    for path, name in constraints.index_backed(plan, relation):
+        if name not in facts.constraint_names and await catalogue.relation_there(conn, table.schema_name, name):
+            raise _name_taken(table, name, path)
     for name in new:
         if name in stays or new.count(name) > 1:
-            raise NameTaken(
-                f'{table.label} already has a constraint or an index "{name}"',
-                place=place(("operations", table.mappings[0].position, table.mappings[0].kind)),
-                hint="Give the new constraint another `name`.",
-            )
+            raise _name_taken(table, name, _place_of(plan, table, name))
+
+
+def _name_taken(table: TableDesign, name: str, path: KeyPath) -> NameTaken:
+    return NameTaken(
+        f'{table.label} or its schema already has a constraint, an index or a table "{name}"',
+        place=place(path),
+        hint="Give the new constraint another `name`.",
+    )
+
+
+def _place_of(plan: Plan, table: TableDesign, name: str) -> KeyPath:
+    """Find the operation that brings a constraint."""
+    relation = TableName(table.schema_name, table.table)
+    for index, operation in enumerate(plan.operations):
+        if isinstance(operation, CreateConstraint | RenameConstraint) and operation.relation == relation:
+            key = "to" if isinstance(operation, RenameConstraint) else "name"
+            if getattr(operation, key) == name:
+                return ("operations", index, operation.kind, key)
+    return ("operations", table.mappings[0].position, table.mappings[0].kind) if table.mappings else ()
 
 
 class _at:  # noqa: N801  (used as a context manager, like a function)

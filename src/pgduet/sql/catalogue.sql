@@ -88,6 +88,22 @@ SELECT k.conname AS name, pg_get_constraintdef(k.oid) AS definition, n.nspname A
   FROM pg_constraint k JOIN pg_class c ON c.oid = k.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE k.conrelid = %(oid)s::oid AND k.contype = 'f' ORDER BY k.conname
 
+-- name: constraints
+-- All of a table, with what stands on them: foreign keys of others, and (by their index) the identity of published rows.
+SELECT k.conname AS name, k.contype::text AS kind,
+       ARRAY(SELECT a.attname FROM unnest(k.conkey) WITH ORDINALITY u(attnum, place) JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
+              ORDER BY u.place)::text[] AS columns,
+       (SELECT format('"%%s"."%%s"', replace(n.nspname, '"', '""'), replace(c.relname, '"', '""'))
+          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = k.confrelid) AS target,
+       ARRAY(SELECT format('%%s of %%s', f.conname, f.conrelid::regclass) FROM pg_constraint f
+              WHERE f.contype = 'f' AND f.conindid = k.conindid AND k.contype IN ('p', 'u') ORDER BY 1)::text[] AS inbound,
+       k.contype IN ('p', 'u') AND EXISTS (
+         SELECT FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid
+          WHERE i.indexrelid = k.conindid AND (i.indisreplident OR i.indisprimary AND t.relreplident = 'd')
+            AND (EXISTS (SELECT FROM pg_publication_rel r WHERE r.prrelid = t.oid) OR EXISTS (SELECT FROM pg_publication WHERE puballtables)
+                 OR EXISTS (SELECT FROM pg_publication_namespace r WHERE r.pnnspid = t.relnamespace))) AS identity
+  FROM pg_constraint k WHERE k.conrelid = %(oid)s::oid ORDER BY k.conname
+
 -- name: column_grants
 SELECT a.attname AS column, CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(x.grantee)::text END AS grantee,
        x.privilege_type::text AS privilege
@@ -112,7 +128,11 @@ SELECT c.oid::bigint AS oid, has_table_privilege(c.oid, 'REFERENCES') AS may_ref
          WHERE i.indrelid = c.oid AND i.indisprimary AND a.attrelid = c.oid AND a.attnum = u.attnum)::text[] AS key,
        (SELECT array_agg(a.attname) FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
          WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indnkeyatts = 1 AND i.indpred IS NULL
-           AND i.indkey[0] > 0)::text[] AS unique_columns
+           AND i.indkey[0] > 0)::text[] AS unique_columns,
+       (SELECT coalesce(jsonb_agg((SELECT jsonb_agg(a.attname) FROM unnest(i.indkey::int2[]) WITH ORDINALITY u(attnum, place)
+                                     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.attnum WHERE u.place <= i.indnkeyatts)), '[]')
+          FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
+           AND NOT 0 = ANY (i.indkey)) AS unique_sets
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %(schema)s AND c.relname = %(table)s
 

@@ -12,8 +12,27 @@ DROP INDEX CONCURRENTLY IF EXISTS {index}
 -- name: add
 ALTER TABLE {relation} ADD CONSTRAINT {constraint} {definition} NOT VALID
 
+-- name: add_whole
+ALTER TABLE {relation} ADD CONSTRAINT {constraint} {definition}
+
+-- name: at_most
+-- What has no other limit of its own ends by itself.
+SET LOCAL statement_timeout = {limit}
+
+-- name: exclusion_words
+-- An exclusion constraint of the temporary table, as PostgreSQL writes it.
+SELECT pg_get_constraintdef(k.oid) AS definition, pg_get_expr(i.indpred, i.indrelid) AS predicate,
+       ARRAY(SELECT pg_get_indexdef(k.conindid, n::int, false) FROM generate_series(1, i.indnkeyatts) n ORDER BY n) AS expressions,
+       ARRAY(SELECT format('OPERATOR(%%I.%%s)', s.nspname, o.oprname) FROM unnest(k.conexclop) WITH ORDINALITY u(oid, place)
+               JOIN pg_operator o ON o.oid = u.oid JOIN pg_namespace s ON s.oid = o.oprnamespace ORDER BY u.place) AS operators
+  FROM pg_constraint k JOIN pg_index i ON i.indexrelid = k.conindid
+ WHERE k.conname = %(name)s AND k.conrelid = to_regclass('pg_temp._pgduet_shape')
+
 -- name: unique_using
 ALTER TABLE {relation} ADD CONSTRAINT {constraint} UNIQUE USING INDEX {constraint} {timing}
+
+-- name: primary_using
+ALTER TABLE {relation} ADD CONSTRAINT {constraint} PRIMARY KEY USING INDEX {constraint} {timing}
 
 -- name: rename_index
 ALTER INDEX {index} RENAME TO {name}
@@ -25,3 +44,12 @@ SELECT i.indisvalid AS valid FROM pg_index i JOIN pg_class c ON c.oid = i.indexr
 
 -- name: constraint_there
 SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass(%(relation)s) AND conname = %(name)s) AS there
+
+-- name: constraints_there
+SELECT conname AS name FROM pg_constraint WHERE conrelid = to_regclass(%(relation)s)
+
+-- name: standing_on
+-- Foreign keys that stand on constraints, each with its table.
+SELECT k.conname AS name, format('%%s of %%s', f.conname, f.conrelid::regclass) AS key
+  FROM pg_constraint k JOIN pg_constraint f ON f.contype = 'f' AND f.conindid = k.conindid
+ WHERE k.conrelid = to_regclass(%(relation)s) AND k.contype IN ('p', 'u') AND k.conname = ANY (%(names)s) ORDER BY 1, 2

@@ -37,6 +37,21 @@ SELECT count(*) AS rows, count(*) FILTER (WHERE {inconsistent}) AS mismatches, c
 SELECT coalesce(sum(n - 1), 0)::bigint AS rows
   FROM (SELECT count(*) AS n FROM {relation} WHERE {filled} GROUP BY {columns} HAVING count(*) > 1) AS many
 
+-- name: duplicated
+SELECT {key} AS key, 'constraint' AS kind, {detail} AS detail
+  FROM (SELECT *, count(*) OVER (PARTITION BY {columns}) AS _pgduet_n FROM {relation} WHERE {filled}) AS t WHERE _pgduet_n > 1 LIMIT {limit}
+
+-- name: clashes
+-- Pairs of rows that may not both be there, each counted once. Each row is compared with each: such tables are small.
+SELECT count(*) AS rows
+  FROM (SELECT ctid AS _id, {values} FROM {relation} WHERE {where}) AS t, (SELECT ctid AS _id, {values} FROM {relation} WHERE {where}) AS o
+ WHERE t._id < o._id AND {clash}
+
+-- name: clashing
+SELECT {key} AS key, 'constraint' AS kind, {detail} AS detail
+  FROM (SELECT *, ctid AS _id, {values} FROM {relation} WHERE {where}) AS t
+ WHERE EXISTS (SELECT FROM (SELECT ctid AS _id, {values} FROM {relation} WHERE {where}) AS o WHERE t._id <> o._id AND {clash}) LIMIT {limit}
+
 -- name: differing
 SELECT {key} AS key, CASE WHEN {violates} THEN 'constraint' ELSE 'mismatch' END AS kind, {detail} AS detail
   FROM {relation} AS t WHERE {pages} AND ({inconsistent} OR {violates}) LIMIT {limit}

@@ -76,14 +76,17 @@ END
 {checks}
 
 -- name: down_refuse
+-- What breaks a constraint of the new version is told so, even where PostgreSQL, which asks after us, would refuse it.
 {checks}
     BEGIN
 {assign}
     EXCEPTION WHEN OTHERS THEN
+{late_checks}
       RAISE EXCEPTION USING ERRCODE = 'data_exception',
         MESSAGE = {message}, DETAIL = SQLERRM, HINT = {hint}, SCHEMA = {schema}, TABLE = {table};
     END;
     IF {lossy} THEN
+{late_checks}
       RAISE EXCEPTION USING ERRCODE = 'data_exception',
         MESSAGE = {message}, HINT = {hint}, SCHEMA = {schema}, TABLE = {table};
     END IF;

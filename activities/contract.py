@@ -65,7 +65,7 @@ async def _finish(work: Work, archived: int) -> Outcome:
             "dropped": [
                 *(f"{table.label}.{old.name}" for table in design.tables for old in table.old_columns),
                 *(table.label for table in design.dropped),
-                *(f"{table.label}: {gone.name}" for table in design.tables for gone in table.dropped_constraints),
+                *(f"{table.label}: {gone}" for table in design.tables for gone in table.dropped_constraints),
             ]
         }
         evidence: dict[str, object] = {"archived": archived}
@@ -108,7 +108,8 @@ async def _final_shape(work: Work, table: TableDesign) -> list[Statement]:
         return []
     design = work.migration.design
     names = await catalogue.not_null_names(work.conn, table.label)
-    there = {row["name"] for row in await _rows(work, "constraints_there", table)}
+    known = await _rows(work, "constraints_there", table)
+    there = {row["name"]: row["target"] if row["refers"] else None for row in known}
     over = await dependents_of(work.conn, table)
     versions = await chain.versions_showing(work.conn, design, table, work.migration.id)
     relations = await catalogue.relations(work.conn, table.schema_name)

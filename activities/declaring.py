@@ -1,8 +1,8 @@
 """What the new version requires, declared without blocking: indexes built concurrently, constraints added and then validated.
 
 A build that was cut short leaves an INVALID index, which is dropped and built again. A row that breaks a constraint binds nobody:
-everything is released, and the migration says which constraint it was. All is made under working names. When a table has all of it,
-one transaction gives what the plan creates its own name and notes that it has: by that note alone such a constraint is known as ours.
+everything is released, and the migration says which constraint it was. All is made under working names. When a table has all of
+it, one transaction gives what the plan creates its own name and notes so: by that note alone such a constraint is known as ours.
 """
 
 import psycopg

@@ -97,13 +97,16 @@ CASES = [
             old("INSERT INTO plain (what) VALUES ('x')", lambda _: "23502"),
             new("INSERT INTO bookings VALUES ({n} + 2, int4range({n} + 4, {n} + 6), 1)", lambda _: "23P01"),
             base("INSERT INTO plain VALUES ({n}, 'x') ON CONFLICT ON CONSTRAINT plain_pkey DO NOTHING"),
-            base(DEFINITIONS.format(T, "placed"), lambda _: [
-                (
-                    "placed",
-                    "FOREIGN KEY (place, zip) REFERENCES places(name, zip) MATCH FULL ON DELETE SET NULL (place, zip)",
-                    True,
-                ),
-            ]),
+            base(
+                DEFINITIONS.format(T, "placed"),
+                lambda _: [
+                    (
+                        "placed",
+                        "FOREIGN KEY (place, zip) REFERENCES places(name, zip) MATCH FULL ON DELETE SET NULL (place, zip)",
+                        True,
+                    ),
+                ],
+            ),
         ],
         setup=PLACES,
     ),
@@ -166,9 +169,10 @@ CASES = [
                 ],
             ),
             base(DEFINITIONS.format("public.plain", "plain_key"), lambda _: [("plain_key", "PRIMARY KEY (id)", True)]),
-            base(DEFINITIONS.format(T, "items_price_check"), lambda _: [
-                ("items_price_check", "CHECK ((price >= (0)::numeric))", True)
-            ]),
+            base(
+                DEFINITIONS.format(T, "items_price_check"),
+                lambda _: [("items_price_check", "CHECK ((price >= (0)::numeric))", True)],
+            ),
         ],
         setup=PLACES,
     ),
@@ -203,9 +207,10 @@ CASES = [
                 "SELECT conname, contype::text FROM pg_constraint WHERE conrelid = 'items'::regclass AND contype <> 'n' ORDER BY 1",
                 lambda _: [("items_key", "p"), ("items_size_small", "c"), ("long", "c"), ("long_label", "c")],
             ),
-            base("SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'long'", lambda _: [
-                ("CHECK (((size)::integer < 1000))",)
-            ]),
+            base(
+                "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'long'",
+                lambda _: [("CHECK (((size)::integer < 1000))",)],
+            ),
             base("SELECT indexdef LIKE '%(id)' FROM pg_indexes WHERE indexname = 'items_key'", lambda _: [(True,)]),
             base("SELECT note, remark FROM items WHERE id = 2", lambda _: [("label 2", "note 2")]),
         ],
@@ -265,22 +270,26 @@ CASES = [
         [
             drop("items_price_check"),
             create(name="items_price_check", type="check", columns=["price"], check="price > -100"),
-            {"rename_column": {"table": T, "column": "label", "to": "it's \"100 %\""}},
+            {"rename_column": {"table": T, "column": "label", "to": 'it\'s "100 %"'}},
             {"add_column": {"table": T, "column": {"name": "grade", "type": "int", "default": "7"}}},
-            create(name="Unique; \"%s\" 'x' {0}", type="unique", columns=["it's \"100 %\"", "grade"]),
+            create(name="Unique; \"%s\" 'x' {0}", type="unique", columns=['it\'s "100 %"', "grade"]),
             create(name="Größe", type="check", columns=["grade"], check="grade <> 13", no_inherit=True),
             create(
                 name="ö" * 31,
                 type="exclude",
-                exclude={"method": "btree", "elements": '"it\'s ""100 %""" WITH =', "where": "\"it's \"\"100 %\"\"\" LIKE 'z%'"},
+                exclude={
+                    "method": "btree",
+                    "elements": '"it\'s ""100 %""" WITH =',
+                    "where": '"it\'s ""100 %""" LIKE \'z%\'',
+                },
             ),
             rename("items_code_key", 'Code "%(x)s"'),
         ],
         [
             old("INSERT INTO items (id, label, price) VALUES ({n}, 'l {n}', 1)"),
-            new('UPDATE items SET grade = 5 WHERE id = {n}'),
+            new("UPDATE items SET grade = 5 WHERE id = {n}"),
             new("UPDATE items SET grade = 13 WHERE id = {n}", lambda _: "23514"),
-            new("INSERT INTO items (id, \"it's \"\"100 %\"\"\", grade) VALUES ({n} + 1, 'z{n}', 1)"),
+            new('INSERT INTO items (id, "it\'s ""100 %""", grade) VALUES ({n} + 1, \'z{n}\', 1)'),
             new("UPDATE items SET price = -5 WHERE id = {n}", lambda _: "23514"),
         ],
         [
@@ -297,7 +306,10 @@ CASES = [
                     ("items_pkey", "PRIMARY KEY (id)"),
                     ("items_price_check", "CHECK ((price > ('-100'::integer)::numeric))"),
                     ("items_size_small", "CHECK (((size)::integer < 1000))"),
-                    ("ö" * 31, "EXCLUDE USING btree (\"it's \"\"100 %\"\"\" WITH =) WHERE ((\"it's \"\"100 %\"\"\" ~~ 'z%'::text))"),
+                    (
+                        "ö" * 31,
+                        'EXCLUDE USING btree ("it\'s ""100 %""" WITH =) WHERE (("it\'s ""100 %""" ~~ \'z%\'::text))',
+                    ),
                 ],
             ),
         ],

@@ -129,7 +129,8 @@ _ALL = (
     Rule(
         "PD-H23",
         "a constraint that clients may call by name goes or gets another one",
-        "from contract on `ON CONFLICT ON CONSTRAINT` with the old name fails, and where it is dropped so does `ON CONFLICT (columns)`",
+        "from contract on `ON CONFLICT ON CONSTRAINT` with the old name fails; where it is dropped, so does"
+        " `ON CONFLICT (columns)`",
         "name the columns in `ON CONFLICT`, and change what needs the constraint before contract",
         "ON CONFLICT ON CONSTRAINT items_code_key DO NOTHING",
         "ON CONFLICT (code) DO NOTHING",

@@ -129,9 +129,8 @@ def foreign_keys(
 
 def _kept_names(plan: Plan, table: TableFacts) -> dict[str, str]:
     """Map what the plan does not drop to the name that it has at the end."""
-    gone = {each.name for each in dropped(plan, table)}
     names = {each.name for each in table.indexes} | {each.name for each in table.checks}
-    names = (names | {each.name for each in table.foreign}) - gone
+    names = (names | {each.name for each in table.foreign}) - set(dropped(plan, table))
     return {name: name for name in names} | {name: to for name, to in renamed(plan, table) if name in names}
 
 

@@ -75,10 +75,13 @@ def _check_created(plan: Plan, table: TableFacts, top: KeyPath, operation: Creat
                 hint=f"It has: {', '.join(known)}.",
             )
     if operation.type == "primary_key":
-        going = {each.name for each in dropped(plan, table)}
         has = next((each.name for each in table.constraints if each.kind == "p"), None)
         if has is not None:
-            wrong = "goes only at contract: until then there can be no second one" if has in going else "is there"
+            wrong = (
+                "goes only at contract: until then there can be no second one"
+                if has in dropped(plan, table)
+                else "is there"
+            )
             raise NotSupported(
                 f'{operation.relation} has a primary key already: "{has}" {wrong}',
                 place=place((*top, "type")),

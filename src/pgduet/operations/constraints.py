@@ -1,8 +1,8 @@
 """Constraints and indexes of the new version: values of the design.
 
-Those of a column that is made anew bear working names until contract, since the old column's own still have the proper ones. One that
-the plan creates, and whose name is free, has it from cutover on (`at_once`), so that clients can use it by name. `names` maps the
-columns of an expression to those of the table.
+Those of a column that is made anew bear working names until contract, since the old column's own still have the proper ones. One
+that the plan creates, and whose name is free, has it from cutover on (`at_once`), so that clients can use it by name. `names` maps
+the columns of an expression to those of the table.
 """
 
 from collections.abc import Sequence
@@ -100,7 +100,7 @@ class CarriedIndex(Frozen):
 
 
 class Exclusion(Frozen):
-    """An exclusion constraint; `elements` pairs what is compared with the operator, in PostgreSQL's words over the table's columns."""
+    """An exclusion constraint; `elements` pairs what is compared with the operator, in PostgreSQL's words for the table."""
 
     name: str
     working: str
@@ -108,10 +108,3 @@ class Exclusion(Frozen):
     elements: tuple[tuple[str, str], ...]
     where: str | None = None
     at_once: bool = False
-
-
-class DroppedConstraint(Frozen):
-    """A constraint that the new version does without; `target` is the quoted name of what a foreign key points to."""
-
-    name: str
-    target: str | None = None

@@ -6,7 +6,7 @@ ours; what the plan creates gets its own name when all is declared, the rest at 
 it is built whole, under the lock, within a time limit.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 
 from psycopg import sql
 
@@ -130,10 +130,13 @@ def proper_names(table: TableDesign) -> list[Statement]:
     return made
 
 
-def changed(table: TableDesign, there: Collection[str]) -> list[Statement]:
-    """Drop and rename the constraints that the plan says, as far as they are `there`: whoever was first has done it."""
-    gone = table.dropped_constraints
-    targets = [_lock(each.target, Lock.ACCESS_EXCLUSIVE) for each in gone if each.target and each.name in there]
+def changed(table: TableDesign, there: Mapping[str, str | None]) -> list[Statement]:
+    """Drop and rename the constraints that the plan says, as far as they are `there`: whoever was first has done it.
+
+    What a dropped foreign key points to, by which `there` maps it, is locked as PostgreSQL will lock it.
+    """
+    pointed = [there.get(name) for name in table.dropped_constraints]
+    targets = [_lock(target, Lock.ACCESS_EXCLUSIVE) for target in pointed if target]
     moving = [(name, to) for name, to in table.renamed_constraints if name in there]
     names = {name for name, _ in moving}
     # Two may change names, or one take another's: then by way of a third, when the other has gone.
@@ -141,7 +144,7 @@ def changed(table: TableDesign, there: Collection[str]) -> list[Statement]:
     moving.sort(key=lambda each: each[0] in aside)
     return [
         *targets,
-        *release(table, [each.name for each in gone]),
+        *release(table, table.dropped_constraints),
         *(proper_name(table, name, between) for name, between in aside.items()),
         *(proper_name(table, aside.get(name, name), to) for name, to in moving),
     ]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from psycopg import sql
 
-from pgduet.operations.constraints import CarriedIndex, Check, DroppedConstraint, Exclusion, ForeignKey
+from pgduet.operations.constraints import CarriedIndex, Check, Exclusion, ForeignKey
 from pgduet.operations.expressions import Expression, Frozen
 from pgduet.operations.names import physical_column, routine_name, version_schema
 from pgduet.operations.statement import Query, trusted
@@ -169,7 +169,7 @@ class TableDesign(Frozen):
     exclusions: tuple[Exclusion, ...] = ()
     filled: tuple[tuple[str, str], ...] = ()
     """Columns that a new primary key needs filled, and that may be empty now: in the table and in the new version."""
-    dropped_constraints: tuple[DroppedConstraint, ...] = ()
+    dropped_constraints: tuple[str, ...] = ()
     renamed_constraints: tuple[tuple[str, str], ...] = ()
 
     @property

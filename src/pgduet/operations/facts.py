@@ -95,8 +95,6 @@ class ConstraintFacts(Facts):
     name: str
     kind: str
     columns: tuple[str, ...]
-    target: str | None = None
-    """What a foreign key points to, as a quoted name."""
     inbound: tuple[str, ...] = ()
     """Foreign keys that stand on it, each with its table."""
     identity: bool = False

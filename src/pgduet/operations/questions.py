@@ -54,6 +54,8 @@ def questions(plan: Plan, facts: Known, types: Types) -> Iterator[Question]:
     for index, operation in enumerate(plan.operations):
         if isinstance(operation, CreateTable):
             yield from _of_created(index, operation, types)
+        elif isinstance(operation, CreateConstraint | DropConstraint):
+            yield from _of_constraint(plan, index, operation, facts[str(operation.relation)], types)
         elif isinstance(operation, ColumnOperation):
             table = facts[str(operation.relation)]
             yield from _of_columns(plan, index, operation, table, types)
@@ -88,19 +90,17 @@ def _of_columns(
             kind = _facts(table, operation.column).type
             yield Question((*top, "down"), operation.down, scope, without_length(kind), after)
 
-        case CreateConstraint() | DropConstraint():
-            scope = new_scope(plan, table, types)
-            yield from _of_copied(top, operation, table, scope, after)
-            if isinstance(operation, CreateConstraint) and operation.check:
-                yield Question((*top, "check"), operation.check, scope, "boolean", after)
 
-
-def _of_copied(
-    top: KeyPath, operation: CreateConstraint | DropConstraint, table: TableFacts, scope: dict[str, str], after: str
+def _of_constraint(
+    plan: Plan, index: int, operation: CreateConstraint | DropConstraint, table: TableFacts, types: Types
 ) -> Iterator[Question]:
-    """Ask for both directions of each column that gets a second form; what is left out is the column itself."""
-    old = {c.name: c.type for c in table.columns}
+    """Ask for a check, and for both directions of each column that gets a second form; what is left out is the column itself."""
+    top: KeyPath = ("operations", index, operation.kind)
+    old, scope = {c.name: c.type for c in table.columns}, new_scope(plan, table, types)
     over = str(operation.relation)
+    after = f"version {plan.version.to} of {over}"
+    if isinstance(operation, CreateConstraint) and operation.check:
+        yield Question((*top, "check"), operation.check, scope, "boolean", after)
     for name in operation.copied:
         into = without_length(_facts(table, name).type)
         up, down = operation.up.get(name), operation.down.get(name)

@@ -42,6 +42,8 @@ def check(plan: Plan, facts: Mapping[str, TableFacts], taken: Taken) -> None:
         top: KeyPath = ("operations", index, operation.kind)
         if isinstance(operation, ColumnOperation | RenameTable | DropTable):
             _check_table(facts[str(operation.relation)], top, operation)
+        if isinstance(operation, CreateConstraint | DropConstraint):
+            _check_copied(facts[str(operation.relation)], top, operation)
         if isinstance(operation, ColumnOperation):
             _check_columns(facts[str(operation.relation)], top, operation)
             constraint_refusals.check(plan, facts[str(operation.relation)], top, operation)
@@ -72,11 +74,6 @@ def _check_columns(table: TableFacts, top: KeyPath, operation: ColumnOperation) 
                 raise NotSupported(f'"{column.name}" numbers or computes itself', place=place((*top, "default")))
         case RenameColumn():
             _found(table, operation.column, (*top, "column"))
-        case CreateConstraint() | DropConstraint():
-            kinds = tuple(kind for kind in _HOLDS if kind not in {"view", "policy"})
-            for name in operation.copied:
-                path = (*top, "up" if name in operation.up else "down", name)
-                _check_movable(table, _found(table, name, path), path, "given a second form", kinds)
         case DropColumn():
             path = (*top, "column")
             column = _found(table, operation.column, path)
@@ -87,6 +84,14 @@ def _check_columns(table: TableFacts, top: KeyPath, operation: ColumnOperation) 
                     place=place(path),
                     hint="Give `down`: an expression over the columns that stay, or a constant.",
                 )
+
+
+def _check_copied(table: TableFacts, top: KeyPath, operation: CreateConstraint | DropConstraint) -> None:
+    # As for an altered column: what reads it is made anew at contract.
+    kinds = tuple(kind for kind in _HOLDS if kind not in {"view", "policy"})
+    for name in operation.copied:
+        path = (*top, "up" if name in operation.up else "down", name)
+        _check_movable(table, _found(table, name, path), path, "given a second form", kinds)
 
 
 def _found(table: TableFacts, name: str, path: KeyPath) -> ColumnFacts:

@@ -1,8 +1,8 @@
 """create_constraint, drop_constraint, rename_constraint: resolved into values of a design.
 
 A column for which the plan gives `up` or `down` is made anew, of the same type, as `alter_column` does it: all of one operation's
-columns are one mapping, since a constraint over several binds them together, and their expressions may read one another. Without them
-the constraint stands over the table's own columns, and binds from cutover on.
+columns are one mapping, since a constraint over several binds them together, and their expressions may read one another. Without
+them the constraint stands over the table's own columns, and binds from cutover on.
 Limits: an exclusion constraint comes into the design when PostgreSQL has been asked for its words (`pgduet.postgres.constraints`).
 """
 
@@ -12,7 +12,7 @@ from psycopg import sql
 
 from pgduet.operations.alter_column import successor
 from pgduet.operations.answers import Answers, KeyPath
-from pgduet.operations.constraints import CarriedIndex, Check, DroppedConstraint, ForeignKey
+from pgduet.operations.constraints import CarriedIndex, Check, ForeignKey
 from pgduet.operations.design import ColumnMapping, NewColumn, OldColumn
 from pgduet.operations.facts import TableFacts
 from pgduet.operations.names import working_name
@@ -109,14 +109,9 @@ def filled(
     return tuple(found)
 
 
-def dropped(plan: Plan, table: TableFacts) -> tuple[DroppedConstraint, ...]:
-    """Resolve dropped constraints."""
-    found = []
-    for operation in plan.operations:
-        if isinstance(operation, DropConstraint) and _on(operation, table):
-            known = table.constraint(operation.name)
-            found.append(DroppedConstraint(name=operation.name, target=known.target if known else None))
-    return tuple(found)
+def dropped(plan: Plan, table: TableFacts) -> tuple[str, ...]:
+    """Name the dropped constraints."""
+    return tuple(o.name for o in plan.operations if isinstance(o, DropConstraint) and _on(o, table))
 
 
 def renamed(plan: Plan, table: TableFacts) -> tuple[tuple[str, str], ...]:
@@ -126,7 +121,7 @@ def renamed(plan: Plan, table: TableFacts) -> tuple[tuple[str, str], ...]:
 
 def leaving(plan: Plan, table: TableFacts) -> set[str]:
     """Name the constraints whose names become free at contract."""
-    return {each.name for each in dropped(plan, table)} | {name for name, _ in renamed(plan, table)}
+    return {*dropped(plan, table), *(name for name, _ in renamed(plan, table))}
 
 
 def at_once(operation: CreateConstraint, table: TableFacts) -> bool:

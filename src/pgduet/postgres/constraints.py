@@ -84,9 +84,8 @@ async def refuse_standing_on(conn: Connection, table: TableDesign) -> None:
     Raises:
         NotSupported: naming the foreign keys.
     """
-    names = [each.name for each in table.dropped_constraints]
-    if names:
-        where = {"relation": table.label, "names": names}
+    if table.dropped_constraints:
+        where = {"relation": table.label, "names": list(table.dropped_constraints)}
         found = await (await conn.execute(block("declare", "standing_on"), where)).fetchall()
         if found:
             keys = ", ".join(row["key"] for row in found)

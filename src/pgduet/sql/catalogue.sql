@@ -93,8 +93,6 @@ SELECT k.conname AS name, pg_get_constraintdef(k.oid) AS definition, n.nspname A
 SELECT k.conname AS name, k.contype::text AS kind,
        ARRAY(SELECT a.attname FROM unnest(k.conkey) WITH ORDINALITY u(attnum, place) JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
               ORDER BY u.place)::text[] AS columns,
-       (SELECT format('"%%s"."%%s"', replace(n.nspname, '"', '""'), replace(c.relname, '"', '""'))
-          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = k.confrelid) AS target,
        ARRAY(SELECT format('%%s of %%s', f.conname, f.conrelid::regclass) FROM pg_constraint f
               WHERE f.contype = 'f' AND f.conindid = k.conindid AND k.contype IN ('p', 'u') ORDER BY 1)::text[] AS inbound,
        k.contype IN ('p', 'u') AND EXISTS (

@@ -46,7 +46,10 @@ SELECT i.indisvalid AS valid FROM pg_index i JOIN pg_class c ON c.oid = i.indexr
 SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass(%(relation)s) AND conname = %(name)s) AS there
 
 -- name: constraints_there
-SELECT conname AS name FROM pg_constraint WHERE conrelid = to_regclass(%(relation)s)
+-- The constraints of a table, and the quoted names of what its foreign keys point to.
+SELECT k.conname AS name, format('"%%s"."%%s"', replace(n.nspname, '"', '""'), replace(c.relname, '"', '""')) AS target, c.oid IS NOT NULL AS refers
+  FROM pg_constraint k LEFT JOIN pg_class c ON c.oid = k.confrelid LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE k.conrelid = to_regclass(%(relation)s)
 
 -- name: standing_on
 -- Foreign keys that stand on constraints, each with its table.

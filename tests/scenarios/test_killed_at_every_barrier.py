@@ -22,6 +22,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+from support.constraint_operations import create, rename
 from support.harness import Harness, schema_dump
 from support.load import Load
 from support.plans import MOOD, STARS, create_reviews, replace
@@ -51,7 +52,7 @@ TURNS = {
     "dual_write": 2,
     "batch": 3,
     "route": 2,
-    "constraint": 2,
+    "constraint": 6,
     "contract": 2,
     "undo_dual_write": 2,
     "undo_expand": 2,
@@ -80,6 +81,11 @@ CREW = replace(
     {"staff": "crew::text"},
     {"name": "crew", "type": "int", "nullable": False, "up": "staff::int"},
 )
+BOUND = [
+    create("public.shops", name="small_crew", type="check", check="crew < 100000"),
+    create("public.shops", name="one_crew_each", type="unique", columns=["id", "crew"]),
+    rename("shops_pkey", "shops_key", "public.shops"),
+]
 PLAN = {
     "backfill": {"parallelism": RANGES, "batch_target_ms": 1},
     "gates": {"contract": "auto"},
@@ -210,7 +216,7 @@ async def there_and_back_and_there_again(lane: Lane) -> None:
     stage, conn = lane.stage, lane.conn
     await create_tables(conn)
     before = lane.dump()
-    plan = stage.plan(STARS, MOOD, CREW, **PLAN)
+    plan = stage.plan(STARS, MOOD, CREW, *BOUND, **PLAN)
     async with Load(stage.dsn, pause_s=PAUSE_S) as load, lane.workers():
         await stage.start(plan)
         await at_soak(lane, load)

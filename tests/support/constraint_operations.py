@@ -266,6 +266,55 @@ CASES = [
         policy={"unmappable": "archive"},
     ),
     Case(
+        "create_table with constraints over several columns",
+        [
+            {
+                "create_table": {
+                    "table": "public.stays",
+                    "columns": [
+                        {"name": "room", "type": "int"},
+                        {"name": "days", "type": "int4range"},
+                        {"name": "guest", "type": "text"},
+                        {"name": "zip", "type": "int"},
+                    ],
+                    "constraints": [
+                        {"name": "stay", "type": "primary_key", "columns": ["room", "days"]},
+                        {"name": "guest_once", "type": "unique", "columns": ["guest", "zip"], "deferrable": True},
+                        {"name": "no_nobody", "type": "check", "check": "guest <> '' OR room = 0"},
+                        {
+                            "name": "from_somewhere",
+                            "type": "foreign_key",
+                            "columns": ["zip", "guest"],
+                            "references": {"table": "public.places", "on_delete": "cascade"},
+                        },
+                        {"name": "one_at_a_time", "type": "exclude", "exclude": {"elements": "days WITH &&"}},
+                    ],
+                }
+            },
+        ],
+        [
+            new("INSERT INTO stays VALUES (1, int4range({n}, {n} + 5), 'place 7', NULL)"),
+            new("INSERT INTO stays VALUES (1, int4range({n}, {n} + 2), 'x', NULL)", lambda _: "23P01"),
+            new("INSERT INTO stays VALUES (1, int4range({n} + 10, {n} + 12), '', NULL)", lambda _: "23514"),
+            new("INSERT INTO stays VALUES (NULL, int4range({n} + 10, {n} + 12), 'x', NULL)", lambda _: "23502"),
+        ],
+        [
+            base(
+                "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'stays'::regclass"
+                " AND contype <> 'n' ORDER BY 1",
+                lambda _: [
+                    ("from_somewhere", "FOREIGN KEY (zip, guest) REFERENCES places(zip, name) ON DELETE CASCADE"),
+                    ("guest_once", "UNIQUE (guest, zip) DEFERRABLE"),
+                    ("no_nobody", "CHECK (((guest <> ''::text) OR (room = 0)))"),
+                    ("one_at_a_time", "EXCLUDE USING gist (days WITH &&)"),
+                    ("stay", "PRIMARY KEY (room, days)"),
+                ],
+            ),
+        ],
+        after_cutover=[new("UPDATE stays SET zip = 8", lambda _: "23503")],
+        setup=PLACES,
+    ),
+    Case(
         "constraints by names that are odd, that become free, and over columns of other operations",
         [
             drop("items_price_check"),

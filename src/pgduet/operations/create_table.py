@@ -7,7 +7,8 @@ whole table moves to `pgduet_archive`, and comes back from there when the same p
 from pgduet.operations.answers import Answers, KeyPath
 from pgduet.operations.constraints import Check
 from pgduet.operations.names import proper_name
-from pgduet.operations.references import foreign_key
+from pgduet.operations.references import foreign_key, table_foreign_key
+from pgduet.operations.table_constraints import over_columns
 from pgduet.operations.whole_tables import CreatedTable, MadeColumn
 from pgduet.plan.models import CreateTable
 
@@ -39,14 +40,26 @@ def created(plan: str, index: int, operation: CreateTable, answers: Answers) -> 
         if column.references:
             targets = answers.targets[*path, "references"]
             foreign.append(foreign_key(plan, table.name, column.name, column.name, column.references, targets))
+    whole = []
+    for number, each in enumerate(operation.constraints):
+        path = (*top[:-1], "constraints", number)
+        if each.check:
+            expression = answers.expressions[*path, "check"]
+            made = Check(name=each.name, working=each.name, shown=each.name, expression=expression)
+            checks.append(made.model_copy(update={"no_inherit": each.no_inherit}))
+        elif each.references:
+            foreign.append(table_foreign_key(plan, each, {}, answers.targets[*path, "references"]))
+        elif not each.exclude:  # that one comes in PostgreSQL's own words
+            whole.append((each.name, over_columns(each).as_string(None)))
     return CreatedTable(
         schema_name=table.schema,
         table=table.name,
         position=index,
         columns=tuple(columns),
-        key=operation.key,
+        key=() if any(each.type == "primary_key" for each in operation.constraints) else operation.key,
         checks=tuple(checks),
         unique=tuple(unique),
+        whole=tuple(whole),
         foreign_keys=tuple(foreign),
         comment=operation.comment,
         grants=tuple(operation.grants.items()),

@@ -145,6 +145,10 @@ def _of_created(index: int, operation: CreateTable, types: Types) -> Iterator[Qu
             yield Question((*path, "default"), column.default, {}, into, over, may_change=True)
         if column.check:
             yield Question((*path, "check"), column.check.expression, scope, "boolean", over)
+    for number, constraint in enumerate(operation.constraints):
+        if constraint.check:
+            path = (*top[:-1], "constraints", number)
+            yield Question((*path, "check"), constraint.check, scope, "boolean", over)
 
 
 def _downs(

@@ -8,7 +8,7 @@ from pgduet.operations.constraints import ForeignKey
 from pgduet.operations.names import proper_name, working_name
 from pgduet.operations.statement import trusted
 from pgduet.plan.columns import References
-from pgduet.plan.constraint_operations import TableReferences
+from pgduet.plan.constraint_operations import TableConstraint, TableReferences
 from pgduet.plan.models import AlterColumn, CreateConstraint, Plan
 from pgduet.plan.problems import KeyPath
 
@@ -38,7 +38,7 @@ def foreign_key(
 
 
 def table_foreign_key(
-    plan: str, operation: CreateConstraint, physical: Mapping[str, str], targets: tuple[str, ...]
+    plan: str, operation: TableConstraint, physical: Mapping[str, str], targets: tuple[str, ...]
 ) -> ForeignKey:
     """Resolve `references` of a constraint."""
     references = operation.references
@@ -58,7 +58,7 @@ def table_foreign_key(
 
 
 def referring(
-    operation: CreateConstraint, target: sql.Composable, targets: tuple[str, ...], physical: Mapping[str, str]
+    operation: TableConstraint, target: sql.Composable, targets: tuple[str, ...], physical: Mapping[str, str]
 ) -> str:
     """Render what follows the column list of a foreign key."""
     references = operation.references
@@ -84,6 +84,9 @@ def asked(plan: Plan) -> list[tuple[KeyPath, References | TableReferences]]:
         if isinstance(operation, CreateConstraint):
             found += [((*top, "references"), operation.references)] if operation.references else []
             continue
+        for number, each in enumerate(getattr(operation, "constraints", ())):
+            if each.references:
+                found.append(((*top, "constraints", number, "references"), each.references))
         if isinstance(operation, AlterColumn):
             found += [((*top, "references"), operation.references)] if operation.references else []
         elif single := getattr(operation, "column", None):

@@ -50,6 +50,10 @@ def check(plan: Plan, facts: Mapping[str, TableFacts], taken: Taken) -> None:
         match operation:
             case CreateTable():
                 _free(taken, operation.relation.schema, operation.relation.name, (*top, "table"))
+                for number, each in enumerate(operation.constraints):
+                    if each.on_index:
+                        path = (*top, "constraints", number, "name")
+                        _free(taken, operation.relation.schema, each.name, path)
             case RenameTable():
                 _free(taken, operation.relation.schema, operation.to, (*top, "to"))
             case DropTable():

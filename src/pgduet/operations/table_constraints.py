@@ -17,6 +17,8 @@ from pgduet.operations.design import ColumnMapping, NewColumn, OldColumn
 from pgduet.operations.facts import TableFacts
 from pgduet.operations.names import working_name
 from pgduet.operations.references import table_foreign_key
+from pgduet.operations.statement import Query, trusted
+from pgduet.plan.constraint_operations import TableConstraint
 from pgduet.plan.models import CreateConstraint, DropConstraint, Plan, RenameConstraint
 
 Physical = Mapping[str, str]
@@ -107,6 +109,13 @@ def filled(
         if empty:
             found.append((physical.get(name, name), name))
     return tuple(found)
+
+
+def over_columns(constraint: TableConstraint) -> Query:
+    """Render a unique constraint or a primary key over its columns."""
+    what = "PRIMARY KEY" if constraint.type == "primary_key" else "UNIQUE"
+    names = sql.SQL(", ").join(sql.Identifier(name) for name in constraint.columns)
+    return sql.SQL("{} ({}) {}").format(trusted(what), names, trusted(constraint.timing))
 
 
 def dropped(plan: Plan, table: TableFacts) -> tuple[str, ...]:

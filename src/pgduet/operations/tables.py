@@ -25,6 +25,7 @@ def create(table: CreatedTable) -> list[Statement]:
         for column, name in table.unique
     ]
     parts += [_check(check) for check in table.checks]
+    parts += [sql.SQL("CONSTRAINT {} {}").format(sql.Identifier(name), trusted(text)) for name, text in table.whole]
     made = [_on(table, "create", f"create {table.label}", parts=sql.SQL(", ").join(parts))]
     return [*made, *_described(table)]
 

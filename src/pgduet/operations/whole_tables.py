@@ -43,6 +43,8 @@ class CreatedTable(_Named):
     checks: tuple[Check, ...] = ()
     unique: tuple[tuple[str, str], ...] = ()
     """Column and constraint name."""
+    whole: tuple[tuple[str, str], ...] = ()
+    """Named constraints over the table, with their definition in SQL."""
     foreign_keys: tuple[ForeignKey, ...] = ()
     comment: str | None = None
     grants: tuple[tuple[str, tuple[str, ...]], ...] = ()

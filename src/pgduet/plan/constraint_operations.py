@@ -69,10 +69,9 @@ class Exclude(Part):
     where: Text | None = None
 
 
-class CreateConstraint(OnTable):
-    """A constraint that the new version brings, over the new version's columns."""
+class TableConstraint(Part):
+    """A constraint of a table."""
 
-    kind: Literal["create_constraint"] = "create_constraint"
     name: NewName
     type: Kind
     columns: tuple[Identifier, ...] = ()
@@ -82,25 +81,30 @@ class CreateConstraint(OnTable):
     exclude: Exclude | None = None
     deferrable: Flag = False
     initially_deferred: Flag = False
-    up: ByColumn = Field(default_factory=dict)
-    down: ByColumn = Field(default_factory=dict)
-
-    @property
-    def copied(self) -> tuple[str, ...]:
-        """The columns that get a second form."""
-        return tuple(dict.fromkeys([*self.up, *self.down]))
 
     @property
     def timing(self) -> str:
         """When it is checked, in SQL."""
         return "INITIALLY DEFERRED" if self.initially_deferred else "DEFERRABLE" if self.deferrable else ""
 
+    @property
+    def on_index(self) -> bool:
+        """Tell whether it stands on an index, which has its name in the schema."""
+        return self.type in {"unique", "primary_key", "exclude"}
+
     @model_validator(mode="after")
-    def _fits_its_type(self) -> "CreateConstraint":
-        problems = [*self._keys(), *self._columns(), *self._references()]
+    def _fits_its_type(self) -> "TableConstraint":
+        problems = list(self._problems())
         if problems:
             refuse(*problems)
         return self
+
+    def _problems(self) -> Iterator[Problem]:
+        yield from self._keys()
+        yield from self._referring()
+        for index, name in enumerate(self.columns):
+            if name in self.columns[:index]:
+                yield Problem(f"`{name}` stands twice", at=("columns", index), hint="Delete one of them.")
 
     def _keys(self) -> Iterator[Problem]:
         for key in _NEEDS[self.type]:
@@ -112,29 +116,8 @@ class CreateConstraint(OnTable):
                 yield Problem(
                     f"`{key}` is not for a constraint of type `{self.type}`", at=(key,), hint=hint, on_key=True
                 )
-        if self.type == "exclude":
-            for key in ("up", "down"):
-                if getattr(self, key):
-                    yield Problem(
-                        f"`{key}` of an exclusion constraint is not in this version",
-                        at=(key,),
-                        error=NotSupported,
-                        hint="Delete the key: it binds everybody from cutover on.",
-                        on_key=True,
-                    )
 
-    def _columns(self) -> Iterator[Problem]:
-        for index, name in enumerate(self.columns):
-            if name in self.columns[:index]:
-                yield Problem(f"`{name}` stands twice", at=("columns", index), hint="Delete one of them.")
-        for key, given in (("up", self.up), ("down", self.down)):
-            for name in given:
-                if self.columns and name not in self.columns:
-                    message = f"`{name}` is no column of the constraint{did_you_mean(name, list(self.columns))}"
-                    hint = "Delete the key, or add the column to `columns`."
-                    yield Problem(message, at=(key, name), hint=hint, on_key=True)
-
-    def _references(self) -> Iterator[Problem]:
+    def _referring(self) -> Iterator[Problem]:
         target = self.references
         if target is None:
             return
@@ -150,6 +133,36 @@ class CreateConstraint(OnTable):
             if name not in self.columns:
                 message = f"`{name}` is no column of the constraint{did_you_mean(name, list(self.columns))}"
                 yield Problem(message, at=(*at, index), hint=f"Its columns are {listed(list(self.columns))}.")
+
+
+class CreateConstraint(TableConstraint, OnTable):
+    """A constraint that the new version brings, over the new version's columns."""
+
+    kind: Literal["create_constraint"] = "create_constraint"
+    up: ByColumn = Field(default_factory=dict)
+    down: ByColumn = Field(default_factory=dict)
+
+    @property
+    def copied(self) -> tuple[str, ...]:
+        """The columns that get a second form."""
+        return tuple(dict.fromkeys([*self.up, *self.down]))
+
+    def _problems(self) -> Iterator[Problem]:
+        yield from super()._problems()
+        for key, given in (("up", self.up), ("down", self.down)):
+            if given and self.type == "exclude":
+                yield Problem(
+                    f"`{key}` of an exclusion constraint is not in this version",
+                    at=(key,),
+                    error=NotSupported,
+                    hint="Delete the key: it binds everybody from cutover on.",
+                    on_key=True,
+                )
+            for name in given:
+                if self.columns and name not in self.columns:
+                    message = f"`{name}` is no column of the constraint{did_you_mean(name, list(self.columns))}"
+                    hint = "Delete the key, or add the column to `columns`."
+                    yield Problem(message, at=(key, name), hint=hint, on_key=True)
 
 
 class DropConstraint(OnTable):

@@ -13,6 +13,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from pgduet.errors import NotSupported
 from pgduet.plan.column_operations import OnTable, either
 from pgduet.plan.columns import TableColumn
+from pgduet.plan.constraint_operations import TableConstraint
 from pgduet.plan.names import Identifier, NewName, TableName, TableText, Text, parse_table
 from pgduet.plan.policy import Part
 from pgduet.plan.problems import Problem, did_you_mean, listed, refuse
@@ -28,6 +29,15 @@ class CreateTable(OnTable):
     primary_key: tuple[Identifier, ...] = ()
     comment: str | None = None
     grants: dict[Identifier, tuple[Right, ...]] = Field(default_factory=dict)
+    constraints: tuple[TableConstraint, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _under_its_name(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = dump(self)
+        # They came later than the rest: a plan without them keeps its checksum.
+        if not fields["constraints"]:
+            fields.pop("constraints")
+        return {fields.pop("kind"): fields}
 
     @model_validator(mode="before")
     @classmethod
@@ -36,8 +46,9 @@ class CreateTable(OnTable):
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The primary key's columns: as listed, else those that say so themselves."""
-        return self.primary_key or tuple(column.name for column in self.columns if column.primary_key)
+        """The primary key's columns: as listed, else those that say so themselves, else a constraint's."""
+        own = self.primary_key or tuple(column.name for column in self.columns if column.primary_key)
+        return own or next((each.columns for each in self.constraints if each.type == "primary_key"), ())
 
     @model_validator(mode="after")
     def _fits_together(self) -> "CreateTable":
@@ -57,6 +68,24 @@ class CreateTable(OnTable):
             if name not in names:
                 message = f"the table has no column `{name}`{did_you_mean(name, names)}"
                 yield Problem(message, at=("primary_key", index), hint=f"Its columns are {listed(names)}.")
+        yield from self._constraint_problems(names)
+
+    def _constraint_problems(self, names: list[str]) -> Iterator[Problem]:
+        keyed = bool(self.primary_key or any(column.primary_key for column in self.columns))
+        seen: list[str] = []
+        for number, each in enumerate(self.constraints):
+            if each.name in seen:
+                yield Problem(f"constraint `{each.name}` stands twice", at=("constraints", number, "name"))
+            if each.type == "primary_key" and keyed:
+                hint = "Delete one of the two."
+                yield Problem("the table has a primary key already", at=("constraints", number, "type"), hint=hint)
+            keyed = keyed or each.type == "primary_key"
+            seen.append(each.name)
+            for index, name in enumerate(each.columns):
+                if name not in names:
+                    message = f"the table has no column `{name}`{did_you_mean(name, names)}"
+                    at = ("constraints", number, "columns", index)
+                    yield Problem(message, at=at, hint=f"Its columns are {listed(names)}.")
 
 
 class DropTable(OnTable):

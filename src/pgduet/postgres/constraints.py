@@ -7,6 +7,7 @@ fits into; for others it is refused.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import psycopg
 from psycopg import errors, sql
@@ -21,7 +22,9 @@ from pgduet.operations.names import working_name
 from pgduet.operations.questions import new_scope
 from pgduet.operations.references import referring
 from pgduet.operations.statement import Query, trusted
-from pgduet.operations.table_constraints import at_once, created
+from pgduet.operations.table_constraints import at_once, created, over_columns
+from pgduet.operations.whole_tables import CreatedTable
+from pgduet.plan.constraint_operations import TableConstraint
 from pgduet.plan.models import CreateConstraint, CreateTable, DropConstraint, Plan, RenameConstraint, TableName
 from pgduet.postgres import catalogue
 from pgduet.postgres.expressions import Rollback
@@ -50,12 +53,44 @@ async def tried(conn: Connection, plan: Plan, facts: TableFacts, answers: Answer
     for path, operation in created(plan, facts):
         if operation.exclude:
             _check_size(facts, (*path, "type"))
-        try:
-            found = await _try(conn, plan, facts, answers, design, path)
-        except psycopg.Error as error:
-            raise _refusal(error, operation, place((*path, _KEY[operation.type]))) from None
-        exclusions += [found] if found else []
+        words = await _tried(conn, plan, new_scope(plan, facts, answers.types), design.physical, answers, path)
+        if words:
+            exclusions.append(
+                Exclusion(
+                    name=operation.name,
+                    working=working_name(plan.name, operation.name),
+                    definition=words["definition"],
+                    elements=tuple(zip(words["expressions"], words["operators"], strict=True)),
+                    where=words["predicate"],
+                    at_once=at_once(operation, facts),
+                )
+            )
     return design.model_copy(update={"exclusions": tuple(exclusions)})
+
+
+async def tried_created(conn: Connection, plan: Plan, answers: Answers, made: CreatedTable) -> CreatedTable:
+    """Try the constraints of a table that the plan creates; gives the table with its exclusion constraints.
+
+    Raises:
+        UnknownColumn, ExpressionInvalid: with the path in the plan.
+    """
+    operation = plan.operations[made.position]
+    whole = list(made.whole)
+    for number, constraint in enumerate(getattr(operation, "constraints", ())):
+        path: KeyPath = ("operations", made.position, "create_table", "constraints", number)
+        words = await _tried(conn, plan, {column.name: column.type for column in made.columns}, {}, answers, path)
+        if words:
+            whole.append((constraint.name, words["definition"]))
+    return made.model_copy(update={"whole": tuple(whole)})
+
+
+def at(plan: Plan, path: KeyPath) -> TableConstraint:
+    """Find a constraint by its path."""
+    found: Any = plan.operations[int(path[1])]
+    if isinstance(found, CreateTable):
+        found = found.constraints[int(path[4])]
+    assert isinstance(found, TableConstraint)  # noqa: S101  (the path is its own)
+    return found
 
 
 def hazards_of(plan: Plan, design: TableDesign, facts: TableFacts) -> list[Hazard]:
@@ -113,31 +148,38 @@ def _check_size(facts: TableFacts, path: KeyPath) -> None:
         )
 
 
-async def _try(
-    conn: Connection, plan: Plan, facts: TableFacts, answers: Answers, design: TableDesign, path: KeyPath
-) -> Exclusion | None:
-    operation = plan.operations[int(path[1])]
-    assert isinstance(operation, CreateConstraint)  # noqa: S101  (the path is its own)
-    found: Exclusion | None = None
+async def _tried(
+    conn: Connection,
+    plan: Plan,
+    scope: Mapping[str, str],
+    physical: Mapping[str, str],
+    answers: Answers,
+    path: KeyPath,
+) -> dict[str, Any] | None:
+    """Try a constraint over a row of the new version; gives PostgreSQL's words over the table's columns for an exclusion."""
+    constraint = at(plan, path)
+    words: dict[str, Any] | None = None
     try:
         async with conn.transaction():
-            await _shape(conn, _SHAPE, new_scope(plan, facts, answers.types))
-            if operation.references:
+            await _shape(conn, _SHAPE, scope)
+            if constraint.references:
                 targets = answers.targets[*path, "references"]
-                kinds = await _target_types(conn, plan, operation, answers)
+                kinds = await _target_types(conn, plan, constraint.references.relation, answers)
                 await _shape(conn, _TARGET, {name: kinds[name] for name in targets}, unique=targets)
             query = block("declare", "add_whole").format(
                 relation=sql.Identifier("pg_temp", "_pgduet_shape"),
-                constraint=sql.Identifier(operation.name),
-                definition=_definition(operation, answers, path),
+                constraint=sql.Identifier(constraint.name),
+                definition=_definition(constraint, answers, path),
             )
             # binary=True: the extended protocol, which takes one statement only.
             await conn.execute(query, binary=True)
-            if operation.exclude:
-                found = await _words(conn, plan, facts, design, operation)
+            if constraint.exclude:
+                words = await _words(conn, physical, constraint.name)
             raise Rollback
     except Rollback:
-        return found
+        return words
+    except psycopg.Error as error:
+        raise _refusal(error, constraint.name, place((*path, _KEY[constraint.type]))) from None
 
 
 async def _shape(
@@ -151,9 +193,7 @@ async def _shape(
     await conn.execute(block("carrying", "shape").format(shape=name, columns=sql.SQL(", ").join(parts)))
 
 
-async def _target_types(conn: Connection, plan: Plan, operation: CreateConstraint, answers: Answers) -> dict[str, str]:
-    assert operation.references is not None  # noqa: S101  (checked by the model)
-    relation = operation.references.relation
+async def _target_types(conn: Connection, plan: Plan, relation: TableName, answers: Answers) -> dict[str, str]:
     for index, made in enumerate(plan.operations):
         if isinstance(made, CreateTable) and made.relation == relation:
             top: KeyPath = ("operations", index, "create_table", "columns")
@@ -162,59 +202,42 @@ async def _target_types(conn: Connection, plan: Plan, operation: CreateConstrain
     return {column.name: column.type for column in facts.columns}
 
 
-def _definition(operation: CreateConstraint, answers: Answers, path: KeyPath) -> Query:
+def _definition(constraint: TableConstraint, answers: Answers, path: KeyPath) -> Query:
     """Render the constraint over the new version's columns."""
-    columns, timing = _listed(operation.columns), trusted(operation.timing)
-    match operation.type:
-        case "check":
-            return sql.SQL("CHECK ({})").format(answers.expressions[*path, "check"].alone())
-        case "unique":
-            return sql.SQL("UNIQUE ({}) {}").format(columns, timing)
-        case "primary_key":
-            return sql.SQL("PRIMARY KEY ({}) {}").format(columns, timing)
-        case "foreign_key":
-            target = sql.Identifier("pg_temp", "_pgduet_target")
-            rest = trusted(referring(operation, target, answers.targets[*path, "references"], {}))
-            return sql.SQL("FOREIGN KEY ({}) {}").format(columns, rest)
-        case "exclude":
-            assert operation.exclude is not None  # noqa: S101  (checked by the model)
-            where = operation.exclude.where
-            return sql.SQL("EXCLUDE USING {} ({}\n) {} {}").format(
-                sql.Identifier(operation.exclude.method),
-                trusted(operation.exclude.elements),
-                sql.SQL("WHERE ({}\n)").format(trusted(where)) if where else sql.SQL(""),
-                timing,
-            )
+    if constraint.check:
+        return sql.SQL("CHECK ({})").format(answers.expressions[*path, "check"].alone())
+    if constraint.references:
+        target = sql.Identifier("pg_temp", "_pgduet_target")
+        rest = trusted(referring(constraint, target, answers.targets[*path, "references"], {}))
+        return sql.SQL("FOREIGN KEY ({}) {}").format(_listed(constraint.columns), rest)
+    if constraint.exclude:
+        where = constraint.exclude.where
+        return sql.SQL("EXCLUDE USING {} ({}\n) {} {}").format(
+            sql.Identifier(constraint.exclude.method),
+            trusted(constraint.exclude.elements),
+            sql.SQL("WHERE ({}\n)").format(trusted(where)) if where else sql.SQL(""),
+            trusted(constraint.timing),
+        )
+    return over_columns(constraint)
 
 
-async def _words(
-    conn: Connection, plan: Plan, facts: TableFacts, design: TableDesign, operation: CreateConstraint
-) -> Exclusion:
+async def _words(conn: Connection, physical: Mapping[str, str], name: str) -> dict[str, Any]:
     """Read an exclusion constraint as PostgreSQL writes it over the table's own columns."""
     # By way of a third name each: two columns may change names.
-    between = {new: f"_pgduet_between_{number}" for number, new in enumerate(design.physical)}
-    moves = [*between.items(), *((between[new], own) for new, own in design.physical.items())]
-    for name, to in moves:
-        query = block("carrying", "rename").format(shape=_SHAPE, column=sql.Identifier(name), name=sql.Identifier(to))
+    between = {new: f"_pgduet_between_{number}" for number, new in enumerate(physical)}
+    for column, to in [*between.items(), *((between[new], own) for new, own in physical.items())]:
+        query = block("carrying", "rename").format(shape=_SHAPE, column=sql.Identifier(column), name=sql.Identifier(to))
         await conn.execute(query)
     await conn.execute("SET LOCAL search_path = ''")
-    row = (await (await conn.execute(block("declare", "exclusion_words"), {"name": operation.name})).fetchall())[0]
-    return Exclusion(
-        name=operation.name,
-        working=working_name(plan.name, operation.name),
-        definition=row["definition"],
-        elements=tuple(zip(row["expressions"], row["operators"], strict=True)),
-        where=row["predicate"],
-        at_once=at_once(operation, facts),
-    )
+    return (await (await conn.execute(block("declare", "exclusion_words"), {"name": name})).fetchall())[0]
 
 
-def _refusal(error: psycopg.Error, operation: CreateConstraint, where: Place) -> PlanInvalid:
+def _refusal(error: psycopg.Error, name: str, where: Place) -> PlanInvalid:
     message = error.diag.message_primary or str(error)
     detail = f": {error.diag.message_detail}" if error.diag.message_detail else ""
     kind = UnknownColumn if isinstance(error, errors.UndefinedColumn) else ExpressionInvalid
     return kind(
-        f'PostgreSQL does not accept constraint "{operation.name}": {message}{detail}',
+        f'PostgreSQL does not accept constraint "{name}": {message}{detail}',
         place=where,
         hint=error.diag.message_hint or "Correct the constraint; PostgreSQL must accept it for an empty table.",
     )
@@ -229,7 +252,14 @@ def index_backed(plan: Plan, table: TableName) -> list[tuple[KeyPath, str]]:
     return [
         (("operations", index, operation.kind, "name"), operation.name)
         for index, operation in enumerate(plan.operations)
-        if isinstance(operation, CreateConstraint)
-        and operation.relation == table
-        and operation.type in {"unique", "primary_key", "exclude"}
+        if isinstance(operation, CreateConstraint) and operation.relation == table and operation.on_index
+    ]
+
+
+def named_indexes(operation: CreateTable) -> list[tuple[KeyPath, str]]:
+    """Give the names of indexes that a created table brings with its constraints, each with its place."""
+    return [
+        (("constraints", number, "name"), each.name)
+        for number, each in enumerate(operation.constraints)
+        if each.on_index
     ]

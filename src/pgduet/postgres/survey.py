@@ -83,7 +83,8 @@ async def survey(conn: Connection, plan: Plan) -> Survey:
         hazards += await sampled_hazards(conn, table)
         hazards += await hazards_of(conn, plan, table, table_facts)
         hazards += constraints.hazards_of(plan, table, table_facts)
-    design = design.model_copy(update={"tables": tuple(tables)})
+    created = [await constraints.tried_created(conn, plan, answers, each) for each in design.created]
+    design = design.model_copy(update={"tables": tuple(tables), "created": tuple(created)})
     hazards += [hazard("PD-H13", what) for what in await old_readers(conn, design)]
     return Survey(design, facts, tuple(hazards))
 
@@ -110,7 +111,9 @@ async def _taken(conn: Connection, plan: Plan) -> set[tuple[str, str]]:
     for index, operation in enumerate(plan.operations):
         path: KeyPath = ("operations", index, operation.kind, "table")
         if isinstance(operation, CreateTable):
-            wanted.append((path, operation.relation.schema, operation.relation.name))
+            schema = operation.relation.schema
+            wanted.append((path, schema, operation.relation.name))
+            wanted += [((*path[:-1], *at), schema, name) for at, name in constraints.named_indexes(operation)]
             await _check_schema(conn, operation.relation.schema, path)
         elif isinstance(operation, RenameTable):
             wanted.append((path, operation.relation.schema, operation.to))
@@ -163,7 +166,7 @@ async def _targets(conn: Connection, plan: Plan) -> dict[KeyPath, tuple[str, ...
     for path, references in asked(plan):
         with _at(path):
             if isinstance(references, TableReferences):
-                count = len(_referring(plan, path).columns)
+                count = len(constraints.at(plan, path[:-1]).columns)
                 found[path] = await _target_columns(conn, references, made.get(references.relation), count)
             elif references.relation in made:
                 found[path] = _own_target(made[references.relation], references)
@@ -185,12 +188,6 @@ def _own_target(table: CreateTable, references: References) -> tuple[str, ...]:
     return (wanted,)
 
 
-def _referring(plan: Plan, path: KeyPath) -> CreateConstraint:
-    operation = plan.operations[int(path[1])]
-    assert isinstance(operation, CreateConstraint)  # noqa: S101  (the path is its own)
-    return operation
-
-
 async def _target_columns(
     conn: Connection, references: TableReferences, made: CreateTable | None, count: int
 ) -> tuple[str, ...]:
@@ -199,6 +196,7 @@ async def _target_columns(
     if made is not None:
         key = list(made.key)
         unique = [[column.name] for column in made.columns if column.unique] + ([key] if key else [])
+        unique += [list(each.columns) for each in made.constraints if each.type == "unique" and not each.timing]
     else:
         found = await _refer(conn, relation)
         key, unique = found["key"] or [], found["unique_sets"]

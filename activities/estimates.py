@@ -5,7 +5,7 @@ Limits: rows and pages are the catalogue's (as of the last ANALYZE); the rate an
 
 from typing import Any
 
-from pgduet.plan.models import Plan, TableName
+from pgduet.plan.models import Plan, TableName, parse_table
 from pgduet.postgres.survey import Survey
 
 ROWS_PER_SECOND = 200_000
@@ -18,7 +18,10 @@ def estimate(plan: Plan, surveyed: Survey) -> dict[str, Any]:
     synced = {str(TableName(table.schema_name, table.table)): table for table in surveyed.design.synced}
     known = {name: facts for name, facts in surveyed.facts.items() if name in synced}
     rows = sum(max(0, facts.rows) for name, facts in known.items() if synced[name].derived)
-    locked = f"ACCESS EXCLUSIVE on {', '.join(surveyed.facts)}, at most {plan.policy.lock_timeout_ms} ms a try"
+    locked = f"ACCESS EXCLUSIVE on {', '.join(surveyed.facts)}"
+    if pointed := sorted(str(parse_table(label)) for label in surveyed.design.referred):
+        locked += f", SHARE ROW EXCLUSIVE on {', '.join(pointed)}"
+    locked += f", at most {plan.policy.lock_timeout_ms} ms a try"
     return {
         "rows": int(rows),
         "backfill_s": round(rows / ROWS_PER_SECOND, 1),

@@ -30,6 +30,7 @@ CREATE TABLE public.plain (id int, what text, CONSTRAINT what_once UNIQUE (what)
 CREATE TABLE public.grown (id int, days int4range);
 INSERT INTO public.grown SELECT i, int4range(i, i + 1) FROM generate_series(1, 30000) i;
 CREATE TABLE public.told (id int CONSTRAINT told_key PRIMARY KEY, size int);
+CREATE TABLE public.split (id int, at int) PARTITION BY RANGE (at);
 CREATE PUBLICATION everything FOR TABLE public.told;
 """
 P = "public.parts"
@@ -160,6 +161,12 @@ BY_THE_CATALOGUE = {
         ".type",
         "pages, and PostgreSQL builds an exclusion constraint under a lock",
         "a new table",
+    ),
+    "a partitioned table": Wrong(
+        create("public.split", name="x", type="unique", columns=["id", "at"]),
+        "NotSupported",
+        ".table",
+        "is partitioned",
     ),
     "an unknown constraint": Wrong(
         drop("smal", P), "UnknownConstraint", ".name", 'has no constraint "smal". Did you mean `small`?', "It has: "

@@ -132,6 +132,7 @@ CASES = [
                 name="zip_once",
                 type="unique",
                 columns=["zip", "owner_id"],
+                nulls_not_distinct=True,
                 up={"zip": "coalesce(zip, -id::int)"},
             ),
             create(
@@ -154,6 +155,8 @@ CASES = [
             old("SELECT keeper FROM items WHERE id = {n}", lambda _: [(3,)]),
             new("INSERT INTO items (id, price, zip, owner_id) VALUES ({n} + 1, 1, -{n}, 2)", lambda _: "23505"),
             new("INSERT INTO items (id, price, zip, owner_id) VALUES ({n} + 1, 1, -{n}, 3)"),
+            new("INSERT INTO items (id, price, zip) VALUES ({n} + 2, 1, -{n})"),
+            new("INSERT INTO items (id, price, zip) VALUES ({n} + 3, 1, -{n})", lambda _: "23505"),
             old("INSERT INTO plain VALUES (NULL, '{n}')"),
             new("SELECT id FROM plain WHERE what = '{n}'", lambda n: [(100000 + n,)]),
             new("INSERT INTO plain (id, what) VALUES (100000 + {n}, '1')", lambda _: "23505"),
@@ -165,7 +168,7 @@ CASES = [
                 lambda _: [
                     ("dear_or_known", "CHECK (((label = 'alice'::text) OR (price > (0)::numeric)))", True),
                     ("kept_by", "FOREIGN KEY (keeper) REFERENCES owners(id) ON DELETE CASCADE", True),
-                    ("zip_once", "UNIQUE (zip, owner_id)", True),
+                    ("zip_once", "UNIQUE NULLS NOT DISTINCT (zip, owner_id)", True),
                 ],
             ),
             base(DEFINITIONS.format("public.plain", "plain_key"), lambda _: [("plain_key", "PRIMARY KEY (id)", True)]),
@@ -232,7 +235,7 @@ CASES = [
             drop(
                 "pair",
                 up={"label": "label", "note": "note"},
-                down={"label": "coalesce(label, '') || CASE WHEN label = note THEN '!' ELSE '' END", "note": "note"},
+                down={"label": "CASE WHEN label = note THEN label || '!' ELSE label END", "note": "note"},
             ),
         ],
         [

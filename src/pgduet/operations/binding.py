@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from psycopg import sql
 
-from pgduet.operations.constraints import CarriedIndex, ForeignKey
+from pgduet.operations.constraints import CarriedIndex, ForeignKey, filled
 from pgduet.operations.design import ColumnMapping, Design, TableDesign
 from pgduet.operations.statement import Query, Statement, trusted
 from pgduet.sql import block
@@ -35,11 +35,10 @@ def refusals(design: Design, table: TableDesign, mapping: ColumnMapping) -> Iter
         if mine & set(index.brought):
             message = f'duplicate key value violates unique constraint "{index.name}"'
             values = [sql.SQL("NEW.{}").format(sql.Identifier(name)) for name in index.brought]
-            filled = [sql.SQL("{} IS NOT NULL").format(value) for value in values]
             # OLD is unassigned in an INSERT: its page and line are asked for by way of the row alone.
             own = sql.SQL("CASE WHEN TG_OP = 'UPDATE' THEN OLD.ctid END")
             broken = sql.SQL("{} AND {}({}, {})").format(
-                sql.SQL(" AND ").join(filled), _taken(design, table, number), own, sql.SQL(", ").join(values)
+                filled(index, values), _taken(design, table, number), own, sql.SQL(", ").join(values)
             )
             yield _refusal(design, table, "unique_violation", index.name, message, broken)
 
@@ -109,9 +108,7 @@ def _orphan_body(key: ForeignKey) -> sql.Literal:
 
 
 def _taken_body(table: TableDesign, index: CarriedIndex) -> sql.Literal:
-    same = [
-        sql.SQL("t.{} = {}").format(sql.Identifier(name), trusted(f"v{number}"))
-        for number, name in enumerate(index.brought)
-    ]
+    equal = sql.SQL("t.{} IS NOT DISTINCT FROM {}" if index.nulls_equal else "t.{} = {}")
+    same = [equal.format(sql.Identifier(name), trusted(f"v{number}")) for number, name in enumerate(index.brought)]
     body = block("sync", "taken_body").format(relation=table.relation, same=sql.SQL(" AND ").join(same))
     return sql.Literal(body.as_string(None))

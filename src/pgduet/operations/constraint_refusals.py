@@ -65,6 +65,13 @@ def columns_after(plan: Plan, table: TableFacts) -> list[str]:
 
 
 def _check_created(plan: Plan, table: TableFacts, top: KeyPath, operation: CreateConstraint) -> None:
+    if table.kind == "p":
+        # Neither CREATE INDEX CONCURRENTLY nor (before PostgreSQL 18) a NOT VALID foreign key is for partitioned tables.
+        raise NotSupported(
+            f"{operation.relation} is partitioned: a constraint cannot be built there beside its clients in this version",
+            place=place((*top, "table")),
+            hint="Build it partition by partition, in a window of your own.",
+        )
     known = columns_after(plan, table)
     for number, name in enumerate(operation.columns):
         if name not in known:

@@ -96,7 +96,15 @@ class CarriedIndex(Frozen):
     """The physical columns of a uniqueness that the plan asks for; empty where the index was the old column's."""
     shown: str = ""
     primary: bool = False
+    nulls_equal: bool = False
     at_once: bool = False
+
+
+def filled(index: CarriedIndex, values: Sequence[sql.Composable]) -> Query:
+    """Render that values can be duplicates at all: by the standard, none that is NULL can."""
+    if index.nulls_equal:
+        return sql.SQL("true")
+    return sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(value) for value in values)
 
 
 class Exclusion(Frozen):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from psycopg import sql
 
-from pgduet.operations.constraints import CarriedIndex, Exclusion
+from pgduet.operations.constraints import CarriedIndex, Exclusion, filled
 from pgduet.operations.design import ROW, ColumnMapping, Design, OldColumn, TableDesign, image_differs
 from pgduet.operations.statement import Query, trusted
 from pgduet.phases import SyncMode
@@ -92,7 +92,7 @@ def duplicated(table: TableDesign, limit: int) -> list[Query]:
 
 
 def _filled(index: CarriedIndex) -> Query:
-    return sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(name)) for name in index.brought)
+    return filled(index, [sql.Identifier(name) for name in index.brought])
 
 
 def _clash(table: TableDesign, exclusion: Exclusion) -> dict[str, sql.Composable]:

@@ -74,10 +74,11 @@ def indexes(plan: Plan, table: TableFacts, physical: Physical) -> Iterator[Carri
         if operation.type in {"unique", "primary_key"}:
             names = tuple(physical.get(name, name) for name in operation.columns)
             listed = sql.SQL(", ").join(sql.Identifier(name) for name in names)
+            nulls = sql.SQL(" NULLS NOT DISTINCT" if operation.nulls_not_distinct else "")
             yield CarriedIndex(
                 name=operation.name,
                 working=working_name(plan.name, operation.name),
-                definition=sql.SQL("USING btree ({})").format(listed).as_string(None),
+                definition=sql.SQL("USING btree ({}){}").format(listed, nulls).as_string(None),
                 unique=True,
                 constraint=True,
                 deferrable=operation.deferrable or operation.initially_deferred,
@@ -85,6 +86,7 @@ def indexes(plan: Plan, table: TableFacts, physical: Physical) -> Iterator[Carri
                 brought=names,
                 shown=operation.name,
                 primary=operation.type == "primary_key",
+                nulls_equal=operation.nulls_not_distinct,
                 at_once=at_once(operation, table),
             )
 
@@ -113,7 +115,8 @@ def filled(
 
 def over_columns(constraint: TableConstraint) -> Query:
     """Render a unique constraint or a primary key over its columns."""
-    what = "PRIMARY KEY" if constraint.type == "primary_key" else "UNIQUE"
+    unique = "UNIQUE NULLS NOT DISTINCT" if constraint.nulls_not_distinct else "UNIQUE"
+    what = "PRIMARY KEY" if constraint.type == "primary_key" else unique
     names = sql.SQL(", ").join(sql.Identifier(name) for name in constraint.columns)
     return sql.SQL("{} ({}) {}").format(trusted(what), names, trusted(constraint.timing))
 

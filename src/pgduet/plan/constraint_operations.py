@@ -21,7 +21,7 @@ Flag = Annotated[bool, Field(strict=True)]
 
 _KEYS: dict[str, tuple[str, ...]] = {
     "check": ("check", "no_inherit", "columns", "up", "down"),
-    "unique": ("columns", "deferrable", "initially_deferred", "up", "down"),
+    "unique": ("columns", "nulls_not_distinct", "deferrable", "initially_deferred", "up", "down"),
     "foreign_key": ("columns", "references", "deferrable", "initially_deferred", "up", "down"),
     "exclude": ("exclude", "deferrable", "initially_deferred"),
     "primary_key": ("columns", "deferrable", "initially_deferred", "up", "down"),
@@ -75,6 +75,7 @@ class TableConstraint(Part):
     name: NewName
     type: Kind
     columns: tuple[Identifier, ...] = ()
+    nulls_not_distinct: Flag = False
     check: Text | None = None
     no_inherit: Flag = False
     references: TableReferences | None = None
@@ -110,8 +111,9 @@ class TableConstraint(Part):
         for key in _NEEDS[self.type]:
             if not getattr(self, key):
                 yield Problem(f"a constraint of type `{self.type}` needs `{key}`", at=(key,), hint=f"Add `{key}: …`.")
-        for key in ("columns", "check", "no_inherit", "references", "exclude", "deferrable", "initially_deferred"):
-            if getattr(self, key) and key not in _KEYS[self.type]:
+        given = set(TableConstraint.model_fields) - {"name", "type"}
+        for key in sorted(key for key in given if getattr(self, key)):
+            if key not in _KEYS[self.type]:
                 hint = f"Delete the key; this type has {listed(list(_KEYS[self.type]))}."
                 yield Problem(
                     f"`{key}` is not for a constraint of type `{self.type}`", at=(key,), hint=hint, on_key=True

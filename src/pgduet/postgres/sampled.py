@@ -17,7 +17,7 @@ from pgduet.sql import block
 SAMPLE_ROWS = 2000
 
 
-async def check_down_of_nothing(conn: Connection, table: TableDesign, scope: dict[str, str]) -> None:
+async def check_down_of_nothing(conn: Connection, table: TableDesign, facts: TableFacts, scope: dict[str, str]) -> None:
     """Refuse a `down` that leaves a NOT NULL column empty when the nullable new columns are."""
     may_be_empty = {column.name for column in table.new_columns if column.nullable}
     for mapping in table.mappings:
@@ -27,7 +27,9 @@ async def check_down_of_nothing(conn: Connection, table: TableDesign, scope: dic
             read = set(old.down.columns)
             if read and not read & may_be_empty:
                 continue
-            if await _is_empty(conn, old, scope):
+            if await _is_empty(conn, old, _row(table, None, scope)) and await _is_empty(
+                conn, old, _row(table, facts, scope)
+            ):
                 raise DownIncomplete(
                     f'`down` gives NULL for "{old.name}", which must not be empty, when'
                     f" {', '.join(sorted(read & may_be_empty)) or 'anything'} is NULL",
@@ -37,10 +39,23 @@ async def check_down_of_nothing(conn: Connection, table: TableDesign, scope: dic
                 )
 
 
-async def _is_empty(conn: Connection, old: OldColumn, scope: dict[str, str]) -> bool:
-    row = sql.SQL(", ").join(
-        sql.SQL("NULL::{} AS {}").format(trusted(kind), sql.Identifier(name)) for name, kind in scope.items()
-    )
+def _row(table: TableDesign, facts: TableFacts | None, scope: dict[str, str]) -> sql.Composable:
+    """Render a row of the new version that has nothing; with `facts`, nothing where it may, and else what some row has."""
+    new = {column.name: column for column in table.new_columns}
+    parts = []
+    for name, kind in scope.items():
+        value: sql.Composable = sql.SQL("NULL")
+        own = facts.column(table.physical.get(name, name)) if facts else None
+        if facts and name in new and not new[name].nullable:
+            value = block("survey", "some").format(value=new[name].up_value(ROW), relation=table.relation)
+        elif own is not None and own.not_null and name not in new:
+            some = sql.SQL("{}.{}").format(ROW, sql.Identifier(own.name))
+            value = block("survey", "some").format(value=some, relation=table.relation)
+        parts.append(sql.SQL("({})::{} AS {}").format(value, trusted(kind), sql.Identifier(name)))
+    return sql.SQL(", ").join(parts)
+
+
+async def _is_empty(conn: Connection, old: OldColumn, row: sql.Composable) -> bool:
     try:
         query = block("survey", "down_of_nothing").format(value=old.down_value(ROW), row=row)
         found = await (await conn.execute(query)).fetchone()

@@ -79,7 +79,7 @@ async def survey(conn: Connection, plan: Plan) -> Survey:
         with _at(_altered(table)):
             over = await dependents_of(conn, table)
         hazards += [hazard("PD-H14", change) for change in changed_views(over)]
-        await check_down_of_nothing(conn, table, new_scope(plan, table_facts, answers.types))
+        await check_down_of_nothing(conn, table, table_facts, new_scope(plan, table_facts, answers.types))
         hazards += await sampled_hazards(conn, table)
         hazards += await hazards_of(conn, plan, table, table_facts)
         hazards += constraints.hazards_of(plan, table, table_facts)

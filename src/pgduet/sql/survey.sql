@@ -1,5 +1,8 @@
 -- Questions about a plan that only rows or types can answer. Nothing is written.
 
+-- name: some
+SELECT {value} FROM {relation} AS t LIMIT 1
+
 -- name: down_of_nothing
 SELECT {value} IS NULL AS empty FROM (SELECT {row}) AS t
 

@@ -191,8 +191,8 @@ CASES = [
             rename("items_size_small", "long"),
             rename("long", "items_size_small"),
             rename("longer", "long_label"),
-            {"rename_column": {"table": T, "column": "note", "to": "remark"}},
             {"rename_column": {"table": T, "column": "label", "to": "note"}},
+            {"rename_column": {"table": T, "column": "note", "to": "remark"}},
         ],
         [
             old("INSERT INTO items (id, code) VALUES ({n}, 'k{n}')"),

@@ -8,11 +8,13 @@ import asyncio
 from psycopg import errors
 from temporalio import activity
 
+from pgduet.activities.building import drop
 from pgduet.activities.engine import Engine, Work
 from pgduet.activities.versions import drop_older_views, drop_version
 from pgduet.barriers import reach
 from pgduet.messages import Outcome, Reference
-from pgduet.operations import columns, declare, dependents, rows, scripts, sync, views
+from pgduet.operations import columns, declare, dependents, replica_identity, rows, scripts, sync, views
+from pgduet.operations.constraints import DroppedIndex
 from pgduet.operations.design import TableDesign
 from pgduet.operations.names import archived_table
 from pgduet.operations.statement import Statement
@@ -43,6 +45,8 @@ class Contract:
             design = work.migration.design
             older = await drop_older_views(work, design)
             await _locked(work, [*await drop_version(work, design, design.from_version), *older], "schema")
+            for index in design.dropped_indexes:
+                await _drop_index(work, index)
             for table in design.tables:
                 await _shape(work, table)
             for created in design.created:
@@ -63,6 +67,7 @@ async def _finish(work: Work, archived: int) -> Outcome:
             "dropped": [
                 *(f"{table.label}.{old.name}" for table in design.tables for old in table.old_columns),
                 *(table.label for table in design.dropped),
+                *(index.label for index in design.dropped_indexes),
             ]
         }
         evidence: dict[str, object] = {"archived": archived}
@@ -70,6 +75,17 @@ async def _finish(work: Work, archived: int) -> Outcome:
         await store.change_route(work.conn, work.reference, authority="new", read_percent=100)
         head = await store.audited(work.conn, work.reference, "contract", affected=affected, evidence=evidence)
     return Outcome(summary=f"contracted; {archived} old values archived", evidence=evidence, audit_head=head)
+
+
+async def _drop_index(work: Work, index: DroppedIndex) -> None:
+    """Drop an index once; after that its name may be another one's, which gets it with its table's final shape."""
+    if await _is_done(work, index.label):
+        return
+    work.beat.note = index.label
+    await reach("index.before_commit")
+    await drop(work, declare.drop_old_index(index))
+    await store.set_controls(work.conn, work.migration.id, {f"contracted {index.label}": True})
+    await reach("index.after_commit")
 
 
 async def _archive(work: Work) -> int:
@@ -116,6 +132,7 @@ async def _final_shape(work: Work, table: TableDesign) -> list[Statement]:
         *(sync.remove(design, table) if table.synced else []),
         *columns.finish(table, names, over),
         *declare.proper_names(table),
+        *replica_identity.at_contract(table),
         *views.direct_views(design, table, relation, versions),
         *columns.drop_marker(table),
         *columns.rename_table(table),

@@ -1,19 +1,20 @@
 """What the new version requires, declared without blocking: indexes built concurrently, constraints added and then validated.
 
-A build that was cut short leaves an INVALID index, which is dropped and built again. A row that breaks a constraint binds nobody:
+A row that breaks a constraint binds nobody:
 everything is released, and the migration says which constraint it was.
 """
 
 from psycopg import errors
 
+from pgduet.activities.building import build, drop
 from pgduet.activities.engine import Work
 from pgduet.barriers import reach
 from pgduet.errors import GateRefused
-from pgduet.operations import columns, declare
-from pgduet.operations.constraints import CarriedIndex
+from pgduet.operations import columns, declare, replica_identity
 from pgduet.operations.design import TableDesign
 from pgduet.operations.statement import Statement
 from pgduet.postgres.executor import execute_alone
+from pgduet.postgres.indexing import check_identity
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
 
@@ -22,9 +23,9 @@ async def build_indexes(work: Work) -> list[str]:
     """Build the indexes that bind nobody; returns their names."""
     return [
         index.name
-        for table in work.migration.design.synced
+        for table in work.migration.design.tables
         for index in declare.early(table)
-        if await _build(work, table, index)
+        if await build(work, table, index)
     ]
 
 
@@ -32,12 +33,16 @@ async def declare_constraints(work: Work) -> int:
     """Declare all that binds everybody from cutover on; returns the tries that the locks took."""
     tries = 0
     try:
-        for table in work.migration.design.synced:
+        for table in work.migration.design.tables:
             tries += await _declare(work, table)
         for created in work.migration.design.created:
             for key in created.foreign_keys:
                 tries += await _locked(work, declare.foreign_key(created, key))
                 await _alone(work, declare.validate(created, key.working))
+        for table in work.migration.design.tables:
+            if table.identity and table.identity.widens:
+                await check_identity(work.conn, table, table.identity)
+                tries += await _locked(work, replica_identity.at_cutover(table))
     except errors.IntegrityError as error:
         await release_constraints(work)
         raise GateRefused(
@@ -50,10 +55,11 @@ async def declare_constraints(work: Work) -> int:
 async def release_constraints(work: Work) -> None:
     """Take back what `declare_constraints` declared."""
     design = work.migration.design
-    for table in design.synced:
+    for table in design.tables:
+        await _locked(work, replica_identity.back(table))
         await _locked(work, [*columns.release(design, table), *declare.release(table, declare.bound(table))])
         for index in declare.late(table):
-            await _alone(work, declare.drop_index(table, index))
+            await drop(work, declare.drop_index(table, index))
     for created in design.created:
         await _locked(work, declare.release(created, [key.working for key in created.foreign_keys]))
 
@@ -63,7 +69,7 @@ async def _declare(work: Work, table: TableDesign) -> int:
     tries = 0
     for index in declare.late(table):
         if not await _is_constraint(work, table, index.working):
-            await _build(work, table, index)
+            await build(work, table, index)
     tries += await _locked(work, [*columns.prove_required(design, table), *declare.checks(table, table.checks)])
     for key in table.foreign_keys:
         tries += await _locked(work, declare.foreign_key(table, key))
@@ -76,22 +82,6 @@ async def _declare(work: Work, table: TableDesign) -> int:
         if index.constraint and not await _is_constraint(work, table, index.working):
             tries += await _locked(work, [declare.unique(table, index)])
     return tries
-
-
-async def _build(work: Work, table: TableDesign, index: CarriedIndex) -> bool:
-    """Build an index unless it is there and valid."""
-    where = {"schema": table.schema_name, "name": index.working}
-    found = await (await work.conn.execute(block("declare", "index_state"), where)).fetchall()
-    if found and found[0]["valid"]:
-        return False
-    if found:
-        await _alone(work, declare.drop_index(table, index))
-    try:
-        await _alone(work, declare.build(table, index))
-    except errors.IntegrityError:
-        await _alone(work, declare.drop_index(table, index))
-        raise
-    return True
 
 
 async def _is_constraint(work: Work, table: TableDesign, name: str) -> bool:

@@ -16,6 +16,7 @@ from pgduet.messages import Abort, Outcome, Reference, Start
 from pgduet.neighbours import Claim, Neighbour, Pending
 from pgduet.postgres import chain, store
 from pgduet.postgres.dependents import dependents_of
+from pgduet.postgres.indexing import check_identity, check_still_droppable
 from pgduet.postgres.session import Connection
 
 REASON_LENGTH = 2000
@@ -81,12 +82,17 @@ class Neighbours:
         """Pass the point of no return, unless an earlier migration must still be able to go back, or this one is about to.
 
         Raises:
-            NotSupported: a view or a policy over an altered column cannot be made anew; nothing is decided.
+            NotSupported: a view or a policy over an altered column cannot be made anew, an index to be dropped is needed, or a
+                publication would have clients' writes fail; nothing is decided.
         """
         async with self.engine.work(reference, "contract", alone=True) as work:
             for table in work.migration.design.tables:
-                # What the user has made over an altered column since preflight: refused now, while there is a way back.
+                # What the user has made since preflight that stands in the way: refused now, while there is a way back.
                 await dependents_of(work.conn, table)
+                if table.identity:
+                    await check_identity(work.conn, table, table.identity)
+            for index in work.migration.design.dropped_indexes:
+                await check_still_droppable(work.conn, index)
             async with work.conn.transaction():
                 pending = await _begin_contract(work.conn, reference)
                 await reach("begin_contract.before_commit")

@@ -85,6 +85,12 @@ class UnknownTable(PlanInvalid):
     code = "PD-1040"
 
 
+class UnknownIndex(PlanInvalid):
+    """The index does not exist."""
+
+    code = "PD-1041"
+
+
 class UnknownColumn(PlanInvalid):
     """The column does not exist."""
 
@@ -119,6 +125,12 @@ class NameTaken(PlanInvalid):
     """A new column has the name of one that stays."""
 
     code = "PD-1047"
+
+
+class IndexInvalid(PlanInvalid):
+    """PostgreSQL does not accept the index."""
+
+    code = "PD-1049"
 
 
 class PlanConflict(PlanInvalid):

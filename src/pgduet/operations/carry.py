@@ -16,7 +16,7 @@ from pgduet.operations.facts import ForeignFacts, IndexFacts, TableFacts
 from pgduet.operations.names import proper_name, working_name
 from pgduet.operations.references import foreign_key
 from pgduet.plan.columns import Constrained
-from pgduet.plan.models import AddColumn, AlterColumn, Plan, ReplaceColumns
+from pgduet.plan.models import AddColumn, AlterColumn, DropIndex, Plan, ReplaceColumns
 
 
 def successors(mappings: tuple[ColumnMapping, ...]) -> dict[str, str]:
@@ -40,9 +40,10 @@ def indexes(
 ) -> Iterator[CarriedIndex]:
     """Make the indexes anew that hang on altered columns, then those that new unique constraints need."""
     label = sql.Identifier(table.schema_name, table.table).as_string(None)
+    leaving = dropped(plan, table)
     for index in table.indexes:
         definition = answers.indexes.get((label, index.name))
-        if definition is not None and concerned(index.columns, mappings):
+        if index.name not in leaving and definition is not None and concerned(index.columns, mappings):
             yield CarriedIndex(
                 name=index.name,
                 working=working_name(plan.name, index.name),
@@ -65,6 +66,12 @@ def indexes(
                 brought=(column.physical,),
                 shown=column.name,
             )
+
+
+def dropped(plan: Plan, table: TableFacts) -> set[str]:
+    """Name the indexes of the table's schema that the plan drops: they have no successor, and nobody need be told."""
+    found = (operation.index for operation in plan.operations if isinstance(operation, DropIndex))
+    return {index.name for index in found if index.schema == table.schema_name}
 
 
 def checks(

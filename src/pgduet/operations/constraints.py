@@ -4,10 +4,14 @@ Until contract they bear working names, since the old column's own still have th
 expression to those of the table.
 """
 
+from typing import Literal
+
 from psycopg import sql
 
 from pgduet.operations.expressions import Expression, Frozen
 from pgduet.operations.statement import Query, trusted
+
+Identity = Literal["default", "full", "nothing", "index"]
 
 
 class Check(Frozen):
@@ -66,7 +70,10 @@ class ForeignKey(Frozen):
 
 
 class CarriedIndex(Frozen):
-    """An index of the old column, made anew for the new one: `definition` begins after `ON <table> `."""
+    """An index of the old column made anew for the new one, or one that the plan asks for.
+
+    `definition` begins after `ON <table> `, over the table's own columns.
+    """
 
     name: str
     working: str
@@ -78,3 +85,42 @@ class CarriedIndex(Frozen):
     brought: tuple[str, ...] = ()
     """The physical column of a uniqueness that the plan asks for; empty where the index was the old column's."""
     shown: str = ""
+    position: int | None = None
+    """The `create_index` that asks for it."""
+    first: bool = False
+    """Built in expand already: all its columns are there, and it binds nobody."""
+    keys: tuple[str, ...] = ()
+    """What must differ between rows, as PostgreSQL writes it, where a unique index is asked for by `create_index`."""
+    predicate: str | None = None
+    nulls_distinct: bool = True
+
+
+class DroppedIndex(Frozen):
+    """An index that the new version does without; `table` is its table's quoted name."""
+
+    schema_name: str
+    name: str
+    table: str
+    position: int
+
+    @property
+    def label(self) -> str:
+        """The index's quoted name as text."""
+        return sql.Identifier(self.schema_name, self.name).as_string(None)
+
+
+class ReplicaIdentity(Frozen):
+    """By what logical replication is to name rows, and by what it did; an index goes by its name."""
+
+    identity: Identity
+    index: str | None = None
+    was: Identity
+    was_index: str | None = None
+    columns: tuple[str, ...] = ()
+    """The table's own columns by which rows will be named; none for `full` and `nothing`."""
+    position: int
+
+    @property
+    def widens(self) -> bool:
+        """Tell whether it takes nothing away from anybody who reads the changes."""
+        return self.identity == "full"

@@ -11,6 +11,7 @@ from pgduet.plan.models import (
     AddColumn,
     AlterColumn,
     ColumnOperation,
+    CreateIndex,
     CreateTable,
     DropColumn,
     NewColumn,
@@ -52,6 +53,9 @@ def questions(plan: Plan, facts: Known, types: Types) -> Iterator[Question]:
     for index, operation in enumerate(plan.operations):
         if isinstance(operation, CreateTable):
             yield from _of_created(index, operation, types)
+        elif isinstance(operation, CreateIndex):
+            scope = new_scope(plan, facts[str(operation.relation)], types)
+            yield from _of_index(plan, index, operation, scope)
         elif isinstance(operation, ColumnOperation):
             table = facts[str(operation.relation)]
             yield from _of_columns(plan, index, operation, table, types)
@@ -124,6 +128,16 @@ def _of_created(index: int, operation: CreateTable, types: Types) -> Iterator[Qu
             yield Question((*path, "default"), column.default, {}, into, over, may_change=True)
         if column.check:
             yield Question((*path, "check"), column.check.expression, scope, "boolean", over)
+
+
+def _of_index(plan: Plan, index: int, operation: CreateIndex, scope: Mapping[str, str]) -> Iterator[Question]:
+    top: KeyPath = ("operations", index, "create_index")
+    over = f"version {plan.version.to} of {operation.relation}"
+    for number, column in enumerate(operation.columns):
+        if column.expression is not None:
+            yield Question((*top, "columns", number, "expression"), column.expression, scope, "", over)
+    if operation.where is not None:
+        yield Question((*top, "where"), operation.where, scope, "boolean", over)
 
 
 def _downs(

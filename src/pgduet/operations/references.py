@@ -1,11 +1,13 @@
 """Foreign keys that a plan asks for, as values of a design."""
 
+from collections.abc import Sequence
+
 from psycopg import sql
 
 from pgduet.operations.constraints import ForeignKey
 from pgduet.operations.names import proper_name, working_name
-from pgduet.plan.columns import References
-from pgduet.plan.models import AlterColumn, Plan
+from pgduet.plan.columns import NewColumn, References, TableColumn
+from pgduet.plan.models import AlterColumn, CreateTable, Plan, ReplaceColumns
 from pgduet.plan.problems import KeyPath
 
 
@@ -44,7 +46,10 @@ def asked(plan: Plan) -> list[tuple[KeyPath, References]]:
             found += (
                 [((*top, "column", "references"), single.references)] if getattr(single, "references", None) else []
             )
-        for number, column in enumerate(getattr(operation, "columns", ())):
+        listed: Sequence[NewColumn | TableColumn] = (
+            operation.columns if isinstance(operation, CreateTable | ReplaceColumns) else ()
+        )
+        for number, column in enumerate(listed):
             if column.references:
                 found.append(((*top, "columns", number, "references"), column.references))
     return found

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from psycopg import sql
 
+from pgduet.operations.constraints import CarriedIndex
 from pgduet.operations.design import ROW, ColumnMapping, Design, OldColumn, TableDesign, image_differs
 from pgduet.operations.statement import Query, trusted
 from pgduet.phases import SyncMode
@@ -48,17 +49,44 @@ def violates(table: TableDesign) -> Query:
     return _any([*broken, *(key.orphan(ROW) for key in table.foreign_keys)])
 
 
-def duplicates(table: TableDesign) -> list[Query]:
-    """Count the rows that break each coming uniqueness."""
-    return [
-        block("rows", "duplicates").format(
-            columns=_list(sql.Identifier(name) for name in index.brought),
-            filled=sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(n)) for n in index.brought),
-            relation=table.relation,
-        )
-        for index in table.indexes
-        if index.brought
-    ]
+def uniqueness(table: TableDesign) -> list[CarriedIndex]:
+    """Give the indexes by which rows are to be unique that are not so yet."""
+    return [index for index in table.indexes if index.brought or index.keys]
+
+
+def duplicates(table: TableDesign, index: CarriedIndex) -> Query:
+    """Count the rows that break a coming uniqueness."""
+    keys, counted = _unique_by(index)
+    return block("rows", "duplicates").format(columns=_list(keys), filled=counted, relation=table.relation)
+
+
+def duplicated(table: TableDesign, index: CarriedIndex, limit: int) -> Query:
+    """Name the rows that break a coming uniqueness, one of each value as well."""
+    keys, counted = _unique_by(index)
+    texts = _list(sql.SQL("{}::text").format(key) for key in keys)
+    return block("rows", "duplicated").format(
+        key=table.key_of(ROW),
+        detail=sql.SQL("jsonb_build_object('unique', {}, 'value', _pgduet_value)::text").format(
+            sql.Literal(index.shown)
+        ),
+        values=sql.SQL("jsonb_build_array({})").format(texts),
+        columns=_list(keys),
+        filled=counted,
+        relation=table.relation,
+        limit=sql.Literal(limit),
+    )
+
+
+def _unique_by(index: CarriedIndex) -> tuple[list[sql.Composable], Query]:
+    """Give what must differ, and which rows count: those in the index, without NULL where NULLs differ from each other."""
+    keys: list[sql.Composable] = [trusted(key) for key in index.keys]
+    keys = keys or [sql.Identifier(name) for name in index.brought]
+    conditions: list[Query] = []
+    if index.nulls_distinct:
+        conditions += [sql.SQL("{} IS NOT NULL").format(key) for key in keys]
+    if index.predicate is not None:
+        conditions.append(sql.SQL("({})").format(trusted(index.predicate)))
+    return keys, sql.SQL(" AND ").join(conditions or [sql.SQL("true")])
 
 
 def fill(design: Design, table: TableDesign, first: int, last: int, *, how: str = "fill", safe: bool = False) -> Query:

@@ -32,8 +32,10 @@ async def compare(conn: Connection, migration: store.Migration, mode: SyncMode, 
     async with conn.transaction():
         await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         began = await (await conn.execute("SELECT clock_timestamp() AS at")).fetchone()
-        for table in migration.design.synced:
-            await comparison.table(table)
+        for table in migration.design.tables:
+            if table.synced:
+                await comparison.table(table)
+            await comparison.uniqueness(table)
     parity = comparison.result(began["at"] if began else datetime.now().astimezone())
     async with conn.transaction():
         await _keep(conn, migration, parity, comparison.examples)
@@ -95,9 +97,17 @@ class _Comparison:
             if (counted["mismatches"] or counted["violations"]) and len(self.examples) < EXAMPLES:
                 await self._name(table, first, last, safe=safe)
             self.progress(f"{table.label}: {min(last, total)} of {total} pages compared")
-        for query in rows.duplicates(table):
-            found = (await (await self.conn.execute(query)).fetchall())[0]
-            self.violations += found["rows"]
+
+    async def uniqueness(self, table: TableDesign) -> None:
+        """Count the rows that share what is to be unique, and name some."""
+        for index in rows.uniqueness(table):
+            self.progress(f"{table.label}: is {index.shown} unique?")
+            count = (await (await self.conn.execute(rows.duplicates(table, index))).fetchall())[0]["rows"]
+            self.violations += count
+            if count and (room := EXAMPLES - len(self.examples)) > 0:
+                query = rows.duplicated(table, index, room)
+                for row in await (await self.conn.execute(query)).fetchall():
+                    self.examples.append({"relation": table.label, **row})
 
     async def _counted(self, table: TableDesign, first: int, last: int) -> tuple[dict[str, int], bool]:
         """Count the fast way; where an expression raises, row by row with care."""

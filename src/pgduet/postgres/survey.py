@@ -21,11 +21,21 @@ from pgduet.operations.questions import KeyPath, new_scope, place, questions, ty
 from pgduet.operations.references import asked
 from pgduet.operations.resolve import mappings_of, resolve
 from pgduet.plan.columns import References
-from pgduet.plan.models import AlterColumn, ColumnOperation, CreateTable, DropTable, Plan, RenameTable, TableName
+from pgduet.plan.models import (
+    AlterColumn,
+    CreateTable,
+    DropIndex,
+    DropTable,
+    Plan,
+    RenameTable,
+    TableChange,
+    TableName,
+)
 from pgduet.postgres import catalogue
 from pgduet.postgres.carrying import carried_checks, carried_indexes
 from pgduet.postgres.dependents import dependents_of
 from pgduet.postgres.expressions import analyse, canonical_type
+from pgduet.postgres.indexing import with_indexes
 from pgduet.postgres.readers import old_readers
 from pgduet.postgres.sampled import check_down_of_nothing, hazards_of, sampled_hazards
 from pgduet.postgres.session import Connection
@@ -55,7 +65,7 @@ async def survey(conn: Connection, plan: Plan) -> Survey:
         str(name): await carried_checks(conn, facts[str(name)], mappings_of(plan, name, facts[str(name)], answers))
         for name in plan.tables()
     }
-    design = resolve(plan, facts, answers, checks)
+    design = await with_indexes(conn, plan, resolve(plan, facts, answers, checks), facts, answers)
     hazards: list[Hazard] = []
     for table in design.tables:
         table_facts = facts[str(TableName(table.schema_name, table.table))]
@@ -73,10 +83,16 @@ async def survey(conn: Connection, plan: Plan) -> Survey:
 async def _facts(conn: Connection, plan: Plan) -> dict[str, TableFacts]:
     facts: dict[str, TableFacts] = {}
     for index, operation in enumerate(plan.operations):
-        if not isinstance(operation, ColumnOperation | RenameTable | DropTable):
+        if not isinstance(operation, TableChange | DropIndex | DropTable):
             continue
-        relation = operation.relation
-        with _at(("operations", index, operation.kind, "table")):
+        top: KeyPath = ("operations", index, operation.kind)
+        if isinstance(operation, DropIndex):
+            with _at((*top, "name")):
+                found = await catalogue.index(conn, operation.index.schema, operation.index.name)
+            relation = TableName(found.schema_name, found.table)
+        else:
+            relation = operation.relation
+        with _at((*top, "name" if isinstance(operation, DropIndex) else "table")):
             facts[str(relation)] = await catalogue.table(conn, relation.schema, relation.name)
             if not facts[str(relation)].owned:
                 raise MissingRights(
@@ -195,10 +211,11 @@ def _check_constraint_names(table: TableDesign, facts: TableFacts) -> None:
     new = [check.name for check in table.checks if not check.carried]
     new += [key.name for key in table.foreign_keys if not key.carried]
     new += [index.name for index in table.indexes if index.brought]
+    made = [index.name for index in table.indexes if index.position is not None]
     going = set(carry.lost(facts, table.mappings, set()))
     stays = {name for name in facts.constraint_names if not any(what.endswith(f" {name}") for what in going)}
     for name in new:
-        if name in stays or new.count(name) > 1:
+        if name in stays or [*new, *made].count(name) > 1:
             raise NameTaken(
                 f'{table.label} already has a constraint or an index "{name}"',
                 place=place(("operations", table.mappings[0].position, table.mappings[0].kind)),

@@ -18,10 +18,17 @@ ALTER TABLE {relation} ADD CONSTRAINT {constraint} UNIQUE USING INDEX {constrain
 -- name: rename_index
 ALTER INDEX {index} RENAME TO {name}
 
--- name: index_state
--- Whether an index is there and valid; no row where it is not there.
-SELECT i.indisvalid AS valid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname = %(schema)s AND c.relname = %(name)s
-
 -- name: constraint_there
 SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass(%(relation)s) AND conname = %(name)s) AS there
+
+-- name: identity_default
+ALTER TABLE {relation} REPLICA IDENTITY DEFAULT
+
+-- name: identity_full
+ALTER TABLE {relation} REPLICA IDENTITY FULL
+
+-- name: identity_nothing
+ALTER TABLE {relation} REPLICA IDENTITY NOTHING
+
+-- name: identity_index
+ALTER TABLE {relation} REPLICA IDENTITY USING INDEX {index}

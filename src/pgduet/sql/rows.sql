@@ -37,6 +37,11 @@ SELECT count(*) AS rows, count(*) FILTER (WHERE {inconsistent}) AS mismatches, c
 SELECT coalesce(sum(n - 1), 0)::bigint AS rows
   FROM (SELECT count(*) AS n FROM {relation} WHERE {filled} GROUP BY {columns} HAVING count(*) > 1) AS many
 
+-- name: duplicated
+SELECT {key} AS key, 'constraint' AS kind, {detail} AS detail
+  FROM (SELECT *, {values} AS _pgduet_value, count(*) OVER (PARTITION BY {columns}) AS _pgduet_times FROM {relation} WHERE {filled}) AS t
+ WHERE _pgduet_times > 1 ORDER BY _pgduet_value LIMIT {limit}
+
 -- name: differing
 SELECT {key} AS key, CASE WHEN {violates} THEN 'constraint' ELSE 'mismatch' END AS kind, {detail} AS detail
   FROM {relation} AS t WHERE {pages} AND ({inconsistent} OR {violates}) LIMIT {limit}

@@ -22,13 +22,14 @@ from pgduet.barriers import reach
 from pgduet.errors import LockDeadline, NameTaken
 from pgduet.messages import LockWait
 from pgduet.operations import declare
-from pgduet.operations.constraints import CarriedIndex
+from pgduet.operations.constraints import CarriedIndex, DroppedIndex
 from pgduet.operations.design import TableDesign
 from pgduet.operations.statement import Statement
 from pgduet.postgres import catalogue, store
 from pgduet.postgres.building import doing, give_way, holders, queued, valid
 from pgduet.postgres.executor import execute_alone
 
+OURS, BUILT = "ours", "built"
 LOOK_EVERY_S = 0.1
 AGAIN_S = (1.0, 3.0)
 """How long others have the table after a build gave way."""
@@ -76,16 +77,17 @@ async def build_first(work: Work) -> list[str]:
     names = []
     for table in work.migration.design.tables:
         for index in declare.first(table):
-            if not await _is_ours(work, index):
+            known = await _known(work, index)
+            if known is None:
                 if await catalogue.relation_there(work.conn, table.schema_name, index.working):
                     raise NameTaken(
                         f'schema {table.schema_name} has a relation "{index.working}" by now, and it is not ours',
                         hint=f"Rename or drop it, then: pgduet advance {work.migration.name}",
                     )
-                await _note(work, index, ours=True)
-            await reach("index.before_commit")
+                await store.set_controls(work.conn, work.migration.id, {_mark(index): OURS})
             await build(work, table, index)
-            await reach("index.after_commit")
+            if known != BUILT:
+                await _note(work, "expand", {_mark(index): BUILT}, table=table.label, index=index.working)
             names.append(index.name)
     return names
 
@@ -95,23 +97,37 @@ async def drop_first(work: Work) -> list[str]:
     names = []
     for table in reversed(work.migration.design.tables):
         for index in reversed(declare.first(table)):
-            if await _is_ours(work, index):
-                await reach("index.before_commit")
+            if await _known(work, index):
                 await drop(work, declare.drop_index(table, index))
-                await _note(work, index, ours=False)
-                await reach("index.after_commit")
+                await _note(work, "undo_expand", {_mark(index): None}, table=table.label, index=index.working)
                 names.append(index.name)
     return names
 
 
-async def _is_ours(work: Work, index: CarriedIndex) -> bool:
+async def drop_old(work: Work, index: DroppedIndex, mark: str) -> None:
+    """Drop an index that the new version does without; with `mark`, contract remembers it."""
+    await drop(work, declare.drop_old_index(index))
+    await _note(work, "drop_index", {mark: True}, table=index.table, index=index.label)
+
+
+def _mark(index: CarriedIndex) -> str:
+    return f"index_{index.position}"
+
+
+async def _known(work: Work, index: CarriedIndex) -> str | None:
+    """Tell whether what has the index's name is ours, and whether it was built."""
     controls = (await store.run(work.conn, "controls", {"id": work.migration.id}))[0]["controls"]
-    return bool(controls.get(f"index_{index.position}"))
+    found = controls.get(_mark(index))
+    return str(found) if found else None
 
 
-async def _note(work: Work, index: CarriedIndex, *, ours: bool) -> None:
-    """Note that what has the index's name is ours from here on, or no more."""
-    await store.set_controls(work.conn, work.migration.id, {f"index_{index.position}": ours})
+async def _note(work: Work, action: str, controls: dict[str, object], **affected: object) -> None:
+    """Remember what was done to an index, with its entry in the audit log."""
+    async with work.conn.transaction():
+        await store.set_controls(work.conn, work.migration.id, controls)
+        await store.audited(work.conn, work.reference, action, affected=affected)
+        await reach("index.before_commit")
+    await reach("index.after_commit")
 
 
 async def _later(ends: float, what: str) -> None:

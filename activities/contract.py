@@ -8,7 +8,7 @@ import asyncio
 from psycopg import errors
 from temporalio import activity
 
-from pgduet.activities.building import drop
+from pgduet.activities.building import drop_old
 from pgduet.activities.engine import Engine, Work
 from pgduet.activities.versions import drop_older_views, drop_version
 from pgduet.barriers import reach
@@ -79,13 +79,8 @@ async def _finish(work: Work, archived: int) -> Outcome:
 
 async def _drop_index(work: Work, index: DroppedIndex) -> None:
     """Drop an index once; after that its name may be another one's, which gets it with its table's final shape."""
-    if await _is_done(work, index.label):
-        return
-    work.beat.note = index.label
-    await reach("index.before_commit")
-    await drop(work, declare.drop_old_index(index))
-    await store.set_controls(work.conn, work.migration.id, {f"contracted {index.label}": True})
-    await reach("index.after_commit")
+    if not await _is_done(work, index.label):
+        await drop_old(work, index, f"contracted {index.label}")
 
 
 async def _archive(work: Work) -> int:

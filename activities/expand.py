@@ -45,9 +45,8 @@ class Expand:
                 if script.at == "expand" and not await step.has_run(script.position):
                     await step.run_script(script, script.up, ran=True)
             built = await build_first(work)
-            if built:
-                await step.tell(indexes=built)
-            return step.outcome(f"added {sum(len(table.new_columns) for table in design.synced)} columns")
+            more = f", built {', '.join(built)}" if built else ""
+            return step.outcome(f"added {sum(len(table.new_columns) for table in design.synced)} columns{more}")
 
     @activity.defn(name="undo_expand")
     async def undo_expand(self, reference: Reference) -> Outcome:
@@ -55,8 +54,7 @@ class Expand:
         async with self.engine.work(reference, "undo_expand", alone=True) as work:
             design = work.migration.design
             step = _Step(work, "undo_expand")
-            if gone := await drop_first(work):
-                await step.tell(indexes=gone)
+            await drop_first(work)
             for script in reversed(design.scripts):
                 if script.down is not None and await step.has_run(script.position):
                     await step.run_script(script, script.down, ran=False)
@@ -111,11 +109,6 @@ class _Step:
         """Tell whether an operation has been done."""
         controls = (await store.run(self.work.conn, "controls", {"id": self.work.migration.id}))[0]["controls"]
         return bool(controls.get(f"made_{position}"))
-
-    async def tell(self, **affected: object) -> None:
-        """Note in the audit log what was done outside of any transaction."""
-        async with self.work.conn.transaction():
-            self.head = await store.audited(self.work.conn, self.work.reference, self.name, affected=affected)
 
     def outcome(self, summary: str) -> Outcome:
         return Outcome(summary=summary, evidence={"lock_tries": self.tries}, audit_head=self.head)

@@ -110,6 +110,17 @@ async def test_a_worker_that_is_killed_half_way_leaves_an_index_that_the_next_on
                 assert await states(conn) == {"by_note": True}
 
 
+async def test_a_rollback_cancels_a_build_and_takes_what_is_left_of_it(stage: Harness, conn: Connection) -> None:
+    await create_reviews(conn, 500)
+    async with stage.worker():
+        async with half_way(stage, conn):
+            aborting = asyncio.create_task(stage.act("abort"))
+            await found(conn, "SELECT FROM (SELECT) WHERE NOT EXISTS (SELECT FROM pg_stat_progress_create_index)")
+        await aborting
+        assert (await stage.result()).state is State.ROLLED_BACK
+    assert await states(conn) == {}
+
+
 async def test_status_tells_whose_end_a_build_waits_for(stage: Harness, conn: Connection) -> None:
     await create_reviews(conn, 500)
     async with stage.worker():

@@ -120,10 +120,5 @@ def _opclass(opclass: OperatorClass) -> sql.Composed:
 
 
 def _settings(given: dict[str, Setting]) -> sql.Composed:
-    pairs = [
-        sql.SQL("{} = {}").format(
-            sql.Identifier(name), sql.Literal(str(value).lower() if isinstance(value, bool) else str(value))
-        )
-        for name, value in given.items()
-    ]
+    pairs = [sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in given.items()]
     return sql.SQL(", ").join(pairs)

@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
+    WithJsonSchema,
     field_validator,
     model_serializer,
     model_validator,
@@ -21,7 +22,14 @@ from pgduet.plan.names import Identifier, NameText, NewName, TableName, TableTex
 from pgduet.plan.policy import Part
 from pgduet.plan.problems import Problem, refuse
 
-Setting = str | int | float | bool
+
+def _setting(value: object) -> object:
+    if not isinstance(value, str | bool | int | float):
+        refuse(Problem("expected a text, a number, true or false", hint="Write `fillfactor: 70`."))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+Setting = Annotated[str, BeforeValidator(_setting), WithJsonSchema({"type": ["string", "number", "boolean"]})]
 """The value of a parameter; PostgreSQL says whether it is one."""
 
 

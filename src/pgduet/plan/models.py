@@ -207,8 +207,9 @@ class Plan(Part):
     def _whole_tables(self) -> Iterator[Problem]:
         """Find tables that one operation drops, creates or renames and another one changes too."""
         first: dict[tuple[str, TableName], KeyPath] = {}
+        shaped = {o.relation for o in self.operations if isinstance(o, ColumnOperation)}
         indexed = CreateIndex | DropIndex | SetReplicaIdentity
-        changed = {o.relation for o in self.operations if isinstance(o, ColumnOperation | indexed)}
+        changed = shaped | {o.relation for o in self.operations if isinstance(o, indexed)}
         for index, operation in enumerate(self.operations):
             if not isinstance(operation, CreateTable | DropTable | RenameTable):
                 continue
@@ -220,7 +221,10 @@ class Plan(Part):
                 yield Problem(f"{table} {kind} twice", at=path, hint="Delete one of the operations.", elsewhere=seen)
             elif table in changed and not isinstance(operation, RenameTable):
                 verb = "dropped" if isinstance(operation, DropTable) else "created"
-                hint = "Put the change into `create_table`." if verb == "created" else "Delete one of the operations."
+                hint = "Delete one of the operations."
+                if verb == "created":
+                    later = "Make the change in a plan of its own, after this one."
+                    hint = "Put the change into `create_table`." if table in shaped else later
                 yield Problem(f"{table} is {verb}, and another operation changes it too", at=path, hint=hint)
 
     def _indexes(self) -> Iterator[Problem]:

@@ -23,6 +23,7 @@ from pgduet.operations.resolve import mappings_of, resolve
 from pgduet.plan.columns import References
 from pgduet.plan.models import (
     AlterColumn,
+    CreateIndex,
     CreateTable,
     DropIndex,
     DropTable,
@@ -110,6 +111,8 @@ async def _taken(conn: Connection, plan: Plan) -> set[tuple[str, str]]:
         if isinstance(operation, CreateTable):
             wanted.append((path, operation.relation.schema, operation.relation.name))
             await _check_schema(conn, operation.relation.schema, path)
+        elif isinstance(operation, CreateIndex):
+            await _check_schema(conn, operation.relation.schema, path)
         elif isinstance(operation, RenameTable):
             wanted.append((path, operation.relation.schema, operation.to))
     return {(schema, name) for _, schema, name in wanted if await catalogue.relation_there(conn, schema, name)}
@@ -121,7 +124,9 @@ async def _check_schema(conn: Connection, schema: str, path: KeyPath) -> None:
         raise UnknownTable(f"schema {schema} does not exist", place=place(path), hint="Create it first.")
     if not found[0]["may_create"]:
         hint = f"GRANT CREATE ON SCHEMA {schema} to the worker's role."
-        raise MissingRights(f"the worker's role may not create tables in schema {schema}", place=place(path), hint=hint)
+        raise MissingRights(
+            f"the worker's role may not create tables or indexes in schema {schema}", place=place(path), hint=hint
+        )
 
 
 async def _answers(conn: Connection, plan: Plan, facts: dict[str, TableFacts]) -> Answers:

@@ -48,7 +48,6 @@ PATIENCE_S = 600.0
 
 TURNS = {
     "expand": 2,
-    "index": 4,
     "dual_write": 2,
     "batch": 3,
     "route": 2,

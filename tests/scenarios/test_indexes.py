@@ -1,97 +1,21 @@
-"""Indexes are built beside clients: cut short they are built again, nobody queues behind them, what is not ours stays.
-
-A transaction that has written to the table and stays open holds a build half way: it has made its index, INVALID, and waits.
-"""
+"""Indexes are built beside clients: nobody queues behind a build, a killed one is begun again, what is not ours stays."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import psycopg
 import pytest
 from psycopg import errors
+from support.building import BY_NOTE, NO_BUILD, Connection, found, half_way, states
 from support.harness import TIMEOUT_S, Harness
-from support.holding import locked
+from support.mutants import Clause, must_fail
 from support.plans import MOOD, create_reviews
 
 from pgduet import observe
-from pgduet.activities import building
 from pgduet.messages import Status
 from pgduet.phases import Phase, State
-from pgduet.sql import load
 
-Connection = psycopg.AsyncConnection[Any]
-
-BY_NOTE = {"create_index": {"table": "public.reviews", "name": "by_note", "columns": ["note"]}}
 ONE_NOTE = {"create_index": {"table": "public.reviews", "name": "one_note", "columns": ["note"], "unique": True}}
-WRITES = "INSERT INTO public.reviews (rating) VALUES ('4')"
-
-BUILDING = """
-SELECT pid FROM pg_stat_progress_create_index
- WHERE datname = current_database() AND phase = 'waiting for writers before build'
-"""
-STATES = """
-SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relname ~ 'note' ORDER BY 1
-"""
-
-
-async def found(conn: Connection, query: str, *values: object) -> Any:
-    """Wait until a query gives a row."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while True:
-            row = await (await conn.execute(query.encode(), values or None)).fetchone()
-            if row is not None:
-                return row
-            await asyncio.sleep(0.02)
-
-
-async def states(conn: Connection) -> dict[str, bool]:
-    """Tell which indexes are there, and which of them are valid."""
-    return dict(await (await conn.execute(STATES)).fetchall())
-
-
-@asynccontextmanager
-async def half_way(stage: Harness, conn: Connection) -> AsyncIterator[tuple[int, Connection]]:
-    """Hold the build of an index half way: gives its process id, and the session that holds it."""
-    async with locked(stage.dsn, WRITES) as writer:
-        await stage.start(stage.plan(BY_NOTE, gates={"dual_write": "manual"}))
-        (pid,) = await found(conn, BUILDING)
-        assert await states(conn) == {"by_note": False}
-        yield pid, writer
-
-
-async def cancelled_half_way(stage: Harness, conn: Connection) -> None:
-    """Cancel a build, and look at what becomes of its index."""
-    await create_reviews(conn, 500)
-    async with stage.worker():
-        async with half_way(stage, conn) as (pid, _):
-            await conn.execute("SELECT pg_cancel_backend(%s)", [pid])
-            await found(conn, "SELECT FROM (SELECT) WHERE NOT EXISTS (SELECT FROM pg_stat_progress_create_index)")
-            assert await states(conn) == {"by_note": False}
-        await stage.waits("gate", Phase.EXPAND)
-        assert await states(conn) == {"by_note": True}, "the index that was left is not valid"
-        await stage.act("abort")
-        assert (await stage.result()).state is State.ROLLED_BACK
-    assert await states(conn) == {}
-
-
-async def test_an_index_whose_build_was_cancelled_half_way_is_found_invalid_and_built_again(
-    stage: Harness, conn: Connection
-) -> None:
-    await cancelled_half_way(stage, conn)
-
-
-async def test_the_scenario_sees_when_an_invalid_index_is_not_found(
-    stage: Harness, conn: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = load("building")["index_state"]
-    mutated = original.replace("i.indisvalid AS valid", "true AS valid")
-    assert mutated != original
-    monkeypatch.setitem(load("building"), "index_state", mutated)
-    with pytest.raises(AssertionError, match="the index that was left is not valid"):
-        await cancelled_half_way(stage, conn)
 
 
 async def test_a_worker_that_is_killed_half_way_leaves_an_index_that_the_next_one_builds_again(
@@ -103,7 +27,7 @@ async def test_a_worker_that_is_killed_half_way_leaves_an_index_that_the_next_on
             first.process.kill()
             with stage.worker_process():
                 # The first build goes on in the server, until the next worker ends its session.
-                ended = "SELECT FROM (SELECT) WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)"
+                ended = "SELECT true WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)"
                 await found(conn, ended, pid)
                 await writer.commit()
                 await stage.waits("gate", Phase.EXPAND, 60)
@@ -115,7 +39,7 @@ async def test_a_rollback_cancels_a_build_and_takes_what_is_left_of_it(stage: Ha
     async with stage.worker():
         async with half_way(stage, conn):
             aborting = asyncio.create_task(stage.act("abort"))
-            await found(conn, "SELECT FROM (SELECT) WHERE NOT EXISTS (SELECT FROM pg_stat_progress_create_index)")
+            await found(conn, NO_BUILD)
         await aborting
         assert (await stage.result()).state is State.ROLLED_BACK
     assert await states(conn) == {}
@@ -182,15 +106,19 @@ async def test_a_build_gives_way_to_an_alter_table_instead_of_having_clients_que
     await altered_by_whom_the_build_waits_for(stage, conn)
 
 
-async def test_the_scenario_sees_when_a_build_does_not_give_way(
-    stage: Harness, conn: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def nobody(*_: object) -> bool:
-        return False
+GIVES_WAY = Clause(
+    "who waits behind a build is looked for",
+    "building",
+    "queued",
+    "NOT l.granted AND",
+    "l.granted AND NOT l.granted AND",
+)
 
-    monkeypatch.setattr(building, "queued", nobody)
-    with pytest.raises(errors.DeadlockDetected):
-        await altered_by_whom_the_build_waits_for(stage, conn)
+
+async def test_without_a_look_at_who_waits_it_is_a_deadlock_and_the_client_is_its_victim(
+    stage: Harness, conn: Connection
+) -> None:
+    await must_fail(altered_by_whom_the_build_waits_for(stage, conn), GIVES_WAY, says="deadlock detected")
 
 
 async def test_an_index_of_the_users_that_has_the_name_by_now_is_left_alone(stage: Harness, conn: Connection) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 from psycopg import errors
 from temporalio import activity
 
+from pgduet.activities.building import drop_old
 from pgduet.activities.engine import Engine, Work
 from pgduet.activities.versions import drop_older_views, drop_version
 from pgduet.barriers import reach
 from pgduet.messages import Outcome, Reference
-from pgduet.operations import columns, declare, dependents, rows, scripts, sync, views
+from pgduet.operations import columns, declare, dependents, replica_identity, rows, scripts, sync, views
+from pgduet.operations.constraints import DroppedIndex
 from pgduet.operations.design import TableDesign
 from pgduet.operations.names import archived_table
 from pgduet.operations.statement import Statement
@@ -45,6 +47,8 @@ class Contract:
             design = work.migration.design
             older = await drop_older_views(work, design)
             await _locked(work, [*await drop_version(work, design, design.from_version), *older], "schema")
+            for index in design.dropped_indexes:
+                await _drop_index(work, index)
             for table in design.tables:
                 await _shape(work, table)
             for created in design.created:
@@ -66,6 +70,7 @@ async def _finish(work: Work, archived: int) -> Outcome:
                 *(f"{table.label}.{old.name}" for table in design.tables for old in table.old_columns),
                 *(table.label for table in design.dropped),
                 *(f"{table.label}: {gone}" for table in design.tables for gone in table.dropped_constraints),
+                *(index.label for index in design.dropped_indexes),
             ]
         }
         evidence: dict[str, object] = {"archived": archived}
@@ -73,6 +78,12 @@ async def _finish(work: Work, archived: int) -> Outcome:
         await store.change_route(work.conn, work.reference, authority="new", read_percent=100)
         head = await store.audited(work.conn, work.reference, "contract", affected=affected, evidence=evidence)
     return Outcome(summary=f"contracted; {archived} old values archived", evidence=evidence, audit_head=head)
+
+
+async def _drop_index(work: Work, index: DroppedIndex) -> None:
+    """Drop an index once; after that its name may be another one's, which gets it with its table's final shape."""
+    if not await _is_done(work, index.label):
+        await drop_old(work, index, f"contracted {index.label}")
 
 
 async def _archive(work: Work) -> int:
@@ -122,6 +133,7 @@ async def _final_shape(work: Work, table: TableDesign) -> list[Statement]:
         *columns.finish(table, names, over),
         *declare.changed(table, there),
         *declare.proper_names(table),
+        *replica_identity.at_contract(table),
         *views.direct_views(design, table, relation, versions),
         *columns.drop_marker(table),
         *columns.rename_table(table),

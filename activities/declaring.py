@@ -1,6 +1,6 @@
 """What the new version requires, declared without blocking: indexes built concurrently, constraints added and then validated.
 
-A build that was cut short leaves an INVALID index, which is dropped and built again. A row that breaks a constraint binds nobody:
+A row that breaks a constraint binds nobody:
 everything is released, and the migration says which constraint it was. All is made under working names. When a table has all of
 it, one transaction gives what the plan creates its own name and notes so: by that note alone such a constraint is known as ours.
 """
@@ -8,15 +8,17 @@ it, one transaction gives what the plan creates its own name and notes so: by th
 import psycopg
 from psycopg import errors
 
+from pgduet.activities.building import build, drop
 from pgduet.activities.engine import Work
 from pgduet.barriers import reach
 from pgduet.errors import GateRefused
-from pgduet.operations import columns, declare
-from pgduet.operations.constraints import CarriedIndex, Exclusion
+from pgduet.operations import columns, declare, replica_identity
+from pgduet.operations.constraints import Exclusion
 from pgduet.operations.design import TableDesign
 from pgduet.operations.statement import Statement
 from pgduet.postgres import store
 from pgduet.postgres.executor import execute_alone
+from pgduet.postgres.indexing import check_identity
 from pgduet.postgres.session import Connection, condition
 from pgduet.sql import block
 
@@ -27,9 +29,9 @@ async def build_indexes(work: Work) -> list[str]:
     """Build the indexes that bind nobody; returns their names."""
     return [
         index.name
-        for table in work.migration.design.synced
+        for table in work.migration.design.tables
         for index in declare.early(table)
-        if await _build(work, table, index)
+        if await build(work, table, index)
     ]
 
 
@@ -37,13 +39,17 @@ async def declare_constraints(work: Work) -> int:
     """Declare all that binds everybody from cutover on; returns the tries that the locks took."""
     tries = 0
     try:
-        for table in work.migration.design.compared:
+        for table in work.migration.design.tables:
             if not await _has_own_names(work, table):
                 tries += await _declare(work, table)
         for created in work.migration.design.created:
             for key in created.foreign_keys:
                 tries += await _locked(work, declare.foreign_key(created, key))
                 await _alone(work, declare.validate(created, key.working))
+        for table in work.migration.design.tables:
+            if table.identity and table.identity.widens:
+                await check_identity(work.conn, table, table.identity)
+                tries += await _locked(work, replica_identity.at_cutover(table))
     except (errors.IntegrityError, psycopg.DataError, *_TAKEN) as error:
         await release_constraints(work)
         raise _refusal(error) from None
@@ -53,13 +59,14 @@ async def declare_constraints(work: Work) -> int:
 async def release_constraints(work: Work) -> None:
     """Take back what `declare_constraints` declared."""
     design = work.migration.design
-    for table in design.compared:
+    for table in design.tables:
+        await _locked(work, replica_identity.back(table))
         named = await _has_own_names(work, table)
         keys = declare.release_keys(table.foreign_keys)
         bound = declare.release(table, declare.bound(table, named=named))
         await _locked(work, [*keys, *bound, *columns.release(design, table)], (table, False) if named else None)
         for index in declare.late(table):
-            await _alone(work, declare.drop_index(table, index))
+            await drop(work, declare.drop_index(table, index))
     for created in design.created:
         await _locked(work, declare.release(created, [key.working for key in created.foreign_keys]))
 
@@ -69,7 +76,7 @@ async def _declare(work: Work, table: TableDesign) -> int:
     tries = 0
     for index in declare.late(table):
         if not await _is_constraint(work, table, index.working):
-            await _build(work, table, index)
+            await build(work, table, index)
     tries += await _locked(work, [*columns.prove_required(design, table), *declare.checks(table, table.checks)])
     for key in table.foreign_keys:
         tries += await _locked(work, declare.foreign_key(table, key))
@@ -120,22 +127,6 @@ def _refusal(error: psycopg.Error) -> GateRefused:
         f"rows break what the new version requires: {_named(error)}",
         hint="`pgduet verify` names the rows; correct them, then advance, or roll back.",
     )
-
-
-async def _build(work: Work, table: TableDesign, index: CarriedIndex) -> bool:
-    """Build an index unless it is there and valid."""
-    where = {"schema": table.schema_name, "name": index.working}
-    found = await (await work.conn.execute(block("declare", "index_state"), where)).fetchall()
-    if found and found[0]["valid"]:
-        return False
-    if found:
-        await _alone(work, declare.drop_index(table, index))
-    try:
-        await _alone(work, declare.build(table, index))
-    except errors.IntegrityError:
-        await _alone(work, declare.drop_index(table, index))
-        raise
-    return True
 
 
 async def _is_constraint(work: Work, table: TableDesign, name: str) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -40,7 +40,9 @@ class Work:
     conn: Connection
     migration: store.Migration
     reference: Reference
-    purpose: str = ""
+    purpose: str
+    beside: Callable[[], AbstractAsyncContextManager[Connection]]
+    """Opens a second session, for looking at the first one while it is busy."""
     beat: Beat = field(default_factory=Beat)
 
     async def locked(self, statements: list[Statement], also: Callable[[Connection], Awaitable[None]]) -> int:
@@ -119,7 +121,13 @@ class Engine:
         async with self.connection(reference.database, f"{purpose}/{reference.name}") as conn:
             if alone:
                 await _be_alone(conn, reference.migration_id)
-            work = Work(conn, await store.migration(conn, reference), reference, purpose)
+            work = Work(
+                conn,
+                await store.migration(conn, reference),
+                reference,
+                purpose,
+                beside=lambda: session(self.databases.resolve(reference.database), f"watch/{reference.name}"),
+            )
             _tell(work.migration)
             async with beating(work.beat):
                 yield work

@@ -11,6 +11,10 @@ from pgduet.postgres.survey import Survey
 ROWS_PER_SECOND = 200_000
 """A cautious rate."""
 ROW_REWRITE_BYTES = 300
+INDEXED_PER_SECOND = 300_000
+"""A cautious rate of a build that reads the table twice, not counting its wait for transactions of before."""
+INDEX_ENTRY_BYTES = 40
+"""An entry of a few short columns."""
 
 
 def estimate(plan: Plan, surveyed: Survey) -> dict[str, Any]:
@@ -22,10 +26,18 @@ def estimate(plan: Plan, surveyed: Survey) -> dict[str, Any]:
     if pointed := sorted(str(parse_table(label)) for label in surveyed.design.referred):
         locked += f", SHARE ROW EXCLUSIVE on {', '.join(pointed)}"
     locked += f", at most {plan.policy.lock_timeout_ms} ms a try"
+    indexes = [
+        facts.rows
+        for table in surveyed.design.tables
+        for _ in table.indexes
+        if (facts := surveyed.facts.get(str(TableName(table.schema_name, table.table))))
+    ]
     return {
         "rows": int(rows),
         "backfill_s": round(rows / ROWS_PER_SECOND, 1),
         "wal_mb": round(rows * ROW_REWRITE_BYTES / 1e6),
         "pages_now": sum(facts.pages for facts in known.values()),
+        **({"index_build_s": round(sum(indexes) / INDEXED_PER_SECOND, 1)} if indexes else {}),
+        **({"index_mb": round(sum(indexes) * INDEX_ENTRY_BYTES / 1e6)} if indexes else {}),
         "locks": locked if surveyed.facts else "none known",
     }

@@ -1,4 +1,4 @@
-"""expand: adds new columns, empty and unbound, creates new tables, runs the plan's SQL; undo takes all of it away.
+"""expand: adds new columns, empty and unbound, creates new tables, runs the plan's SQL, builds indexes; undo takes all of it away.
 
 The first migration of a chain also creates the version schema of the version it starts from. An undo leaves that schema:
 it shows the tables as they are, and clients may have come to use it. A created table that has rows goes to the archive, and
@@ -7,6 +7,7 @@ comes back from there.
 
 from temporalio import activity
 
+from pgduet.activities.building import build_first, drop_first
 from pgduet.activities.engine import Engine, Work
 from pgduet.activities.versions import open_old_version, unpublished_before
 from pgduet.barriers import reach
@@ -29,7 +30,7 @@ class Expand:
 
     @activity.defn(name="expand")
     async def expand(self, reference: Reference) -> Outcome:
-        """Add the new columns of every table, then new tables, then the plan's SQL; each in a transaction of its own."""
+        """Add the new columns of every table, then new tables, the plan's SQL, indexes; each in a transaction of its own."""
         async with self.engine.work(reference, "expand", alone=True) as work:
             design = work.migration.design
             if not await unpublished_before(work):
@@ -43,14 +44,17 @@ class Expand:
             for script in design.scripts:
                 if script.at == "expand" and not await step.has_run(script.position):
                     await step.run_script(script, script.up, ran=True)
-            return step.outcome(f"added {sum(len(table.new_columns) for table in design.synced)} columns")
+            built = await build_first(work)
+            more = f", built {', '.join(built)}" if built else ""
+            return step.outcome(f"added {sum(len(table.new_columns) for table in design.synced)} columns{more}")
 
     @activity.defn(name="undo_expand")
     async def undo_expand(self, reference: Reference) -> Outcome:
-        """Undo the plan's SQL, archive or drop new tables, drop the new columns: the other way round."""
+        """Drop the indexes, undo the plan's SQL, archive or drop new tables, drop the new columns: the other way round."""
         async with self.engine.work(reference, "undo_expand", alone=True) as work:
             design = work.migration.design
             step = _Step(work, "undo_expand")
+            await drop_first(work)
             for script in reversed(design.scripts):
                 if script.down is not None and await step.has_run(script.position):
                     await step.run_script(script, script.down, ran=False)

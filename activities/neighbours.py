@@ -17,6 +17,7 @@ from pgduet.neighbours import Claim, Neighbour, Pending
 from pgduet.postgres import chain, store
 from pgduet.postgres.constraints import refuse_standing_on
 from pgduet.postgres.dependents import dependents_of
+from pgduet.postgres.indexing import check_identity, check_still_droppable
 from pgduet.postgres.session import Connection
 
 REASON_LENGTH = 2000
@@ -82,14 +83,19 @@ class Neighbours:
         """Pass the point of no return, unless an earlier migration must still be able to go back, or this one is about to.
 
         Raises:
-            NotSupported: a view or a policy over an altered column cannot be made anew, or a foreign key stands on a
-                constraint that goes; nothing is decided.
+            NotSupported: a view or a policy over an altered column cannot be made anew, a foreign key stands on a constraint
+                that goes, an index to be dropped is needed, or a publication would have clients' writes fail; nothing is
+                decided.
         """
         async with self.engine.work(reference, "contract", alone=True) as work:
             for table in work.migration.design.tables:
-                # What the user has made over an altered column since preflight: refused now, while there is a way back.
+                # What the user has made since preflight that stands in the way: refused now, while there is a way back.
                 await dependents_of(work.conn, table)
                 await refuse_standing_on(work.conn, table)
+                if table.identity:
+                    await check_identity(work.conn, table, table.identity)
+            for index in work.migration.design.dropped_indexes:
+                await check_still_droppable(work.conn, index)
             async with work.conn.transaction():
                 pending = await _begin_contract(work.conn, reference)
                 await reach("begin_contract.before_commit")

@@ -17,6 +17,8 @@ NAMES = (
     "open.after_commit",
     "expand.before_commit",
     "expand.after_commit",
+    "index.before_commit",
+    "index.after_commit",
     "dual_write.before_commit",
     "dual_write.after_commit",
     "batch.before_commit",

@@ -3,13 +3,16 @@
 from pgduet.plan.models import (
     AddColumn,
     AlterColumn,
+    CreateIndex,
     CreateTable,
     DropColumn,
+    DropIndex,
     Operation,
     Plan,
     RenameColumn,
     RenameTable,
     ReplaceColumns,
+    SetReplicaIdentity,
     Sql,
 )
 
@@ -51,6 +54,11 @@ def operation_line(operation: Operation) -> str:
             return f"{what}: {operation.column}"
         case RenameTable():
             return f"{what} → {operation.to}"
+        case CreateIndex():
+            columns = ", ".join(each.column or each.expression or "" for each in operation.columns)
+            return f"{what}: {operation.name} ({columns})" + (", unique" if operation.unique else "")
+        case SetReplicaIdentity():
+            return f"{what}: {operation.identity}" + (f" {operation.index}" if operation.index else "")
         case CreateTable():
             return f"{what}: {', '.join(column.name for column in operation.columns)}"
     return what
@@ -65,6 +73,8 @@ def plain(relation: str) -> str:
 def _where(operation: Operation) -> str:
     if isinstance(operation, Sql):
         return f"at {operation.at}" + (f" on {', '.join(operation.tables)}" if operation.tables else "")
+    if isinstance(operation, DropIndex):
+        return str(operation.index)
     return str(operation.relation)
 
 

@@ -85,6 +85,12 @@ class UnknownTable(PlanInvalid):
     code = "PD-1040"
 
 
+class UnknownIndex(PlanInvalid):
+    """The index does not exist."""
+
+    code = "PD-1041"
+
+
 class UnknownColumn(PlanInvalid):
     """The column does not exist."""
 
@@ -123,6 +129,12 @@ class NameTaken(PlanInvalid):
 
 class UnknownConstraint(PlanInvalid):
     """The constraint does not exist."""
+
+    code = "PD-1048"
+
+
+class IndexInvalid(PlanInvalid):
+    """PostgreSQL does not accept the index."""
 
     code = "PD-1049"
 

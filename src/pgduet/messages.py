@@ -191,10 +191,11 @@ class Outcome(Message):
 
 
 class LockWait(Message):
-    """Heartbeat of an activity that waits for a table lock."""
+    """Heartbeat of an activity that waits for a table lock, or for another kind of thing that takes its time."""
 
     waits_for_lock: str
     since: datetime
+    kind: str = "lock"
 
 
 class Record(Message):

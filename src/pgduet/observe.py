@@ -101,7 +101,7 @@ async def _lock_wait(client: Client, found: WorkflowExecutionDescription, name: 
             continue  # another kind of heartbeat
         if isinstance(beat, LockWait):
             commands = [f"pgduet pause {name}", f"pgduet rollback {name}"]
-            return WaitingFor(kind="lock", detail=beat.waits_for_lock, since=beat.since, next_commands=commands)
+            return WaitingFor(kind=beat.kind, detail=beat.waits_for_lock, since=beat.since, next_commands=commands)
     return None
 
 

@@ -39,7 +39,7 @@ DOES: dict[Phase, tuple[str, str, str]] = {
         "the step of 100 % has baked within its criteria",
     ),
     Phase.CUTOVER: (
-        "compares again, proves the way back by a probe write, declares NOT NULL, then flips authority",
+        "compares again, proves the way back by a probe write, declares constraints and unique indexes, then flips authority",
         "`undo_cutover` gives authority back, then takes the constraints off",
         "the flip is committed",
     ),
@@ -49,7 +49,7 @@ DOES: dict[Phase, tuple[str, str, str]] = {
         "the window is over and no client of the old version was seen for `legacy_idle_s`",
     ),
     Phase.CONTRACT: (
-        "archives old values that `down` cannot give back, drops the old schema, triggers and columns",
+        "archives old values that `down` cannot give back, drops the old schema, indexes, triggers and columns",
         "**none**: the point of no return",
         "the old objects are gone",
     ),

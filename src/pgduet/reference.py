@@ -60,6 +60,12 @@ ADVICE: dict[str, Advice] = {
         _UNTOUCHED,
         "Correct the name, or the `database` of the plan. The nearest name is suggested.",
     ),
+    "PD-1041": Advice(
+        "`drop_index` names an index that is not in the database. A name without a schema means that of `table`, or"
+        " `public`; unquoted names are folded to lower case.",
+        _UNTOUCHED,
+        "Correct the name. The nearest name is suggested.",
+    ),
     "PD-1042": Advice(
         "`replaces`, `up` or `down` names a column that is not there. `up` reads the columns of the old version, `down`"
         " those of the new one.",
@@ -91,14 +97,22 @@ ADVICE: dict[str, Advice] = {
         "Do as the message says, or leave that part out of the plan. What is not supported is refused, never ignored.",
     ),
     "PD-1047": Advice(
-        "A new column has the name of a column of the table that the plan does not replace.",
+        "A new column has the name of a column of the table that the plan does not replace; or a new table, index or"
+        " constraint has the name of one that is there and stays.",
         _UNTOUCHED,
-        "Choose another name, or list the old column in `replaces`.",
+        "Choose another name; list the old column in `replaces`, or drop the old index in the same plan.",
     ),
-    "PD-1049": Advice(
+    "PD-1048": Advice(
         "The table has no constraint of that name.",
         _UNTOUCHED,
         "Correct the name; the message says which one comes nearest, or which there are.",
+    ),
+    "PD-1049": Advice(
+        "PostgreSQL does not accept the index that `create_index` asks for (method, operator class, collation, parameter, an"
+        " expression that is not immutable); or `drop_index` or `set_replica_identity` names an index that is another"
+        " table's, or by which rows cannot be named.",
+        _UNTOUCHED,
+        "Do as the message says: it is PostgreSQL's own, or names what the index lacks.",
     ),
     "PD-1050": Advice(
         "Another live migration changes the same table, or one to which a foreign key of either plan refers; or the plan"

@@ -5,7 +5,7 @@ the whole way again. A lane's worker has instructions for all barriers of its sh
 is killed at the next. One lane is left alone, and the others must come out with the same schema. All lanes run at once, since most
 of the time is the wait for heartbeats that do not come. `PGDUET_SEED` repeats a run.
 
-Limits: one plan of two tables; what it does not reach (indexes, created tables, the plan's SQL) has no barriers of its own.
+Limits: one plan of two tables; what it does not reach (created tables, the plan's SQL) has no barriers of its own.
 """
 
 import asyncio
@@ -63,6 +63,7 @@ TURNS = {
 SHOPS = """
 CREATE TABLE public.shops (id int PRIMARY KEY, staff text NOT NULL);
 INSERT INTO public.shops SELECT i, i::text FROM generate_series(1, 500) i;
+CREATE INDEX shops_staff ON public.shops (id, staff);
 """
 MOVES = """
 CREATE TABLE public.moves (seq serial PRIMARY KEY, range text, was bigint, now bigint);
@@ -86,6 +87,10 @@ BOUND = [
     create("public.shops", name="one_crew_each", type="unique", columns=["id", "crew"]),
     rename("shops_pkey", "shops_key", "public.shops"),
 ]
+INDEXES = (
+    {"create_index": {"table": "public.shops", "name": "shops_staff", "columns": [{"expression": "id + 1"}]}},
+    {"drop_index": {"name": "shops_staff"}},
+)
 PLAN = {
     "backfill": {"parallelism": RANGES, "batch_target_ms": 1},
     "gates": {"contract": "auto"},
@@ -97,9 +102,9 @@ UNDOS = {
     "withdraw": 1,
     "undo_backfill": 1,
     "undo_dual_write": 2,
-    "undo_expand": 2,
+    "undo_expand": 3,
 }
-"""What is undone from soak, in order, and for how many tables each."""
+"""What is undone from soak, in order, and for how many tables and indexes each."""
 
 BARRIER_OF = {"withdraw": "undo_verify"}
 
@@ -216,7 +221,7 @@ async def there_and_back_and_there_again(lane: Lane) -> None:
     stage, conn = lane.stage, lane.conn
     await create_tables(conn)
     before = lane.dump()
-    plan = stage.plan(STARS, MOOD, CREW, *BOUND, **PLAN)
+    plan = stage.plan(STARS, MOOD, CREW, *BOUND, *INDEXES, **PLAN)
     async with Load(stage.dsn, pause_s=PAUSE_S) as load, lane.workers():
         await stage.start(plan)
         await at_soak(lane, load)

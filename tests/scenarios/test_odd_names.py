@@ -13,6 +13,7 @@ from pgduet.local import EmbeddedPostgres
 LONG_TABLE = "Bestellung “%s” für 'Kunden' " + "ü" * 12
 LONG_COLUMN = 'Größe "%(x)s" {0} \\ ' + "€" * 13 + "ab"
 NEW_LONG_TABLE = "Aufträge; -- \"drop\" 'x' % " + "ö" * 18
+LONG_INDEX = 'Index "%s" {0}; -- \\ ' + "ä" * 20
 PLAN = "Odd.Plan-_" + "x" * 190
 assert len(LONG_COLUMN.encode()) == 63
 assert len(NEW_LONG_TABLE.encode()) == 63
@@ -41,6 +42,7 @@ CREATE TABLE {T} (
     CONSTRAINT "uniq ""%"" x" UNIQUE ("User", "Id")
 );
 CREATE INDEX "by User %s" ON {T} ("User", {q(LONG_COLUMN)});
+CREATE INDEX "gone ""%s"" 'i'" ON {T} ("User");
 COMMENT ON COLUMN {T}."User" IS 'who''s "it", 100 %';
 INSERT INTO {T} ("User", {q(LONG_COLUMN)}, "ä") SELECT i::text, 'a%', 'x|' || i FROM generate_series(1, 50) i;
 CREATE TABLE "Sales 100 %"."Old ""things"" x" ("Id" int PRIMARY KEY, "what%" text);
@@ -89,6 +91,26 @@ CASE = Case(
         },
         {"rename_column": {"table": T, "column": LONG_COLUMN, "to": "User"}},
         {"rename_table": {"table": T, "to": NEW_LONG_TABLE}},
+        {
+            "create_index": {
+                "table": T,
+                "name": LONG_INDEX,
+                "columns": ["User", {"expression": """upper("from" || '%s"''x')""", "collation": 'pg_catalog."C"'}],
+                "where": """"User" <> '100 %; it''s "x"'""",
+            }
+        },
+        {
+            "create_index": {
+                "table": T,
+                "name": "one of 'group' %s",
+                "columns": ["group", "Id", 'naïve % "col" \''],
+                "unique": True,
+                "where": """"ö" <> '%'""",
+            }
+        },
+        {"set_replica_identity": {"table": T, "identity": "index", "index": '"%" x'}},
+        {"create_index": {"table": T, "name": '"%" x', "columns": ["Id"], "unique": True}},
+        {"drop_index": {"name": '"gone ""%s"" \'i\'"', "table": T}},
         {
             "create_table": {
                 "table": '"Sales 100 %"."Tag\'s ""%s"" x"',
@@ -167,6 +189,12 @@ CASE = Case(
             """SELECT col_description(attrelid, attnum) FROM pg_attribute WHERE attname = 'group' AND NOT attisdropped
                   AND attrelid = (SELECT oid FROM pg_class WHERE relkind = 'r' AND relname LIKE 'Aufträge%')""",
             lambda _: [('it\'s "the" group, 100 %',)],
+        ),
+        base(
+            """SELECT c.relname, i.indisreplident FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indisvalid
+                  AND i.indrelid = (SELECT oid FROM pg_class WHERE relkind = 'r' AND relname LIKE 'Aufträge%')
+                  AND c.relname ~ '^(Index|one of|"%|gone)' ORDER BY c.relname COLLATE "C" """,
+            lambda _: [('"%" x', True), (LONG_INDEX, False), ("one of 'group' %s", False)],
         ),
         base('SELECT count(*) > 0 FROM "Sales 100 %"."Tag\'s ""%s"" x"', lambda _: [(True,)]),
     ],

@@ -31,6 +31,16 @@ INSERT INTO public.old_things SELECT i, i % 5 + 1, 'thing ' || i FROM generate_s
 
 T = "public.items"
 NUMBER = "INSERT INTO items (id, label, code) VALUES ({n}, 'l', 'k{n}')"
+IDENTITY = (
+    "SELECT relreplident::text, (SELECT c.relname::text FROM pg_index JOIN pg_class c ON c.oid = indexrelid"
+    " WHERE indrelid = r.oid AND indisreplident) FROM pg_class r WHERE r.oid = 'items'::regclass"
+)
+"""By what logical replication names rows."""
+BY_NOTE = (
+    'CREATE INDEX "items_by note 100 %" ON public.items USING btree (lower(remark) COLLATE "C" DESC NULLS LAST, label'
+    " text_pattern_ops) INCLUDE (id, weight) WITH (fillfactor='70', deduplicate_items='false')"
+    " WHERE ((remark <> 'it''s; 100 %'::text) AND (price > (1)::numeric))"
+)
 
 
 def altered(**changes: Any) -> dict[str, Any]:
@@ -388,5 +398,149 @@ CASES = [
             old("SELECT label, size FROM items WHERE id = {n}", lambda _: [("b", "2")]),
         ],
         [base("SELECT full_label FROM items WHERE id = 2000", lambda _: [("b/2",)])],
+    ),
+    Case(
+        "create_index: over columns that are there, one renamed, one in the making",
+        [
+            {"create_index": {"table": T, "name": "items_label", "columns": ["label"]}},
+            {
+                "create_index": {
+                    "table": T,
+                    "name": "items_by note 100 %",
+                    "columns": [
+                        {
+                            "expression": "lower(remark)",
+                            "collation": 'pg_catalog."C"',
+                            "order": "desc",
+                            "nulls": "last",
+                        },
+                        {"column": "label", "opclass": "text_pattern_ops"},
+                    ],
+                    "where": "remark <> 'it''s; 100 %' AND price > 1",
+                    "include": ["id", "weight"],
+                    "storage_parameters": {"fillfactor": 70, "deduplicate_items": False},
+                }
+            },
+            {"create_index": {"table": T, "name": "items_hash", "columns": ["owner_id"], "method": "hash"}},
+            {"create_index": {"table": T, "name": "items_weight", "columns": ["weight", "id"]}},
+            {"rename_column": {"table": T, "from": "note", "to": "remark"}},
+            {"add_column": {"table": T, "column": {"name": "weight", "type": "int", "up": "length(label)"}}},
+        ],
+        [
+            base(
+                "SELECT indexrelid::regclass::text, indisvalid FROM pg_index WHERE indrelid = 'items'::regclass"
+                " AND indexrelid::regclass::text IN ('items_label', 'items_hash') ORDER BY 1",
+                lambda _: [("items_hash", True), ("items_label", True)],
+            ),
+            base(
+                "SELECT count(*) FROM pg_index WHERE indrelid = 'items'::regclass AND indisvalid",
+                lambda _: [(9,)],
+            ),
+            old(NUMBER),
+            new("SELECT weight, remark FROM items WHERE id = {n}", lambda _: [(1, None)]),
+        ],
+        [
+            base(
+                "SELECT indexdef FROM pg_indexes WHERE tablename = 'items' AND (indexname LIKE '%100%' OR indexname LIKE '%weight')"
+                " ORDER BY indexname",
+                lambda _: [
+                    (BY_NOTE,),
+                    ("CREATE INDEX items_weight ON public.items USING btree (weight, id)",),
+                ],
+            )
+        ],
+    ),
+    Case(
+        "create_index unique: it binds nobody before cutover, and everybody from then on",
+        [
+            {"create_index": {"table": T, "name": "items_one label", "columns": ["label", "price"], "unique": True}},
+            {
+                "create_index": {
+                    "table": T,
+                    "name": "items_one_mood",
+                    "columns": [{"expression": "lower(mood)"}],
+                    "where": "mood <> 'fine'",
+                    "unique": True,
+                }
+            },
+            {"add_column": {"table": T, "column": {"name": "mood", "type": "text", "default": "'fine'"}}},
+            {"rename_table": {"table": T, "to": "goods"}},
+        ],
+        [
+            old("INSERT INTO items (id, label, price, code) VALUES ({n}, 'l{n}', 1, 'k{n}')"),
+            new("UPDATE goods SET mood = 'M{n}' WHERE id = {n}"),
+        ],
+        [
+            base("INSERT INTO goods (label, price) VALUES ('l3000', 1)", lambda _: "23505"),
+            base("INSERT INTO goods (mood) VALUES ('m3000')", lambda _: "23505"),
+            base("INSERT INTO goods (mood) VALUES ('fine'), ('fine')"),
+            base(
+                "SELECT indexname FROM pg_indexes WHERE indexname LIKE 'items_one%' ORDER BY 1",
+                lambda _: [("items_one label",), ("items_one_mood",)],
+            ),
+        ],
+        after_cutover=[
+            new("INSERT INTO goods (label, price) VALUES ('l{n}', 1)", lambda _: "23505"),
+            base("INSERT INTO items (label, price) VALUES ('l{n}', 1)", lambda _: "23505"),
+        ],
+    ),
+    Case(
+        "drop_index, and another one of its name",
+        [
+            {"drop_index": {"name": "items_long"}},
+            {"drop_index": {"name": "items_size", "table": T}},
+            {"create_index": {"table": T, "name": "items_size", "columns": ["price"]}},
+            {"drop_index": {"name": "items_code_size"}},
+            altered(column="size", type="int"),
+        ],
+        [
+            base(
+                "SELECT count(*) FROM pg_indexes WHERE indexname IN ('items_long', 'items_size', 'items_code_size')",
+                lambda _: [(3,)],
+            ),
+            old("INSERT INTO items (id, size) VALUES ({n}, '7')"),
+            new("SELECT size FROM items WHERE id = {n}", lambda _: [(7,)]),
+        ],
+        [
+            base(
+                "SELECT indexdef FROM pg_indexes WHERE indexname IN ('items_long', 'items_size', 'items_code_size')",
+                lambda _: [("CREATE INDEX items_size ON public.items USING btree (price)",)],
+            )
+        ],
+    ),
+    Case(
+        "set_replica_identity full",
+        [{"set_replica_identity": {"table": T, "identity": "full"}}],
+        [old("UPDATE items SET label = 'x' WHERE id = 1"), new("UPDATE items SET label = 'y' WHERE id = 1")],
+        [base(IDENTITY, lambda _: [("f", None)])],
+        setup="ALTER TABLE public.items REPLICA IDENTITY USING INDEX items_pkey; CREATE PUBLICATION p FOR TABLE public.items;",
+        after_cutover=[base(IDENTITY, lambda _: [("f", None)])],
+    ),
+    Case(
+        "set_replica_identity by an index that the plan creates",
+        [
+            {"set_replica_identity": {"table": T, "identity": "index", "index": 'items "by" number'}},
+            {
+                "create_index": {
+                    "table": T,
+                    "name": 'items "by" number',
+                    "columns": ["serial", "item_id"],
+                    "unique": True,
+                }
+            },
+            {
+                "add_column": {
+                    "table": T,
+                    "column": {"name": "serial", "type": "int", "nullable": False, "up": "id::int", "default": "0"},
+                }
+            },
+            {"rename_column": {"table": T, "from": "id", "to": "item_id"}},
+        ],
+        [old(NUMBER), new("UPDATE items SET label = 'y' WHERE item_id = {n}"), base(IDENTITY, lambda _: [("f", None)])],
+        [
+            base(IDENTITY, lambda _: [("i", 'items "by" number')]),
+            base("UPDATE items SET label = 'y' WHERE item_id = 1"),
+        ],
+        setup="ALTER TABLE public.items REPLICA IDENTITY FULL; CREATE PUBLICATION p FOR TABLE public.items;",
     ),
 ]

@@ -12,6 +12,7 @@ from pgduet.barriers import NAMES
 from pgduet.cli.main import app
 from pgduet.messages import SEARCH_ATTRIBUTES, Backfill, Client, Parity, ShadowResult, Status, Traffic, WaitingFor
 from pgduet.plan import policy
+from pgduet.plan.index_operations import CreateIndex, DropIndex, IndexColumn, OperatorClass, SetReplicaIdentity
 from pgduet.plan.models import IMPLEMENTED, Milestone, NewColumn, Plan, ReplaceColumns, Risk
 from pgduet.sql import load
 
@@ -87,6 +88,7 @@ def test_every_command_that_a_page_names_exists(page: Path) -> None:
     ("page", "words"),
     [
         ("plan.md", [*fields(Plan, NewColumn, ReplaceColumns, Risk, Milestone, policy.Policy), *IMPLEMENTED]),
+        ("plan.md", [*fields(CreateIndex, IndexColumn, OperatorClass, DropIndex, SetReplicaIdentity)]),
         (
             "plan.md",
             [*fields(policy.Backfill, policy.Verify, policy.Shadow, policy.Shift, policy.Soak, policy.Rollback)],

@@ -11,7 +11,16 @@ import pytest
 from pgduet.errors import DownIncomplete, NotSupported, PlanInvalid
 from pgduet.phases import GATED, Phase
 from pgduet.plan.load import PlanErrors, load_plan, parse_plan
-from pgduet.plan.models import IMPLEMENTED, KNOWN_OPERATIONS, AddColumn, Plan, ReplaceColumns, TableName, parse_table
+from pgduet.plan.models import (
+    IMPLEMENTED,
+    KNOWN_OPERATIONS,
+    AddColumn,
+    CreateIndex,
+    Plan,
+    ReplaceColumns,
+    TableName,
+    parse_table,
+)
 from pgduet.plan.policy import Policy
 from pgduet.plan.schema import json_schema
 
@@ -105,6 +114,13 @@ def test_the_defaults_of_the_policy_are_the_published_ones() -> None:
         data(policy={"gates": {"cutover": "auto", "contract": "auto"}, "shift": {"steps": [100]}}),
         data(milestones=[{"name": "m", "due": "2026-12-01"}], risks=[{"risk": "r", "mitigation": "m", "owner": "o"}]),
         data(added(name="Größe »x«", up="1", comment="")),
+        data(
+            {"create_index": {"table": "t", "name": "i", "columns": ["a", {"expression": "lower(b)", "sort": "desc"}]}}
+        ),
+        data(
+            {"drop_index": {"name": 's."odd ""name"""'}},
+            {"set_replica_identity": {"table": "t", "identity": "index", "index": "i"}},
+        ),
     ],
 )
 def test_a_plan_survives_the_way_through_json(plan: dict[str, Any]) -> None:
@@ -496,3 +512,73 @@ def test_the_schema_knows_every_key_of_a_dumped_plan() -> None:
                 keys_known(child, node["properties"][key])
 
     keys_known(load_plan(EXAMPLE).plan.model_dump(mode="json", by_alias=True), schema)
+
+
+def indexed(*columns: object, **more: Any) -> dict[str, Any]:
+    return {"create_index": {"table": "t", "name": "i", "columns": list(columns), **more}}
+
+
+def test_an_index_may_be_said_short_or_whole() -> None:
+    whole = {
+        "column": "b",
+        "collation": "C",
+        "order": "desc",
+        "opclass": {"name": "x.ops", "parameters": {"siglen": 32}},
+    }
+    plan = parse_plan(data(indexed("a", whole, storage_parameters={"fillfactor": 70, "fastupdate": False})))
+    [index] = plan.operations
+    assert isinstance(index, CreateIndex)
+    assert [each.column for each in index.columns] == ["a", "b"]
+    assert index.columns[1].opclass is not None
+    assert index.columns[1].opclass.parts == ("x", "ops")
+    assert index.storage_parameters == {"fillfactor": "70", "fastupdate": "false"}
+    assert (index.method, index.unique, index.nulls_not_distinct) == ("btree", False, False)
+    same = {**whole, "opclass": {"name": "x.ops", "parameters": {"siglen": "32"}}, "sort": "desc", "collate": "C"}
+    del same["order"], same["collation"]
+    again = parse_plan(
+        data(indexed({"column": "a"}, same, storage_parameters={"fillfactor": "70", "fastupdate": "false"}))
+    )
+    assert again.operations == plan.operations
+
+
+@pytest.mark.parametrize(
+    ("operations", "at", "says"),
+    [
+        ([indexed({"order": "asc"})], "create_index.columns[0]", "expected `column` or `expression`, got neither"),
+        ([indexed({"column": "a", "expression": "a"})], "create_index.columns[0]", "got both"),
+        ([indexed({"column": "a", "ordr": "asc"})], "create_index.columns[0].ordr", "Did you mean `order`?"),
+        (
+            [indexed({"column": "a", "opclass": {"name": "a", "params": 1}})],
+            "create_index.columns[0].opclass.params",
+            "",
+        ),
+        ([indexed("a", storage_parameters={"x": [1]})], "create_index.storage_parameters.x", "a text, a number"),
+        ([indexed("a", nulls_not_distinct=True)], "create_index.nulls_not_distinct", "about unique indexes"),
+        ([indexed("a", include=["b", "b"])], "create_index.include[1]", "stands twice"),
+        ([indexed("a", name="_pgduet_i")], "create_index.name", "belong to pgduet"),
+        ([indexed("a"), indexed("b")], "create_index.name", "public.i is created twice"),
+        ([{"drop_index": {"name": "s.i", "table": "t"}}], "drop_index.name", "its table's schema, public; got s"),
+        (
+            [{"drop_index": {"name": "i"}}, {"drop_index": {"name": "i", "table": "t"}}],
+            "drop_index.name",
+            "public.i is dropped twice",
+        ),
+        ([{"set_replica_identity": {"table": "t", "identity": "index"}}], "set_replica_identity.index", "is missing"),
+        (
+            [{"set_replica_identity": {"table": "t", "identity": "full", "index": "i"}}],
+            "set_replica_identity.index",
+            "goes by no index",
+        ),
+        (
+            [{"set_replica_identity": {"table": "t", "identity": kind}} for kind in ("full", "default")],
+            "set_replica_identity.table",
+            "gets an identity twice",
+        ),
+        ([{"drop_table": {"table": "t"}}, indexed("a")], "drop_table.table", "another operation changes it too"),
+    ],
+)
+def test_what_is_wrong_with_an_index_is_told_at_its_place(operations: list[dict[str, Any]], at: str, says: str) -> None:
+    error = refusal(data(*operations))
+    assert where(error).partition(".")[2] == at
+    assert says in error.message
+    assert error.hint

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from psycopg import sql
 
-from pgduet.operations.constraints import CarriedIndex, ForeignKey, filled
+from pgduet.operations.constraints import CarriedIndex, ForeignKey
 from pgduet.operations.design import ColumnMapping, Design, TableDesign
 from pgduet.operations.statement import Query, Statement, trusted
 from pgduet.sql import block
@@ -38,7 +38,7 @@ def refusals(design: Design, table: TableDesign, mapping: ColumnMapping) -> Iter
             # OLD is unassigned in an INSERT: its page and line are asked for by way of the row alone.
             own = sql.SQL("CASE WHEN TG_OP = 'UPDATE' THEN OLD.ctid END")
             broken = sql.SQL("{} AND {}({}, {})").format(
-                filled(index, values), _taken(design, table, number), own, sql.SQL(", ").join(values)
+                index.filled(values), _taken(design, table, number), own, sql.SQL(", ").join(values)
             )
             yield _refusal(design, table, "unique_violation", index.name, message, broken)
 
@@ -108,7 +108,7 @@ def _orphan_body(key: ForeignKey) -> sql.Literal:
 
 
 def _taken_body(table: TableDesign, index: CarriedIndex) -> sql.Literal:
-    equal = sql.SQL("t.{} IS NOT DISTINCT FROM {}" if index.nulls_equal else "t.{} = {}")
+    equal = sql.SQL("t.{} IS NOT DISTINCT FROM {}" if not index.nulls_distinct else "t.{} = {}")
     same = [equal.format(sql.Identifier(name), trusted(f"v{number}")) for number, name in enumerate(index.brought)]
     body = block("sync", "taken_body").format(relation=table.relation, same=sql.SQL(" AND ").join(same))
     return sql.Literal(body.as_string(None))

@@ -17,7 +17,7 @@ from pgduet.operations.names import proper_name, working_name
 from pgduet.operations.references import foreign_key
 from pgduet.operations.table_constraints import dropped, renamed
 from pgduet.plan.columns import Constrained
-from pgduet.plan.models import AddColumn, AlterColumn, Plan, ReplaceColumns
+from pgduet.plan.models import AddColumn, AlterColumn, DropIndex, Plan, ReplaceColumns
 
 
 def successors(mappings: tuple[ColumnMapping, ...]) -> dict[str, str]:
@@ -67,6 +67,12 @@ def indexes(
                 brought=(column.physical,),
                 shown=column.name,
             )
+
+
+def dropped_indexes(plan: Plan, table: TableFacts) -> set[str]:
+    """Name the indexes of the table's schema that the plan drops: they have no successor, and nobody need be told."""
+    found = (operation.index for operation in plan.operations if isinstance(operation, DropIndex))
+    return {index.name for index in found if index.schema == table.schema_name}
 
 
 def checks(
@@ -131,6 +137,7 @@ def _kept_names(plan: Plan, table: TableFacts) -> dict[str, str]:
     """Map what the plan does not drop to the name that it has at the end."""
     names = {each.name for each in table.indexes} | {each.name for each in table.checks}
     names = (names | {each.name for each in table.foreign}) - set(dropped(plan, table))
+    names -= dropped_indexes(plan, table)
     return {name: name for name in names} | {name: to for name, to in renamed(plan, table) if name in names}
 
 

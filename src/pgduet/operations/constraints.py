@@ -6,11 +6,14 @@ the columns of an expression to those of the table.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 from psycopg import sql
 
 from pgduet.operations.expressions import Expression, Frozen
 from pgduet.operations.statement import Query, trusted
+
+Identity = Literal["default", "full", "nothing", "index"]
 
 
 class Check(Frozen):
@@ -83,7 +86,10 @@ class ForeignKey(Frozen):
 
 
 class CarriedIndex(Frozen):
-    """An index of the old column, made anew for the new one: `definition` begins after `ON <table> `."""
+    """An index of the old column made anew for the new one, or one that the plan asks for.
+
+    `definition` begins after `ON <table> `, over the table's own columns.
+    """
 
     name: str
     working: str
@@ -96,15 +102,24 @@ class CarriedIndex(Frozen):
     """The physical columns of a uniqueness that the plan asks for; empty where the index was the old column's."""
     shown: str = ""
     primary: bool = False
-    nulls_equal: bool = False
     at_once: bool = False
+    position: int | None = None
+    """The `create_index` that asks for it."""
+    first: bool = False
+    """Built in expand already: all its columns are there, and it binds nobody."""
+    keys: tuple[str, ...] = ()
+    """What must differ between rows, as PostgreSQL writes it, where a unique index is asked for by `create_index`."""
+    predicate: str | None = None
+    nulls_distinct: bool = True
 
-
-def filled(index: CarriedIndex, values: Sequence[sql.Composable]) -> Query:
-    """Render that values can be duplicates at all: by the standard, none that is NULL can."""
-    if index.nulls_equal:
-        return sql.SQL("true")
-    return sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(value) for value in values)
+    def filled(self, values: Sequence[sql.Composable]) -> Query:
+        """Render that values can be duplicates at all: by the standard, none that is NULL can."""
+        conditions: list[Query] = (
+            [sql.SQL("{} IS NOT NULL").format(value) for value in values] if self.nulls_distinct else []
+        )
+        if self.predicate is not None:
+            conditions.append(sql.SQL("({})").format(trusted(self.predicate)))
+        return sql.SQL(" AND ").join(conditions or [sql.SQL("true")])
 
 
 class Exclusion(Frozen):
@@ -116,3 +131,34 @@ class Exclusion(Frozen):
     elements: tuple[tuple[str, str], ...]
     where: str | None = None
     at_once: bool = False
+
+
+class DroppedIndex(Frozen):
+    """An index that the new version does without; `table` is its table's quoted name."""
+
+    schema_name: str
+    name: str
+    table: str
+    position: int
+
+    @property
+    def label(self) -> str:
+        """The index's quoted name as text."""
+        return sql.Identifier(self.schema_name, self.name).as_string(None)
+
+
+class ReplicaIdentity(Frozen):
+    """By what logical replication is to name rows, and by what it did; an index goes by its name."""
+
+    identity: Identity
+    index: str | None = None
+    was: Identity
+    was_index: str | None = None
+    columns: tuple[str, ...] = ()
+    """The table's own columns by which rows will be named; none for `full` and `nothing`."""
+    position: int
+
+    @property
+    def widens(self) -> bool:
+        """Tell whether it takes nothing away from anybody who reads the changes."""
+        return self.identity == "full"

@@ -1,6 +1,7 @@
 """Constraints and indexes of the new version: built without blocking, declared at cutover, named at contract.
 
-Indexes are built CONCURRENTLY: those of old columns before publication, so that new clients find them, unique ones before cutover.
+Indexes are built CONCURRENTLY: in expand those that need no column in the making, before publication those that do, so that new
+clients find them, before cutover unique ones.
 Checks and foreign keys are added NOT VALID, then validated. All are made under working names, by which an earlier try is known as
 ours; what the plan creates gets its own name when all is declared, the rest at contract. An exclusion constraint has no such way:
 it is built whole, under the lock, within a time limit.
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from psycopg import sql
 
-from pgduet.operations.constraints import CarriedIndex, Check, Exclusion, ForeignKey
+from pgduet.operations.constraints import CarriedIndex, Check, DroppedIndex, Exclusion, ForeignKey
 from pgduet.operations.design import TableDesign
 from pgduet.operations.names import fit
 from pgduet.operations.statement import Lock, Statement, Table, on_table, trusted
@@ -28,12 +29,24 @@ def build(table: TableDesign, index: CarriedIndex) -> Statement:
 def drop_index(table: TableDesign, index: CarriedIndex) -> Statement:
     """Drop what a build that was cut short left behind."""
     name = sql.Identifier(table.schema_name, index.working)
-    return Statement(block("declare", "drop_index").format(index=name), f"drop {index.working}")
+    query = block("declare", "drop_index").format(index=name)
+    return Statement(query, f"drop {index.working}", Lock.SHARE_UPDATE_EXCLUSIVE, table.label)
+
+
+def drop_old_index(index: DroppedIndex) -> Statement:
+    """Drop an index that the new version does without."""
+    query = block("declare", "drop_index").format(index=sql.Identifier(index.schema_name, index.name))
+    return Statement(query, f"drop {index.label}", Lock.SHARE_UPDATE_EXCLUSIVE, index.table)
+
+
+def first(table: TableDesign) -> tuple[CarriedIndex, ...]:
+    """Give the indexes that are built in expand."""
+    return tuple(index for index in table.indexes if index.first)
 
 
 def early(table: TableDesign) -> tuple[CarriedIndex, ...]:
-    """Give the indexes that bind nobody."""
-    return tuple(index for index in table.indexes if not index.unique)
+    """Give the other indexes that bind nobody."""
+    return tuple(index for index in table.indexes if not (index.unique or index.first))
 
 
 def late(table: TableDesign) -> tuple[CarriedIndex, ...]:
@@ -122,7 +135,7 @@ def proper_names(table: TableDesign) -> list[Statement]:
     """Give constraints and indexes their own names, once the old ones have gone with their columns."""
     made = [proper_name(table, each.working, each.name) for each in _all(table) if not each.at_once]
     for index in table.indexes:
-        if not index.constraint:
+        if not index.constraint and index.working != index.name:
             query = block("declare", "rename_index").format(
                 index=sql.Identifier(table.schema_name, index.working), name=sql.Identifier(index.name)
             )

@@ -9,7 +9,7 @@ from typing import Literal
 
 from psycopg import sql
 
-from pgduet.operations.constraints import CarriedIndex, Check, Exclusion, ForeignKey
+from pgduet.operations.constraints import CarriedIndex, Check, DroppedIndex, Exclusion, ForeignKey, ReplicaIdentity
 from pgduet.operations.expressions import Expression, Frozen
 from pgduet.operations.names import physical_column, routine_name, version_schema
 from pgduet.operations.statement import Query, trusted
@@ -171,6 +171,7 @@ class TableDesign(Frozen):
     """Columns that a new primary key needs filled, and that may be empty now: in the table and in the new version."""
     dropped_constraints: tuple[str, ...] = ()
     renamed_constraints: tuple[tuple[str, str], ...] = ()
+    identity: ReplicaIdentity | None = None
 
     @property
     def relation(self) -> sql.Identifier:
@@ -295,6 +296,7 @@ class Design(Frozen):
     created: tuple[CreatedTable, ...] = ()
     dropped: tuple[DroppedTable, ...] = ()
     scripts: tuple[Script, ...] = ()
+    dropped_indexes: tuple[DroppedIndex, ...] = ()
     also_schemas: tuple[str, ...] = ()
     """Schemas whose tables do not change, but which have a version schema."""
 
@@ -313,6 +315,7 @@ class Design(Frozen):
         """The schemas that get a version schema."""
         kept, made, gone = self.tables, self.created, self.dropped
         changed = [*(t.schema_name for t in kept), *(t.schema_name for t in made), *(t.schema_name for t in gone)]
+        changed += [index.schema_name for index in self.dropped_indexes]
         return tuple(dict.fromkeys([*changed, *self.also_schemas]))
 
     @property
@@ -321,6 +324,7 @@ class Design(Frozen):
         new = [sql.Identifier(t.schema_name, t.new_name).as_string(None) for t in self.tables if t.new_name]
         said = [name for script in self.scripts for name in script.tables]
         whole = [*(t.label for t in self.created), *(t.label for t in self.dropped)]
+        whole += [index.table for index in self.dropped_indexes]
         return frozenset([*(t.label for t in self.tables), *whole, *new, *said])
 
     def contract_scripts(self, table: TableDesign | None = None) -> list[Script]:

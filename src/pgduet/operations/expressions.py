@@ -19,7 +19,7 @@ _NAME = r'("(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)'
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """An expression to parse: `scope` maps column names to types, `into` is the type that it must become."""
+    """An expression to parse: `scope` maps column names to types, `into` is the type that it must become (empty: its own)."""
 
     path: tuple[str | int, ...]
     source: str

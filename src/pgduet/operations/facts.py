@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from pgduet.operations.constraints import Identity
+
 HangingKind = Literal[
     "index",
     "check",
@@ -70,6 +72,22 @@ class IndexFacts(Facts):
     deferred: bool = False
 
 
+class NamedIndex(Facts):
+    """An index as it is found by name, of whatever table."""
+
+    schema_name: str
+    table: str
+    partitioned: bool = False
+    constraint: str | None = None
+    """The constraint that it stands behind."""
+    valid: bool = True
+    identity: bool = False
+    """Logical replication names rows by it."""
+    unfit: str | None = None
+    """Why logical replication cannot name rows by it."""
+    columns: tuple[str, ...] = ()
+
+
 class CheckFacts(Facts):
     """A check constraint of the table."""
 
@@ -125,6 +143,8 @@ class TableFacts(Facts):
     """Names of constraints and indexes that are taken in the table's schema or on the table."""
     user_before_triggers: tuple[str, ...] = ()
     user_update_triggers: tuple[str, ...] = ()
+    replica_identity: Identity = "default"
+    identity_index: str | None = None
     column_grants: tuple[tuple[str, str, str], ...] = ()
     """Column, grantee (empty for everybody) and privilege."""
 

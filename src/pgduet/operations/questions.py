@@ -12,6 +12,7 @@ from pgduet.plan.models import (
     AlterColumn,
     ColumnOperation,
     CreateConstraint,
+    CreateIndex,
     CreateTable,
     DropColumn,
     DropConstraint,
@@ -56,6 +57,9 @@ def questions(plan: Plan, facts: Known, types: Types) -> Iterator[Question]:
             yield from _of_created(index, operation, types)
         elif isinstance(operation, CreateConstraint | DropConstraint):
             yield from _of_constraint(plan, index, operation, facts[str(operation.relation)], types)
+        elif isinstance(operation, CreateIndex):
+            scope = new_scope(plan, facts[str(operation.relation)], types)
+            yield from _of_index(plan, index, operation, scope)
         elif isinstance(operation, ColumnOperation):
             table = facts[str(operation.relation)]
             yield from _of_columns(plan, index, operation, table, types)
@@ -149,6 +153,16 @@ def _of_created(index: int, operation: CreateTable, types: Types) -> Iterator[Qu
         if constraint.check:
             path = (*top[:-1], "constraints", number)
             yield Question((*path, "check"), constraint.check, scope, "boolean", over)
+
+
+def _of_index(plan: Plan, index: int, operation: CreateIndex, scope: Mapping[str, str]) -> Iterator[Question]:
+    top: KeyPath = ("operations", index, "create_index")
+    over = f"version {plan.version.to} of {operation.relation}"
+    for number, column in enumerate(operation.columns):
+        if column.expression is not None:
+            yield Question((*top, "columns", number, "expression"), column.expression, scope, "", over)
+    if operation.where is not None:
+        yield Question((*top, "where"), operation.where, scope, "boolean", over)
 
 
 def _downs(

@@ -1,15 +1,15 @@
 """Foreign keys that a plan asks for, as values of a design."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from psycopg import sql
 
 from pgduet.operations.constraints import ForeignKey
 from pgduet.operations.names import proper_name, working_name
 from pgduet.operations.statement import trusted
-from pgduet.plan.columns import References
+from pgduet.plan.columns import NewColumn, References, TableColumn
 from pgduet.plan.constraint_operations import TableConstraint, TableReferences
-from pgduet.plan.models import AlterColumn, CreateConstraint, Plan
+from pgduet.plan.models import AlterColumn, CreateConstraint, CreateTable, Plan, ReplaceColumns
 from pgduet.plan.problems import KeyPath
 
 
@@ -93,7 +93,10 @@ def asked(plan: Plan) -> list[tuple[KeyPath, References | TableReferences]]:
             found += (
                 [((*top, "column", "references"), single.references)] if getattr(single, "references", None) else []
             )
-        for number, column in enumerate(getattr(operation, "columns", ())):
+        listed: Sequence[NewColumn | TableColumn] = (
+            operation.columns if isinstance(operation, CreateTable | ReplaceColumns) else ()
+        )
+        for number, column in enumerate(listed):
             if column.references:
                 found.append(((*top, "columns", number, "references"), column.references))
     return found

@@ -21,6 +21,7 @@ from pgduet.plan.models import (
     RenameColumn,
     RenameTable,
     ReplaceColumns,
+    TableChange,
 )
 from pgduet.plan.problems import did_you_mean
 
@@ -40,7 +41,7 @@ def check(plan: Plan, facts: Mapping[str, TableFacts], taken: Taken) -> None:
     """
     for index, operation in enumerate(plan.operations):
         top: KeyPath = ("operations", index, operation.kind)
-        if isinstance(operation, ColumnOperation | RenameTable | DropTable):
+        if isinstance(operation, TableChange | DropTable):
             _check_table(facts[str(operation.relation)], top, operation)
         if isinstance(operation, CreateConstraint | DropConstraint):
             _check_copied(facts[str(operation.relation)], top, operation)
@@ -127,7 +128,7 @@ def _check_movable(
         )
 
 
-def _check_table(table: TableFacts, top: KeyPath, operation: ColumnOperation | RenameTable | DropTable) -> None:
+def _check_table(table: TableFacts, top: KeyPath, operation: TableChange | DropTable) -> None:
     reasons = {
         "is partitioned": table.kind == "p",
         "is not a table": table.kind not in {"r", "p"},

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from psycopg import sql
 
-from pgduet.operations.constraints import CarriedIndex, Exclusion, filled
+from pgduet.operations.constraints import CarriedIndex, Exclusion
 from pgduet.operations.design import ROW, ColumnMapping, Design, OldColumn, TableDesign, image_differs
 from pgduet.operations.statement import Query, trusted
 from pgduet.phases import SyncMode
@@ -51,48 +51,49 @@ def violates(table: TableDesign) -> Query:
     return _any([*broken, *(key.orphan(ROW) for key in table.foreign_keys)])
 
 
-def duplicates(table: TableDesign) -> list[Query]:
-    """Count the rows that break each coming uniqueness, then those that break each coming exclusion."""
-    made = [
-        block("rows", "duplicates").format(
-            columns=_list(sql.Identifier(name) for name in index.brought),
-            filled=_filled(index),
-            relation=table.relation,
-        )
-        for index in table.indexes
-        if index.brought
-    ]
-    return [*made, *(block("rows", "clashes").format(**_clash(table, each)) for each in table.exclusions)]
+def uniqueness(table: TableDesign) -> list[CarriedIndex]:
+    """Give the indexes by which rows are to be unique that are not so yet."""
+    return [index for index in table.indexes if index.brought or index.keys]
 
 
-def duplicated(table: TableDesign, limit: int) -> list[Query]:
-    """Name the rows that `duplicates` counts, and those that they meet, query by query."""
-    made = [
-        block("rows", "duplicated").format(
-            key=table.key_of(ROW),
-            detail=_both_sides(table),
-            columns=_list(sql.Identifier(name) for name in index.brought),
-            filled=_filled(index),
-            relation=table.relation,
-            limit=sql.Literal(limit),
-        )
-        for index in table.indexes
-        if index.brought
-    ]
-    detail = _both_sides(table)
-    return [
-        *made,
-        *(
-            block("rows", "clashing").format(
-                key=table.key_of(ROW), detail=detail, limit=sql.Literal(limit), **_clash(table, each)
-            )
-            for each in table.exclusions
+def duplicates(table: TableDesign, index: CarriedIndex) -> Query:
+    """Count the rows that break a coming uniqueness."""
+    keys = _keys(index)
+    return block("rows", "duplicates").format(columns=_list(keys), filled=index.filled(keys), relation=table.relation)
+
+
+def duplicated(table: TableDesign, index: CarriedIndex, limit: int) -> Query:
+    """Name the rows that break a coming uniqueness, one of each value as well."""
+    keys = _keys(index)
+    texts = _list(sql.SQL("{}::text").format(key) for key in keys)
+    return block("rows", "duplicated").format(
+        key=table.key_of(ROW),
+        detail=sql.SQL("jsonb_build_object('unique', {}, 'value', _pgduet_value)::text").format(
+            sql.Literal(index.shown)
         ),
-    ]
+        values=sql.SQL("jsonb_build_array({})").format(texts),
+        columns=_list(keys),
+        filled=index.filled(keys),
+        relation=table.relation,
+        limit=sql.Literal(limit),
+    )
 
 
-def _filled(index: CarriedIndex) -> Query:
-    return filled(index, [sql.Identifier(name) for name in index.brought])
+def _keys(index: CarriedIndex) -> list[sql.Composable]:
+    """Give what must differ between rows."""
+    return [trusted(key) for key in index.keys] or [sql.Identifier(name) for name in index.brought]
+
+
+def clashes(table: TableDesign, exclusion: Exclusion) -> Query:
+    """Count the pairs of rows that break a coming exclusion."""
+    return block("rows", "clashes").format(**_clash(table, exclusion))
+
+
+def clashing(table: TableDesign, exclusion: Exclusion, limit: int) -> Query:
+    """Name the rows that break a coming exclusion."""
+    return block("rows", "clashing").format(
+        key=table.key_of(ROW), detail=_both_sides(table), limit=sql.Literal(limit), **_clash(table, exclusion)
+    )
 
 
 def _clash(table: TableDesign, exclusion: Exclusion) -> dict[str, sql.Composable]:

@@ -276,7 +276,7 @@ def _matters(table: TableDesign, mapping: ColumnMapping) -> bool:
     """Tell whether there is anything to do: an empty added column that may stay so needs no code."""
     if not mapping.columns:
         return any(old.down for old in mapping.replaces)
-    bound = table.checks or table.foreign_keys or table.indexes
+    bound = table.checks or table.foreign_keys or any(index.position is None for index in table.indexes)
     return bool(bound or mapping.replaces or mapping.derived or any(not column.nullable for column in mapping.columns))
 
 

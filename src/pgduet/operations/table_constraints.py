@@ -86,7 +86,7 @@ def indexes(plan: Plan, table: TableFacts, physical: Physical) -> Iterator[Carri
                 brought=names,
                 shown=operation.name,
                 primary=operation.type == "primary_key",
-                nulls_equal=operation.nulls_not_distinct,
+                nulls_distinct=not operation.nulls_not_distinct,
                 at_once=at_once(operation, table),
             )
 

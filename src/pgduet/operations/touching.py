@@ -3,7 +3,7 @@
 from psycopg import sql
 
 from pgduet.operations.references import asked
-from pgduet.plan.models import CreateTable, DropTable, Plan, RenameTable, Sql
+from pgduet.plan.models import CreateTable, DropIndex, DropTable, Plan, RenameTable, Sql
 from pgduet.plan.names import TableName
 
 
@@ -15,6 +15,8 @@ def touched(plan: Plan) -> frozenset[str]:
             case RenameTable():
                 found.append(TableName(operation.relation.schema, operation.to))
             case CreateTable() | DropTable():
+                found.append(operation.relation)
+            case DropIndex() if operation.relation:
                 found.append(operation.relation)
             case Sql():
                 found += operation.touched

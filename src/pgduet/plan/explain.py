@@ -173,17 +173,22 @@ def _known_keys(path: KeyPath) -> list[str]:
     node: Mapping[str, Any] = schema
     for part in path:
         node = _step(schema, node, part)
-    found = _resolved(schema, node)
-    needed = found.get("required", [])
-    return sorted(found.get("properties", {}), key=lambda name: name not in needed)
+    options = _options(schema, node)
+    needed = [name for option in options for name in option.get("required", [])]
+    return sorted((name for option in options for name in option.get("properties", {})), key=lambda n: n not in needed)
 
 
 def _step(schema: Mapping[str, Any], node: Mapping[str, Any], part: str | int) -> Mapping[str, Any]:
-    node = _resolved(schema, node)
+    options = _options(schema, node)
     if isinstance(part, int):
-        return dict(node.get("items", {}))
-    options = [node, *node.get("oneOf", []), *node.get("anyOf", [])]
+        return next((dict(option["items"]) for option in options if "items" in option), {})
     return next((option["properties"][part] for option in options if part in option.get("properties", {})), {})
+
+
+def _options(schema: Mapping[str, Any], node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Give all that a value may be: what can be left out or written short may be one of several things."""
+    node = _resolved(schema, node)
+    return [node, *(_resolved(schema, each) for each in (*node.get("oneOf", []), *node.get("anyOf", [])))]
 
 
 def _resolved(schema: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:

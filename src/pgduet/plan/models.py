@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pgduet.plan.column_operations import AddColumn, AlterColumn, DropColumn, RenameColumn, ReplaceColumns
 from pgduet.plan.columns import NewColumn, TableColumn
 from pgduet.plan.constraint_operations import ConstraintOperation, CreateConstraint, DropConstraint, RenameConstraint
+from pgduet.plan.index_operations import CreateIndex, DropIndex, SetReplicaIdentity
 from pgduet.plan.names import Database, Label, TableName, Text, Version, later, parse_table
 from pgduet.plan.policy import Part, Policy
 from pgduet.plan.problems import KeyPath, Problem, did_you_mean, listed, refuse
@@ -26,9 +27,11 @@ __all__ = [
     "ColumnOperation",
     "ConstraintOperation",
     "CreateConstraint",
+    "CreateIndex",
     "CreateTable",
     "DropColumn",
     "DropConstraint",
+    "DropIndex",
     "DropTable",
     "Milestone",
     "NewColumn",
@@ -40,7 +43,9 @@ __all__ = [
     "RenameTable",
     "ReplaceColumns",
     "Risk",
+    "SetReplicaIdentity",
     "Sql",
+    "TableChange",
     "TableColumn",
     "TableName",
     "VersionChange",
@@ -56,16 +61,16 @@ IMPLEMENTED = (
     "rename_column",
     "alter_column",
     "replace_columns",
+    "create_index",
+    "drop_index",
     "create_constraint",
     "rename_constraint",
     "drop_constraint",
+    "set_replica_identity",
     "sql",
 )
 KNOWN_OPERATIONS = (
     *IMPLEMENTED,
-    "create_index",
-    "drop_index",
-    "set_replica_identity",
     "shadow_table",
     "extract_table",
     "merge_rows",
@@ -118,11 +123,13 @@ def _named(value: object) -> object:
 
 ColumnOperation = AddColumn | AlterColumn | DropColumn | RenameColumn | ReplaceColumns | ConstraintOperation
 """An operation on columns of a table that both versions have, or on what binds them."""
-TableOperation = ColumnOperation | CreateTable | DropTable | RenameTable
+TableChange = ColumnOperation | RenameTable | CreateIndex | SetReplicaIdentity
+"""An operation on a table that both versions have."""
+TableOperation = TableChange | CreateTable | DropTable
 """An operation that names one table."""
 
 Operation = Annotated[
-    Annotated[TableOperation | Sql, Field(discriminator="kind")],
+    Annotated[TableOperation | DropIndex | Sql, Field(discriminator="kind")],
     BeforeValidator(_named),
 ]
 
@@ -168,6 +175,7 @@ class Plan(Part):
             *_repeated(self._constraints_brought(), "is made in"),
             *_repeated(self._constraints_taken(), "is dropped or renamed in"),
             *self._whole_tables(),
+            *self._indexes(),
         ]
         if problems:
             refuse(*problems)
@@ -175,7 +183,7 @@ class Plan(Part):
 
     def tables(self) -> tuple[TableName, ...]:
         """The tables that the plan changes and both versions have, each once, in the plan's order."""
-        found = (o.relation for o in self.operations if isinstance(o, ColumnOperation | RenameTable))
+        found = (o.relation for o in self.operations if isinstance(o, TableChange))
         return tuple(dict.fromkeys(found))
 
     def _brought(self) -> Iterator[tuple[TableName, str, KeyPath]]:
@@ -224,7 +232,9 @@ class Plan(Part):
     def _whole_tables(self) -> Iterator[Problem]:
         """Find tables that one operation drops, creates or renames and another one changes too."""
         first: dict[tuple[str, TableName], KeyPath] = {}
-        changed = {o.relation for o in self.operations if isinstance(o, ColumnOperation)}
+        shaped = {o.relation for o in self.operations if isinstance(o, ColumnOperation)}
+        indexed = CreateIndex | DropIndex | SetReplicaIdentity
+        changed = shaped | {o.relation for o in self.operations if isinstance(o, indexed)}
         for index, operation in enumerate(self.operations):
             if not isinstance(operation, CreateTable | DropTable | RenameTable):
                 continue
@@ -236,8 +246,30 @@ class Plan(Part):
                 yield Problem(f"{table} {kind} twice", at=path, hint="Delete one of the operations.", elsewhere=seen)
             elif table in changed and not isinstance(operation, RenameTable):
                 verb = "dropped" if isinstance(operation, DropTable) else "created"
-                hint = "Put the change into `create_table`." if verb == "created" else "Delete one of the operations."
-                yield Problem(f"{table} is {verb}, and another operation changes its columns", at=path, hint=hint)
+                hint = "Delete one of the operations."
+                if verb == "created":
+                    later = "Make the change in a plan of its own, after this one."
+                    hint = "Put the change into `create_table`." if table in shaped else later
+                yield Problem(f"{table} is {verb}, and another operation changes it too", at=path, hint=hint)
+
+    def _indexes(self) -> Iterator[Problem]:
+        """Find names of indexes that come or go twice, and tables whose replica identity is set twice."""
+        first: dict[tuple[str, TableName], KeyPath] = {}
+        for index, operation in enumerate(self.operations):
+            top: KeyPath = ("operations", index, operation.kind)
+            match operation:
+                case CreateIndex() | DropIndex():
+                    what, path = operation.index, (*top, "name")
+                case SetReplicaIdentity():
+                    what, path = operation.relation, (*top, "table")
+                case _:
+                    continue
+            seen = first.setdefault((operation.kind, what), path)
+            if seen != path:
+                doing = {"create_index": "is created", "drop_index": "is dropped"}.get(
+                    operation.kind, "gets an identity"
+                )
+                yield Problem(f"{what} {doing} twice", at=path, hint="Delete one of them.", elsewhere=seen)
 
 
 def _copied(operation: CreateConstraint | DropConstraint, top: KeyPath) -> Iterator[tuple[TableName, str, KeyPath]]:

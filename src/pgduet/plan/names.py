@@ -43,8 +43,8 @@ def _folded(part: str) -> str:
     return "".join(char.lower() if "A" <= char <= "Z" else char for char in part)
 
 
-def parse_table(text: str) -> TableName:
-    """Read `table` or `schema.table`, with SQL's double quotes for odd names.
+def parse_name(text: str) -> tuple[str, ...]:
+    """Read a name with or without a schema, with SQL's double quotes for odd names; gives its parts.
 
     Raises:
         ValueError: the text is not such a name; the message says why.
@@ -61,13 +61,25 @@ def parse_table(text: str) -> TableName:
             break
         position += 1
     if position != len(text) or not parts or text.endswith("."):
-        message = f"`{text}` is not a table's name"
+        message = f"`{text}` is not a name"
         raise ValueError(message)
     if len(parts) > 2:
-        message = f"`{text}` has {len(parts)} parts; a table's name has one or two"
+        message = f"`{text}` has {len(parts)} parts; a name has one or two"
         raise ValueError(message)
-    schema, name = parts if len(parts) == 2 else ("public", parts[0])
-    return TableName(schema, name)
+    return tuple(parts)
+
+
+def parse_table(text: str) -> TableName:
+    """Read `table` or `schema.table`; without a schema it is `public`.
+
+    Raises:
+        ValueError: the text is not such a name; the message says why.
+    """
+    try:
+        *schema, name = parse_name(text)
+    except ValueError as wrong:
+        raise ValueError(str(wrong).replace(" a name", " a table's name")) from None
+    return TableName(schema[0] if schema else "public", name)
 
 
 def _check_table(text: str) -> str:
@@ -79,6 +91,16 @@ def _check_table(text: str) -> str:
         _check_identifier(part)
     if table.schema in _OUR_SCHEMAS or table.schema == "information_schema" or table.schema.startswith("pg_"):
         refuse(Problem(f"schema `{table.schema}` belongs to PostgreSQL or pgduet; its tables cannot be migrated"))
+    return text
+
+
+def _check_name(text: str) -> str:
+    try:
+        parts = parse_name(text)
+    except ValueError as wrong:
+        refuse(Problem(str(wrong), hint='Write `name`, `schema.name`, or quote odd names: `"My Schema".name`.'))
+    for part in parts:
+        _check_identifier(part)
     return text
 
 
@@ -145,6 +167,7 @@ Text = Annotated[str, Field(min_length=1), AfterValidator(_check_text)]
 Identifier = Annotated[str, Field(min_length=1), AfterValidator(_check_identifier)]
 NewName = Annotated[Identifier, AfterValidator(_check_new_column)]
 TableText = Annotated[str, Field(min_length=1), AfterValidator(_check_table)]
+NameText = Annotated[str, Field(min_length=1), AfterValidator(_check_name)]
 Label = Annotated[
     str,
     AfterValidator(_check_label),

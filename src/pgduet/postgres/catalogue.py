@@ -5,7 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from pgduet.errors import UnknownTable
+from pgduet.errors import UnknownIndex, UnknownTable
 from pgduet.operations.facts import (
     CheckFacts,
     ColumnFacts,
@@ -13,6 +13,7 @@ from pgduet.operations.facts import (
     ForeignFacts,
     Hanging,
     IndexFacts,
+    NamedIndex,
     TableFacts,
 )
 from pgduet.operations.views import OURS, Relation
@@ -57,6 +58,8 @@ async def _table(conn: Connection, schema: str, name: str, facts: dict[str, Any]
         hides_rows=facts["hides_rows"],
         rows=facts["rows"],
         pages=facts["pages"],
+        replica_identity=facts["replica_identity"],
+        identity_index=facts["identity_index"],
         key=tuple(row["name"] for row in await rows(conn, "key", oid)),
         columns=tuple(ColumnFacts(**row, hangs=tuple(hangs[row["name"]])) for row in await rows(conn, "columns", oid)),
         indexes=tuple(IndexFacts(**row) for row in await rows(conn, "indexes", oid)),
@@ -68,6 +71,25 @@ async def _table(conn: Connection, schema: str, name: str, facts: dict[str, Any]
         user_before_triggers=tuple(row["name"] for row in triggers if row["before"]),
         user_update_triggers=tuple(row["name"] for row in triggers if row["on_update"]),
     )
+
+
+async def index(conn: Connection, schema: str, name: str) -> NamedIndex:
+    """Find an index by its name.
+
+    Raises:
+        UnknownIndex: naming the index that comes nearest.
+    """
+    found = await index_if_there(conn, schema, name)
+    if found is None:
+        known = [f"{row['schema']}.{row['index']}" for row in await rows(conn, "similar_indexes", {})]
+        raise UnknownIndex(f"index {schema}.{name} does not exist{_nearest(f'{schema}.{name}', known)}")
+    return found
+
+
+async def index_if_there(conn: Connection, schema: str, name: str) -> NamedIndex | None:
+    """Find an index by its name, or nothing."""
+    found = await rows(conn, "named_index", {"schema": schema, "name": name})
+    return NamedIndex(**{**found[0], "columns": tuple(found[0]["columns"] or ())}) if found else None
 
 
 async def relations(conn: Connection, schema: str) -> list[Relation]:
@@ -156,5 +178,9 @@ async def _dependents(conn: Connection, oid: dict[str, Any]) -> dict[str, list[H
 
 async def _similar(conn: Connection, schema: str, name: str) -> str:
     known = [f"{row['schema']}.{row['table']}" for row in await rows(conn, "similar_tables", {})]
-    near = difflib.get_close_matches(f"{schema}.{name}", known, n=1)
+    return _nearest(f"{schema}.{name}", known)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
     return f'. Did you mean "{near[0]}"?' if near else ""

@@ -56,11 +56,12 @@ async def analyse(conn: Connection, question: Question) -> Expression:
         UnknownColumn, ExpressionInvalid, ExpressionVolatile: with `snippet` showing the spot.
     """
     alias = "_pgduet_row_" + hashlib.sha256(question.source.encode()).hexdigest()[:8]
-    head = text("expressions", "view") + " CAST((\n"
+    head = text("expressions", "view") + (" CAST((\n" if question.into else " ((\n")
+    end = f"\n) AS {question.into})" if question.into else "\n))"
     query = sql.Composed(
         [
             trusted(head + question.source),
-            trusted(f"\n) AS {question.into}) AS _pgduet_value FROM (SELECT "),
+            trusted(f"{end} AS _pgduet_value FROM (SELECT "),
             sql.SQL(", ").join(
                 sql.SQL("NULL::{} AS {}").format(trusted(kind), sql.Identifier(name))
                 for name, kind in question.scope.items()

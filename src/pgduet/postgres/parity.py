@@ -6,6 +6,7 @@ as old as the comparison takes: about a second for a million rows.
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from psycopg import DataError, Error
@@ -15,6 +16,7 @@ from pgduet.errors import GateRefused
 from pgduet.messages import Parity
 from pgduet.operations import rows
 from pgduet.operations.design import TableDesign
+from pgduet.operations.statement import Query
 from pgduet.phases import Authority, SyncMode
 from pgduet.postgres import store
 from pgduet.postgres.executor import is_transient
@@ -34,8 +36,10 @@ async def compare(conn: Connection, migration: store.Migration, mode: SyncMode, 
     async with conn.transaction():
         await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         began = await (await conn.execute("SELECT clock_timestamp() AS at")).fetchone()
-        for table in migration.design.compared:
-            await comparison.table(table)
+        for table in migration.design.tables:
+            if table.synced or table.bound:
+                await comparison.table(table)
+            await comparison.beside_others(table)
     parity = comparison.result(began["at"] if began else datetime.now().astimezone())
     async with conn.transaction():
         await _keep(conn, migration, parity, comparison.examples)
@@ -97,12 +101,22 @@ class _Comparison:
             if (counted["mismatches"] or counted["violations"]) and len(self.examples) < EXAMPLES:
                 await self._name(table, first, last, safe=safe)
             self.progress(f"{table.label}: {min(last, total)} of {total} pages compared")
-        for count, name in zip(rows.duplicates(table), rows.duplicated(table, EXAMPLES), strict=True):
-            found = (await (await self.conn.execute(count)).fetchall())[0]
-            self.violations += found["rows"]
-            if found["rows"] and len(self.examples) < EXAMPLES:
-                named = await (await self.conn.execute(name)).fetchall()
-                self.examples += [{"relation": table.label, **row} for row in named][: EXAMPLES - len(self.examples)]
+
+    async def beside_others(self, table: TableDesign) -> None:
+        """Count the rows that cannot be there together: by a coming uniqueness or exclusion."""
+        for index in rows.uniqueness(table):
+            self.progress(f"{table.label}: is {index.shown} unique?")
+            await self._together(table, rows.duplicates(table, index), partial(rows.duplicated, table, index))
+        for exclusion in table.exclusions:
+            self.progress(f"{table.label}: does {exclusion.name} hold?")
+            await self._together(table, rows.clashes(table, exclusion), partial(rows.clashing, table, exclusion))
+
+    async def _together(self, table: TableDesign, counting: Query, naming: Callable[[int], Query]) -> None:
+        count = (await (await self.conn.execute(counting)).fetchall())[0]["rows"]
+        self.violations += count
+        if count and (room := EXAMPLES - len(self.examples)) > 0:
+            named = await (await self.conn.execute(naming(room))).fetchall()
+            self.examples += [{"relation": table.label, **row} for row in named]
 
     async def _counted(self, table: TableDesign, first: int, last: int) -> tuple[dict[str, int], bool]:
         """Count the fast way; where an expression raises, row by row with care."""

@@ -122,7 +122,8 @@ async def hazards_of(conn: Connection, plan: Plan, table: TableDesign, facts: Ta
     if not table.key:
         made.append(hazard("PD-H05", table.label))
     kept = {check.name for check in table.checks} | {index.name for index in table.indexes}
-    if lost := carry.lost(facts, table.mappings, kept | {key.name for key in table.foreign_keys}):
+    kept |= carry.dropped_indexes(plan, facts) | {key.name for key in table.foreign_keys}
+    if lost := carry.lost(facts, table.mappings, kept):
         made.append(hazard("PD-H06", f"{table.label}: {', '.join(lost)}"))
     if facts.user_update_triggers:
         names = ", ".join(facts.user_update_triggers)

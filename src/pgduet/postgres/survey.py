@@ -26,19 +26,22 @@ from pgduet.plan.columns import References
 from pgduet.plan.constraint_operations import TableReferences
 from pgduet.plan.models import (
     AlterColumn,
-    ColumnOperation,
     CreateConstraint,
+    CreateIndex,
     CreateTable,
+    DropIndex,
     DropTable,
     Plan,
     RenameConstraint,
     RenameTable,
+    TableChange,
     TableName,
 )
 from pgduet.postgres import catalogue, constraints
 from pgduet.postgres.carrying import carried_checks, carried_indexes
 from pgduet.postgres.dependents import dependents_of
 from pgduet.postgres.expressions import analyse, canonical_type
+from pgduet.postgres.indexing import with_indexes
 from pgduet.postgres.readers import old_readers
 from pgduet.postgres.sampled import check_down_of_nothing, hazards_of, sampled_hazards
 from pgduet.postgres.session import Connection
@@ -68,7 +71,7 @@ async def survey(conn: Connection, plan: Plan) -> Survey:
         str(name): await carried_checks(conn, facts[str(name)], mappings_of(plan, name, facts[str(name)], answers))
         for name in plan.tables()
     }
-    design = resolve(plan, facts, answers, checks)
+    design = await with_indexes(conn, plan, resolve(plan, facts, answers, checks), facts, answers)
     hazards: list[Hazard] = []
     tables: list[TableDesign] = []
     for resolved in design.tables:
@@ -92,10 +95,16 @@ async def survey(conn: Connection, plan: Plan) -> Survey:
 async def _facts(conn: Connection, plan: Plan) -> dict[str, TableFacts]:
     facts: dict[str, TableFacts] = {}
     for index, operation in enumerate(plan.operations):
-        if not isinstance(operation, ColumnOperation | RenameTable | DropTable):
+        if not isinstance(operation, TableChange | DropIndex | DropTable):
             continue
-        relation = operation.relation
-        with _at(("operations", index, operation.kind, "table")):
+        top: KeyPath = ("operations", index, operation.kind)
+        if isinstance(operation, DropIndex):
+            with _at((*top, "name")):
+                found = await catalogue.index(conn, operation.index.schema, operation.index.name)
+            relation = TableName(found.schema_name, found.table)
+        else:
+            relation = operation.relation
+        with _at((*top, "name" if isinstance(operation, DropIndex) else "table")):
             facts[str(relation)] = await catalogue.table(conn, relation.schema, relation.name)
             if not facts[str(relation)].owned:
                 raise MissingRights(
@@ -115,6 +124,8 @@ async def _taken(conn: Connection, plan: Plan) -> set[tuple[str, str]]:
             wanted.append((path, schema, operation.relation.name))
             wanted += [((*path[:-1], *at), schema, name) for at, name in constraints.named_indexes(operation)]
             await _check_schema(conn, operation.relation.schema, path)
+        elif isinstance(operation, CreateIndex):
+            await _check_schema(conn, operation.relation.schema, path)
         elif isinstance(operation, RenameTable):
             wanted.append((path, operation.relation.schema, operation.to))
     return {(schema, name) for _, schema, name in wanted if await catalogue.relation_there(conn, schema, name)}
@@ -126,7 +137,9 @@ async def _check_schema(conn: Connection, schema: str, path: KeyPath) -> None:
         raise UnknownTable(f"schema {schema} does not exist", place=place(path), hint="Create it first.")
     if not found[0]["may_create"]:
         hint = f"GRANT CREATE ON SCHEMA {schema} to the worker's role."
-        raise MissingRights(f"the worker's role may not create tables in schema {schema}", place=place(path), hint=hint)
+        raise MissingRights(
+            f"the worker's role may not create tables or indexes in schema {schema}", place=place(path), hint=hint
+        )
 
 
 async def _answers(conn: Connection, plan: Plan, facts: dict[str, TableFacts]) -> Answers:
@@ -251,6 +264,7 @@ async def _check_constraint_names(conn: Connection, plan: Plan, table: TableDesi
     new += [key.name for key in table.foreign_keys if not key.carried]
     new += [index.name for index in table.indexes if index.brought]
     new += [exclusion.name for exclusion in table.exclusions] + [to for _, to in renamed(plan, facts)]
+    made = [index.name for index in table.indexes if index.position is not None]
     going = set(carry.lost(facts, table.mappings, set()))
     stays = {name for name in facts.constraint_names if not any(what.endswith(f" {name}") for what in going)}
     stays -= leaving(plan, facts)
@@ -259,7 +273,7 @@ async def _check_constraint_names(conn: Connection, plan: Plan, table: TableDesi
         if name not in facts.constraint_names and await catalogue.relation_there(conn, table.schema_name, name):
             raise _name_taken(table, name, path)
     for name in new:
-        if name in stays or new.count(name) > 1:
+        if name in stays or [*new, *made].count(name) > 1:
             raise _name_taken(table, name, _place_of(plan, table, name))
 
 

@@ -5,10 +5,14 @@ SELECT c.oid::bigint AS oid, c.relkind::text AS kind, c.relpersistence::text AS 
        pg_has_role(current_user, c.relowner, 'USAGE') AS owned,
        (EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent))) AS inherits,
        c.relforcerowsecurity AND NOT (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user) AS hides_rows,
+       -- An index that was dropped leaves nothing to go by.
+       CASE WHEN c.relreplident = 'f' THEN 'full' WHEN c.relreplident = 'd' THEN 'default' WHEN x.relname IS NOT NULL THEN 'index' ELSE 'nothing' END
+         AS replica_identity, x.relname AS identity_index,
        greatest(c.reltuples, 0)::float8 AS rows,
        (pg_relation_size(c.oid) / current_setting('block_size')::int)::bigint AS pages,
        has_database_privilege(current_database(), 'CREATE') AS may_create
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
+  LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisreplident LEFT JOIN pg_class x ON x.oid = i.indexrelid
  WHERE n.nspname = %(schema)s AND c.relname = %(table)s
 
 -- name: similar_tables
@@ -193,3 +197,37 @@ SELECT nspname AS name, obj_description(oid, 'pg_namespace') AS comment
 
 -- name: view_there
 SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind = 'v') AS there
+
+-- name: named_index
+-- An index by its name; `unfit` says why logical replication cannot name rows by it.
+SELECT n.nspname AS schema_name, t.relname AS table, c.relkind = 'I' AS partitioned, k.conname AS constraint, i.indisvalid AS valid,
+       i.indisreplident AS identity, keys.names AS columns,
+       CASE WHEN NOT i.indisvalid THEN 'it is not valid' WHEN NOT i.indisunique THEN 'it is not unique'
+            WHEN NOT i.indimmediate THEN 'its constraint is deferrable' WHEN i.indpred IS NOT NULL THEN 'it does not have all rows'
+            WHEN keys.expressions THEN 'it is over an expression' WHEN keys.empty IS NOT NULL THEN format('its column "%%s" may be empty', keys.empty)
+       END AS unfit
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid AND k.contype IN ('p', 'u', 'x'),
+  LATERAL (SELECT array_agg(a.attname::text ORDER BY u.place) FILTER (WHERE a.attname IS NOT NULL) AS names, bool_or(u.attnum = 0) AS expressions,
+                  min(a.attname::text) FILTER (WHERE NOT a.attnotnull) AS empty
+             FROM unnest(i.indkey) WITH ORDINALITY u(attnum, place) LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
+            WHERE u.place <= i.indnkeyatts) keys
+ WHERE n.nspname = %(schema)s AND c.relname = %(name)s
+
+-- name: similar_indexes
+SELECT n.nspname AS schema, c.relname AS index
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('i', 'I') AND n.nspname !~ '^(pg_|information_schema$|pgduet)'
+
+-- name: publications
+-- Who publishes a table's updates or deletes: the columns that are listed (null: all), and those by which rows are chosen.
+SELECT p.pubname AS name,
+       CASE WHEN r.prattrs IS NOT NULL THEN
+         ARRAY(SELECT attname FROM pg_attribute WHERE attrelid = c.oid AND attnum = ANY (r.prattrs))::text[] END AS listed,
+       ARRAY(SELECT DISTINCT a.attname FROM regexp_matches(r.prqual::text, ':varattno ([0-9]+)', 'g') v(found)
+              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = v.found[1]::int)::text[] AS chosen_by
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ CROSS JOIN pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid
+ WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND (p.pubupdate OR p.pubdelete)
+   AND (p.puballtables OR r.oid IS NOT NULL OR EXISTS (SELECT FROM pg_publication_namespace WHERE pnpubid = p.oid AND pnnspid = n.oid))
+ ORDER BY p.pubname

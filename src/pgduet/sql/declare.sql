@@ -37,11 +37,6 @@ ALTER TABLE {relation} ADD CONSTRAINT {constraint} PRIMARY KEY USING INDEX {cons
 -- name: rename_index
 ALTER INDEX {index} RENAME TO {name}
 
--- name: index_state
--- Whether an index is there and valid; no row where it is not there.
-SELECT i.indisvalid AS valid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname = %(schema)s AND c.relname = %(name)s
-
 -- name: constraint_there
 SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass(%(relation)s) AND conname = %(name)s) AS there
 
@@ -56,3 +51,14 @@ SELECT k.conname AS name, format('"%%s"."%%s"', replace(n.nspname, '"', '""'), r
 SELECT k.conname AS name, format('%%s of %%s', f.conname, f.conrelid::regclass) AS key
   FROM pg_constraint k JOIN pg_constraint f ON f.contype = 'f' AND f.conindid = k.conindid
  WHERE k.conrelid = to_regclass(%(relation)s) AND k.contype IN ('p', 'u') AND k.conname = ANY (%(names)s) ORDER BY 1, 2
+-- name: identity_default
+ALTER TABLE {relation} REPLICA IDENTITY DEFAULT
+
+-- name: identity_full
+ALTER TABLE {relation} REPLICA IDENTITY FULL
+
+-- name: identity_nothing
+ALTER TABLE {relation} REPLICA IDENTITY NOTHING
+
+-- name: identity_index
+ALTER TABLE {relation} REPLICA IDENTITY USING INDEX {index}

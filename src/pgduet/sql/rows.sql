@@ -39,7 +39,8 @@ SELECT coalesce(sum(n - 1), 0)::bigint AS rows
 
 -- name: duplicated
 SELECT {key} AS key, 'constraint' AS kind, {detail} AS detail
-  FROM (SELECT *, count(*) OVER (PARTITION BY {columns}) AS _pgduet_n FROM {relation} WHERE {filled}) AS t WHERE _pgduet_n > 1 LIMIT {limit}
+  FROM (SELECT *, {values} AS _pgduet_value, count(*) OVER (PARTITION BY {columns}) AS _pgduet_times FROM {relation} WHERE {filled}) AS t
+ WHERE _pgduet_times > 1 ORDER BY _pgduet_value LIMIT {limit}
 
 -- name: clashes
 -- Pairs of rows that may not both be there, each counted once. Each row is compared with each: such tables are small.

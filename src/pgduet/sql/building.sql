@@ -1,0 +1,24 @@
+-- An index while it is built or dropped CONCURRENTLY, as a second session sees it.
+
+-- name: index_state
+-- Whether a table's index is valid; no row where it is not there.
+SELECT i.indisvalid AS valid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+ WHERE i.indrelid = to_regclass(%(relation)s) AND c.relname = %(name)s
+
+-- name: progress
+SELECT phase, CASE WHEN blocks_total > 0 THEN 100 * blocks_done / blocks_total WHEN tuples_total > 0 THEN 100 * tuples_done / tuples_total END AS percent
+  FROM pg_stat_progress_create_index WHERE pid = %(pid)s
+
+-- name: holders
+SELECT a.pid, a.usename AS role, coalesce(a.state, a.backend_type) AS state,
+       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8 AS age_s
+  FROM pg_stat_activity a WHERE a.pid = ANY (pg_blocking_pids(%(pid)s)) ORDER BY a.xact_start LIMIT 3
+
+-- name: queued
+-- Who waits behind the build for a lock that clients' own locks would queue behind.
+SELECT l.pid FROM pg_locks l
+ WHERE NOT l.granted AND l.locktype = 'relation' AND l.relation = to_regclass(%(relation)s)
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+   AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+   AND l.waitstart < clock_timestamp() - %(budget_ms)s * interval '1 ms' AND l.pid <> %(pid)s
+   AND %(pid)s = ANY (pg_blocking_pids(l.pid))

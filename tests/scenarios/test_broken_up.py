@@ -13,7 +13,7 @@ from support.asking import one, refused_by_check_and_start
 from support.chained import leftovers
 from support.harness import Harness, schema_dump
 from support.mutants import Clause, Code, Mutant, must_fail
-from support.versions import on_every_version
+from support.worlds import World
 
 from pgduet.activities.expand import Expand
 from pgduet.local import EmbeddedPostgres
@@ -59,11 +59,8 @@ async def scenario(stage: Harness, conn: Connection, bin_dir: Path) -> None:
     assert await one(conn, DIGEST) == digest
 
 
-@on_every_version
-async def test_it_is_refused_at_check_or_stops_the_backfill_by_key_and_leaves_nothing_behind(
-    stage: Harness, conn: Connection, postgres: EmbeddedPostgres
-) -> None:
-    await scenario(stage, conn, postgres.bin_dir)
+async def test_it_is_refused_at_check_or_stops_the_backfill_by_key_and_leaves_nothing_behind(world: World) -> None:
+    await scenario(world.stage, world.conn, world.server.bin_dir)
 
 
 MUTANTS: list[tuple[Mutant, str]] = [

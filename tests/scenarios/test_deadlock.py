@@ -12,7 +12,7 @@ from support.asking import one
 from support.harness import Harness
 from support.mutants import Attribute, Code, must_fail
 from support.plans import create_reviews
-from support.versions import on_every_version
+from support.worlds import World
 
 from pgduet.phases import Phase
 from pgduet.postgres import batches
@@ -61,9 +61,8 @@ async def scenario(stage: Harness, conn: Connection) -> None:
     assert await one(conn, "SELECT string_agg(note, ' ' ORDER BY id) FROM reviews WHERE id IN (1, 100)") == "first last"
 
 
-@on_every_version
-async def test_no_client_is_the_victim_of_a_deadlock_with_a_batch(stage: Harness, conn: Connection) -> None:
-    await scenario(stage, conn)
+async def test_no_client_is_the_victim_of_a_deadlock_with_a_batch(world: World) -> None:
+    await scenario(world.stage, world.conn)
 
 
 async def test_without_the_limits_of_a_batch_a_client_is(stage: Harness, conn: Connection) -> None:

@@ -10,7 +10,7 @@ import psycopg
 from support.asking import client_error, one
 from support.harness import Harness, pgduet, schema_dump
 from support.mutants import Clause, Code, must_fail
-from support.versions import on_every_version
+from support.worlds import World
 
 from pgduet.activities import verify
 from pgduet.local import EmbeddedPostgres
@@ -101,20 +101,16 @@ async def stored(conn: Connection, relation: str) -> dict[int, int]:
 DOWNS = {"refuse": "hits::int", "archive": f"least(hits, {LARGEST})::int"}
 
 
-@on_every_version
-async def test_under_refuse_a_value_beyond_is_refused_at_the_write(stage: Harness, conn: Connection) -> None:
-    await refused(stage, conn, DOWNS["refuse"])
+async def test_under_refuse_a_value_beyond_is_refused_at_the_write(world: World) -> None:
+    await refused(world.stage, world.conn, DOWNS["refuse"])
 
 
 async def test_under_refuse_a_down_that_cuts_it_off_is_seen_through(stage: Harness, conn: Connection) -> None:
     await refused(stage, conn, DOWNS["archive"])
 
 
-@on_every_version
-async def test_under_archive_a_value_beyond_is_saved_and_named_at_rollback(
-    stage: Harness, conn: Connection, postgres: EmbeddedPostgres
-) -> None:
-    await archived(stage, conn, postgres, DOWNS["archive"])
+async def test_under_archive_a_value_beyond_is_saved_and_named_at_rollback(world: World) -> None:
+    await archived(world.stage, world.conn, world.server, DOWNS["archive"])
 
 
 async def test_without_the_words_in_the_trigger_such_a_value_is_accepted(stage: Harness, conn: Connection) -> None:

@@ -12,7 +12,7 @@ from support.asking import one, refusal, refused_by_check_and_start
 from support.chained import TABLES, begin, converse, face, link
 from support.harness import Harness
 from support.mutants import Code, Mutant, must_fail
-from support.versions import on_every_version
+from support.worlds import World
 
 from pgduet.client import Migrations
 from pgduet.errors import PlanChanged, PlanConflict
@@ -60,11 +60,10 @@ async def scenario(stage: Harness, conn: Connection) -> None:
     assert await one(conn, names) == "reviews-plan authors-plan"
 
 
-@on_every_version
 async def test_independent_ones_run_conflicting_and_edited_ones_are_refused_and_the_same_one_joins(
-    stage: Harness, conn: Connection
+    world: World,
 ) -> None:
-    await scenario(stage, conn)
+    await scenario(world.stage, world.conn)
 
 
 MUTANTS: list[tuple[Mutant, str]] = [

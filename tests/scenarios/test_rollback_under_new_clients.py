@@ -18,7 +18,7 @@ from support.harness import Harness, schema_dump
 from support.load import Load
 from support.mutants import Clause, Code, Mutant, must_fail
 from support.plans import create_reviews
-from support.versions import on_every_version
+from support.worlds import World
 
 from pgduet.local import EmbeddedPostgres
 from pgduet.messages import Status
@@ -133,11 +133,8 @@ def named(status: Status) -> str:
     return status.waiting_for.detail if status.waiting_for else ""
 
 
-@on_every_version
-async def test_nobody_sees_an_error_and_it_withdraws_when_the_new_clients_have_left(
-    stage: Harness, conn: Connection, postgres: EmbeddedPostgres
-) -> None:
-    await scenario(stage, conn, postgres)
+async def test_nobody_sees_an_error_and_it_withdraws_when_the_new_clients_have_left(world: World) -> None:
+    await scenario(world.stage, world.conn, world.server)
 
 
 MUTANTS: list[tuple[Mutant, str]] = [

@@ -20,8 +20,8 @@ from support.mutants import Code, must_fail
 from support.plans import create_reviews
 from support.processes import come_back, seeded, stop_reached
 from support.stage import staged
-from support.versions import VERSIONS, on_every_version
 from support.wire_cut import Link, link_to
+from support.worlds import VERSIONS, World
 
 from pgduet import audit
 from pgduet.local import EmbeddedPostgres, LocalTemporal
@@ -156,23 +156,22 @@ async def test_where_a_lost_connection_counts_as_an_error_the_migration_stops(
     await must_fail(server_gone(own_stage, server), stubborn, says="a lost connection stops the migration")
 
 
-@on_every_version
-async def test_a_tcp_connection_cut_in_backfill_and_in_soak_is_opened_again_and_no_client_notices(
-    postgres: EmbeddedPostgres, stage: Harness, monkeypatch: pytest.MonkeyPatch
+async def test_a_tcp_connection_that_is_cut_is_opened_again_and_no_client_notices(
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = await prepared(stage, postgres.bin_dir)
-    async with link_to(postgres.port) as (link, port), Load(stage.dsn) as load:
-        monkeypatch.setenv(stage.variable, stage.dsn.replace(f":{postgres.port}/", f":{port}/"))
-        async with stage.worker():
-            await stage.start(stage.plan(**SLOW))
-            await in_backfill(stage)
+    before = await prepared(world.stage, world.server.bin_dir)
+    async with link_to(world.server.port) as (link, port), Load(world.stage.dsn) as load:
+        monkeypatch.setenv(world.stage.variable, world.stage.dsn.replace(f":{world.server.port}/", f":{port}/"))
+        async with world.stage.worker():
+            await world.stage.start(world.stage.plan(**SLOW))
+            await in_backfill(world.stage)
             await cut_link(link)
-            await in_soak(stage)
+            await in_soak(world.stage)
             await load.working(new=10)
-            verified = asyncio.create_task(stage.act("verify"))
+            verified = asyncio.create_task(world.stage.act("verify"))
             await cut_link(link)
             assert (await verified).message.startswith("0 of ")
-            await back_at_the_start(stage, load, postgres.bin_dir, before)
+            await back_at_the_start(world.stage, load, world.server.bin_dir, before)
 
 
 async def cut_link(link: Link) -> None:

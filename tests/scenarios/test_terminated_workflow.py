@@ -17,7 +17,7 @@ from support.holding import held_at
 from support.load import Load
 from support.mutants import Code, Mutant, must_fail
 from support.plans import create_reviews
-from support.versions import on_every_version
+from support.worlds import World
 
 from pgduet.activities import preflight
 from pgduet.client import Migrations
@@ -87,11 +87,8 @@ async def rolled_back(stage: Harness, migrations: Migrations) -> None:
     assert (status.state, status.rollback) == (State.ROLLED_BACK, "dba: lost")
 
 
-@on_every_version
-async def test_start_goes_on_and_rollback_ends_clean(
-    stage: Harness, conn: Connection, postgres: EmbeddedPostgres
-) -> None:
-    await scenario(stage, conn, postgres.bin_dir)
+async def test_start_goes_on_and_rollback_ends_clean(world: World) -> None:
+    await scenario(world.stage, world.conn, world.server.bin_dir)
 
 
 MUTANTS: list[tuple[Mutant, str]] = [

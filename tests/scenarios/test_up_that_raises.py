@@ -15,7 +15,7 @@ from support.asking import one
 from support.harness import Harness
 from support.mutants import Clause, Code, Mutant, must_fail
 from support.plans import create_reviews
-from support.versions import on_every_version
+from support.worlds import World
 
 from pgduet.messages import Status
 from pgduet.phases import Phase
@@ -88,11 +88,10 @@ def held_in(status: Status) -> tuple[Phase, str | None]:
     return status.phase, status.waiting_for.kind if status.waiting_for else None
 
 
-@on_every_version
 async def test_old_clients_see_nothing_the_rows_are_named_and_the_cutover_waits_until_they_are_corrected(
-    stage: Harness, conn: Connection
+    world: World,
 ) -> None:
-    await scenario(stage, conn)
+    await scenario(world.stage, world.conn)
 
 
 MUTANTS: list[tuple[list[Mutant], str]] = [

@@ -14,7 +14,7 @@ from support.harness import Harness, schema_dump
 from support.mutants import Attribute, Clause, Code, Mutant, must_fail
 from support.plans import STARS, create_reviews
 from support.roles import ordinary_role
-from support.versions import on_every_version
+from support.worlds import World
 
 from pgduet.local import EmbeddedPostgres
 from pgduet.phases import Phase
@@ -116,16 +116,14 @@ async def right_gone(stage: Harness, conn: Connection, monkeypatch: pytest.Monke
     assert await one(conn, STAMPS) == stamps
 
 
-@on_every_version
-async def test_the_backfill_changes_neither(stage: Harness, conn: Connection) -> None:
-    await suppressed(stage, conn)
+async def test_the_backfill_changes_neither(world: World) -> None:
+    await suppressed(world.stage, world.conn)
 
 
-@on_every_version
-async def test_a_plan_whose_triggers_cannot_be_muted_is_refused_and_nothing_is_touched(
-    stage: Harness, conn: Connection, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+async def test_a_plan_whose_triggers_cannot_be_muted_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await refused(stage, conn, postgres.bin_dir, monkeypatch)
+    await refused(world.stage, world.conn, world.server.bin_dir, monkeypatch)
 
 
 async def test_where_the_right_goes_after_the_check_the_backfill_stops_instead_of_firing_them(

@@ -5,7 +5,7 @@ that do not come. On the newest one, `test_killed_at_every_barrier.py` goes thro
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from support.load import Load
 from support.mutants import must_fail
 from support.plans import ROWS as MANY
 from support.plans import create_reviews, overlaid
-from support.stage import database, staged
-from support.versions import VERSIONS
+from support.stage import staged
+from support.worlds import VERSIONS, Servers, fresh_database
 
-from pgduet.local import EmbeddedPostgres, LocalTemporal
+from pgduet.local import LocalTemporal
 from pgduet.operations.names import physical_column
 from pgduet.phases import Authority, Phase
 from pgduet.postgres.batches import FIRST_PAGES
@@ -88,18 +88,18 @@ async def killed_in_turn(stage: Harness, conn: Connection, kills: Sequence[str])
 
 @pytest.mark.timeout(400)
 async def test_another_worker_goes_on_where_a_killed_one_was(
-    servers: Callable[[int], EmbeddedPostgres],
+    servers: Servers,
     temporal: LocalTemporal,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def lane(version: int) -> None:
-        async with (
-            database(await asyncio.to_thread(servers, version)) as dsn,
-            staged(temporal, dsn, tmp_path, monkeypatch) as stage,
-            await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn,
-        ):
-            await killed_in_turn(stage, conn, KILLS[version])
+        with fresh_database(servers(version)) as dsn:
+            async with (
+                staged(temporal, dsn, tmp_path, monkeypatch) as stage,
+                await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn,
+            ):
+                await killed_in_turn(stage, conn, KILLS[version])
 
     async with asyncio.TaskGroup() as group:
         for version in VERSIONS:

@@ -1,28 +1,13 @@
 """The fixtures that give a test a harness around its migration."""
 
-import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import psycopg
 import pytest
-from psycopg import sql
 
-from pgduet.local import EmbeddedPostgres, LocalTemporal
+from pgduet.local import LocalTemporal
 from support.harness import Harness
-
-
-@asynccontextmanager
-async def database(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
-    """Create a database for one of several lanes of a test; gives its DSN."""
-    name = f"lane_{secrets.token_hex(6)}"
-    async with await psycopg.AsyncConnection.connect(postgres.dsn(), autocommit=True) as admin:
-        await admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        try:
-            yield postgres.dsn(name)
-        finally:
-            await admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @asynccontextmanager

@@ -120,9 +120,7 @@ async def test_the_backfill_changes_neither(world: World) -> None:
     await suppressed(world.stage, world.conn)
 
 
-async def test_a_plan_whose_triggers_cannot_be_muted_is_refused(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_plan_whose_triggers_cannot_be_muted_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await refused(world.stage, world.conn, world.server.bin_dir, monkeypatch)
 
 

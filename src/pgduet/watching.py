@@ -8,6 +8,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from temporalio.client import Client, WorkflowExecution
 from temporalio.service import RPCError
@@ -33,6 +34,14 @@ class StillWaiting(TimeoutError):
         super().__init__(message)
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Every migration, and why some are told about briefly: no worker answered."""
+
+    statuses: list[Status]
+    missing: WorkerMissing | None
+
+
 class Watching:
     """Looks at migrations through one Temporal namespace."""
 
@@ -50,24 +59,29 @@ class Watching:
 
     async def statuses(self, database: str | None = None) -> list[Status]:
         """Tell about every migration, newest first; briefly where no worker answers."""
+        return (await self.listing(database)).statuses
+
+    async def listing(self, database: str | None = None) -> Listing:
+        """Tell about every migration, newest first, and whether workers answered for them."""
         runs = await newest_runs(self.client, database)
         limit = asyncio.Semaphore(10)
-        silent = False
+        missing: WorkerMissing | None = None
 
         async def seen(run: WorkflowExecution) -> Status:
-            nonlocal silent
+            nonlocal missing
             async with limit:
-                if silent:
+                if missing:
                     return listed(run)
                 try:
                     return (await look(self.client, run.id)).status
-                except WorkerMissing:
-                    silent = True
+                except WorkerMissing as error:
+                    missing = error
                 except (PgduetError, RPCError):
                     pass
                 return listed(run)
 
-        return list(await asyncio.gather(*(seen(run) for run in runs.values())))
+        found = list(await asyncio.gather(*(seen(run) for run in runs.values())))
+        return Listing(found, missing)
 
     async def find(self, name: str, database: str | None = None) -> str:
         """Give the id of a migration's workflow; without a database the name must be unique.

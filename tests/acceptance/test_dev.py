@@ -99,3 +99,12 @@ def test_a_server_that_ends_by_itself_ends_all_with_an_error(here: Path) -> None
         assert process.wait(60) == 1
         assert process.stderr is not None
         assert "PostgreSQL has ended by itself" in process.stderr.read()
+
+
+def test_a_temporal_address_at_which_nobody_answers_is_an_error(here: Path) -> None:
+    command = [sys.executable, "-m", "pgduet.cli.main", "dev", "--no-postgres", "--no-worker"]
+    told = os.environ | {"TEMPORAL_ADDRESS": "127.0.0.1:1"}
+    done = subprocess.run(command, cwd=here, env=told, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no Temporal server answers at 127.0.0.1:1" in done.stderr
+    assert "unset it" in done.stderr

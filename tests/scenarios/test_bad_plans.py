@@ -7,14 +7,12 @@ from typing import Any
 import psycopg
 import pytest
 from support.harness import Harness, schema_dump
-from support.load import Load
-from support.plans import MOOD, NAME, STARS, create_reviews, replace
+from support.plans import MOOD, STARS, create_reviews, replace
 from temporalio.client import WorkflowFailureError
 
 from pgduet.errors import PgduetError
 from pgduet.failures import error_from
 from pgduet.local import EmbeddedPostgres
-from pgduet.phases import Phase
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -295,51 +293,3 @@ async def test_several_tables_have_one_plan_and_one_mistake_stops_all(
             await stage.result()
     assert told(caught.value).place is not None
     assert schema_dump(postgres.bin_dir, stage.dsn) == before
-
-
-async def test_a_row_that_up_cannot_map_stops_the_backfill_and_names_its_key(stage: Harness, conn: Connection) -> None:
-    await create_reviews(conn, 5000)
-    await conn.execute("ALTER TABLE public.reviews DISABLE TRIGGER touch")
-    await conn.execute("UPDATE public.reviews SET rating = 'five' WHERE id = 4321")
-    await conn.execute("ALTER TABLE public.reviews ENABLE TRIGGER touch")
-    async with stage.worker(), Load(stage.dsn) as load:
-        await stage.start(stage.plan())
-        status = await stage.waits("error", Phase.BACKFILL)
-        failure = status.failure or ""
-        assert "`up` cannot map 1 rows" in failure
-        assert "{'id': 4321}" in failure
-        assert "pgduet advance" in failure
-        cursor = await conn.execute("SELECT key, kind FROM pgduet.drift WHERE resolved_at IS NULL")
-        assert await cursor.fetchall() == [({"id": 4321}, "unmapped")]
-        # An old client that updates exactly this row notices nothing.
-        await conn.execute("UPDATE public.reviews SET note = 'still here' WHERE id = 4321")
-        await conn.execute("UPDATE public_v1.reviews SET rating = 'six' WHERE id = 4321")
-        await stage.act("advance")
-        await stage.until(lambda s: sum("backfill stopped" in decision for decision in s.decisions) == 2)
-        await conn.execute("UPDATE public.reviews SET rating = '5' WHERE id = 4321")
-        await stage.act("advance")
-        await stage.waits("window", Phase.SOAK)
-        await load.working(new=5)
-        await load.end()
-        assert load.errors == []
-    cursor = await conn.execute("SELECT stars, note FROM public_v2.reviews WHERE id = 4321")
-    assert await cursor.fetchone() == (5, "still here")
-
-
-async def test_a_migration_that_stopped_goes_back_without_a_trace(
-    stage: Harness, conn: Connection, postgres: EmbeddedPostgres
-) -> None:
-    await create_reviews(conn, 1000)
-    await conn.execute("UPDATE public.reviews SET rating = 'five' WHERE id = 321")
-    before = schema_dump(postgres.bin_dir, stage.dsn)
-    async with stage.worker():
-        await stage.start(stage.plan())
-        await stage.waits("error", Phase.BACKFILL)
-        await stage.act("abort")
-        status = await stage.result()
-        assert status.phase is Phase.ROLLED_BACK
-    assert schema_dump(postgres.bin_dir, stage.dsn) == before
-    cursor = await conn.execute("SELECT rating FROM public.reviews WHERE id = 321")
-    assert await cursor.fetchone() == ("five",)
-    cursor = await conn.execute("SELECT state FROM pgduet.migration WHERE name = %s", (NAME,))
-    assert await cursor.fetchall() == [("rolled_back",)]

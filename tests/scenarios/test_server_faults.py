@@ -1,6 +1,7 @@
-"""PostgreSQL crashes, connections are cut, a worker stops and comes back after it was given up: the migration goes on by itself.
+"""Scenario 14: PostgreSQL crashes and restarts, connections are cut, a worker stops and comes back after it was given up.
 
-Clients lose their connections when the server crashes, as they would without us; in the other tests they must notice nothing.
+The migration goes on by itself, and nothing is lost. Clients lose their connections when the server goes, as they would without us;
+in the other tests they must notice nothing.
 """
 
 import asyncio
@@ -15,13 +16,17 @@ import psycopg
 import pytest
 from support.harness import Harness, schema_dump
 from support.load import Load
+from support.mutants import Code, must_fail
 from support.plans import create_reviews
 from support.processes import come_back, seeded, stop_reached
 from support.stage import staged
+from support.wire_cut import Link, link_to
+from support.worlds import VERSIONS, World
 
 from pgduet import audit
 from pgduet.local import EmbeddedPostgres, LocalTemporal
 from pgduet.phases import Authority, Phase, State
+from pgduet.postgres.executor import is_transient
 
 ROWS = 20_000
 SLOW = {"backfill": {"parallelism": 1, "batch_target_ms": 1, "pause_ms": 30}}
@@ -33,9 +38,10 @@ Connection = psycopg.AsyncConnection[Any]
 
 
 @pytest.fixture
-def server() -> Iterator[EmbeddedPostgres]:
+def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
     """Give a server of this test's own, to be crashed."""
-    with EmbeddedPostgres(settings={"fsync": "off", "jit": "off", "shared_buffers": "64MB"}) as own:
+    settings = {"fsync": "off", "jit": "off", "shared_buffers": "64MB"}
+    with EmbeddedPostgres(version=getattr(request, "param", 18), settings=settings) as own:
         yield own
 
 
@@ -107,24 +113,73 @@ async def prepared(stage: Harness, bin_dir: Path) -> str:
     return schema_dump(bin_dir, stage.dsn)
 
 
-async def test_postgresql_killed_in_backfill_and_in_soak_recovers_and_the_migration_goes_on(
-    server: EmbeddedPostgres, own_stage: Harness
-) -> None:
-    stage = own_stage
+async def server_gone(stage: Harness, server: EmbeddedPostgres) -> None:
+    """Crash the server in the backfill, and restart it in the soak."""
     before = await prepared(stage, server.bin_dir)
     async with stage.worker(), Load(stage.dsn, survives=True) as load:
         await stage.start(stage.plan(**SLOW))
         await in_backfill(stage)
         await crash(server)
-        await stage.waits("window", Phase.SOAK, PATIENCE_S)
+        await in_soak(stage)
         assert crashes(server) == 1
         await load.working(new=10)
         verified = asyncio.create_task(stage.act("verify"))
-        await crash(server)
+        await asyncio.to_thread(server.restart)
         assert (await verified).message.startswith("0 of ")
         await load.working(new=10)
-        assert crashes(server) == 2
         await back_at_the_start(stage, load, server.bin_dir, before)
+
+
+async def in_soak(stage: Harness) -> None:
+    """Wait until it has got there by itself."""
+    status = await stage.until(lambda s: s.failure is not None or Phase.SOAK.reached(s.phase), PATIENCE_S)
+    assert status.failure is None, "a lost connection stops the migration"
+    await stage.waits("window", Phase.SOAK, PATIENCE_S)
+
+
+@pytest.mark.parametrize("server", VERSIONS, indirect=True, ids=lambda version: f"postgresql-{version}")
+async def test_postgresql_crashed_in_backfill_and_restarted_in_soak_and_the_migration_goes_on(
+    server: EmbeddedPostgres, own_stage: Harness
+) -> None:
+    await server_gone(own_stage, server)
+
+
+async def test_where_a_lost_connection_counts_as_an_error_the_migration_stops(
+    server: EmbeddedPostgres, own_stage: Harness
+) -> None:
+    stubborn = Code(
+        "the connection among what is tried again",
+        is_transient,
+        "(psycopg.OperationalError, ",
+        "(errors.LockNotAvailable, ",
+    )
+    await must_fail(server_gone(own_stage, server), stubborn, says="a lost connection stops the migration")
+
+
+async def test_a_tcp_connection_that_is_cut_is_opened_again_and_no_client_notices(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await prepared(world.stage, world.server.bin_dir)
+    async with link_to(world.server.port) as (link, port), Load(world.stage.dsn) as load:
+        monkeypatch.setenv(world.stage.variable, world.stage.dsn.replace(f":{world.server.port}/", f":{port}/"))
+        async with world.stage.worker():
+            await world.stage.start(world.stage.plan(**SLOW))
+            await in_backfill(world.stage)
+            await cut_link(link)
+            await in_soak(world.stage)
+            await load.working(new=10)
+            verified = asyncio.create_task(world.stage.act("verify"))
+            await cut_link(link)
+            assert (await verified).message.startswith("0 of ")
+            await back_at_the_start(world.stage, load, world.server.bin_dir, before)
+
+
+async def cut_link(link: Link) -> None:
+    """Cut the worker's connections a few times; each time there is one."""
+    for _ in range(CUTS):
+        async with asyncio.timeout(PATIENCE_S):
+            while not link.cut():
+                await asyncio.sleep(0.002)
 
 
 async def test_connections_cut_in_backfill_and_in_soak_are_opened_again_and_no_client_notices(

@@ -1,4 +1,4 @@
-"""What is the user's stays the user's: values that `up` complains about, and triggers that a backfill must not fire."""
+"""What is the user's stays the user's: values that `up` complains about."""
 
 from typing import Any
 
@@ -64,20 +64,3 @@ async def test_a_row_that_up_complains_about_is_named_by_its_key_and_its_value_s
             ("P0001: cannot map Okapi-8832 at all",),
             ('22P02: invalid input syntax for type integer: "Zebra-4711"',),
         ]
-
-
-@pytest.mark.parametrize("wish", ["suppress", "fire"])
-async def test_the_backfill_fires_the_users_triggers_only_where_the_plan_says_so(
-    stage: Harness, conn: Connection, wish: str
-) -> None:
-    digest = "SELECT md5(string_agg(updated_at::text, ' ' ORDER BY id)) FROM reviews"
-    stamped = await one(conn, digest)
-    async with stage.worker():
-        await stage.start(stage.plan(UPPER, user_triggers=wish))
-        await stage.waits("window", Phase.SOAK)
-        logged = await one(conn, "SELECT count(*) FROM log")
-        same = await one(conn, digest) == stamped
-        assert (logged, same) == (((0,), True) if wish == "suppress" else ((ROWS,), False))
-        # A client's own write fires them, whatever the plan says.
-        await conn.execute("UPDATE public_v2.reviews SET remark = 'mine' WHERE id = 1")
-    assert await one(conn, "SELECT was, now FROM log WHERE now = 'MINE'") == ("NOTE 1", "MINE")

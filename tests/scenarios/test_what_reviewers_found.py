@@ -5,22 +5,17 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+from support.asking import one
 from support.harness import Harness
 from support.plans import STARS, create_reviews, replace
+from support.roles import ordinary_role
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
-from pgduet.local import EmbeddedPostgres
 from pgduet.messages import Start
 from pgduet.phases import Phase, State
 
 Connection = psycopg.AsyncConnection[Any]
-
-
-async def one(conn: Connection, query: str) -> Any:
-    row = await (await conn.execute(query.encode())).fetchone()
-    assert row is not None
-    return row[0]
 
 
 async def test_a_value_that_changes_to_an_equal_one_is_mapped_all_the_same(stage: Harness, conn: Connection) -> None:
@@ -43,11 +38,11 @@ async def test_a_value_that_changes_to_an_equal_one_is_mapped_all_the_same(stage
 
 
 async def test_a_table_that_hides_rows_from_the_worker_is_refused(
-    postgres: EmbeddedPostgres, stage: Harness, conn: Connection, monkeypatch: pytest.MonkeyPatch
+    stage: Harness, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await create_reviews(conn, 100)
     role = stage.queue.replace("test-", "worker_")
-    dsn = await ordinary_role(postgres, conn, role, stage.dsn)
+    dsn = await ordinary_role(conn, role, stage.dsn)
     await conn.execute("ALTER TABLE reviews ENABLE ROW LEVEL SECURITY")
     await conn.execute("ALTER TABLE reviews FORCE ROW LEVEL SECURITY")
     await conn.execute("CREATE POLICY half ON reviews USING (id % 2 = 0)")
@@ -60,24 +55,13 @@ async def test_a_table_that_hides_rows_from_the_worker_is_refused(
     assert "row level security" in caught.value.cause.message
 
 
-async def ordinary_role(postgres: EmbeddedPostgres, conn: Connection, role: str, dsn: str) -> str:
-    """Make a role with no more than the rights that pgduet says it needs; returns its DSN."""
-    name = sql.Identifier(role)
-    database = await one(conn, "SELECT current_database()")
-    await conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(name))
-    await conn.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(sql.Identifier(database), name))
-    await conn.execute(sql.SQL("GRANT CREATE ON SCHEMA public TO {}").format(name))
-    await conn.execute(sql.SQL("ALTER TABLE reviews OWNER TO {}").format(name))
-    return dsn.replace("postgres@", f"{role}@")
-
-
 async def test_an_ordinary_role_migrates_beside_tables_of_others_and_an_application_with_grants_writes(
-    postgres: EmbeddedPostgres, stage: Harness, conn: Connection, monkeypatch: pytest.MonkeyPatch
+    stage: Harness, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await create_reviews(conn, 500)
     await conn.execute("CREATE TABLE audit_of_others (id int)")
     role = stage.queue.replace("test-", "worker_")
-    dsn = await ordinary_role(postgres, conn, role, stage.dsn)
+    dsn = await ordinary_role(conn, role, stage.dsn)
     application = role.replace("worker_", "app_")
     name = sql.Identifier(application)
     await conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(name))

@@ -197,12 +197,14 @@ class Harness:
                     await handle.terminate("the test is over")
 
     @contextmanager
-    def worker_process(self, barriers: str = "", **environment: str) -> Iterator[WorkerProcess]:
+    def worker_process(
+        self, barriers: str = "", program: Path = ROOT / "worker.py", **environment: str
+    ) -> Iterator[WorkerProcess]:
         """Run a worker in a process of its own; `barriers` as PGDUET_BARRIERS, and what else its environment has."""
         log = self.scratch / f"worker-{secrets.token_hex(3)}.log"
         known = self.environment | {"PGDUET_BARRIERS": barriers, self.variable: self.dsn} | environment
         with log.open("wb") as out:
-            process = subprocess.Popen([sys.executable, ROOT / "worker.py"], stdout=out, stderr=out, env=known)
+            process = subprocess.Popen([sys.executable, program], stdout=out, stderr=out, env=known)
         try:
             yield WorkerProcess(process, log)
         finally:

@@ -1,6 +1,7 @@
 """The command line without a server: exit codes, places in the plan file, and errors as JSON."""
 
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,11 @@ def call(*arguments: str) -> Any:
 )
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     assert call(*arguments).exit_code == 2
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    result = call("--version")
+    assert (result.exit_code, result.stdout) == (0, f"pgduet {metadata.version('pgduet')}\n")
 
 
 def test_an_actor_that_is_too_long_is_wrong_usage() -> None:

@@ -33,6 +33,7 @@ from pgduet.messages import (
     Traffic,
     WaitingFor,
 )
+from pgduet.observe import WorkerMissing
 from pgduet.phases import Phase, State
 from pgduet.plan.load import PlanErrors, parse_plan
 from pgduet.slices import with_slices
@@ -250,6 +251,12 @@ def test_the_table_has_a_line_for_each_migration_and_an_empty_one_says_how_to_be
     assert "next  pgduet start PLAN" in rendered(migrations_table([]))
 
 
+def test_the_table_says_that_no_worker_answers() -> None:
+    shown = rendered(migrations_table([FULL], now=NOW, missing=WorkerMissing("pgduet")))
+    assert "no worker answers on task queue `pgduet`: this is what Temporal heard last" in shown
+    assert shown.endswith("next  pgduet worker\n")
+
+
 def test_one_line_tells_the_wait_or_the_doing() -> None:
     assert one_line(FULL).endswith("waiting · shift 10 % · waits for bake of the 10 % step, 432 s left")
     assert "filling the rows" in one_line(status(Phase.BACKFILL))
@@ -369,9 +376,15 @@ def test_a_static_check_says_that_it_saw_the_file_only() -> None:
     assert rendered(check_page(PLAN, "9", None)).startswith("plan ok, by the file alone")
 
 
+def test_the_next_command_after_a_check_names_the_file() -> None:
+    assert rendered(check_page(PLAN, "9", CheckResult(checksum="9"), "plans/a b.yaml")).endswith(
+        "next  pgduet start 'plans/a b.yaml'\n"
+    )
+
+
 def test_estimates_show_their_units() -> None:
     told = estimate_line({"a_ms": 2, "b_bytes": 5e6, "locks": ["x", "y"], "none": None, "d": True, "e_s": 0.25})
-    assert told == "a 2 ms · b 5 MB · locks x, y · d True · e 0.2 s"
+    assert told == "a 2 ms · b 5 MB · locks x, y · d True · e under 1 s"
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ async def after_all_was_lost(
 
 
 HOLD = {Phase.EXPAND: "dual_write", Phase.CUTOVER: "soak"}
-"""Where a workflow is lost, and the gate that holds it there; backfill and soak are in `test_long_lives`."""
+"""Where a workflow is lost, and the gate that holds it there; more in `tests/scenarios/test_terminated_workflow.py`."""
 
 
 @pytest.mark.parametrize("phase", list(HOLD), ids=str)

@@ -1,6 +1,7 @@
 """The Python client: start, status, wait, signal, update; what it refuses; and the page in the docs, run as it stands."""
 
 import asyncio
+import json
 import os
 import re
 import sys
@@ -163,3 +164,17 @@ async def test_the_page_in_the_docs_runs_as_it_stands(stage: Harness, migrations
     assert (await migrations.status(plan["name"], stage.database)).phase is Phase.SOAK
     await migrations.rollback(plan["name"], Abort(), database=stage.database)
     await migrations.wait(plan["name"], "rolled_back", timeout_s=30, database=stage.database)
+
+
+async def test_the_list_of_migrations_says_that_no_worker_answers(stage: Harness, conn: Connection) -> None:
+    await create_reviews(conn, 10)
+    async with stage.worker():
+        await stage.start(stage.plan(gates={"expand": "manual"}))
+        await stage.waits("gate", Phase.PREFLIGHT)
+        listed = await stage.command("status", "--database", stage.database, "--json")
+        assert json.loads(listed.stdout)["worker_answers"] is True
+    await stage.start(stage.plan(gates={"expand": "manual"}, name="another"))
+    listed = await stage.command("status", "--database", stage.database)
+    assert listed.returncode == 0, listed.stderr
+    assert f"no worker answers on task queue `{stage.queue}`" in listed.stdout
+    assert listed.stdout.endswith("next  pgduet worker\n")

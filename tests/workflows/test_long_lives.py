@@ -14,7 +14,7 @@ from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import CancelledError
 
 from pgduet.audits import ANCHORS
-from pgduet.messages import Start, Status
+from pgduet.messages import Status
 from pgduet.phases import Phase, State
 
 Connection = psycopg.AsyncConnection[Any]
@@ -60,36 +60,6 @@ async def test_search_attributes_show_where_it_stands(stage: Harness) -> None:
     assert shown["PgduetPhase"] == ["soak"]
     assert shown["PgduetDatabase"] == [stage.database]
     assert shown["PgduetReadPercent"] == [100]
-
-
-@pytest.mark.parametrize("phase", [Phase.BACKFILL, Phase.SOAK])
-async def test_rollback_adopts_what_a_terminated_workflow_left(stage: Harness, conn: Connection, phase: Phase) -> None:
-    plan = stage.plan(gates={"verify": "manual"} if phase is Phase.BACKFILL else {})
-    async with stage.worker():
-        await stage.start(plan)
-        await stage.waits("gate" if phase is Phase.BACKFILL else "window", phase)
-        await stage.handle.terminate("lost")
-        handle = await stage.client.start_workflow(
-            "Migration", Start(plan=plan, actor="dba", mode="rollback"), id=stage.handle.id, task_queue=stage.queue
-        )
-        stage.handles.append(handle)
-        await stage.until(Phase.ROLLED_BACK)
-    found = await (await conn.execute("SELECT rating FROM reviews WHERE id = 4")).fetchone()
-    assert found == ("5",)
-    state = await (await conn.execute("SELECT state FROM pgduet.migration")).fetchone()
-    assert state == ("rolled_back",)
-
-
-async def test_start_adopts_what_a_terminated_workflow_left_and_goes_on(stage: Harness) -> None:
-    plan = stage.plan(gates={"verify": "manual"})
-    async with stage.worker():
-        await stage.start(plan)
-        await stage.waits("gate", Phase.BACKFILL)
-        await stage.handle.terminate("lost")
-        await stage.start(plan)
-        await stage.waits("gate", Phase.BACKFILL)
-        await stage.act("advance")
-        await stage.waits("window", Phase.SOAK)
 
 
 async def test_the_same_plan_after_done_says_that_it_is_done(stage: Harness, conn: Connection) -> None:

@@ -3,6 +3,7 @@
 Hazards and estimates are shown by their fields; a field that is not known here is shown under its own name.
 """
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,16 +18,17 @@ from pgduet.messages import CheckResult
 from pgduet.plan.models import Plan
 
 
-def check_page(plan: Plan, checksum: str, live: CheckResult | None) -> RenderableType:
-    """Render a checked plan; without `live`, only what the file itself tells."""
+def check_page(plan: Plan, checksum: str, live: CheckResult | None, file: str = "PLAN") -> RenderableType:
+    """Render a checked plan; without `live`, only what the file itself tells. `file` is for the commands that come next."""
     parts: list[RenderableType] = [_headline(plan, checksum, live)]
     parts += [Text(f"  {operation_line(operation)}") for operation in plan.operations]
     if live and live.hazards:
         parts += ["", _hazards(live.hazards)]
     if live and live.estimate:
         parts += ["", Padding(Text(f"estimate   {estimate_line(live.estimate)}"), (0, 0, 0, 2))]
-    command = f"pgduet start {'PLAN' if live else 'PLAN   (or first: pgduet check PLAN --database, for the catalogue)'}"
-    return Group(*parts, "", Text(f"next  {command}"))
+    file = shlex.quote(file)
+    first = "" if live else f"   (or first: pgduet check {file} --database, for the catalogue)"
+    return Group(*parts, "", Text(f"next  pgduet start {file}{first}"))
 
 
 def estimate_line(estimate: Mapping[str, Any]) -> str:
@@ -72,7 +74,7 @@ def _amount(name: str, value: object) -> str:
     if name.endswith("_ms"):
         return f"{value:g} ms"
     if name.endswith("_s"):
-        return span(value) if value >= 1 else f"{value:.1f} s"
+        return span(value) if value >= 1 else "under 1 s"
     if name.endswith("_bytes"):
         return f"{value / 1e6:,.0f} MB"
     if name.endswith("_mb"):

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from pgduet.cli.next_steps import next_commands
 from pgduet.cli.words import bar, clock, flow, moment, short, span, times
+from pgduet.errors import PgduetError
 from pgduet.messages import Client, Parity, Status
 from pgduet.phases import JOURNEY, Phase, State
 
@@ -57,8 +58,10 @@ def status_page(status: Status, *, now: datetime | None = None, width: int = WID
     return Constrain(page, width)
 
 
-def migrations_table(statuses: list[Status], *, now: datetime | None = None) -> RenderableType:
-    """Render all migrations, one a line."""
+def migrations_table(
+    statuses: list[Status], *, now: datetime | None = None, missing: PgduetError | None = None
+) -> RenderableType:
+    """Render all migrations, one a line; `missing` says why more is not known of those that run."""
     if not statuses:
         return Text("No migration was started yet.\n\nnext  pgduet start PLAN")
     now = now or datetime.now(UTC)
@@ -70,6 +73,9 @@ def migrations_table(statuses: list[Status], *, now: datetime | None = None) -> 
         waits = each.waiting_for.detail if each.waiting_for else ""
         state = Text(_words(each.state), style=_STYLES[each.state])
         table.add_row(Text(each.name), Text(each.database), versions, state, each.phase.value, Text(waits))
+    if missing:
+        told = Text(f"{missing.message}: this is what Temporal heard last", style="yellow")
+        return Group(table, "", told, "", Text("next  pgduet worker"))
     return Group(table, "", Text("next  pgduet status NAME"))
 
 

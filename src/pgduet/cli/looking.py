@@ -29,8 +29,12 @@ def status(
     async def job(screen: Screen) -> int:
         migrations = await Migrations.connect()
         if name is None:
-            found = await migrations.statuses(database)
-            screen.show(migrations_table(found), {"migrations": [each.model_dump(mode="json") for each in found]})
+            found = await migrations.listing(database)
+            facts = {
+                "migrations": [each.model_dump(mode="json") for each in found.statuses],
+                "worker_answers": found.missing is None,
+            }
+            screen.show(migrations_table(found.statuses, missing=found.missing), facts)
             return DONE
         if watching:
             return await _watched(migrations, name, database, screen)

@@ -1,6 +1,8 @@
 """The `pgduet` command: which commands there are, in the order of a migration's life."""
 
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
@@ -10,12 +12,28 @@ from pgduet.leaving import leave
 
 app = typer.Typer(
     name="pgduet",
-    help="Zero-downtime PostgreSQL migrations: old and new clients side by side, one command back.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001  (Typer gives it by position)
+    if wanted:
+        typer.echo(f"pgduet {metadata.version('pgduet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _everywhere(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Zero-downtime PostgreSQL migrations: old and new clients side by side, one command back."""
+
 
 for _command in (
     plans.setup,

@@ -54,7 +54,7 @@ def check(
         located = _load(plan, policy)
         live = await _live(located) if database else None
         mark = checksum(located.plan)
-        screen.show(check_page(located.plan, mark, live), _check_facts(located, mark, live))
+        screen.show(check_page(located.plan, mark, live, plan), _check_facts(located, mark, live))
         return DONE
 
     run(job, as_json=as_json)

@@ -17,6 +17,7 @@ from typing import Self
 
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
+from temporalio.service import RPCError
 
 from pgduet.errors import ServerMissing
 from pgduet.local.process import GuardedProcess
@@ -50,9 +51,14 @@ class Temporal:
 
 @contextlib.contextmanager
 def temporal(say: Say, db_file: Path | None = None) -> Iterator[Temporal]:
-    """Start a dev server with its UI, unless the user has a server."""
+    """Start a dev server with its UI, unless the user has a server, which must answer.
+
+    Raises:
+        ServerMissing: it does not.
+    """
     theirs = resolve_address()
     if theirs:
+        asyncio.run(_answers(theirs))
         yield Temporal(theirs, None)
         return
     with LocalTemporal(db_file=db_file, say=say) as server:
@@ -117,6 +123,16 @@ class LocalWorker:
         assert self._process is not None  # noqa: S101  it was started above
         message = f"The worker did not start: {self._process.log_tail()}"
         raise ServerMissing(message)
+
+
+async def _answers(address: str) -> None:
+    try:
+        await connect(address)
+    except (RuntimeError, RPCError, ValueError) as wrong:
+        raise ServerMissing(
+            f"no Temporal server answers at {address}",
+            hint="Start the one that TEMPORAL_ADDRESS names, or unset it: then one is started here.",
+        ) from wrong
 
 
 async def connect(address: str) -> Client:

@@ -195,17 +195,33 @@ class _Bodies:
             sql.SQL("      NEW.{} := {};").format(sql.Identifier(old.name), old.down_value(NEW, self.table.physical))
             for old in mapping.replaces
         )
-        if self.design.unmappable == "archive":
-            return block("sync", "down_archive").format(checks=checks, assign=assign, **self._note())
         names = ", ".join(column.name for column in mapping.columns or mapping.replaces)
+        message = sql.Literal(
+            f"value of {names} in {self.table.label} has no equivalent in version {self.design.from_version}"
+        )
+        if self.design.unmappable == "archive":
+            return block("sync", "down_archive").format(
+                checks=checks,
+                assign=assign,
+                empty=_any(
+                    sql.SQL("NEW.{} IS NULL").format(sql.Identifier(old.name))
+                    for old in mapping.replaces
+                    if old.not_null
+                ),
+                message=message,
+                hint=sql.Literal(
+                    f"That version requires one, and `down` of migration {self.design.name} gives none: let it fall back on"
+                    " a value."
+                ),
+                **self._where(),
+                **self._note(),
+            )
         return block("sync", "down_refuse").format(
             checks=checks,
             late_checks=_lines(self._bound(mapping) if self.mode is SyncMode.ENFORCE else []),
             assign=assign,
             lossy=_any(column.differs(column.of(NEW), column.up_value(NEW)) for column in mapping.derived),
-            message=sql.Literal(
-                f"value of {names} in {self.table.label} has no equivalent in version {self.design.from_version}"
-            ),
+            message=message,
             hint=sql.Literal(
                 f"Migration {self.design.name} refuses it while version {self.design.from_version} is in use "
                 "(policy.unmappable: refuse)."

@@ -2,8 +2,9 @@
 
 from pgduet.operations import rows
 from pgduet.postgres import store
+from pgduet.postgres.muting import mutes
 from pgduet.postgres.polite import write_politely
-from pgduet.postgres.session import Connection, mutes
+from pgduet.postgres.session import Connection
 from pgduet.sql import block
 
 BATCH = 50
@@ -12,12 +13,12 @@ BATCH = 50
 async def restore_all(conn: Connection, migration: store.Migration) -> int:
     """Restore every archived value of a migration that still applies; returns how many came back."""
     restored = 0
-    mute = await mutes(conn, migration.policy.user_triggers)
     for table in migration.design.synced:
         for mapping in (mapping for mapping in table.mappings if mapping.columns):
             after = 0
             while ids := await _next(conn, migration.name, table.label, mapping.position, after):
                 query = rows.restore(migration.design, table, mapping, ids)
+                mute = await mutes(conn, table.label, migration.policy.user_triggers)
                 restored += await write_politely(conn, query, mute=mute)
                 after = ids[-1]
     return restored

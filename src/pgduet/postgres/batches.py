@@ -3,7 +3,7 @@
 A batch is one UPDATE over a few pages and the move of the cursor, in one transaction; the number of pages follows the time that
 the last batch took. It never waits for a row lock: when a client holds a row, the free rows of the pages are filled and the
 rest is tried again, counted by a statement of its own, until none is left. When `up` raises on a row, that row is left empty
-and noted, and its neighbours are filled. With the right to do so, the user's triggers do not fire.
+and noted, and its neighbours are filled. The user's triggers do not fire, unless the plan says so.
 """
 
 import asyncio
@@ -20,7 +20,8 @@ from pgduet.operations.design import TableDesign
 from pgduet.plan.models import Policy
 from pgduet.postgres import store
 from pgduet.postgres.executor import is_transient
-from pgduet.postgres.session import Connection, mutes
+from pgduet.postgres.muting import mutes
+from pgduet.postgres.session import Connection
 from pgduet.sql import block
 from pgduet.telemetry import batches
 
@@ -132,7 +133,7 @@ class Batches:
         self.first, self.end, self.cursor = found["block_from"], found["block_to"], found["cursor_block"]
         self.rows_before = found["rows_done"] - self.rows
         self.tries = max(self.tries, found["batches"])
-        if await mutes(self.conn, self.migration.policy.user_triggers):
+        if await mutes(self.conn, self.table.label, self.migration.policy.user_triggers):
             await self.conn.execute("SET session_replication_role = replica")
         # Losing the last batches in a crash loses their cursor with them: nothing is out of step.
         await self.conn.execute("SET synchronous_commit = off")

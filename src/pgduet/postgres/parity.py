@@ -20,8 +20,9 @@ from pgduet.operations.statement import Query
 from pgduet.phases import Authority, SyncMode
 from pgduet.postgres import store
 from pgduet.postgres.executor import is_transient
+from pgduet.postgres.muting import mutes
 from pgduet.postgres.polite import write_politely
-from pgduet.postgres.session import Connection, condition, mutes
+from pgduet.postgres.session import Connection, condition
 
 CHUNK_PAGES = 2048
 EXAMPLES = 20
@@ -51,8 +52,8 @@ async def repair(
 ) -> int:
     """Give drifted rows what the authority says; returns how many rows were written."""
     written = 0
-    mute = await mutes(conn, migration.policy.user_triggers)
     for table in migration.design.synced:
+        mute = await mutes(conn, table.label, migration.policy.user_triggers)
         total = (await store.run(conn, "pages", {"relation": table.label}))[0]["pages"]
         for first in range(0, total, CHUNK_PAGES // 8):
             last = first + CHUNK_PAGES // 8

@@ -3,7 +3,7 @@
 import psycopg
 from psycopg import sql
 
-from pgduet.errors import DownIncomplete, MissingRights
+from pgduet.errors import DownIncomplete
 from pgduet.hazards import Hazard, hazard
 from pgduet.operations import carry
 from pgduet.operations.answers import KeyPath, place
@@ -11,7 +11,8 @@ from pgduet.operations.design import ROW, ColumnMapping, OldColumn, TableDesign
 from pgduet.operations.facts import TableFacts
 from pgduet.operations.statement import trusted
 from pgduet.plan.models import Plan
-from pgduet.postgres.session import Connection, condition, rights
+from pgduet.postgres.muting import mutes
+from pgduet.postgres.session import Connection, condition
 from pgduet.sql import block
 
 SAMPLE_ROWS = 2000
@@ -129,14 +130,9 @@ async def hazards_of(conn: Connection, plan: Plan, table: TableDesign, facts: Ta
         names = ", ".join(facts.user_update_triggers)
         if plan.policy.user_triggers == "fire":
             made.append(hazard("PD-H12", f"{table.label}: {names} will fire, as the plan says"))
-        elif (await rights(conn)).mute_triggers:
-            made.append(hazard("PD-H12", f"{table.label}: {names}, suppressed as the plan says"))
         else:
-            raise MissingRights(
-                f"triggers of {table.label} would fire in the backfill ({names}), and the worker's role may not mute them",
-                place=place(("policy", "user_triggers")),
-                hint="GRANT SET ON PARAMETER session_replication_role to the role, or set user_triggers: fire.",
-            )
+            await mutes(conn, table.label, plan.policy.user_triggers)
+            made.append(hazard("PD-H12", f"{table.label}: {names}, suppressed as the plan says"))
     return made
 
 

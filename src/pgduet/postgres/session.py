@@ -65,11 +65,6 @@ async def rights(conn: Connection) -> Rights:
     return Rights(**row)
 
 
-async def mutes(conn: Connection, user_triggers: str) -> bool:
-    """Tell whether writes of ours keep the user's triggers silent: the plan says so, and the role may."""
-    return user_triggers == "suppress" and (await rights(conn)).mute_triggers
-
-
 def told(error: psycopg.Error) -> str:
     """Say what went wrong: by the primary message only, since a DETAIL or a CONTEXT could carry a row's values.
 

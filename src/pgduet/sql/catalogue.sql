@@ -144,6 +144,13 @@ SELECT tgname AS name, (tgtype & 2) > 0 AS before, (tgtype & 16) > 0 AS on_updat
   FROM pg_trigger
  WHERE tgrelid = %(oid)s::oid AND NOT tgisinternal AND tgname NOT LIKE '~pgduet%%' AND tgenabled <> 'D'
 
+-- name: update_triggers
+-- The user's own triggers that an UPDATE may fire, and in which sessions: O ordinary ones, R those of replicas, A all.
+SELECT tgname AS name, tgenabled::text AS fires FROM pg_trigger
+ WHERE tgrelid = %(relation)s::text::regclass AND NOT tgisinternal AND tgname NOT LIKE '~pgduet%%' AND tgenabled <> 'D'
+   AND (tgtype & 16) > 0
+ ORDER BY tgname
+
 -- name: trigger_functions
 -- Functions of the user's own enabled triggers, with their source; those in C have none that can be read.
 SELECT DISTINCT f.nspname AS schema, p.proname AS function, p.prosrc AS source

@@ -96,6 +96,11 @@ END
     BEGIN
 {assign}
     EXCEPTION WHEN OTHERS THEN
+      -- The old side keeps what it has; a new row has nothing there yet.
+      IF {empty} THEN
+        RAISE EXCEPTION USING ERRCODE = 'data_exception',
+          MESSAGE = {message}, DETAIL = SQLERRM, HINT = {hint}, SCHEMA = {schema}, TABLE = {table};
+      END IF;
       PERFORM pgduet.note_drift({migration_id}, {relation}, {key}, 'unmappable', SQLSTATE || ': ' || SQLERRM);
     END;
 

@@ -1,0 +1,167 @@
+"""Scenario 23: a rollback while new clients are connected and writing.
+
+Nobody sees an error. The migration is safe at once, then it waits, names who is still there, and withdraws when they have left. New
+clients come in three ways: by a role whose search_path names the version, in transactions that begin with `SET LOCAL`, and by the
+router, which follows by itself.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from support.asking import one
+from support.harness import Harness, schema_dump
+from support.load import Load
+from support.mutants import Clause, Code, Mutant, must_fail
+from support.plans import create_reviews
+from support.worlds import World
+
+from pgduet.local import EmbeddedPostgres
+from pgduet.messages import Status
+from pgduet.phases import Authority, Phase, State
+from pgduet.postgres import census
+
+Connection = psycopg.AsyncConnection[Any]
+ROWS = 1_000
+UNDER_FEET = "it withdraws under its clients' feet"
+FIRST_KEY = 501
+"""From here on the rows are the deployed clients' own."""
+
+
+class Deployed:
+    """A new client that asks no router: it writes and reads back through its version until it is told to leave."""
+
+    def __init__(self, dsn: str, key: int, *, by_setting: bool) -> None:
+        self.dsn = dsn
+        self.key = key
+        self.by_setting = by_setting
+        self.leave = asyncio.Event()
+        self.acts = 0
+
+    async def run(self) -> None:
+        """Work; what goes wrong is raised."""
+        name = f"deployed-{self.key}"
+        async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True, application_name=name) as conn:
+            while not self.leave.is_set():
+                try:
+                    await (self.in_transaction(conn) if self.by_setting else self.write(conn))
+                except psycopg.Error as error:
+                    raise AssertionError(f"{UNDER_FEET}: {error}") from error
+                self.acts += 1
+                await asyncio.sleep(0.005 if self.by_setting else 0.2)
+
+    async def in_transaction(self, conn: Connection) -> None:
+        """Write and read in a transaction that says which version it is of."""
+        async with conn.transaction():
+            await conn.execute("SET LOCAL search_path = public_v2")
+            await self.write(conn)
+            await asyncio.sleep(0.02)
+
+    async def write(self, conn: Connection) -> None:
+        """Write, and read it back."""
+        await conn.execute("UPDATE reviews SET mood = %s WHERE id = %s", (f"mood {self.acts}", self.key))
+        assert await one(conn, f"SELECT mood FROM reviews WHERE id = {self.key}") == f"mood {self.acts}"
+
+    async def works(self) -> None:
+        """Wait until it has done more."""
+        wanted = self.acts + 2
+        async with asyncio.timeout(30):
+            while self.acts < wanted and not self.leave.is_set():
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def at_work(*clients: Deployed) -> AsyncIterator[None]:
+    """Have clients work until the block ends; the first error of one of them ends it."""
+    async with asyncio.TaskGroup() as group:
+        for client in clients:
+            group.create_task(client.run())
+        yield
+        for client in clients:
+            client.leave.set()
+
+
+async def scenario(stage: Harness, conn: Connection, postgres: EmbeddedPostgres) -> None:
+    await create_reviews(conn, ROWS, trigger=False)
+    before = schema_dump(postgres.bin_dir, stage.dsn)
+    role = stage.queue.replace("test-", "web_")
+    await conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
+    await conn.execute(sql.SQL("GRANT SELECT, UPDATE ON reviews TO {}").format(sql.Identifier(role)))
+    granted = schema_dump(postgres.bin_dir, stage.dsn)
+    await conn.execute(sql.SQL("ALTER ROLE {} SET search_path = public_v2").format(sql.Identifier(role)))
+    by_role = Deployed(stage.dsn.replace("postgres@", f"{role}@"), FIRST_KEY, by_setting=False)
+    by_setting = Deployed(stage.dsn, FIRST_KEY + 1, by_setting=True)
+    async with stage.worker(), Load(stage.dsn) as load:
+        await stage.start(stage.plan())
+        await stage.waits("window", Phase.SOAK)
+        async with at_work(by_role, by_setting):
+            await by_role.works()
+            await load.working(new=10)
+            await stage.act("abort", reason="a bad release")
+            status = await stage.until(over_or_waiting)
+            assert status.state is not State.ROLLED_BACK, UNDER_FEET
+            assert (status.safe, status.authority, status.read_percent) == (True, Authority.OLD, 0)
+            await by_role.works()
+            await by_setting.works()
+            await load.working()
+            by_setting.leave.set()
+            await stage.until(lambda s: over_or_waiting(s) and "deployed-502" not in named(s))
+            await by_role.works()
+            status = await stage.status()
+            assert "deployed-501" in named(status), UNDER_FEET
+        assert (await stage.result()).state is State.ROLLED_BACK
+        await load.working()
+        await load.end()
+    await load.verify(conn)
+    kept = "SELECT kept ->> 'mood' FROM pgduet_archive.value WHERE key = %s::jsonb"
+    for client in (by_role, by_setting):
+        assert await one(conn, kept, (f'{{"id": {client.key}}}',)) == f"mood {client.acts - 1}"
+    assert schema_dump(postgres.bin_dir, stage.dsn) == granted != before
+
+
+def over_or_waiting(status: Status) -> bool:
+    """Tell that it waits for clients, or for nobody any more."""
+    return status.state is State.ROLLED_BACK or bool(status.waiting_for and status.waiting_for.kind == "clients")
+
+
+def named(status: Status) -> str:
+    """Give the names of those for whom it waits."""
+    return status.waiting_for.detail if status.waiting_for else ""
+
+
+async def test_nobody_sees_an_error_and_it_withdraws_when_the_new_clients_have_left(world: World) -> None:
+    await scenario(world.stage, world.conn, world.server)
+
+
+MUTANTS: list[tuple[Mutant, str]] = [
+    (
+        Code(
+            "the census of those on the new version",
+            census.take,
+            'if row["side"] == "new" or behind or acting:',
+            "if acting:",
+        ),
+        UNDER_FEET,
+    ),
+    (
+        Clause(
+            "the census of roles",
+            "census",
+            "sample_sessions",
+            "AND setting LIKE 'search_path=%%'",
+            "AND false",
+        ),
+        UNDER_FEET,
+    ),
+]
+
+
+@pytest.mark.parametrize(("mutant", "says"), MUTANTS, ids=[mutant.name for mutant, _ in MUTANTS])
+async def test_the_scenario_sees_what_is_missing(
+    stage: Harness, conn: Connection, postgres: EmbeddedPostgres, mutant: Mutant, says: str
+) -> None:
+    await must_fail(scenario(stage, conn, postgres), mutant, says=says)

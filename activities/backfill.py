@@ -4,18 +4,25 @@ A slice works for a while on one range of pages and returns where it stopped. Th
 `pgduet.backfill_range`, written in the batch's own transaction: after a kill at most one batch is done again.
 """
 
-import re
 import time
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
 
+from pydantic import ValidationError
 from temporalio import activity
 
 from pgduet.activities.engine import Engine, Work
 from pgduet.errors import UnmappableRows
-from pgduet.messages import BackfillInput, ControlsRequest, Outcome, Part, PartList, Reference, SliceResult
+from pgduet.messages import BackfillInput, ControlsRequest, Outcome, Part, PartList, Reference, SliceResult, Throttle
 from pgduet.postgres import store
-from pgduet.postgres.batches import STOPS, Batches, Pressure
+from pgduet.postgres.batches import Batches
+from pgduet.postgres.gauges import GaugeRoom
 from pgduet.postgres.parity import unmapped_rows
+from pgduet.postgres.pressure import Pressure
 from pgduet.postgres.session import condition
+from pgduet.postgres.strain import LABELS
+from pgduet.telemetry import batches as told
 
 
 class Backfill:
@@ -24,6 +31,7 @@ class Backfill:
     def __init__(self, engine: Engine) -> None:
         """Take what every activity stands on."""
         self.engine = engine
+        self.gauges = GaugeRoom()
 
     @activity.defn(name="plan_backfill")
     async def plan_backfill(self, reference: Reference) -> PartList:
@@ -38,33 +46,24 @@ class Backfill:
                 await store.set_controls(work.conn, work.migration.id, {"held": []})
             rows = await store.run(work.conn, "ranges", {"id": work.migration.id})
             parts = [Part(**{key: row[key] for key in Part.model_fields}) for row in rows]
-            return PartList(parts=parts, parallelism=await _parallelism(work))
+            return PartList(parts=parts, parallelism=await _parallelism(work), limits=await _limits(work))
 
     @activity.defn(name="fill_slice")
     async def fill_slice(self, task: BackfillInput) -> SliceResult:
-        """Fill batch after batch until the time is up, the range is done, or somebody pauses."""
+        """Fill batch after batch until the time is up, the range is done, or somebody (a window, too) stops it."""
         async with self.engine.work(task.reference, "backfill") as work:
-            table = work.migration.table(task.part.relation)
-            batches = Batches(work.conn, work.migration, table, task.part.part)
-            pressure = Pressure(work.conn, work.migration, task.part)
-            await batches.open()
-            ends = time.monotonic() + task.slice_s
-            held: str | None = None
-            held_s: dict[str, float] = {}
-            while not batches.finished and time.monotonic() < ends and not activity.is_worker_shutdown():
-                held = await pressure.check()
-                if not held:
-                    await batches.next(pressure.pace)
-                work.beat.progress = batches.result(held)
-                if held in STOPS:
-                    break
-                if held:
-                    began = time.monotonic()
-                    await pressure.relax()
-                    why = _without_figures(held)
-                    held_s[why] = held_s.get(why, 0.0) + time.monotonic() - began
-            await _note_held(work, held_s)
-            return batches.result(held if held in STOPS else None)
+            database = self.engine.databases.resolve(task.reference.database)
+            async with self.gauges.of(database, work.migration) as gauges:
+                table = work.migration.table(task.part.relation)
+                batches = Batches(work.conn, work.migration, table, task.part.part)
+                since = _held_before(task)
+                pressure = Pressure(gauges, work.migration.policy, task.part.label, since)
+                await batches.open()
+                held = await _fill(work, batches, pressure, task.slice_s)
+                if task.closed_since and not pressure.verdict.stops:
+                    held.add("window", (gauges.look().at - task.closed_since).total_seconds())
+            await _note_held(work, held)
+            return pressure.applied(batches.result())
 
     @activity.defn(name="backfill_outcome")
     async def backfill_outcome(self, reference: Reference) -> Outcome:
@@ -106,8 +105,9 @@ class Backfill:
     async def set_controls(self, request: ControlsRequest) -> Outcome:
         """Change pace or pause; running slices read it within a second."""
         async with self.engine.work(request.reference, "controls") as work, work.conn.transaction():
-            await store.set_controls(work.conn, work.migration.id, request.controls)
-            head = await store.audited(work.conn, request.reference, "controls", evidence=dict(request.controls))
+            await store.set_controls(work.conn, work.migration.id, request.controls, reset=request.reset)
+            evidence = {**dict.fromkeys(request.reset, "as planned"), **request.controls}
+            head = await store.audited(work.conn, request.reference, "controls", evidence=evidence)
             return Outcome(summary=f"controls: {request.controls}", audit_head=head)
 
 
@@ -123,12 +123,70 @@ async def _parallelism(work: Work) -> int:
     return int(controls.get("parallelism", work.migration.policy.backfill.parallelism))
 
 
-async def _note_held(work: Work, held_s: dict[str, float]) -> None:
+async def _limits(work: Work) -> dict[str, Any]:
+    """Tell what an operator has set over the plan's pace."""
+    controls = (await store.run(work.conn, "controls", {"id": work.migration.id}))[0]["controls"]
+    return {name: controls[name] for name in Throttle.PACE if name in controls}
+
+
+class _Held:
+    """For how long a slice held back, by reason."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last: str | None = None
+
+    def add(self, kind: str | None, seconds: float = 0.0) -> None:
+        """Count time for a reason; a reason that is another than the one before is another hold."""
+        if kind:
+            self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
+            told.held(kind, seconds, again=kind == self.last)
+        self.last = kind
+
+
+async def _fill(work: Work, batches: Batches, pressure: Pressure, slice_s: float) -> _Held:
+    """Fill batch after batch, at the pace that the pressure leaves; tells for how long it held back."""
+    ends, held = time.monotonic() + slice_s, _Held()
+
+    def over() -> bool:
+        work.beat.progress = pressure.applied(batches.result())
+        return time.monotonic() >= ends or activity.is_worker_shutdown()
+
+    while not batches.finished:
+        verdict = pressure.check()
+        if over() or verdict.stops:
+            break
+        began = time.monotonic()
+        if verdict.rate:
+            await batches.next(pressure.pace)
+            held.add(None)
+        worked_s = time.monotonic() - began
+        if not batches.finished:
+            await pressure.rest(worked_s if verdict.rate else 0.0, over)
+        if not verdict.rate and verdict.throttled:
+            held.add(verdict.throttled.kind, time.monotonic() - began)
+    if pressure.verdict.stops and pressure.verdict.throttled:
+        held.add(pressure.verdict.throttled.kind)
+    return held
+
+
+def _held_before(task: BackfillInput) -> datetime | None:
+    """Tell since when the range has been held: what a try of this slice that was killed had said, or the slices before."""
+    for beat in activity.info().heartbeat_details:
+        with suppress(ValidationError):
+            return SliceResult.model_validate(beat).held_since
+    return task.held_since
+
+
+async def _note_held(work: Work, held: _Held) -> None:
     """Add up how long the backfill held back, and why; other slices write the same row, so this waits for them."""
-    if held_s:
+    noted = {kind: seconds for kind, seconds in held.seconds.items() if seconds > 0}
+    if noted:
         await work.conn.execute("SET lock_timeout = 0; SET statement_timeout = 0")
-    for why, seconds in held_s.items():
-        await store.run(work.conn, "add_held", {"id": work.migration.id, "why": why, "seconds": seconds})
+    for kind, seconds in noted.items():
+        await store.run(
+            work.conn, "add_held", {"id": work.migration.id, "why": LABELS.get(kind, kind), "seconds": seconds}
+        )
 
 
 async def _weight(work: Work) -> dict[str, object]:
@@ -138,11 +196,6 @@ async def _weight(work: Work) -> dict[str, object]:
         pages += (await store.run(work.conn, "pages", {"relation": table.label}))[0]["pages"]
     written = (await store.run(work.conn, "wal_since", {"id": work.migration.id}))[0]["mb"]
     return {"pages": pages} if written is None else {"pages": pages, "server_wal_mb": round(written, 1)}
-
-
-def _without_figures(held: str) -> str:
-    """Name a reason to hold without the figures of the moment."""
-    return re.split(r"\s+[\d(]", held, maxsplit=1)[0]
 
 
 async def _insert_ranges(work: Work, relation: str) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from contextlib import suppress
-from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError, is_cancelled_exception
@@ -10,6 +9,7 @@ from temporalio.exceptions import FailureError, is_cancelled_exception
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel
 
+    from pgduet.describe import limits_told
     from pgduet.messages import (
         Act,
         ControlsRequest,
@@ -28,6 +28,8 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.desk import Errand
     from pgduet.workflows.machine import Machine
 
+WAKES = "throttle-wakes"
+"""The patch since which children are told when the window may have changed."""
 NOTED = frozenset({"advance", "approve"})
 """Acts that have had their effect when they are taken; what is left is to write them down."""
 
@@ -104,21 +106,28 @@ class Clerk(Machine):
             parity = await self.compare(repair=message.repair, reference=actor)
             return f"{parity.mismatches} of {parity.rows} rows differ, {parity.repaired} repaired"
         if isinstance(message, Throttle):
-            controls: dict[str, Any] = message.model_dump(exclude={"actor", "reason"}, exclude_none=True)
-        else:
-            controls = {"paused": act == "pause"}
-            for number in range(len(self.children)):
-                if act == "pause" or number not in self.slots.held:
-                    await self.tell_child(number, act)
-        await call("set_controls", ControlsRequest(reference=actor, controls=controls), Outcome, act)
-        if isinstance(message, Throttle) and message.parallelism:
-            self.slots.wide = self.status.backfill.parallelism = message.parallelism
+            return await self.throttle(message, actor)
+        for number in range(len(self.children)):
+            if act == "pause" or number not in self.slots.held:
+                await self.tell_child(number, act)
+        await call("set_controls", ControlsRequest(reference=actor, controls={"paused": act == "pause"}), Outcome, act)
+        return act + "d"
+
+    async def throttle(self, message: Throttle, actor: Reference) -> str:
+        """Change the pace: slices read it in the database; children that wait for the window are told."""
+        limits, filled = message.limits(), self.status.backfill
+        reset = list(Throttle.PACE) if message.reset else []
+        await call("set_controls", ControlsRequest(reference=actor, controls=limits, reset=reset), Outcome, "throttle")
+        filled.limits = limits if reset else {**filled.limits, **limits}
+        wide = message.parallelism or (self.plan.policy.backfill.parallelism if reset else None)
+        if wide:
+            self.slots.wide = wide
+            filled.parallelism = wide if self.children or message.parallelism else 0
             await self.share_out()
-        return (
-            ", ".join(f"{name} = {value:g}" for name, value in controls.items())
-            if isinstance(message, Throttle)
-            else act + "d"
-        )
+        if (message.window or reset) and workflow.patched(WAKES):
+            for number in range(len(self.children)):
+                await self.tell_child(number, "throttle")
+        return ", ".join([*(["the pace is the plan's again"] if reset else []), *limits_told(limits)])
 
     async def share_out(self) -> None:
         """Hold the ranges for which there is no slot, and let those go on for which there is one again."""
@@ -166,3 +175,4 @@ class Clerk(Machine):
         known.rows_per_second, known.seconds = rows / seconds, seconds
         known.eta_s = seconds * (blocks - done) / done if done else None
         known.throttled_by = next((report.throttled_by for report in reports if report.throttled_by), None)
+        known.throttle = next((report.throttle for report in reports if report.throttle), None)

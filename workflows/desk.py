@@ -246,7 +246,7 @@ class Desk:
         return self._why_not_change(act) or (None if self.paused else "it is not paused")
 
     def _why_not_throttle(self, act: Throttle) -> str | None:
-        given = act.model_dump(exclude={"actor", "reason"}, exclude_none=True)
+        given = act.limits() or act.reset
         return self._why_not_change(act) or (None if given else "it says no pace: give at least one")
 
     def _resume(self, act: Act) -> None:

@@ -146,6 +146,7 @@ class Migration(Watch):
         self.parts = parts = plan.parts
         self.slots = Slots(plan.parallelism)
         self.status.backfill.parallelism = plan.parallelism
+        self.status.backfill.limits = plan.limits
         self.reports = {}
         self.ranges = {(part.relation, part.part): part.block_to - part.block_from for part in parts}
         self.children = [f"{workflow.info().workflow_id}/backfill/{number}" for number in range(len(parts))]

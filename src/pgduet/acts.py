@@ -3,12 +3,13 @@
 Every field has a default, so that a signal without an argument is one too.
 """
 
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from pgduet.phases import Phase
 from pgduet.texts import one_line, some_lines
+from pgduet.windows import Window
 
 
 class Message(BaseModel):
@@ -50,13 +51,30 @@ class Route(Act):
 
 
 class Throttle(Act):
-    """Change the backfill's pace; what is not given stays."""
+    """Change the backfill's pace; what is not given stays. `reset` first takes everything back to the plan's."""
 
     batch_target_ms: float | None = Field(default=None, ge=1, le=250)
     pause_ms: float | None = Field(default=None, ge=0, le=60_000)
     max_replica_lag_s: float | None = Field(default=None, gt=0, le=86_400)
     parallelism: int | None = Field(default=None, ge=1, le=64)
     """So many ranges are filled at the same time."""
+    max_wal_retained_mb: float | None = Field(default=None, ge=1, le=1_000_000_000)
+    window: Window | Literal["none"] | None = None
+    """When it may work; `none`: at any time."""
+    reset: bool = False
+
+    PACE: ClassVar[tuple[str, ...]] = (
+        "batch_target_ms",
+        "pause_ms",
+        "parallelism",
+        "max_replica_lag_s",
+        "max_wal_retained_mb",
+        "window",
+    )
+
+    def limits(self) -> dict[str, Any]:
+        """Give what it sets, as it is kept and shown."""
+        return self.model_dump(mode="json", exclude={"actor", "reason", "reset"}, exclude_none=True)
 
 
 class VerifyNow(Act):

@@ -1,5 +1,8 @@
 """A plan in words: one line and a page for the Temporal UI and the CLI, and what differs between two plans. Pure."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from pgduet.plan.models import (
     AddColumn,
     AlterColumn,
@@ -15,6 +18,7 @@ from pgduet.plan.models import (
     SetReplicaIdentity,
     Sql,
 )
+from pgduet.windows import Window
 
 _SUMMARY_BYTES = 200
 _DETAILS_BYTES = 20_000
@@ -34,6 +38,17 @@ def details(plan: Plan) -> str:
         "\n".join(f"- risk: {each.risk} ({each.mitigation}; {each.owner})" for each in plan.risks),
     ]
     return _cut("\n\n".join(part for part in parts if part), _DETAILS_BYTES)
+
+
+def limits_told(limits: Mapping[str, Any]) -> list[str]:
+    """Say what an operator has set of a backfill's pace: `pause_ms = 50`."""
+    return [f"{name} = {_limit(value)}" for name, value in limits.items()]
+
+
+def _limit(value: Any) -> str:
+    if isinstance(value, dict):
+        return str(Window.model_validate(value))
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def operation_line(operation: Operation) -> str:

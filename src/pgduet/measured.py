@@ -1,7 +1,9 @@
 """What a migration measures, as its status tells it: who uses which version, and how both compare; all of them are messages."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from pgduet.acts import Message
 
@@ -58,3 +60,38 @@ class Traffic(Message):
         counters = ("reads_old", "reads_new", "errors_old", "errors_new")
         grown = {name: max(0, getattr(self, name) - getattr(before, name)) for name in counters}
         return self.model_copy(update=grown)
+
+
+class Throttled(Message):
+    """What holds a backfill back, or slows it down."""
+
+    kind: Annotated[str, Field(max_length=60)]
+    reason: Annotated[str, Field(max_length=300)]
+    """In words, with the figure that was measured and its limit."""
+    rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of its full rate at which it works; 0 while it holds."""
+    since: datetime | None = None
+    until: datetime | None = None
+    """When it goes on: at the latest, or as the window says; None where nobody can tell."""
+
+
+class Backfill(Message):
+    """How far the backfill is; `percent` counts pages, rows are what has been written."""
+
+    rows_done: int = 0
+    rows_total: int = 0
+    """Estimated by the catalogue until the backfill ends."""
+    percent: float = 0.0
+    rows_per_second: float = 0.0
+    eta_s: float | None = None
+    throttled_by: str | None = None
+    throttle: Throttled | None = None
+    """The same with its figures, where it is more than a batch that is tried again."""
+    limits: dict[str, Any] = {}
+    """What an operator has set over the plan's pace."""
+    unmeasured: str | None = None
+    """What the pace does not follow, because the worker's role may not see it."""
+    batches: int = 0
+    seconds: float = 0.0
+    parallelism: int = 0
+    """How many ranges may be filled at the same time; 0 until the backfill begins."""

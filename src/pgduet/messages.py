@@ -10,19 +10,21 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pgduet.acts import Abort, Act, Actor, Approve, Message, Reason, Route, Throttle, VerifyNow
-from pgduet.measured import Client, Parity, ShadowResult, Traffic
+from pgduet.measured import Backfill, Client, Parity, ShadowResult, Throttled, Traffic
 from pgduet.phases import Authority, Phase, State
 
 __all__ = [  # acts, and what is measured, are messages too
     "Abort",
     "Act",
     "Approve",
+    "Backfill",
     "Client",
     "Message",
     "Parity",
     "Route",
     "ShadowResult",
     "Throttle",
+    "Throttled",
     "Traffic",
     "VerifyNow",
 ]
@@ -60,22 +62,6 @@ class WaitingFor(Message):
     detail: str
     since: datetime
     next_commands: list[str]
-
-
-class Backfill(Message):
-    """How far the backfill is; `percent` counts pages, rows are what has been written."""
-
-    rows_done: int = 0
-    rows_total: int = 0
-    """Estimated by the catalogue until the backfill ends."""
-    percent: float = 0.0
-    rows_per_second: float = 0.0
-    eta_s: float | None = None
-    throttled_by: str | None = None
-    batches: int = 0
-    seconds: float = 0.0
-    parallelism: int = 0
-    """How many ranges may be filled at the same time; 0 until the backfill begins."""
 
 
 class Timing(Message):
@@ -240,6 +226,8 @@ class PartList(Message):
     parts: list[Part]
     parallelism: int = 64
     """How many of them may be filled at the same time: as an operator said, or the plan."""
+    limits: dict[str, Any] = {}
+    """What an operator has set over the plan's pace."""
 
 
 class BackfillInput(Message):
@@ -252,6 +240,10 @@ class BackfillInput(Message):
     paused: bool = False
     report_percent: float = 10.0
     """How far the range moves between two reports to the parent."""
+    held_since: datetime | None = None
+    """Since when the slices before have been held back, but for moments: no hold is without end."""
+    closed_since: datetime | None = None
+    """Since when the window has been closed."""
 
 
 class SliceResult(Message):
@@ -266,6 +258,14 @@ class SliceResult(Message):
     blocks_done: int = 0
     percent: float = 0.0
     throttled_by: str | None = None
+    throttle: Throttled | None = None
+    held_since: datetime | None = None
+    unmeasured: str | None = None
+
+    @property
+    def closed_until(self) -> datetime | None:
+        """Tell when the window opens that stopped the slice."""
+        return self.throttle.until if self.throttle and self.throttle.kind == "window" else None
 
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -281,6 +281,7 @@ class BackfillReport(Message):
     rows: Count
     batches: Count
     throttled_by: Annotated[str, Field(max_length=300)] | None = None
+    throttle: Throttled | None = None
 
 
 class ParityRequest(Message):
@@ -336,6 +337,8 @@ class ControlsRequest(Message):
 
     reference: Reference
     controls: dict[str, Any]
+    reset: list[str] = []
+    """Controls that are taken away before."""
 
 
 class SetupInput(Message):

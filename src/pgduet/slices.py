@@ -45,6 +45,7 @@ def with_slices(status: Status, slices: Sequence[SliceResult], *, now: datetime)
     percent = max(filled.percent, sum(part.percent for part in slices) / len(slices))
     begun = next((timing.started_at for timing in reversed(status.timings) if timing.phase is Phase.BACKFILL), now)
     seconds = max(0.0, (now - begun).total_seconds())
+    at_work = sorted((part for part in slices if not part.finished), key=lambda part: part.paused)
     update = {
         "rows_done": rows,
         "rows_total": max(filled.rows_total, rows),
@@ -52,7 +53,9 @@ def with_slices(status: Status, slices: Sequence[SliceResult], *, now: datetime)
         "percent": percent,
         "rows_per_second": rows / seconds if seconds else filled.rows_per_second,
         "eta_s": seconds * (100 - percent) / percent if percent > 0 else filled.eta_s,
-        "throttled_by": next((part.throttled_by for part in slices if part.throttled_by), filled.throttled_by),
+        "throttled_by": next((part.throttled_by for part in at_work if part.throttled_by), None),
+        "throttle": next((part.throttle for part in at_work if part.throttle), None),
+        "unmeasured": next((part.unmeasured for part in slices if part.unmeasured), None),
         "seconds": seconds,
     }
     return status.model_copy(update={"backfill": filled.model_copy(update=update)})

@@ -9,11 +9,9 @@ from support.mechanics import Mechanics, mechanics
 from support.plans import create_reviews
 
 from pgduet import barriers
-from pgduet.messages import Part
 from pgduet.operations import columns, sync
 from pgduet.phases import SyncMode
-from pgduet.postgres import store
-from pgduet.postgres.batches import FIRST_PAGES, MOST_PAGES, Pressure
+from pgduet.postgres.batches import FIRST_PAGES, MOST_PAGES
 
 ROWS = 10_000
 
@@ -337,24 +335,6 @@ async def test_cursor_and_rows_commit_together(dsn: str, conn: Connection, monke
         monkeypatch.delitem(barriers.HOOKS, "batch.before_commit")
         await m.finish(batches)
         assert (await recorded(m))[0] == ROWS
-
-
-async def test_a_pause_and_a_throttle_are_read_from_the_metadata(dsn: str, conn: Connection) -> None:
-    await create_reviews(conn, 10)
-    async with mechanics(dsn) as m:
-        part = Part(relation=m.table.label, part=1, block_from=0, block_to=1)
-        pressure = Pressure(m.conn, m.migration, part)
-        assert await pressure.check() is None
-        await store.set_controls(m.conn, m.migration.id, {"paused": True, "batch_target_ms": 7})
-        pressure.asked_at = 0
-        assert await pressure.check() == "paused"
-        assert pressure.pace.target_ms == 7
-        await store.set_controls(m.conn, m.migration.id, {"paused": False, "held": [f"{m.table.label}/2"]})
-        pressure.asked_at = 0
-        assert await pressure.check() is None, "another range is held"
-        await store.set_controls(m.conn, m.migration.id, {"held": [part.label]})
-        pressure.asked_at = 0
-        assert await pressure.check() == "parallelism: fewer ranges at once than were begun"
 
 
 async def test_a_table_without_a_key_is_filled_too(dsn: str, conn: Connection) -> None:

@@ -17,8 +17,9 @@ from pgduet.phases import Authority, SyncMode
 from pgduet.plan.checksum import checksum
 from pgduet.plan.models import Plan
 from pgduet.postgres import catalogue, parity, store
-from pgduet.postgres.batches import Batches, Pace
+from pgduet.postgres.batches import Batches
 from pgduet.postgres.databases import Database
+from pgduet.postgres.pace import Pace
 from pgduet.postgres.session import Connection, session
 from pgduet.postgres.survey import survey
 from support.plans import parsed

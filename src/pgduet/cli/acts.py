@@ -1,8 +1,9 @@
 """The commands by which somebody acts on a running migration: each is one update of its workflow, and is recorded."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+from pydantic import ValidationError
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -12,6 +13,8 @@ from pgduet.cli.session import Screen, run
 from pgduet.client import Migrations
 from pgduet.messages import Answer
 from pgduet.phases import Phase
+from pgduet.windows import FORM, Window
+from pgduet.wire import problems
 
 Gate = Annotated[Phase, typer.Option("--gate", help="The phase whose gate is approved.", show_default=False)]
 Percent = Annotated[int, typer.Option("--read-percent", min=0, max=100, metavar="P", show_default=False)]
@@ -21,6 +24,14 @@ Lag = Annotated[
     float | None, typer.Option("--max-replica-lag-s", min=0.001, max=86_400, help="Hold while a replica lags more.")
 ]
 
+WalRetained = Annotated[
+    float | None, typer.Option("--max-wal-retained-mb", min=1, max=1e9, help="Hold while a slot retains more WAL.")
+]
+When = Annotated[
+    str | None,
+    typer.Option("--window", metavar="WINDOW", help=f"When it may work, as in `{FORM}`; `none`: at any time."),
+]
+Reset = Annotated[bool, typer.Option("--reset", help="First take everything back to the plan's.")]
 Parallelism = Annotated[
     int | None, typer.Option("--parallelism", min=1, max=64, help="How many ranges are filled at the same time.")
 ]
@@ -82,24 +93,30 @@ def throttle(
     batch_target_ms: BatchTarget = None,
     pause_ms: Pause = None,
     max_replica_lag_s: Lag = None,
+    max_wal_retained_mb: WalRetained = None,
     parallelism: Parallelism = None,
+    window: When = None,
+    reset: Reset = False,
     database: options.Database = None,
     actor: options.Actor = "",
     reason: options.Reason = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Change the pace of the backfill. What is not given stays."""
-    if (batch_target_ms, pause_ms, max_replica_lag_s, parallelism) == (None,) * 4:
-        known = "--batch-target-ms, --pause-ms, --max-replica-lag-s, --parallelism"
-        raise typer.BadParameter(f"give at least one of {known}")
     pace = messages.Throttle(
         batch_target_ms=batch_target_ms,
         pause_ms=pause_ms,
         max_replica_lag_s=max_replica_lag_s,
+        max_wal_retained_mb=max_wal_retained_mb,
         parallelism=parallelism,
+        window=_window(window),
+        reset=reset,
         actor=_who(actor),
         reason=reason,
     )
+    if not (pace.limits() or pace.reset):
+        known = ", ".join(f"--{name.replace('_', '-')}" for name in pace.PACE)
+        raise typer.BadParameter(f"give at least one of {known}, or --reset")
     _act(name, database, "throttle", pace, as_json=as_json)
 
 
@@ -121,6 +138,17 @@ def answer_page(answer: Answer) -> RenderableType:
     """Render what became of an act."""
     following = [Text(f"{'' if index else 'next':4}  {each}") for index, each in enumerate(answer.next_commands)]
     return Group(Text(answer.message), *([Text(""), *following] if following else []))
+
+
+def _window(text: str | None) -> Window | Literal["none"] | None:
+    if text is None or text == "none":
+        return "none" if text else None
+    try:
+        return Window.read(text)
+    except ValidationError as wrong:
+        raise typer.BadParameter(problems(wrong, "--window"), param_hint="--window") from None
+    except ValueError as wrong:
+        raise typer.BadParameter(str(wrong), param_hint="--window") from None
 
 
 def _who(actor: str) -> str:

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from pgduet.cli.next_steps import next_commands
 from pgduet.cli.words import bar, clock, flow, moment, short, span, times
+from pgduet.describe import limits_told
 from pgduet.errors import PgduetError
-from pgduet.messages import Client, Parity, Status
+from pgduet.messages import Client, Parity, Status, Throttled
 from pgduet.phases import JOURNEY, Phase, State
 
 WIDTH = 100
@@ -93,8 +94,8 @@ def one_line(status: Status) -> str:
     return f"{place} · {_DOING[status.phase]}" if status.phase in _DOING else place
 
 
-def backfill_line(status: Status) -> str:
-    """Tell how far the backfill is, how fast it goes and what slows it."""
+def backfill_line(status: Status, now: datetime | None = None) -> str:
+    """Tell how far the backfill is, how fast it goes and what slows it, since when and for how long at most."""
     filled = status.backfill
     told = [
         f"{bar(filled.percent)} {filled.percent:.0f} %",
@@ -105,8 +106,22 @@ def backfill_line(status: Status) -> str:
     if filled.eta_s is not None:
         told.append(f"{clock(filled.eta_s)} left")
     if filled.throttled_by:
-        told.append(f"pace: {filled.throttled_by}")
+        told.append(f"pace: {filled.throttled_by}{_patience(filled.throttle, now or datetime.now(UTC))}")
     return " · ".join(told)
+
+
+def _patience(throttle: Throttled | None, now: datetime) -> str:
+    """Tell since when it pauses and when it goes on at the latest, or how much of its rate is left."""
+    if throttle is None or throttle.kind in {"paused", "parallelism", "window"}:
+        return ""
+    if throttle.rate:
+        since = f" since {moment(throttle.since, now)}" if throttle.since else ""
+        share = f"going on at {throttle.rate:.0%} of the rate".replace("%", " %") if throttle.rate < 1 else ""
+        return f", {share}{since}" if share else ""
+    told = f", pausing since {moment(throttle.since, now)}" if throttle.since else ", pausing"
+    if throttle.until:
+        return f"{told}; goes on at latest {moment(throttle.until, now)} at a quarter of the rate"
+    return f"{told}, until it is over"
 
 
 def _header(status: Status, width: int) -> RenderableType:
@@ -166,7 +181,11 @@ def _measured(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     if criteria:
         yield "criteria", " · ".join(criteria)
     if status.phase is Phase.BACKFILL:
-        yield "backfill", backfill_line(status)
+        yield "backfill", backfill_line(status, now)
+        if status.backfill.limits:
+            yield "limits", f"{', '.join(limits_told(status.backfill.limits))} (by an operator, over the plan's)"
+        if status.backfill.unmeasured:
+            yield "not seen", status.backfill.unmeasured
     elif status.parity:
         yield "rows", _parity(status.parity, now)
     if status.parity and status.parity.examples:

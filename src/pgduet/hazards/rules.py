@@ -144,6 +144,14 @@ _ALL = (
         "exclude: {elements: 'room WITH =, during WITH &&'} on a table of 1 GB",
         "exclude: {elements: 'room WITH =, during WITH &&'} on a table of 200 kB",
     ),
+    Rule(
+        "PD-H20",
+        "the worker's role may not see standbys, vacuums and other roles' sessions",
+        "the backfill does not slow down for the lag of standbys, for a vacuum of its table, or for clients that wait for it",
+        "grant pg_monitor to the role, or name the standbys in pgduet.toml",
+        "SELECT replay_lsn FROM pg_stat_replication -- NULL",
+        "GRANT pg_monitor TO pgduet_worker",
+    ),
 )
 
 RULES: dict[str, Rule] = {rule.id: rule for rule in _ALL}

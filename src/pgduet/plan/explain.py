@@ -163,6 +163,7 @@ _WORDS: dict[str, Words] = {
     "too_short": _too_short,
     "too_long": lambda ctx, _got: f"expected at most {ctx['max_length']} entries, got {ctx['actual_length'] or 'more'}",
     "string_too_short": lambda _ctx, _got: "expected text, got an empty one",
+    "value_error": lambda ctx, _got: str(ctx["error"]),
     "string_unicode": lambda _ctx, _got: "the text is not valid Unicode",
 }
 

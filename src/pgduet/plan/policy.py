@@ -12,7 +12,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from pgduet.phases import GATED, Phase
 from pgduet.plan.names import later, one_of
+from pgduet.plan.probes import Probes
 from pgduet.plan.problems import Problem, did_you_mean, refuse
+from pgduet.windows import Window
 
 DAY_S = 86_400
 _GATED = [phase.value for phase in GATED]
@@ -69,15 +71,17 @@ NOTHING = WithJsonSchema({"type": "array", "maxItems": 0})
 
 
 class Backfill(Part):
-    """How existing rows are filled: batch size follows `batch_target_ms`, pace follows replicas and WAL."""
+    """How existing rows are filled: batch size follows `batch_target_ms`, pace follows what the server can bear."""
 
     batch_target_ms: Annotated[int, _whole(1, 250)] = 25
     pause_ms: Annotated[int, _whole(0, 600_000)] = 2
     parallelism: Annotated[int, _whole(1, 64)] = 2
     max_replica_lag_s: Seconds = 5.0
     max_wal_retained_mb: Annotated[int, _whole(1, 1_000_000_000)] = 4096
-    window: Annotated[None, _not_yet("`backfill.window`")] = None
-    probes: Annotated[tuple[Any, ...], _not_yet("`backfill.probes`"), NOTHING] = ()
+    max_vacuum_wait_s: Seconds = 60.0
+    max_hold_s: Seconds = 3600.0
+    window: Window | None = None
+    probes: Probes = ()
 
 
 class Verify(Part):

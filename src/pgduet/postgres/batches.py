@@ -8,19 +8,17 @@ and noted, and its neighbours are filled. The user's triggers do not fire, unles
 
 import asyncio
 import time
-from dataclasses import dataclass
-from typing import Any, Self
 
 from psycopg import Error, errors, sql
 
 from pgduet.barriers import reach
-from pgduet.messages import Part, SliceResult
+from pgduet.messages import SliceResult
 from pgduet.operations import rows
 from pgduet.operations.design import TableDesign
-from pgduet.plan.models import Policy
 from pgduet.postgres import store
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.muting import mutes
+from pgduet.postgres.pace import Pace
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
 from pgduet.telemetry import batches
@@ -33,79 +31,10 @@ ROW_LOCK_WAIT = "10ms"
 SHORTEST_LIMIT_MS = 100
 """A batch is cut off at this, or at twice its target: with the lock wait it stays far under deadlock_timeout (1 s), or a
 client could be chosen as a deadlock's victim."""
-PRESSURE_EVERY_S = 1.0
-NO_SLOT = "parallelism: fewer ranges at once than were begun"
-STOPS = frozenset({"paused", NO_SLOT})
-"""Reasons to hold that end a slice: somebody says when it goes on."""
 
 
 class _Rewritten(Exception):
     """VACUUM FULL or the like has moved every row to another page."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How hard the backfill may work: milliseconds, seconds, megabytes."""
-
-    target_ms: float
-    pause_ms: float
-    max_replica_lag_s: float
-    max_wal_retained_mb: float
-
-    @classmethod
-    def of(cls, policy: Policy) -> Self:
-        """Take the plan's pace."""
-        wanted = policy.backfill
-        return cls(wanted.batch_target_ms, wanted.pause_ms, wanted.max_replica_lag_s, wanted.max_wal_retained_mb)
-
-    def adjusted(self, controls: dict[str, Any]) -> "Pace":
-        """Lay an operator's throttle over it."""
-        return Pace(
-            controls.get("batch_target_ms", self.target_ms),
-            controls.get("pause_ms", self.pause_ms),
-            controls.get("max_replica_lag_s", self.max_replica_lag_s),
-            self.max_wal_retained_mb,
-        )
-
-
-class Pressure:
-    """Asks about once a second whether a range should hold: an operator's word, replica lag, retained WAL."""
-
-    def __init__(self, conn: Connection, migration: store.Migration, part: Part) -> None:
-        self.conn = conn
-        self.migration_id = migration.id
-        self.part = part.label
-        self.given = self.pace = Pace.of(migration.policy)
-        self.held: str | None = None
-        self.asked_at = 0.0
-
-    async def check(self) -> str | None:
-        """Give the reason to hold, or None."""
-        if time.monotonic() - self.asked_at >= PRESSURE_EVERY_S:
-            self.asked_at = time.monotonic()
-            controls = (await store.run(self.conn, "controls", {"id": self.migration_id}))[0]["controls"]
-            self.pace = self.given.adjusted(controls)
-            self.held = self._told(controls) or await self._measured()
-            batches.held(self.held)
-        return self.held
-
-    def _told(self, controls: dict[str, Any]) -> str | None:
-        if controls.get("paused"):
-            return "paused"
-        return NO_SLOT if self.part in controls.get("held", []) else None
-
-    async def relax(self) -> None:
-        """Give way for a moment."""
-        await asyncio.sleep(PRESSURE_EVERY_S)
-
-    async def _measured(self) -> str | None:
-        found = (await store.run(self.conn, "pressure"))[0]
-        lag, retained = found["replica_lag_s"], found["wal_retained_mb"]
-        if lag is not None and lag > self.pace.max_replica_lag_s:
-            return f"replica lag {lag:.0f} s (limit {self.pace.max_replica_lag_s:g} s)"
-        if retained is not None and retained > self.pace.max_wal_retained_mb:
-            return f"WAL retained by slots {retained:.0f} MB (limit {self.pace.max_wal_retained_mb:g} MB)"
-        return None
 
 
 class Batches:
@@ -145,13 +74,12 @@ class Batches:
         """Tell whether the range is done."""
         return self.cursor >= self.end
 
-    def result(self, held: str | None) -> SliceResult:
+    def result(self, held: str | None = None) -> SliceResult:
         """Tell where the range stands."""
         span = max(1, self.end - self.first)
         return SliceResult(
             cursor_block=self.cursor,
             finished=self.finished,
-            paused=held in STOPS,
             rows=self.rows,
             rows_total=self.rows_before + self.rows,
             batches=self.batches,
@@ -161,7 +89,7 @@ class Batches:
         )
 
     async def next(self, pace: Pace) -> None:
-        """Fill the next pages, or what was left of them."""
+        """Fill the next pages, or what was left of them; the pause after it is the caller's."""
         await self._limit(pace.target_ms)
         first, written = self.cursor, self.rows
         last = min(first + self.pages, self.end)
@@ -183,7 +111,6 @@ class Batches:
         self._adapt(
             pace.target_ms, (time.monotonic() - began) * 1000, dense=self.rows - written >= SPARSE_ROWS * (last - first)
         )
-        await asyncio.sleep(pace.pause_ms / 1000)
 
     async def _limit(self, target_ms: float) -> None:
         """Cut off a batch that takes too long; a single page takes what it takes, and only that."""

@@ -6,6 +6,9 @@ A name is looked up in the environment (`PGDUET_DATABASE_<NAME>`, upper case, `-
     dsn_env = "FLIGHTS_DSN"        # or dsn, or dsn_file
     role = "flights_owner"         # optional: SET ROLE after connecting
 
+    [databases.flights.replicas.paris]   # optional: standbys that a backfill asks how far they are; the rest is as above
+    dsn_env = "FLIGHTS_PARIS_DSN"
+
 What is wrong with the configuration is told to people through Temporal, whose history keeps it: so a value is shown only where it
 cannot be an address that somebody put in the wrong place.
 """
@@ -31,6 +34,8 @@ class Database:
     name: str
     dsn: str = field(repr=False)
     role: str | None = None
+    replicas: dict[str, str] = field(default_factory=dict, repr=False)
+    """DSNs of standbys, by the names that the configuration gives them."""
 
 
 class Databases:
@@ -46,10 +51,12 @@ class Databases:
         Raises:
             UnknownDatabase: with the names that are known, or with what is wrong in the configuration.
         """
+        section = self._configured().get(name)
+        replicas = self._replicas(name, section or {})
         if dsn := os.environ.get(PREFIX + _variable(name)):
-            return Database(name, dsn)
-        if section := self._configured().get(name):
-            return Database(name, self._dsn(name, section), section.get("role"))
+            return Database(name, dsn, replicas=replicas)
+        if section:
+            return Database(name, self._dsn(name, section), section.get("role"), replicas)
         known = ", ".join(sorted(self.known())) or "none"
         raise UnknownDatabase(
             f'this worker knows no database "{name}" (known: {known})',
@@ -61,7 +68,13 @@ class Databases:
         from_environment = {key.removeprefix(PREFIX).lower() for key in os.environ if key.startswith(PREFIX)}
         return from_environment | set(self._configured())
 
-    def _configured(self) -> dict[str, dict[str, str]]:
+    def _replicas(self, name: str, section: dict[str, Any]) -> dict[str, str]:
+        return {
+            replica: self._dsn(f"{name}.replicas.{replica}", where)
+            for replica, where in section.get("replicas", {}).items()
+        }
+
+    def _configured(self) -> dict[str, dict[str, Any]]:
         if not self.config.is_file():
             return {}
         try:
@@ -75,9 +88,9 @@ class Databases:
             )
         return sections
 
-    def _dsn(self, name: str, section: dict[str, str]) -> str:
+    def _dsn(self, name: str, section: dict[str, Any]) -> str:
         if "dsn" in section:
-            return section["dsn"]
+            return str(section["dsn"])
         if variable := section.get("dsn_env"):
             if dsn := os.environ.get(variable):
                 return dsn
@@ -91,7 +104,13 @@ class Databases:
 
 
 def _is_section(section: object) -> bool:
-    return isinstance(section, dict) and all(isinstance(section.get(key, ""), str) for key in _TEXTS)
+    if not (isinstance(section, dict) and all(isinstance(section.get(key, ""), str) for key in _TEXTS)):
+        return False
+    replicas = section.get("replicas", {})
+    return isinstance(replicas, dict) and all(
+        name.isprintable() and isinstance(each, dict) and "replicas" not in each and _is_section(each)
+        for name, each in replicas.items()
+    )
 
 
 def _text(path: Path) -> str:

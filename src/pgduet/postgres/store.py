@@ -1,5 +1,6 @@
 """The state of migrations in `pgduet.migration` and its neighbours: rows in, models out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,9 +140,11 @@ async def note_drift(conn: Connection, migration_id: int, relation: str, key: ob
     await run(conn, "drift_add", values)
 
 
-async def set_controls(conn: Connection, migration_id: int, controls: dict[str, Any]) -> None:
-    """Change pace or pause."""
-    await run(conn, "set_controls", {"id": migration_id, "controls": Jsonb(controls)})
+async def set_controls(
+    conn: Connection, migration_id: int, controls: dict[str, Any], *, reset: Sequence[str] = ()
+) -> None:
+    """Change pace or pause; what is in `reset` is taken away before."""
+    await run(conn, "set_controls", {"id": migration_id, "controls": Jsonb(controls), "reset": list(reset)})
 
 
 async def save_parity(conn: Connection, migration_id: int, parity: dict[str, Any]) -> None:

@@ -42,6 +42,7 @@ from pgduet.postgres.carrying import carried_checks, carried_indexes
 from pgduet.postgres.dependents import dependents_of
 from pgduet.postgres.expressions import analyse, canonical_type
 from pgduet.postgres.indexing import with_indexes
+from pgduet.postgres.probed import check_probes
 from pgduet.postgres.readers import old_readers
 from pgduet.postgres.sampled import check_down_of_nothing, hazards_of, sampled_hazards
 from pgduet.postgres.session import Connection
@@ -89,7 +90,18 @@ async def survey(conn: Connection, plan: Plan) -> Survey:
     created = [await constraints.tried_created(conn, plan, answers, each) for each in design.created]
     design = design.model_copy(update={"tables": tuple(tables), "created": tuple(created)})
     hazards += [hazard("PD-H13", what) for what in await old_readers(conn, design)]
+    hazards += await unseen(conn)
+    await check_probes(conn, plan)
     return Survey(design, facts, tuple(hazards))
+
+
+async def unseen(conn: Connection) -> list[Hazard]:
+    """Tell where the backfill's pace cannot follow what the worker's role may not see."""
+    row = await (
+        await conn.execute("SELECT pg_has_role('pg_read_all_stats', 'USAGE') AS sees, current_user AS role")
+    ).fetchone()
+    assert row is not None  # noqa: S101  (a SELECT without FROM has one row)
+    return [] if row["sees"] else [hazard("PD-H20", f"role {row['role']}")]
 
 
 async def _facts(conn: Connection, plan: Plan) -> dict[str, TableFacts]:

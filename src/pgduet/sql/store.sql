@@ -49,7 +49,7 @@ UPDATE pgduet.migration
 UPDATE pgduet.migration SET parity = %(parity)s, updated_at = clock_timestamp() WHERE id = %(id)s
 
 -- name: set_controls
-UPDATE pgduet.migration SET controls = controls || %(controls)s, updated_at = clock_timestamp() WHERE id = %(id)s
+UPDATE pgduet.migration SET controls = (controls - %(reset)s::text[]) || %(controls)s, updated_at = clock_timestamp() WHERE id = %(id)s
 
 -- name: controls
 SELECT controls FROM pgduet.migration WHERE id = %(id)s
@@ -133,12 +133,6 @@ UPDATE pgduet.backfill_range
 SELECT (pg_relation_size(%(relation)s::text::regclass) / current_setting('block_size')::int)::bigint AS pages,
        greatest(c.reltuples, 0)::float8 AS rows
   FROM pg_class c WHERE c.oid = %(relation)s::text::regclass
-
--- name: pressure
--- What a backfill must not make worse: replay lag of standbys, WAL retained by slots.
-SELECT (SELECT max(extract(epoch FROM replay_lag))::float8 FROM pg_stat_replication) AS replica_lag_s,
-       (SELECT (max(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)) / 1048576)::float8 FROM pg_replication_slots
-         WHERE restart_lsn IS NOT NULL) AS wal_retained_mb
 
 -- name: route_complete
 -- There is one version now; routers go on asking for it.

@@ -15,6 +15,11 @@ REASONS = {
     "parallelism": "fewer ranges may be filled at once than were begun",
     "replica_lag": "a standby is further behind than `max_replica_lag_s`",
     "wal_retained": "slots keep more WAL than `max_wal_retained_mb`",
+    "slot_at_risk": "a slot is about to be lost to `max_slot_wal_keep_size`",
+    "vacuum": "a vacuum of the table is given way to",
+    "probe": "a probe of the plan is above its `max`, or failed",
+    "window": "the time is outside the window",
+    "late": "the server could not be looked at for seconds",
     "row_locks": "clients hold rows of the batch; it is tried again",
     "cut_off": "a batch took longer than it may, and was cut off and made smaller",
     "other": "anything else",
@@ -26,12 +31,6 @@ OUTCOMES = {
     "rewritten": "the table was rewritten (VACUUM FULL); the range begins again",
     "cancelled": "the step was cancelled",
     "failed": "an error",
-}
-_REASON_BY_WORDS = {
-    "replica lag": "replica_lag",
-    "WAL retained": "wal_retained",
-    "paused": "paused",
-    "parallelism": "parallelism",
 }
 _OUTCOME_BY_ERROR = {
     "LockNotAvailable": "row_locks",
@@ -75,7 +74,9 @@ def batch(number: int, relation: str, first: int, last: int) -> Iterator[Told]:
                 metrics.held(outcome)
 
 
-def held(reason: str | None) -> None:
-    """Record that the backfill holds back; the reason's words become one of a few."""
-    if reason:
-        metrics.held(next((word for prefix, word in _REASON_BY_WORDS.items() if reason.startswith(prefix)), "other"))
+def held(reason: str, seconds: float, *, again: bool = False) -> None:
+    """Record that the backfill holds back, and for how long; `again`: for the same reason as just before."""
+    reason = reason if reason in REASONS else "other"
+    if not again:
+        metrics.held(reason)
+    metrics.held_for(reason, seconds)

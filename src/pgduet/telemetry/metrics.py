@@ -58,6 +58,7 @@ INSTRUMENTS = (
         "pgduet.backfill.batch.duration", "histogram", "s", "Time of a batch, without the pause", ("outcome",), SECONDS
     ),
     Instrument("pgduet.backfill.holds", "counter", "{hold}", "Times that the backfill held back", ("reason",)),
+    Instrument("pgduet.backfill.held", "counter", "s", "Time that ranges of the backfill were held back", ("reason",)),
     Instrument("pgduet.lock.waits", "counter", "{try}", "Tries for a table lock that gave way to clients"),
     Instrument("pgduet.lock.wait.duration", "histogram", "s", "From the first try to the lock", (), WAITS),
     Instrument("pgduet.lock.tries", "histogram", "{try}", "Tries that a table lock took", (), TRIES),
@@ -148,6 +149,11 @@ def batched(rows: int, seconds: float, outcome: str) -> None:
 def held(reason: str) -> None:
     """Record that the backfill held back, by one of a few reasons."""
     _counters["pgduet.backfill.holds"].add(1, subject.current().attributes() | {"reason": reason})
+
+
+def held_for(reason: str, seconds: float) -> None:
+    """Record for how long the backfill held back."""
+    _counters["pgduet.backfill.held"].add(seconds, subject.current().attributes() | {"reason": reason})
 
 
 def locked(seconds: float, tries: int) -> None:

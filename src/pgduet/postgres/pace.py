@@ -1,0 +1,52 @@
+"""How hard a backfill may work: what the plan says, and what an operator has said since."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from pgduet.plan.models import Policy
+from pgduet.windows import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Limits of a backfill: milliseconds, seconds, megabytes, times of day."""
+
+    target_ms: float
+    pause_ms: float
+    max_replica_lag_s: float
+    max_wal_retained_mb: float
+    window: Window | None = None
+
+    @classmethod
+    def of(cls, policy: Policy) -> Self:
+        """Take the plan's pace."""
+        wanted = policy.backfill
+        return cls(
+            wanted.batch_target_ms,
+            wanted.pause_ms,
+            wanted.max_replica_lag_s,
+            wanted.max_wal_retained_mb,
+            wanted.window,
+        )
+
+    def adjusted(self, controls: dict[str, Any]) -> "Pace":
+        """Lay an operator's throttle over it."""
+        window = controls.get("window", self.window)
+        if isinstance(window, dict):
+            window = Window.model_validate(window)
+        return Pace(
+            controls.get("batch_target_ms", self.target_ms),
+            controls.get("pause_ms", self.pause_ms),
+            controls.get("max_replica_lag_s", self.max_replica_lag_s),
+            controls.get("max_wal_retained_mb", self.max_wal_retained_mb),
+            None if window == "none" else window,
+        )
+
+    def eased(self, share: float) -> "Pace":
+        """Give way to clients: smaller batches, longer pauses."""
+        return replace(
+            self, target_ms=max(SHORTEST_MS, self.target_ms * share), pause_ms=max(1.0, self.pause_ms) / share
+        )
+
+
+SHORTEST_MS = 2.0

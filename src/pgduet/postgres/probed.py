@@ -1,0 +1,94 @@
+"""A plan's probes put to the database: each in a transaction that can only read, for a second at most, and its answer one number.
+
+A probe is wrapped as a subquery and sent by the extended protocol, which takes one statement only: it can be nothing but a query.
+Names are given with their schema, since the engine's sessions have no search path. Limit: it runs with the rights of the
+worker's role, and a function that it calls can do what that role may: a plan's author is trusted, as with `up`.
+"""
+
+from decimal import Decimal
+from typing import NamedTuple
+
+import psycopg
+from psycopg import sql
+
+from pgduet.errors import ExpressionInvalid
+from pgduet.operations.answers import place
+from pgduet.operations.statement import trusted
+from pgduet.plan.models import Plan
+from pgduet.plan.probes import Probe
+from pgduet.postgres.session import Connection, condition
+
+LIMIT_MS = 1000
+_HEAD = "SELECT * FROM (\n"
+_HINT = "One query that gives one number, such as SELECT count(*) FROM jobs.queue; tables are named with their schema."
+
+
+class Probed(NamedTuple):
+    """What a probe answered: a number, nothing (neither number nor error), or an error."""
+
+    value: float | None
+    error: str | None = None
+
+
+class _NotOneNumberError(Exception):
+    """The query gives something else."""
+
+
+async def answer(conn: Connection, probe: Probe) -> Probed:
+    """Ask a probe: its number, or in words why it gave none; no word of its data, nor of its SQL."""
+    try:
+        return Probed(await _asked(conn, probe))
+    except _NotOneNumberError as error:
+        return Probed(None, str(error))
+    except psycopg.Error as error:
+        return Probed(None, condition(error.sqlstate) if error.sqlstate else "the connection was lost")
+
+
+async def check_probes(conn: Connection, plan: Plan) -> None:
+    """Ask each probe of a plan once.
+
+    Raises:
+        ExpressionInvalid: it cannot be asked, or does not give one number.
+    """
+    for number, probe in enumerate(plan.policy.backfill.probes):
+        where = place(("policy", "backfill", "probes", number, "sql"))
+        try:
+            await _asked(conn, probe)
+        except _NotOneNumberError as error:
+            raise ExpressionInvalid(f"probe {probe.name}: {error}", place=where, hint=_HINT) from error
+        except psycopg.errors.QueryCanceled as error:
+            told = f"probe {probe.name} takes longer than {LIMIT_MS} ms"
+            raise ExpressionInvalid(
+                told, place=where, hint="It is asked about once a second: make it cheap."
+            ) from error
+        except psycopg.OperationalError:
+            raise
+        except psycopg.Error as error:
+            told = f"probe {probe.name}: {error.diag.message_primary or condition(error.sqlstate)}"
+            raise ExpressionInvalid(told, place=where, hint=_HINT) from error
+
+
+async def _asked(conn: Connection, probe: Probe) -> float | None:
+    query = sql.Composed(
+        [sql.SQL(_HEAD), trusted(probe.sql.rstrip().removesuffix(";")), sql.SQL("\n) AS probe LIMIT 2")]
+    )
+    async with conn.transaction():
+        await conn.execute("SET TRANSACTION READ ONLY")
+        await conn.execute(
+            sql.SQL("SELECT set_config('search_path', '', true), set_config('statement_timeout', {}, true)").format(
+                sql.Literal(str(LIMIT_MS))
+            )
+        )
+        cursor = await conn.execute(query, binary=True)
+        rows = await cursor.fetchall()
+    columns = len(cursor.description or [])
+    if len(rows) != 1 or columns != 1:
+        message = f"expected one row of one column, got {('none', 'one', 'more')[len(rows)]} of {columns}"
+        raise _NotOneNumberError(message)
+    (value,) = rows[0].values()
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        message = f"expected a number, got a {type(value).__name__}"
+        raise _NotOneNumberError(message)
+    return float(value)

@@ -1,0 +1,178 @@
+"""A standby's replay paused, a replication slot stalled: the backfill pauses, says why, and goes on by itself (scenario 15).
+
+The mutated copies look away: without its gauge the backfill never pauses, and the same story fails.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from support.harness import Harness
+from support.stage import staged
+from support.standby import Standby
+from support.throttled import Filling, filling
+
+from pgduet.local import EmbeddedPostgres, LocalTemporal
+from pgduet.postgres import strain
+from pgduet.postgres.pressure import TRICKLE
+
+Connection = psycopg.AsyncConnection[Any]
+Story = Callable[[Filling, EmbeddedPostgres], Awaitable[None]]
+
+FAST = {"fsync": "off", "full_page_writes": "off", "jit": "off", "shared_buffers": "64MB", "max_wal_size": "10GB"}
+LIMIT_S = 1.0
+PATIENCE_S = 8.0
+
+
+@pytest.fixture(scope="module")
+def primary() -> Iterator[EmbeddedPostgres]:
+    """Start a server of our own: its standbys and slots are seen by everything on it."""
+    with EmbeddedPostgres(settings=FAST) as server:
+        yield server
+
+
+@pytest.fixture
+async def stage(
+    primary: EmbeddedPostgres, temporal: LocalTemporal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Harness]:
+    with psycopg.connect(primary.dsn(), autocommit=True) as admin:
+        admin.execute("DROP DATABASE IF EXISTS throttled WITH (FORCE)")
+        admin.execute("CREATE DATABASE throttled")
+    async with staged(temporal, primary.dsn("throttled"), tmp_path, monkeypatch) as harness:
+        yield harness
+
+
+@pytest.fixture
+async def conn(stage: Harness) -> AsyncIterator[Connection]:
+    async with await psycopg.AsyncConnection.connect(stage.dsn, autocommit=True) as connection:
+        yield connection
+
+
+async def replay_is_paused(run: Filling, standby: Standby, for_s: float) -> None:
+    """Tell the story of a standby whose replay is paused for a while."""
+    await run.works()
+    paused_at = await run.now()
+    standby.pause()
+    held = await run.held("replica_lag", PATIENCE_S)
+    assert "(limit 1 s): paris" in held.reason
+    assert held.since is not None
+    assert held.until == held.since + timedelta(seconds=3600), "it says when its patience ends"
+    assert (held.since - paused_at).total_seconds() <= LIMIT_S + 2
+    before = await run.cursors()
+    while (await run.now() - paused_at).total_seconds() < for_s:
+        assert (await run.look()).throttled_by, "the whole time"
+    assert await run.cursors() == before
+    standby.resume()
+    await run.works()
+    assert (await run.ends())["replica lag"] >= for_s - LIMIT_S - 2
+
+
+@pytest.mark.parametrize("for_s", [5, pytest.param(30, marks=pytest.mark.long)])
+async def test_while_a_standby_does_not_replay_the_backfill_waits(
+    stage: Harness, conn: Connection, primary: EmbeddedPostgres, for_s: float
+) -> None:
+    with Standby(primary) as standby:
+        async with filling(stage, conn, max_replica_lag_s=LIMIT_S) as run:
+            await replay_is_paused(run, standby, for_s)
+
+
+async def test_without_the_gauge_the_standby_is_outrun(
+    stage: Harness, conn: Connection, primary: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strain, "_standbys", lambda *_: iter(()))
+    with Standby(primary) as standby:
+        async with filling(stage, conn, max_replica_lag_s=LIMIT_S) as run:
+            with pytest.raises(AssertionError, match="never so"):
+                await replay_is_paused(run, standby, 5)
+
+
+async def test_a_standby_that_leaves_is_waited_for_only_where_it_is_named(
+    stage: Harness, conn: Connection, primary: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "pgduet.toml"
+    monkeypatch.setenv("PGDUET_CONFIG", str(config))
+    with Standby(primary) as standby:
+        config.write_text(f'[databases.{stage.database}.replicas.rome]\ndsn = "{standby.dsn()}"\n')
+        async with filling(stage, conn, max_replica_lag_s=LIMIT_S, max_hold_s=6) as run:
+            await run.works()
+            standby.pause()
+            assert "(limit 1 s)" in (await run.held("replica_lag")).reason
+            standby.stop()
+            await run.until(lambda seen: "rome does not answer" in (seen.throttled_by or ""))
+            slow = await run.slowed("replica_lag")
+            assert slow.rate == TRICKLE
+            assert slow.since is not None
+            await run.works()
+            standby.start()
+            standby.resume()
+            await run.until(lambda seen: seen.throttle is None)
+            await run.ends()
+
+
+async def test_a_standby_that_leaves_and_is_not_named_holds_nothing(
+    stage: Harness, conn: Connection, primary: EmbeddedPostgres
+) -> None:
+    with Standby(primary) as standby:
+        async with filling(stage, conn, max_replica_lag_s=LIMIT_S) as run:
+            await run.works()
+            standby.pause()
+            await run.held("replica_lag")
+            standby.stop()
+            await run.works()
+            await run.ends()
+
+
+async def slot_is_stalled(run: Filling, primary: EmbeddedPostgres) -> None:
+    """Tell the story of a slot that nobody reads, until somebody drops it."""
+    await run.works()
+    with psycopg.connect(primary.dsn(), autocommit=True) as admin:
+        admin.execute("SELECT pg_create_physical_replication_slot('etl', true)")
+        admin.execute("SELECT pg_logical_emit_message(false, 'test', repeat('x', 8000000))")
+        held = await run.held("wal_retained", PATIENCE_S)
+        assert 'MB (limit 5 MB): "etl", inactive' in held.reason
+        admin.execute("SELECT pg_replication_slot_advance('etl', pg_current_wal_lsn())")
+        await run.works()
+        admin.execute("SELECT pg_drop_replication_slot('etl')")
+    assert (await run.ends())["WAL retained by slots"] >= 1
+
+
+async def test_while_a_slot_keeps_too_much_wal_the_backfill_waits(
+    stage: Harness, conn: Connection, primary: EmbeddedPostgres
+) -> None:
+    async with filling(stage, conn, max_wal_retained_mb=5) as run:
+        await slot_is_stalled(run, primary)
+
+
+async def test_without_the_gauge_the_slot_keeps_ever_more(
+    stage: Harness, conn: Connection, primary: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strain, "_slots", lambda *_: iter(()))
+    async with filling(stage, conn, max_wal_retained_mb=5) as run:
+        try:
+            with pytest.raises(AssertionError, match="never so"):
+                await slot_is_stalled(run, primary)
+        finally:
+            await conn.execute("SELECT pg_drop_replication_slot('etl')")
+
+
+async def test_a_slot_that_is_about_to_be_lost_is_waited_for_without_end(
+    stage: Harness, conn: Connection, primary: EmbeddedPostgres
+) -> None:
+    async with filling(stage, conn, max_hold_s=0.5) as run:
+        await run.works()
+        await conn.execute("SELECT pg_create_physical_replication_slot('etl', true)")
+        await conn.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '64MB'")
+        await conn.execute("SELECT pg_reload_conf()")
+        for _ in range(4):
+            await conn.execute("SELECT pg_logical_emit_message(false, 'test', repeat('x', 16000000))")
+        held = await run.held("slot_at_risk")
+        assert 'slot "etl" (inactive) is about to be lost' in held.reason
+        assert held.until is None, "no patience ends it"
+        await conn.execute("SELECT pg_drop_replication_slot('etl')")
+        await run.works()
+        await conn.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
+        await conn.execute("SELECT pg_reload_conf()")
+        await run.ends()

@@ -64,7 +64,9 @@ async def check_probes(conn: Connection, plan: Plan) -> None:
         except psycopg.OperationalError:
             raise
         except psycopg.Error as error:
-            told = f"probe {probe.name}: {error.diag.message_primary or condition(error.sqlstate)}"
+            # A message about values would show them.
+            why = None if isinstance(error, psycopg.DataError) else error.diag.message_primary
+            told = f"probe {probe.name}: {why or condition(error.sqlstate)}"
             raise ExpressionInvalid(told, place=where, hint=_HINT) from error
 
 

@@ -71,5 +71,40 @@ def test_what_is_no_text_is_told_without_what_it_is(tmp_path: Path) -> None:
     assert SECRET not in str(found.value)
 
 
+def test_standbys_are_found_by_the_same_keys_wherever_the_primary_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standbys = f'[databases.shop.replicas.paris]\ndsn = "{DSN}"\n[databases.shop.replicas.rome]\ndsn_env = "ROME_DSN"'
+    monkeypatch.setenv("ROME_DSN", "postgresql://rome")
+    found = configured(tmp_path, f'dsn = "postgresql://primary"\n{standbys}').resolve("shop")
+    assert found.replicas == {"paris": DSN, "rome": "postgresql://rome"}
+    assert SECRET not in repr(found)
+    monkeypatch.setenv("PGDUET_DATABASE_SHOP", "postgresql://elsewhere")
+    again = configured(tmp_path, standbys).resolve("shop")
+    assert (again.dsn, again.replicas) == ("postgresql://elsewhere", found.replicas)
+
+
+def test_what_is_behind_on_purpose_is_named(tmp_path: Path) -> None:
+    throttle = 'dsn = "x"\n[databases.shop.throttle]\nignore_standbys = ["delayed"]\nignore_slots = ["cdc"]'
+    found = configured(tmp_path, throttle).resolve("shop").ignored
+    assert found == {"ignore_standbys": frozenset({"delayed"}), "ignore_slots": frozenset({"cdc"})}
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        f'dsn = "x"\nreplicas = ["{DSN}"]',
+        f'dsn = "x"\n[databases.shop.replicas]\nparis = "{DSN}"',
+        f'dsn = "x"\n[databases.shop.replicas."{DSN}"]\ndsn = "{DSN}"',
+        f'dsn = "x"\n[databases.shop.throttle]\nignore = ["{DSN}"]',
+        f'dsn = "x"\n[databases.shop.throttle]\nignore_slots = "{DSN}"',
+    ],
+)
+def test_standbys_in_another_form_are_refused_without_showing_an_address(tmp_path: Path, section: str) -> None:
+    with pytest.raises(UnknownDatabase, match="ignore_standbys") as found:
+        configured(tmp_path, section).resolve("shop")
+    assert SECRET not in str(found.value.facts()) + str(found.value)
+
+
 def test_a_description_of_a_database_does_not_show_its_address(tmp_path: Path) -> None:
     assert SECRET not in repr(configured(tmp_path, f'dsn = "{DSN}"').resolve("shop"))

@@ -17,7 +17,7 @@ from pgduet.cli.next_steps import next_commands
 from pgduet.cli.progress import Pace
 from pgduet.cli.session import Screen, console
 from pgduet.cli.undoing import parity_page
-from pgduet.cli.words import bar, clock, short, span, times
+from pgduet.cli.words import bar, clock, moment, short, span, times
 from pgduet.errors import ActRefused, Place, PlanInvalid, ServerMissing, UnknownColumn
 from pgduet.failures import error_from, error_from_facts
 from pgduet.messages import (
@@ -29,6 +29,7 @@ from pgduet.messages import (
     ShadowResult,
     SliceResult,
     Status,
+    Throttled,
     Timing,
     Traffic,
     WaitingFor,
@@ -217,6 +218,50 @@ def test_during_backfill_the_rows_become_a_bar_with_rate_time_left_and_pace() ->
     line = backfill_line(status(Phase.BACKFILL, backfill=filled))
     assert line == "▇▇▇▇▇▇▇▁▁▁ 71 % · 238,100 of 336,776 · 212 k rows/s · 0:00:01 left · pace: replica lag 6 s"
     assert line in page(status(Phase.BACKFILL, backfill=filled)).replace("\n" + " " * 14, " ")
+
+
+TOLD = "replica lag 6 s (limit 5 s): paris"
+
+
+def hour(hours: int) -> str:
+    return moment(NOW + timedelta(hours=hours), NOW)
+
+
+def throttled(told: str, **what: Any) -> Backfill:
+    return Backfill(rows_done=1, rows_total=9, throttled_by=told, throttle=Throttled(reason=told, **what))
+
+
+@pytest.mark.parametrize(
+    ("throttle", "told"),
+    [
+        ({"kind": "replica_lag", "since": NOW, "until": NOW + timedelta(hours=1)},
+         f"{TOLD}, pausing since {hour(0)}; goes on at latest {hour(1)} at a quarter of the rate"),
+        ({"kind": "slot_at_risk", "since": NOW}, f"{TOLD}, pausing since {hour(0)}, until it is over"),
+        ({"kind": "replica_lag", "since": NOW, "rate": 0.25}, f"{TOLD}, going on at 25 % of the rate since {hour(0)}"),
+        ({"kind": "replica_lag", "rate": 0.4}, f"{TOLD}, going on at 40 % of the rate"),
+        ({"kind": "blocked_clients", "rate": 1.0}, TOLD),
+        ({"kind": "window", "until": NOW}, TOLD),
+    ],
+)  # fmt: skip
+def test_what_holds_or_slows_it_is_told_with_since_and_until(throttle: dict[str, Any], told: str) -> None:
+    filled = throttled(TOLD, **throttle)
+    assert backfill_line(status(Phase.BACKFILL, backfill=filled), NOW).endswith(f"pace: {told}")
+
+
+def test_an_operators_limits_and_what_is_not_seen_have_lines_of_their_own() -> None:
+    window = {"from": "22:00", "to": "05:00", "timezone": "Europe/Berlin", "days": ["mon"]}
+    filled = Backfill(rows_done=1, rows_total=9, limits={"pause_ms": 50.0, "window": window}, unmeasured="replica lag")
+    shown = page(status(Phase.BACKFILL, backfill=filled))
+    assert (
+        "limits      pause_ms = 50, window = 22:00-05:00 Europe/Berlin mon (by an operator, over the plan's)" in shown
+    )
+    assert "not seen    replica lag" in shown
+
+
+def test_what_a_slice_no_longer_says_is_over() -> None:
+    before = status(Phase.BACKFILL, backfill=throttled("replica lag 6 s", kind="replica_lag"))
+    filled = with_slices(before, [SliceResult(cursor_block=5, finished=False, rows_total=10)], now=NOW).backfill
+    assert (filled.throttled_by, filled.throttle) == (None, None)
 
 
 def test_pace_measures_the_rate_over_the_time_of_watching_and_never_goes_back() -> None:

@@ -36,6 +36,9 @@ REPLACE: dict[str, Any] = {
     }
 }
 
+WINDOW = {"from": "22:00", "to": "05:00", "timezone": "Europe/Berlin"}
+PROBE = {"name": "queue", "sql": "SELECT 1", "max": 5}
+
 
 def data(*operations: dict[str, Any], **changes: Any) -> dict[str, Any]:
     plan = {"name": "p", "database": "d", "version": {"from": "1", "to": "2"}, "operations": list(operations or [ADD])}
@@ -84,6 +87,8 @@ def test_the_defaults_of_the_policy_are_the_published_ones() -> None:
             "parallelism": 2,
             "max_replica_lag_s": 5.0,
             "max_wal_retained_mb": 4096,
+            "max_vacuum_wait_s": 60.0,
+            "max_hold_s": 3600.0,
             "window": None,
             "probes": [],
         },
@@ -444,6 +449,17 @@ def test_by_default_a_person_opens_cutover_and_two_open_contract() -> None:
         ({"approvals": {"contract": -1}}, "approvals.contract", "expected a whole number of at least 0, got -1"),
         ({"approvals": {"shift": 1}}, "approvals.shift", "approvals before `shift` would never be asked for"),
         ({"rollback": {"automatic_on": ["drft"]}}, "rollback.automatic_on[0]", "got `drft`. Did you mean `drift`?"),
+        ({"backfill": {"window": "02:00-04:00"}}, "backfill.window", "expected a mapping of keys"),
+        ({"backfill": {"window": WINDOW | {"from": "2:00"}}}, "backfill.window.from", "expected a time of day"),
+        ({"backfill": {"window": WINDOW | {"from": 1320}}}, "backfill.window.from", "expected text"),
+        ({"backfill": {"window": WINDOW | {"timezone": "Mars"}}}, "backfill.window.timezone", "there is no time zone"),
+        ({"backfill": {"window": WINDOW | {"days": ["fry"]}}}, "backfill.window.days[0]", "Did you mean `fri`?"),
+        ({"backfill": {"window": WINDOW | {"to": "22:00"}}}, "backfill.window", "are the same"),
+        ({"backfill": {"window": WINDOW | {"day": ["fri"]}}}, "backfill.window.day", "Did you mean `days`?"),
+        ({"backfill": {"probes": [PROBE | {"max": "9"}]}}, "backfill.probes[0].max", "expected a number"),
+        ({"backfill": {"probes": [PROBE | {"name": "a b"}]}}, "backfill.probes[0].name", "match"),
+        ({"backfill": {"probes": [PROBE, PROBE]}}, "backfill.probes[1].name", "two probes are called `queue`"),
+        ({"backfill": {"max_hold_s": -1}}, "backfill.max_hold_s", "at least 0"),
     ],
 )
 def test_a_bad_policy_is_refused_where_it_is_bad(policy: dict[str, Any], path: str, message: str) -> None:
@@ -455,8 +471,6 @@ def test_a_bad_policy_is_refused_where_it_is_bad(policy: dict[str, Any], path: s
 @pytest.mark.parametrize(
     ("policy", "path"),
     [
-        ({"backfill": {"window": "02:00-04:00"}}, "backfill.window"),
-        ({"backfill": {"probes": [{"name": "x"}]}}, "backfill.probes"),
         ({"verify": {"aggregates": ["sum(x)"]}}, "verify.aggregates"),
         ({"slo": [{"name": "x"}]}, "slo"),
         ({"shadow": {"mode": "routers"}}, "shadow.mode"),

@@ -85,7 +85,7 @@ def test_a_reason_has_no_control_characters(reason: str) -> None:
         Act(reason=reason)
 
 
-@pytest.mark.parametrize("pace", ["pause_ms", "batch_target_ms", "max_replica_lag_s"])
+@pytest.mark.parametrize("pace", ["pause_ms", "batch_target_ms", "max_replica_lag_s", "max_wal_retained_mb"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_pace_is_a_number(pace: str, value: float) -> None:
     with pytest.raises(ValidationError):

@@ -84,23 +84,32 @@ async def test_what_an_operator_sets_is_obeyed_shown_recorded_and_taken_back(sta
             await asyncio.sleep(0.05)
         before = await run.cursors()
         began = await run.now()
-        words = "--pause-ms 30 --max-wal-retained-mb 999 --batch-target-ms 2 --max-replica-lag-s 7".split()
+        words = [
+            "--pause-ms",
+            "300",
+            "--max-wal-retained-mb",
+            "999",
+            "--batch-target-ms",
+            "2",
+            "--max-replica-lag-s",
+            "7",
+        ]
         code, said = await pgduet(
             stage, "throttle", NAME, "--database", stage.database, *words, "--actor", "dba", "--reason", "peak"
         )
         assert code == 0, said
         assert said.splitlines()[0] == (
-            "batch_target_ms = 2, pause_ms = 30, max_replica_lag_s = 7, max_wal_retained_mb = 999"
+            "batch_target_ms = 2, pause_ms = 300, max_replica_lag_s = 7, max_wal_retained_mb = 999"
         )
         acted = await run.now()
         while await run.cursors() == before:
             await asyncio.sleep(0.05)
         assert (await run.now() - acted).total_seconds() < 2, f"asked at {began}"
         code, said = await pgduet(stage, "status", NAME, "--database", stage.database)
-        assert "limits      batch_target_ms = 2, pause_ms = 30," in said
+        assert "limits      batch_target_ms = 2, pause_ms = 300," in said
         code, said = await pgduet(stage, "status", NAME, "--database", stage.database, "--json")
         assert json.loads(said)["backfill"]["limits"] == {
-            "batch_target_ms": 2, "pause_ms": 30, "max_replica_lag_s": 7, "max_wal_retained_mb": 999,
+            "batch_target_ms": 2, "pause_ms": 300, "max_replica_lag_s": 7, "max_wal_retained_mb": 999,
         }  # fmt: skip
         code, said = await pgduet(stage, "throttle", NAME, "--database", stage.database, "--reset", "--pause-ms", "20")
         assert (code, said.splitlines()[0]) == (0, "the pace is the plan's again, pause_ms = 20")

@@ -110,6 +110,14 @@ _ALL = (
         "CREATE VIEW best AS SELECT rating::text AS rating FROM reviews",
     ),
     Rule(
+        "PD-H20",
+        "the worker's role may not see standbys, vacuums and other roles' sessions",
+        "the backfill does not slow down for the lag of standbys, for a vacuum of its table, or for clients that wait for it",
+        "grant pg_monitor to the role, or name the standbys in pgduet.toml",
+        "SELECT replay_lsn FROM pg_stat_replication -- NULL",
+        "GRANT pg_monitor TO pgduet_worker",
+    ),
+    Rule(
         "PD-H21",
         "a new constraint will refuse writes",
         "from cutover on old clients' inserts and updates that violate it are refused; a foreign key also refuses, or follows,"
@@ -143,14 +151,6 @@ _ALL = (
         "keep the table small, or bring the constraint with a new table",
         "exclude: {elements: 'room WITH =, during WITH &&'} on a table of 1 GB",
         "exclude: {elements: 'room WITH =, during WITH &&'} on a table of 200 kB",
-    ),
-    Rule(
-        "PD-H20",
-        "the worker's role may not see standbys, vacuums and other roles' sessions",
-        "the backfill does not slow down for the lag of standbys, for a vacuum of its table, or for clients that wait for it",
-        "grant pg_monitor to the role, or name the standbys in pgduet.toml",
-        "SELECT replay_lsn FROM pg_stat_replication -- NULL",
-        "GRANT pg_monitor TO pgduet_worker",
     ),
 )
 

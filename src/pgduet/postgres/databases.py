@@ -9,6 +9,10 @@ A name is looked up in the environment (`PGDUET_DATABASE_<NAME>`, upper case, `-
     [databases.flights.replicas.paris]   # optional: standbys that a backfill asks how far they are; the rest is as above
     dsn_env = "FLIGHTS_PARIS_DSN"
 
+    [databases.flights.throttle]         # optional: what a backfill does not wait for, as one that is behind on purpose
+    ignore_standbys = ["delayed"]
+    ignore_slots = ["cdc"]
+
 What is wrong with the configuration is told to people through Temporal, whose history keeps it: so a value is shown only where it
 cannot be an address that somebody put in the wrong place.
 """
@@ -24,6 +28,9 @@ from pgduet.errors import UnknownDatabase
 
 PREFIX = "PGDUET_DATABASE_"
 _TEXTS = ("dsn", "dsn_env", "dsn_file", "role")
+_IGNORED = ("ignore_standbys", "ignore_slots")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,63}")
+"""What a replica may be called: its name is shown."""
 _CORRECT = "Correct the file; nothing was changed."
 
 
@@ -36,6 +43,8 @@ class Database:
     role: str | None = None
     replicas: dict[str, str] = field(default_factory=dict, repr=False)
     """DSNs of standbys, by the names that the configuration gives them."""
+    ignored: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Names of standbys and of slots (`ignore_standbys`, `ignore_slots`) for which nothing waits."""
 
 
 class Databases:
@@ -52,11 +61,11 @@ class Databases:
             UnknownDatabase: with the names that are known, or with what is wrong in the configuration.
         """
         section = self._configured().get(name)
-        replicas = self._replicas(name, section or {})
+        replicas, ignored = self._replicas(name, section or {}), _ignored(section or {})
         if dsn := os.environ.get(PREFIX + _variable(name)):
-            return Database(name, dsn, replicas=replicas)
+            return Database(name, dsn, None, replicas, ignored)
         if section:
-            return Database(name, self._dsn(name, section), section.get("role"), replicas)
+            return Database(name, self._dsn(name, section), section.get("role"), replicas, ignored)
         known = ", ".join(sorted(self.known())) or "none"
         raise UnknownDatabase(
             f'this worker knows no database "{name}" (known: {known})',
@@ -84,7 +93,9 @@ class Databases:
         sections: Any = found.get("databases", {})
         if not (isinstance(sections, dict) and all(map(_is_section, sections.values()))):
             raise UnknownDatabase(
-                f"{self.config}: [databases.<name>] takes texts for {', '.join(_TEXTS)}", hint=_CORRECT
+                f"{self.config}: [databases.<name>] takes texts for {', '.join(_TEXTS)}; each of its `replicas` likewise;"
+                f" and `throttle` lists of names for {', '.join(_IGNORED)}",
+                hint=_CORRECT,
             )
         return sections
 
@@ -106,11 +117,23 @@ class Databases:
 def _is_section(section: object) -> bool:
     if not (isinstance(section, dict) and all(isinstance(section.get(key, ""), str) for key in _TEXTS)):
         return False
+    throttle = section.get("throttle", {})
+    if not (isinstance(throttle, dict) and all(map(_are_names, throttle.items()))):
+        return False
     replicas = section.get("replicas", {})
     return isinstance(replicas, dict) and all(
-        name.isprintable() and isinstance(each, dict) and "replicas" not in each and _is_section(each)
+        _NAME.fullmatch(name) and isinstance(each, dict) and "replicas" not in each and _is_section(each)
         for name, each in replicas.items()
     )
+
+
+def _are_names(item: tuple[str, object]) -> bool:
+    key, names = item
+    return key in _IGNORED and isinstance(names, list) and all(isinstance(name, str) for name in names)
+
+
+def _ignored(section: dict[str, Any]) -> dict[str, frozenset[str]]:
+    return {key: frozenset(names) for key, names in section.get("throttle", {}).items()}
 
 
 def _text(path: Path) -> str:

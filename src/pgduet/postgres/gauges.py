@@ -168,9 +168,14 @@ class Gauges:
         self.trail.mark(found["wal"], now_s)
         reading.at, reading.looked_s = found["now"], now_s
         reading.controls, reading.sees_all = found["controls"] or {}, found["sees_all"]
-        reading.slots, reading.vacuums = found["slots"], found["vacuums"]
-        seen = {each["name"]: each for each in found["standbys"]}
-        reading.standbys = [Standby(name, self._lag_s(each["replayed"], each["told_s"])) for name, each in seen.items()]
+        ignored = self.database.ignored
+        reading.slots = [slot for slot in found["slots"] if slot["name"] not in ignored.get("ignore_slots", ())]
+        reading.vacuums = found["vacuums"]
+        reading.standbys = [
+            Standby(each["name"], self._lag_s(each["replayed"], each["told_s"]))
+            for each in found["standbys"]
+            if each["name"] not in ignored.get("ignore_standbys", ())
+        ]
         reading.standbys += [
             Standby(name, None if replayed is None else self._lag_s(replayed))
             for name, replayed in self.replicas.items()

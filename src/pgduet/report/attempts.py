@@ -12,6 +12,7 @@ from pgduet.describe import operation_line
 from pgduet.phases import Phase
 from pgduet.plan.models import Plan
 from pgduet.report import facts
+from pgduet.windows import Window
 
 MOST = 100
 """How many entries of a kind a report shows."""
@@ -141,6 +142,10 @@ def _decision(entry: Row) -> facts.Decision:
     return facts.Decision(at=entry["at"], actor=entry["actor"], what=_what(entry), reason=entry["reason"])
 
 
+def _window(value: Any) -> str:
+    return str(Window.model_validate(value)) if isinstance(value, dict) else str(value)
+
+
 def _what(entry: Row) -> str:
     action, evidence = entry["action"], entry["evidence"]
     if action == "approve":
@@ -150,7 +155,8 @@ def _what(entry: Row) -> str:
             return "paused" if evidence["paused"] else "resumed"
         if "held" in evidence:
             return f"ranges that wait for others to end: {len(evidence['held'])}"
-        return "throttled: " + ", ".join(f"{name} = {value}" for name, value in sorted(evidence.items()))
+        shown = {name: _window(value) if name == "window" else value for name, value in sorted(evidence.items())}
+        return "throttled: " + ", ".join(f"{name} = {value}" for name, value in shown.items())
     if action == "abort":
         return f"rolled back from {entry['affected'].get('phase', 'its phase')}"
     if action == "repair":

@@ -17,7 +17,7 @@ SELECT clock_timestamp() AS now, pg_wal_lsn_diff(lsn, '0/0')::bigint AS wal,
                        (safe_wal_size / 1048576.0)::float8 AS safe_mb, wal_status = 'unreserved' AS unreserved,
                        (pg_size_bytes(nullif(current_setting('max_slot_wal_keep_size'), '-1')) / 1048576.0)::float8 AS keep_mb
                   FROM pg_replication_slots WHERE restart_lsn IS NOT NULL AND wal_status <> 'lost'
-                 ORDER BY restart_lsn LIMIT 5) AS s) AS slots,
+                 ORDER BY restart_lsn LIMIT 20) AS s) AS slots,
        (SELECT coalesce(jsonb_agg(jsonb_build_object('relation', v.relid::regclass::text,
                                                      'auto', a.backend_type = 'autovacuum worker',
                                                      'wraparound', a.query LIKE '%%(to prevent wraparound)',

@@ -251,11 +251,9 @@ def test_what_holds_or_slows_it_is_told_with_since_and_until(throttle: dict[str,
 def test_an_operators_limits_and_what_is_not_seen_have_lines_of_their_own() -> None:
     window = {"from": "22:00", "to": "05:00", "timezone": "Europe/Berlin", "days": ["mon"]}
     filled = Backfill(rows_done=1, rows_total=9, limits={"pause_ms": 50.0, "window": window}, unmeasured="replica lag")
-    shown = page(status(Phase.BACKFILL, backfill=filled))
-    assert (
-        "limits      pause_ms = 50, window = 22:00-05:00 Europe/Berlin mon (by an operator, over the plan's)" in shown
-    )
-    assert "not seen    replica lag" in shown
+    shown = " ".join(page(status(Phase.BACKFILL, backfill=filled)).split())
+    assert "limits pause_ms = 50, window = 22:00-05:00 Europe/Berlin mon (by an operator, over the plan's)" in shown
+    assert "not seen replica lag" in shown
 
 
 def test_what_a_slice_no_longer_says_is_over() -> None:

@@ -72,10 +72,14 @@ async def test_the_metrics_of_a_migration_are_what_its_database_knows(
     plan = stage.plan(
         gates={"backfill": "manual", "shadow": "manual"},
         shift={"steps": [1, 100], "bake_s": 600},
-        backfill={"parallelism": 1},
+        backfill={
+            "parallelism": 1,
+            "probes": [{"name": "busy", "sql": "SELECT count(*) FROM public.busy", "max": 0}],
+        },
     )
+    await conn.execute("CREATE TABLE public.busy (what text)")
     with stage.worker_process(**telling):
-        await _locks_are_counted(stage, plan, told)
+        await _locks_are_counted(stage, plan, told, conn)
         await _backfill_is_counted(stage, conn, told)
         await _drift_is_shown(stage, conn, told)
         await stage.act("advance")
@@ -98,13 +102,16 @@ async def test_the_metrics_of_a_migration_are_what_its_database_knows(
         assert missing == {"pgduet_activity_failures_total"}
 
 
-async def _locks_are_counted(stage: Harness, plan: dict[str, Any], told: Scraped) -> None:
+async def _locks_are_counted(stage: Harness, plan: dict[str, Any], told: Scraped, conn: Connection) -> None:
     async with held(stage.dsn, "SELECT 1 FROM public.reviews LIMIT 1"):
         await stage.start(plan)
         await until(lambda: (told("pgduet_lock_waits_total") or 0) >= 2)
     await stage.waits("gate", Phase.DUAL_WRITE)
+    await conn.execute("INSERT INTO public.busy VALUES ('very')")
     async with held(stage.dsn, "SELECT 1 FROM public.reviews WHERE id = 7 FOR UPDATE"):
         await stage.act("advance")
+        await until(lambda: (told("pgduet_backfill_held_seconds_total", reason="probe") or 0) > 0.5)
+        await conn.execute("TRUNCATE public.busy")
         await until(lambda: (told("pgduet_backfill_holds_total", reason="row_locks") or 0) >= 1)
         assert told("pgduet_migration_phase") == Phase.BACKFILL.position
     waits, locked = told("pgduet_lock_waits_total"), told("pgduet_lock_tries_count")

@@ -1,6 +1,7 @@
 """The gauges on a real server: what they see of vacuums, of clients who wait, of probes; and what looking costs."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from support.mechanics import Mechanics, mechanics
 from support.plans import create_reviews
 
@@ -17,9 +19,10 @@ from pgduet.messages import Part
 from pgduet.postgres import store
 from pgduet.postgres.databases import Database
 from pgduet.postgres.gauges import GaugeRoom, Gauges, Reading
-from pgduet.postgres.pressure import Pressure
+from pgduet.postgres.pressure import UNSEEN, Pressure, Verdict
 from pgduet.postgres.probed import Probed
 from pgduet.postgres.session import session
+from pgduet.postgres.survey import unseen
 from pgduet.sql import block
 
 Connection = psycopg.AsyncConnection[Any]
@@ -235,6 +238,44 @@ async def test_a_probe_that_cannot_be_asked_is_refused_at_its_place(
     assert await (await conn.execute("SELECT count(*) FROM queue")).fetchone() == (1,)
 
 
+# What may not be seen
+
+
+async def test_without_pg_monitor_it_is_said_what_is_not_seen(dsn: str, conn: Connection) -> None:
+    await create_reviews(conn, 10)
+    role = f"nobody_{secrets.token_hex(4)}"
+    async with mechanics(dsn) as m:
+        for statement in (
+            "CREATE ROLE {}",
+            "GRANT USAGE ON SCHEMA pgduet TO {}",
+            "GRANT SELECT ON pgduet.migration TO {}",
+        ):
+            await conn.execute(sql.SQL(statement).format(sql.Identifier(role)))
+        try:
+            async with GaugeRoom().of(Database("shop", dsn, role), m.migration) as gauges:
+                pressure = Pressure(gauges, m.migration.policy, "public.reviews/0")
+                assert pressure.check() == Verdict(), "what is not seen holds nothing"
+                assert pressure.unmeasured == UNSEEN
+            async with session(Database("shop", dsn, role), "test") as limited:
+                (found,) = await unseen(limited)
+                assert (found.id, found.where) == ("PD-H20", f"role {role}")
+            assert await unseen(m.conn) == []
+        finally:
+            await conn.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(role)))
+
+
+async def test_what_is_behind_on_purpose_is_passed_over(dsn: str, conn: Connection) -> None:
+    await create_reviews(conn, 10)
+    slot = f"etl_{secrets.token_hex(4)}"
+    await conn.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
+    async with mechanics(dsn) as m:
+        async with looking(m, dsn) as gauges:
+            assert slot in {each["name"] for each in gauges.look().slots}
+        database = Database("shop", dsn, ignored={"ignore_slots": frozenset({slot})})
+        async with GaugeRoom().of(database, m.migration) as gauges:
+            assert slot not in {each["name"] for each in gauges.look().slots}
+
+
 # What it takes
 
 
@@ -290,4 +331,5 @@ async def test_a_look_is_cheap(dsn: str, conn: Connection) -> None:
                 await m.conn.execute(block("pressure", name), values)
                 took.append(time.monotonic() - began)
             # Four looks a second at this are a fiftieth of one core at most; a plan that scans would be seen here.
+            print(f"{name}: {1000 * min(took):.2f} ms")  # noqa: T201
             assert min(took) < 0.005, (name, min(took))

@@ -65,12 +65,12 @@ class Filling:
             await asyncio.sleep(POLL_S)
         await self.until(lambda seen: seen.throttle is None or seen.throttle.rate > 0)
 
-    async def held(self, kind: str, patience_s: float = PATIENCE_S) -> Throttled:
-        """Wait until it says that it is held, and by what; from there on it does not move."""
-        seen = await self.until(
-            lambda seen: seen.throttle is not None and seen.throttle.kind == kind and not seen.throttle.rate, patience_s
-        )
-        assert seen.throttle is not None
+    async def held(self, kind: str, patience_s: float = PATIENCE_S, word: str = "it is not held") -> Throttled:
+        """Wait until it says that it is held, and by what; from there on it does not move. `word` is what is said if not."""
+        ends = time.monotonic() + patience_s
+        while not ((seen := await self.look()).throttle and seen.throttle.kind == kind and not seen.throttle.rate):
+            assert time.monotonic() < ends, f"{word}\n{seen.model_dump_json(indent=1)}"
+            await asyncio.sleep(POLL_S)
         assert seen.throttled_by == seen.throttle.reason
         before = await self.cursors()
         await asyncio.sleep(1.0)

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -96,6 +97,20 @@ async def acted_on(stage: Harness, conn: Connection) -> None:
     assert (await stage.result()).state is State.DONE
 
 
+async def throttled(stage: Harness, conn: Connection) -> None:
+    opens = datetime.now(UTC) + timedelta(hours=2)
+    window = {"from": f"{opens:%H:%M}", "to": f"{opens + timedelta(hours=1):%H:%M}", "timezone": "UTC"}
+    backfill = {"parallelism": 1, "window": window}
+    await stage.start(stage.plan(**{**SHORT, "backfill": backfill}, gates={"verify": "manual"}))
+    await stage.until(lambda status: status.backfill.throttle is not None)
+    await stage.act("throttle", pause_ms=1)
+    await stage.act("throttle", window="none", reason="it may at once")
+    await stage.waits("gate", Phase.BACKFILL)
+    await stage.act("throttle", reset=True)
+    await stage.act("abort")
+    assert (await stage.result()).state is State.ROLLED_BACK
+
+
 async def stuck(stage: Harness, conn: Connection) -> None:
     await conn.execute("UPDATE public.reviews SET rating = 'five' WHERE id = 321")
     await stage.start(stage.plan(**SHORT, gates={"verify": "manual"}))
@@ -153,6 +168,9 @@ async def run(stage: Harness, workflow: str, argument: object, name: str) -> Non
 
 
 STORIES = [
-    *(Story(tell) for tell in (done, rolled_back, acted_on, stuck, cancelled, adopted, refused, setup, check)),
+    *(
+        Story(tell)
+        for tell in (done, rolled_back, acted_on, throttled, stuck, cancelled, adopted, refused, setup, check)
+    ),
     Story(continued, suggested=60),
 ]

@@ -166,7 +166,7 @@ class Gauges:
         found = await _one(conn, "pressure", {"id": self.migration.id, "relations": tables})
         now_s, reading = time.monotonic(), self.reading
         self.trail.mark(found["wal"], now_s)
-        reading.at, reading.looked_s = found["now"], now_s
+        reading.at, reading.looked_s = found["now"].astimezone(UTC), now_s
         reading.controls, reading.sees_all = found["controls"] or {}, found["sees_all"]
         ignored = self.database.ignored
         reading.slots = [slot for slot in found["slots"] if slot["name"] not in ignored.get("ignore_slots", ())]

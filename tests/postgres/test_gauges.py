@@ -18,7 +18,7 @@ from pgduet.local import EmbeddedPostgres
 from pgduet.messages import Part
 from pgduet.postgres import store
 from pgduet.postgres.databases import Database
-from pgduet.postgres.gauges import GaugeRoom, Gauges, Reading
+from pgduet.postgres.gauges import Blocked, GaugeRoom, Gauges, Reading
 from pgduet.postgres.pressure import UNSEEN, Pressure, Verdict
 from pgduet.postgres.probed import Probed
 from pgduet.postgres.session import session
@@ -61,6 +61,10 @@ async def test_an_operators_word_is_seen_within_a_moment(dsn: str, conn: Connect
         assert pressure.pace.target_ms == m.migration.policy.backfill.batch_target_ms
 
 
+def last(reading: Reading) -> Blocked:
+    return reading.blocked[-1] if reading.blocked else Blocked(0, 0, 0.0)
+
+
 async def test_clients_who_wait_for_a_batch_are_counted_and_others_are_not(dsn: str, conn: Connection) -> None:
     await create_reviews(conn, 10)
     async with (
@@ -76,13 +80,13 @@ async def test_clients_who_wait_for_a_batch_are_counted_and_others_are_not(dsn: 
         async with batch.transaction():
             await batch.execute("SELECT FROM public.reviews WHERE id = 1 FOR UPDATE")
             waits = asyncio.create_task(client.execute("UPDATE public.reviews SET note = 'a' WHERE id = 1"))
-            reading = await seen(gauges, lambda reading: reading.blocked > 0)
-            assert reading.blocked == 1
-            await seen(gauges, lambda reading: reading.blocked_ms > 100)
+            reading = await seen(gauges, lambda reading: last(reading).clients > 0)
+            assert last(reading).clients == 1
+            await seen(gauges, lambda reading: last(reading).longest_ms > 100)
         await waits
-        number = gauges.look().blocked_number
-        reading = await seen(gauges, lambda reading: reading.blocked_number > number + 1)
-        assert (reading.blocked, waits_elsewhere.done()) == (0, False)
+        number = last(gauges.look()).number
+        reading = await seen(gauges, lambda reading: last(reading).number > number + 1)
+        assert (last(reading).clients, waits_elsewhere.done()) == (0, False)
         await other.rollback()
         await waits_elsewhere
 

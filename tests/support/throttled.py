@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -105,9 +105,13 @@ async def spread(conn: Connection, rows: int = ROWS) -> None:
 
 
 @asynccontextmanager
-async def filling(stage: Harness, conn: Connection, **backfill: Any) -> AsyncIterator[Filling]:
-    """Run a backfill, and wait until it works."""
+async def filling(
+    stage: Harness, conn: Connection, prepare: Callable[[Connection], Awaitable[None]] | None = None, **backfill: Any
+) -> AsyncIterator[Filling]:
+    """Run a backfill over a table that is prepared before, and wait until it has begun."""
     await spread(conn)
+    if prepare:
+        await prepare(conn)
     async with stage.worker():
         await stage.start(stage.plan(backfill=SLOW | backfill, gates={"verify": "manual"}))
         await stage.until(Phase.BACKFILL)

@@ -10,7 +10,7 @@ from support.plans import parsed
 from pgduet.messages import SliceResult
 from pgduet.plan.models import Policy
 from pgduet.postgres import pressure, strain
-from pgduet.postgres.gauges import Reading, Standby
+from pgduet.postgres.gauges import Blocked, Reading, Standby
 from pgduet.postgres.pressure import TRICKLE, UNSEEN, Pressure, Verdict
 from pgduet.postgres.probed import Probed
 from pgduet.postgres.trail import Age, Trail
@@ -42,9 +42,7 @@ class Server:
         """Look again after a while."""
         old = self.reading
         self.clock(seconds)
-        self.reading = Reading(
-            number=old.number + 1, at=old.at + timedelta(seconds=seconds), blocked_number=old.blocked_number
-        )
+        self.reading = Reading(number=old.number + 1, at=old.at + timedelta(seconds=seconds), blocked=old.blocked)
         self.reading.looked_s = pressure.time.monotonic()
         for name, value in seen.items():
             setattr(self.reading, name, value)
@@ -226,7 +224,7 @@ def test_clients_who_wait_make_batches_smaller_at_once_and_larger_again_slowly(s
     range_ = Pressure(server, policy(batch_target_ms=24, pause_ms=2), PART)
 
     def looked(blocked: int, waited_ms: float = 0) -> Verdict:
-        server.later(0.25, blocked=blocked, blocked_ms=waited_ms, blocked_number=server.reading.blocked_number + 1)
+        server.later(0.25).blocked.append(Blocked(len(server.reading.blocked) + 1, blocked, waited_ms))
         return range_.check()
 
     verdict = looked(2, 20.0)
@@ -243,6 +241,10 @@ def test_clients_who_wait_make_batches_smaller_at_once_and_larger_again_slowly(s
         looks += 1
     assert (verdict, range_.pace.pause_ms) == (Verdict(), 2)
     assert looks > 30
+    # A batch can be longer than the time between two looks: none of them is lost.
+    for number, clients in ((900, 1), (901, 0)):
+        server.reading.blocked.append(Blocked(number, clients, 20.0))
+    assert range_.check().throttled is not None
 
 
 def test_gauges_that_do_not_answer_hold_it(server: Server) -> None:

@@ -8,6 +8,7 @@ that a standby's lag is known across slices. Limits: a look that fails ends the 
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from pgduet.sql import block
 from pgduet.telemetry import spans
 
 BLOCKED_EVERY_S = 0.25
+BLOCKED_KEPT = 100
 LOOKS = 2
 """The server is looked at each so many looks for blocked clients."""
 ASK_EVERY_S = 1.0
@@ -35,6 +37,14 @@ PROBE_SHARE = 10
 CONNECT_S = 3
 KEPT = 50
 """Migrations whose trail is remembered."""
+
+
+class Blocked(NamedTuple):
+    """One look for clients who wait for a batch's locks, by number: how many, and how long the longest has waited."""
+
+    number: int
+    clients: int
+    longest_ms: float
 
 
 class Standby(NamedTuple):
@@ -46,7 +56,7 @@ class Standby(NamedTuple):
 
 @dataclass(slots=True)
 class Reading:
-    """What was seen last; `number` and `blocked_number` count the looks."""
+    """What was seen last; `number` counts the looks at the server. Of those for blocked clients several may fall into a batch."""
 
     number: int = 0
     at: datetime = field(default_factory=lambda: datetime.min.replace(tzinfo=UTC))
@@ -58,9 +68,7 @@ class Reading:
     standbys: list[Standby] = field(default_factory=list)
     slots: list[dict[str, Any]] = field(default_factory=list)
     vacuums: list[dict[str, Any]] = field(default_factory=list)
-    blocked_number: int = 0
-    blocked: int = 0
-    blocked_ms: float = 0.0
+    blocked: deque[Blocked] = field(default_factory=lambda: deque(maxlen=BLOCKED_KEPT))
     probed: dict[str, Probed] = field(default_factory=dict)
 
 
@@ -142,13 +150,14 @@ class Gauges:
         async with session(self.database, f"gauges/{self.migration.name}") as conn:
             await conn.execute("SET statement_timeout = '5s'")
             await self._until_asked()
+            number = self.reading.blocked[-1].number if self.reading.blocked else 0
             with spans.untraced():
                 while True:
                     await self._server_now(conn, tables)
                     for _ in range(LOOKS):
                         found = await _one(conn, "blocked", {"ours": ours})
-                        self.reading.blocked, self.reading.blocked_ms = found["clients"], found["longest_ms"]
-                        self.reading.blocked_number += 1
+                        number += 1
+                        self.reading.blocked.append(Blocked(number, found["clients"], found["longest_ms"]))
                         await asyncio.sleep(BLOCKED_EVERY_S)
 
     def _has_answered(self, who: str) -> None:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from pgduet.messages import SliceResult, Throttled
 from pgduet.plan.models import Policy
-from pgduet.postgres.gauges import Reading
+from pgduet.postgres.gauges import Blocked, Reading
 from pgduet.postgres.pace import Pace
 from pgduet.postgres.strain import Strain, strains
 from pgduet.texts import shown
@@ -61,7 +61,7 @@ class Pressure:
         self.ease = 1.0
         self.waiting = 0
         self.waited_ms = 0.0
-        self.seen = (-1, -1)
+        self.looked = 0
         self.unmeasured: str | None = None
         self.verdict = Verdict()
 
@@ -72,9 +72,8 @@ class Pressure:
             psycopg.Error: the database could not be asked.
         """
         reading, now_s = self.gauges.look(), time.monotonic()
-        if reading.blocked_number != self.seen[1]:
-            self._ease(reading)
-        self.seen = reading.number, reading.blocked_number
+        for looked in [each for each in reading.blocked if each.number > self.looked]:
+            self._ease(looked)
         self.limits = self.given.adjusted(reading.controls)
         self.pace = self.limits.eased(self.ease) if self.ease < 1 else self.limits
         self.unmeasured = None if reading.sees_all else UNSEEN
@@ -149,12 +148,13 @@ class Pressure:
         if now_s - self.calm_since >= min(CALM_S, CALM_SHARE * self.policy.max_hold_s):
             self.held_since = None
 
-    def _ease(self, reading: Reading) -> None:
+    def _ease(self, looked: Blocked) -> None:
         """Give way to clients who wait for a lock that one of our batches holds."""
-        if reading.blocked:
-            long = reading.blocked_ms > 2 * self.limits.target_ms
+        self.looked = looked.number
+        if looked.clients:
+            long = looked.longest_ms > 2 * self.limits.target_ms
             self.ease = LEAST_EASE if long else max(LEAST_EASE, self.ease * EASED_BY)
-            self.waiting, self.waited_ms = reading.blocked, reading.blocked_ms
+            self.waiting, self.waited_ms = looked.clients, looked.longest_ms
         else:
             self.ease = min(1.0, self.ease * REGAINED_BY)
 

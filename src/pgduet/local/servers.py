@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -101,10 +101,22 @@ class LocalWorker:
         """Tell whether it is still there."""
         return self._process is not None and self._process.running()
 
+    @property
+    def pid(self) -> int | None:
+        """The process id of the worker while it runs."""
+        return self._process.pid if self._process else None
+
     def stop(self) -> None:
         """End it in order: running batches finish."""
+        self._end(GuardedProcess.stop)
+
+    def kill(self) -> None:
+        """End it by SIGKILL, in the middle of whatever it does."""
+        self._end(GuardedProcess.kill)
+
+    def _end(self, how: Callable[[GuardedProcess], None]) -> None:
         if self._process is not None:
-            self._process.stop()
+            how(self._process)
             self._process = None
 
     async def _polls(self, address: str) -> None:

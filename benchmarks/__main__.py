@@ -1,6 +1,7 @@
 """`python -m benchmarks NAME…`: runs benchmarks, writes their results, and prints tables. Exit code 1 where a goal was missed.
 
-`all` runs every one, `table` fills the page in the docs from the results that lie there, `peers` builds what is compared with.
+`all` runs every one, `table` fills the page in the docs from the results that lie there, `peers` builds what is compared
+with.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from benchmarks.common.benchmark import Benchmark, measured, say
 from benchmarks.common.options import Options
 from pgduet.local.stopping import interruptible
 
-NAMES = ("backfill",)
+NAMES = ("backfill", "write_amplification", "foreground")
 PAGE = options.ROOT / "docs" / "explanation" / "benchmarks.md"
 INTERRUPTED = 130
 

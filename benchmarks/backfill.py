@@ -1,8 +1,9 @@
 """Rows per second of a backfill, on pgroll's own scenario, without load.
 
-Compared: pgduet from `start` to the end of its phase `backfill` (below 1 M rows that phase alone, with its start-up beside it),
-what `pgroll start` takes at its default batch and at its best, what `reshape migration start` takes, and one plain UPDATE. All
-begin with the tool set up, the table filled, vacuumed, and a checkpoint behind it. Afterwards no row may be left unfilled.
+Compared: pgduet from `start` to the end of its phase `backfill` (below 1 M rows that phase alone, with its start-up beside
+it), what `pgroll start` takes at its default batch and at its best, what `reshape migration start` takes, and one plain
+UPDATE. All begin with the tool set up, the table filled, vacuumed, and a checkpoint behind it. Afterwards no row may be left
+unfilled.
 
 Takes about 10 minutes with two sizes; 10 M rows (`--rows 300000,1000000,10000000`) half an hour more.
 """

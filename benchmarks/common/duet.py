@@ -1,13 +1,13 @@
 """pgduet as it is measured: whole, through its workflow, with a worker that is a process of its own, and all checkpoints.
 
-A duet is one fresh worker for one fresh database. The worker's memory is sampled while it lives. Gates hold a migration where a
-benchmark wants it; `advance` opens them.
+A duet is one fresh worker for one fresh database. The worker's memory is sampled while it lives. Gates hold a migration where
+a benchmark wants it; `advance` opens them.
 """
 
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,8 +25,10 @@ from pgduet.phases import Phase
 
 ACTOR = "benchmark"
 PHASE_LIMIT_S = 1800.0
-_POLL_S = 0.05
+_POLL_S = 0.25
+"""A look at the status costs the worker a little time, which would be missing elsewhere."""
 _SAMPLE_S = 0.2
+_STOPPED = {"error", "drift", "shadow", "criteria", "samples"}
 
 
 @dataclass
@@ -87,17 +89,28 @@ class Duet:
         Raises:
             RuntimeError: it waits for something else, or not in time.
         """
+
+        def holds(status: Status) -> bool:
+            waiting = status.waiting_for
+            return status.phase is phase and waiting is not None and waiting.kind == "gate"
+
+        return await self.until(holds, f"held behind {phase}", limit_s)
+
+    async def until(self, there: Callable[[Status], bool], awaited: str, limit_s: float = PHASE_LIMIT_S) -> Status:
+        """Wait for something that a status shows.
+
+        Raises:
+            RuntimeError: it waits for a person to decide about an error or drift, or does not get there in time.
+        """
         deadline = time.monotonic() + limit_s
         while True:
             status = await self.status()
-            waiting = status.waiting_for
-            if status.phase is phase and waiting and waiting.kind in {"gate", "approval"}:
+            if there(status):
                 return status
-            if waiting and waiting.kind in {"error", "drift"}:
-                message = f"the migration waits in {status.phase}: {waiting.detail}"
-                raise RuntimeError(message)
-            if time.monotonic() > deadline:
-                message = f"not held behind {phase} within {limit_s:g} s: {status.phase}, {waiting}"
+            waiting = status.waiting_for
+            if (waiting and waiting.kind in _STOPPED) or time.monotonic() > deadline:
+                what = waiting.detail if waiting else status.state
+                message = f"the migration is not {awaited}: it is in {status.phase}, {what}"
                 raise RuntimeError(message)
             await asyncio.sleep(_POLL_S)
 

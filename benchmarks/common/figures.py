@@ -1,7 +1,7 @@
 """Figures, goals and results: what a benchmark says, and whether it met what was asked of it. Pure but for reading and writing.
 
-A ratio is this subject's value over the other's. A goal that was missed is `met: false`; one that could not be judged, since the
-peer is not installed, is `met: null`, which is not met either.
+A ratio is this subject's value over the other's. A goal that was missed is `met: false`; one that could not be judged, since
+the peer is not installed, is `met: null`, which is not met either.
 """
 
 import math

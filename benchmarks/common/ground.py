@@ -1,7 +1,8 @@
 """Where all subjects are measured: one PostgreSQL with settings as in production, one Temporal, a fresh database each time.
 
 The settings are the same for every subject and stand in each result. They are durable: fsync, full_page_writes and
-synchronous_commit are on. Checkpoints are far apart, and one is made before each measurement, so that none falls into a short one.
+synchronous_commit are on. Checkpoints are far apart, and one is made before each measurement, so that none falls into a short
+one.
 """
 
 import asyncio

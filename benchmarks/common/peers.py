@@ -1,8 +1,8 @@
 """pgroll and reshape: built once a machine, into the cache beside `temporal`, by `make bench-peers`; found here, or skipped.
 
-Mechanism: pgroll is a tool of the Go module in `benchmarks/peers/pgroll`, which pins it; reshape is installed by cargo. Both need
-a C compiler, reshape also libclang (Debian: libclang-dev). What is built is renamed into place under a lock; nothing goes into
-the tree.
+Mechanism: pgroll is a tool of the Go module in `benchmarks/peers/pgroll`, which pins it; reshape is installed by cargo. Both
+need a C compiler, reshape also libclang (Debian: libclang-dev). What is built is renamed into place under a lock; nothing
+goes into the tree.
 """
 
 import re

@@ -4,6 +4,7 @@
 together.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from benchmarks.common.figures import Figure, Result
 BEGIN = "<!-- results: written by `make bench-table` -->"
 END = "<!-- end of results -->"
 NOTHING = "Not measured yet.\n"
+_IN_PHASE = re.compile(r"(.+) in (\w+)(, .*)?")
 _HEAD = "| what | subject | value | ratio | goal | met |\n|---|---|---:|---:|---|---|\n"
 
 
 def table(result: Result) -> str:
     """Render one benchmark's result."""
-    return _HEAD + "".join(_row(figure) for figure in result.figures)
+    return _HEAD + "".join(_row(figure) for figure in _folded(result.figures))
 
 
 def section(result: Result) -> str:
@@ -48,6 +50,29 @@ def filled(page: str, results: Iterable[Result]) -> str:
         message = f"the page lacks `{BEGIN}` or `{END}`"
         raise ValueError(message)
     return f"{before}{begin}\n\n{sections(results)}\n{end}{after}"
+
+
+def _folded(figures: Iterable[Figure]) -> list[Figure]:
+    """Let the worst phase stand for all of them, in one line; a phase whose goal was not met has a line of its own."""
+    lines: dict[object, list[Figure]] = {}
+    for figure in figures:
+        found = _IN_PHASE.fullmatch(figure.metric)
+        alone = found is None or (figure.goal is not None and not figure.met)
+        key = id(figure) if alone or not found else (found[1], found[3], figure.subject, figure.ratio_to, figure.goal)
+        lines.setdefault(key, []).append(figure)
+    return [_worst(same) for same in lines.values()]
+
+
+def _worst(same: list[Figure]) -> Figure:
+    """Pick the figure that is nearest to its goal, or the largest, and say of how many it is the worst."""
+    if len(same) == 1:
+        return same[0]
+    known = [figure for figure in same if figure.value is not None] or same
+    sign = -1 if "≥" in (same[0].goal or "") else 1
+    worst = max(known, key=lambda figure: sign * (figure.value or 0))
+    found = _IN_PHASE.fullmatch(worst.metric)
+    metric = f"{found[1]}, worst of {len(same)} phases ({found[2]}){found[3] or ''}" if found else worst.metric
+    return worst.model_copy(update={"metric": metric})
 
 
 def _row(figure: Figure) -> str:

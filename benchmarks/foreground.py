@@ -3,8 +3,8 @@
 Eight clients of pgbench work at half of the rate that the machine can do. They never try anything again. Each phase is held
 until at least 1,000 transactions were done in it through each live version. Afterwards each acknowledged write is found
 again. The p99 of a phase is compared with that of a control, the same clients beside an idle worker, medians of alternating
-runs; latencies count from when a transaction was due. The longest stall is that of all runs. pgroll takes the same way: start
-and complete, and start and rollback.
+runs; latencies count from when a transaction was due. The longest stall is that of all runs, from when a transaction was
+sent. pgroll takes the same way: start and complete, and start and rollback.
 
 Takes about 6 minutes for each of three repeats at each size on each PostgreSQL: 70 minutes in all.
 """
@@ -13,21 +13,17 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from benchmarks.common import journeys, peers, pgbench, users
+from benchmarks.common import journeys, peers
 from benchmarks.common.alternate import alternating, median
 from benchmarks.common.benchmark import Benchmark, Run
 from benchmarks.common.figures import Against, Figure, Goal
-from benchmarks.common.journeys import BASE, NEW, OLD, ONE, TWO, Load, Passage
+from benchmarks.common.journeys import BASE, ENOUGH, NEW, OLD, ONE, TWO, Passage
 from benchmarks.common.measures import Waits, by_phase, waits
 from benchmarks.common.options import Sizes
-from benchmarks.common.programs import run as ran
 from pgduet.phases import Phase
 
 DUET, PGROLL, CONTROL = "pgduet", "pgroll", "control"
 FORWARD, BACK = "start to done", "soak and back"
-ENOUGH = 1000
-LEAST_S = 4.0
-CEILING_S = 10.0
 P99 = Goal("ratio", "≤", 1.5)
 STALL = Goal("value", "≤", 150)
 NONE = Goal("value", "≤", 0)
@@ -40,8 +36,8 @@ async def measure(run: Run) -> list[Figure]:
     program = run.find(peers.pgroll())
     figures: list[Figure] = []
     for rows in run.sizes.rows:
-        tps = await ceiling(run, rows)
-        load = load_for(rows, tps)
+        tps = await journeys.ceiling(run, rows)
+        load = journeys.load_for(rows, tps)
         run.say(
             f"{rows:,} rows: at most {tps:,.0f} transactions/s; two groups at {load.rate:,.0f}, held {load.hold_s:.1f} s"
         )
@@ -58,28 +54,6 @@ async def measure(run: Run) -> list[Figure]:
         figures.append(Figure.of(run.metric("the most transactions", rows), "pgbench -c 8", tps, "1/s"))
         figures += figures_of(partial(run.metric, rows=rows), passed)
     return figures
-
-
-def load_for(rows: int, tps: float) -> Load:
-    """Halve the ceiling, share it between two groups, and hold phases for as long as each needs for its transactions."""
-    rate = tps / 4
-    return Load(rows, rate, max(LEAST_S, 1.5 * ENOUGH / rate))
-
-
-async def ceiling(run: Run, rows: int) -> float:
-    """Measure what eight clients do at most."""
-    async with run.ground.database() as dsn:
-        await users.create(dsn, visits=True)
-        await users.fill(dsn, rows)
-        command = pgbench.command(
-            run.ground.postgres.bin_dir / "pgbench",
-            pgbench.written(run.ground.scratch, rows),
-            dsn,
-            clients=8,
-            seconds=CEILING_S,
-            seed=run.seed,
-        )
-        return pgbench.reported_tps((await ran(command, limit_s=10 * CEILING_S)).said)
 
 
 def figures_of(metric: Metric, passed: Mapping[str, Sequence[Passage]]) -> list[Figure]:

@@ -1,4 +1,4 @@
-"""What writes cost while a migration is started: one UPDATE of all rows, and single-row updates by eight clients, against without.
+"""What writes cost while a migration is started, against without: one UPDATE of all rows, and single rows by eight clients.
 
 pgduet is measured in each form that its triggers take: after the backfill, where old clients' writes reach the new version;
 once it is published, both ways; in soak, where the new contract binds everybody. Beside each database stands a plain one of
@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import LiteralString
+from typing import Any, LiteralString
 
 from benchmarks.common import duet, peers, pgbench, users
 from benchmarks.common.alternate import alternating, median
@@ -36,7 +36,7 @@ TURNS = 3
 """Windows of each database, for each form."""
 SECONDS = {False: 5.0, True: 1.0}
 """How long clients work in a window, usually and where it is to be quick."""
-POLICY: dict[str, object] = {
+POLICY: dict[str, Any] = {
     "gates": {"verify": "manual", "shadow": "manual", "cutover": "auto"},
     "approvals": {"cutover": 0},
     "shift": {"steps": [100], "bake_s": 0.2, "max_latency_ratio": 1000.0},

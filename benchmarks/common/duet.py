@@ -73,9 +73,9 @@ class Duet:
             await asyncio.to_thread(self.worker.kill)
             self.worker = None
 
-    async def start(self, **policy: Any) -> None:
-        """Start the migration of `users`, and note when."""
-        wanted = users.plan(self.database, **policy)
+    async def start(self, change: dict[str, Any] | None = None, **policy: Any) -> None:
+        """Start the migration, by default that of the scenario, and note when."""
+        wanted = users.plan(self.database, change, **policy)
         self.started_at = datetime.now(UTC)
         await self.migrations.start(wanted, actor=ACTOR, reason="measured")
 

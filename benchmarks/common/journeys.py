@@ -1,4 +1,4 @@
-"""Whole migrations under clients: forward to done, to soak and back, none at all (the control); and pgroll's, forward and back.
+"""Whole migrations under clients: forward to done, to soak and back, none at all (the control); and pgroll's, both ways.
 
 Gates hold pgduet in each phase until enough was done there. At first old clients alone are at work: long ones by the table
 itself, short ones by the old version's schema. From publication on new ones, long again, replace the short ones. So there are
@@ -10,13 +10,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.common import users
+from benchmarks.common import pgbench, users
 from benchmarks.common.benchmark import Run
 from benchmarks.common.crowd import Broken, Crowd, crowd
 from benchmarks.common.duet import Duet, duet
 from benchmarks.common.measures import Span, Taken
 from benchmarks.common.peer_runs import Pgroll
+from benchmarks.common.programs import run as ran
 from pgduet.messages import Abort
 from pgduet.phases import Phase
 
@@ -26,8 +28,12 @@ BASE, OLD, NEW = "base", "old", "new"
 ONE, TWO = "one version", "two versions"
 """The two stretches of a control."""
 ROLLBACK = "rollback"
+ENOUGH = 1000
+"""Transactions that each phase should see through each live version."""
+LEAST_S = 4.0
+CEILING_S = 10.0
 GATED = (Phase.EXPAND, Phase.DUAL_WRITE, Phase.BACKFILL, Phase.VERIFY, Phase.SHADOW, Phase.SHIFT, Phase.CUTOVER)
-POLICY: dict[str, object] = {
+POLICY: dict[str, Any] = {
     "gates": {phase.value: "manual" for phase in (*GATED[1:], Phase.SOAK, Phase.CONTRACT)},
     "approvals": {"cutover": 0, "contract": 0},
     "shift": {"steps": [50, 100], "bake_s": 1.0, "max_latency_ratio": 1000.0},
@@ -56,6 +62,28 @@ class Passage:
     broken: list[Broken]
     lost: int
     writes: int
+
+
+def load_for(rows: int, tps: float) -> Load:
+    """Halve the ceiling, share it between two groups, and hold phases for as long as each needs for its transactions."""
+    rate = tps / 4
+    return Load(rows, rate, max(LEAST_S, 1.5 * ENOUGH / rate))
+
+
+async def ceiling(run: Run, rows: int) -> float:
+    """Measure what eight clients do at most."""
+    async with run.ground.database() as dsn:
+        await users.create(dsn, visits=True)
+        await users.fill(dsn, rows)
+        command = pgbench.command(
+            run.ground.postgres.bin_dir / "pgbench",
+            pgbench.written(run.ground.scratch, rows),
+            dsn,
+            clients=8,
+            seconds=CEILING_S,
+            seed=run.seed,
+        )
+        return pgbench.reported_tps((await ran(command, limit_s=10 * CEILING_S)).said)
 
 
 async def control(run: Run, load: Load) -> Passage:

@@ -12,14 +12,23 @@ from pgduet.local.measures import summed
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """One transaction of one client; `at` is when it ended, in seconds since the epoch."""
+    """One transaction of one client; `at` is when it ended, in seconds since the epoch, `ms` counts from when it was due.
+
+    `lag_ms` of that passed before it was sent, since its client was still waiting for another one.
+    """
 
     group: str
     client: int
     kind: str
     at: float
     ms: float
+    lag_ms: float = 0.0
     failed: bool = False
+
+    @property
+    def own_ms(self) -> float:
+        """How long it took once it was sent."""
+        return self.ms - self.lag_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """What some transactions waited: their number, milliseconds."""
+    """What some transactions waited: p99 from when they were due, the longest from when it was sent."""
 
     count: int
     p99_ms: float
@@ -48,9 +57,9 @@ class Waits:
 def waits(taken: Iterable[Taken], ours: Sequence[Span] = ()) -> Waits:
     """Sum transactions up; those that overlap a span of `ours` are counted, and their wait is left out."""
     every = list(taken)
-    counted = [each.ms for each in every if not each.failed and not _overlaps(each, ours)]
-    latency = summed(counted)
-    return Waits(len(every), latency.p99, latency.longest, sum(each.failed for each in every))
+    counted = [each for each in every if not each.failed and not _overlaps(each, ours)]
+    longest_ms = max((each.own_ms for each in counted), default=0.0)
+    return Waits(len(every), summed([each.ms for each in counted]).p99, longest_ms, sum(each.failed for each in every))
 
 
 def by_phase(taken: Iterable[Taken], phases: Sequence[Span], ours: Sequence[Span] = ()) -> dict[tuple[str, str], Waits]:

@@ -4,11 +4,12 @@ Four scripts: a row's name is counted up, its unrelated column is counted up, a 
 that was acknowledged can be found again by three sums. pgbench tries nothing again: a client that meets an error ends
 ("aborts").
 
-Latencies are counted from when a transaction was due (`--rate`), so that a stall shows in all that had to wait for it.
+A latency counts from when a transaction was due (`--rate`), so that a stall shows in all that had to wait for it; the log
+says also how much of it passed before it was sent.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,20 +107,21 @@ def aborted(said: str, *, ended: bool) -> list[Aborted]:
     return [each for each in found if not (ended and _ENDED_BY_US.search(each.why))]
 
 
-def logged(log: Path, group: str) -> Iterator[Taken]:
+def logged(log: Path, group: str, kinds: Sequence[str] = KINDS) -> Iterator[Taken]:
     """Read the log of single transactions, of all threads, in the order in which they ended."""
     lines: list[Taken] = []
     for path in log.parent.glob(f"{log.name}.*"):
         for line in path.read_text().splitlines():
-            client, _, time_us, script, epoch_s, epoch_us, *_ = line.split()
+            client, _, time_us, script, epoch_s, epoch_us, *rest = line.split()
             failed = not time_us.isdecimal()
             lines.append(
                 Taken(
                     group=group,
                     client=int(client),
-                    kind=KINDS[int(script)],
+                    kind=kinds[int(script)],
                     at=int(epoch_s) + int(epoch_us) / 1e6,
                     ms=0.0 if failed else int(time_us) / 1000,
+                    lag_ms=int(rest[0]) / 1000 if rest and not failed else 0.0,
                     failed=failed,
                 )
             )

@@ -14,7 +14,8 @@ from benchmarks.common.ground import Connection, connect, settle
 from pgduet.plan.load import parse_plan
 from pgduet.plan.models import Plan
 
-NAME = "users-name"
+NAME = "benchmark"
+"""What every migration here is called, each in a database of its own."""
 UP = "CASE WHEN name IS NULL THEN 'placeholder' ELSE name END"
 PGROLL_SCHEMAS = ("public_01_create_table", "public_02_alter_column")
 V1, V2 = "public_v1", "public_v2"
@@ -44,15 +45,17 @@ async def fill(dsn: str, rows: int) -> None:
     await settle(dsn)
 
 
-def plan(database: str, **policy: Any) -> Plan:
-    """Write pgduet's plan."""
-    change = {"table": "public.users", "column": "name", "nullable": False, "up": UP, "down": "name"}
+CHANGE: dict[str, Any] = {"table": "public.users", "column": "name", "nullable": False, "up": UP, "down": "name"}
+
+
+def plan(database: str, change: dict[str, Any] | None = None, **policy: Any) -> Plan:
+    """Write pgduet's plan: it alters one column, by default `name`."""
     return parse_plan(
         {
             "name": NAME,
             "database": database,
             "version": {"from": "1", "to": "2"},
-            "operations": [{"alter_column": change}],
+            "operations": [{"alter_column": change or CHANGE}],
             "policy": policy,
         }
     )

@@ -2,8 +2,9 @@
 
 Each of twenty backfills is killed once, at a random moment (the seed is printed) of the time that an undisturbed one took;
 one that was done by then is drawn again. A batch that was under way leaves its mark: rows whose newest version was rolled
-back have the transaction's number as xmax. So the batches that must be done again are counted, by range, before another
-worker comes, which is right after the kill. At the end no row may be unfilled. No peer can do it.
+back have the transaction's number as xmax; one that had ended before the kill, as a batch that took too long does, is not
+counted. So the batches that must be done again are counted, by range, before another worker comes, which is right after the
+kill. At the end no row may be unfilled. No peer can do it.
 
 Takes about 8 minutes.
 """
@@ -41,7 +42,8 @@ SELECT coalesce(max(batches), 0), coalesce(sum(rows), 0)
   FROM (SELECT r.part, count(DISTINCT u.xmax::text) AS batches, count(*) AS rows
           FROM pgduet.backfill_range r
           JOIN users u ON u.ctid >= format('(%s,0)', r.cursor_block)::tid AND u.ctid < format('(%s,0)', r.block_to)::tid
-         WHERE u.xmax::text <> '0' GROUP BY r.part) marked
+         WHERE u.xmax::text <> '0' AND NOT pg_visible_in_snapshot(u.xmax::text::xid8, %s::pg_snapshot)
+         GROUP BY r.part) marked
 """
 
 
@@ -104,12 +106,13 @@ async def _killed(run: Run, rows: int, after_s: float) -> Killed | None:
         await _begun(pgduet, rows)
         await _until(conn, _BEGUN, bool)
         await asyncio.sleep(after_s)
+        snapshot = await (await conn.execute("SELECT pg_current_snapshot()::text")).fetchone()
         await pgduet.kill_worker()
         killed_at = time.perf_counter()
         await _until(conn, _SESSIONS, lambda count: not count)
         if not await _number(conn, _OPEN):
             return None
-        marked = await (await conn.execute(_UNDER_WAY)).fetchone()
+        marked = await (await conn.execute(_UNDER_WAY, snapshot)).fetchone()
         cursors = await _number(conn, _DONE)
         await pgduet.begin_work()
         back_at = time.perf_counter()

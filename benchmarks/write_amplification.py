@@ -153,7 +153,7 @@ async def _bulk(dsn: str, value: LiteralString) -> float:
 async def _single(run: Run, dsn: str, rows: int) -> float:
     command = pgbench.command(
         run.ground.postgres.bin_dir / "pgbench",
-        pgbench.written(run.ground.scratch, rows, only=["name"]),
+        pgbench.written(run.ground.scratch, rows, {"name": pgbench.SCRIPTS["name"]}),
         dsn,
         clients=CLIENTS,
         seconds=SECONDS[run.options.quick],

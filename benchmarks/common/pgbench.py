@@ -9,7 +9,7 @@ says also how much of it passed before it was sent.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +43,11 @@ class Aborted:
     why: str
 
 
-def written(directory: Path, rows: int, only: Iterable[str] = KINDS) -> list[str]:
-    """Write the scripts for a table of so many rows; gives pgbench's arguments for them."""
+def written(directory: Path, rows: int, scripts: Mapping[str, tuple[int, str]] = SCRIPTS) -> list[str]:
+    """Write scripts for a table of so many rows; gives pgbench's arguments for them."""
     arguments = []
-    for name in only:
-        weight, statement = SCRIPTS[name]
-        path = directory / f"{name}-{rows}.sql"
+    for name, (weight, statement) in scripts.items():
+        path = directory / f"{name.replace(' ', '-')}-{rows}.sql"
         path.write_text(f"\\set id random(1, {rows})\n{statement}\n")
         arguments += ["-f", f"{path}@{weight}"]
     return arguments

@@ -61,7 +61,7 @@ def plan(database: str, change: dict[str, Any] | None = None, **policy: Any) -> 
     )
 
 
-def pgroll_files(directory: Path, *, visits: bool = False) -> list[Path]:
+def pgroll_files(directory: Path, *, visits: bool = False, change: dict[str, Any] | None = None) -> list[Path]:
     """Write pgroll's two migrations; the second is the one that is measured."""
     columns: list[dict[str, Any]] = [
         {"name": "id", "type": "serial", "pk": True},
@@ -73,7 +73,7 @@ def pgroll_files(directory: Path, *, visits: bool = False) -> list[Path]:
     alter = {"table": "users", "column": "name", "up": up, "down": "name", "nullable": False}
     return [
         _written(directory / "01_create_table.json", [{"create_table": {"name": "users", "columns": columns}}]),
-        _written(directory / "02_alter_column.json", [{"alter_column": alter}]),
+        _written(directory / "02_alter_column.json", [{"alter_column": change or alter}]),
     ]
 
 

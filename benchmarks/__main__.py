@@ -14,7 +14,7 @@ from benchmarks.common.benchmark import Benchmark, measured, say
 from benchmarks.common.options import Options
 from pgduet.local.stopping import interruptible
 
-NAMES = ("backfill", "write_amplification", "foreground", "ddl_lock", "resume", "rollback")
+NAMES = ("backfill", "write_amplification", "foreground", "ddl_lock", "resume", "rollback", "history")
 PAGE = options.ROOT / "docs" / "explanation" / "benchmarks.md"
 INTERRUPTED = 130
 

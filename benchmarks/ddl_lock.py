@@ -14,6 +14,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, LiteralString
@@ -67,6 +68,19 @@ _QUERIES = {
     "write parent": "UPDATE users SET name = 'name' WHERE id = :id;",
 }
 
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """What short queries met: the longest wait in milliseconds, and errors."""
+
+    longest_ms: float = 0.0
+    errors: int = 0
+
+    def and_(self, other: "Met") -> "Met":
+        """Join two rounds."""
+        return Met(max(self.longest_ms, other.longest_ms), self.errors + other.errors)
+
+
 Change = Callable[[], Awaitable[None]]
 
 
@@ -74,7 +88,7 @@ async def measure(run: Run) -> list[Figure]:
     """Measure every holder, and beside it everybody's change."""
     program = run.find(peers.pgroll())
     rows = run.sizes.rows[0]
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, Met]] = {}
     async with _eager_autovacuum(run):
         for holder, hold in {
             "SELECT on the table": "posts",
@@ -83,35 +97,34 @@ async def measure(run: Run) -> list[Figure]:
         }.items():
             beside = found.setdefault(holder, {})
             for _ in range(run.sizes.repeats):
-                for what, longest_ms in (await _round(run, rows, program, hold)).items():
-                    run.say(f"{holder}, {what}: longest wait {longest_ms:.0f} ms")
-                    beside[what] = max(longest_ms, beside.get(what, 0.0))
+                for what, met in (await _round(run, rows, program, hold)).items():
+                    run.say(f"{holder}, {what}: longest wait {met.longest_ms:.0f} ms, {met.errors} errors")
+                    beside[what] = met.and_(beside.get(what, Met()))
     return figures_of(run.metric, found)
 
 
-def figures_of(metric: Callable[[str], str], found: Mapping[str, Mapping[str, float]]) -> list[Figure]:
+def figures_of(metric: Callable[[str], str], found: Mapping[str, Mapping[str, Met]]) -> list[Figure]:
     """Make the figures; pure."""
-    goal = Goal("value", "≤", LOCK_TIMEOUT_MS + 50)
-    return [
-        Figure.of(
-            metric(f"longest wait of a short query, {holder}"),
-            what,
-            longest_ms,
-            "ms",
-            against=None if what == PLAIN else Against(PLAIN, beside[PLAIN]),
-            goal=goal if what.startswith(DUET) else None,
-        )
-        for holder, beside in found.items()
-        for what, longest_ms in beside.items()
-    ]
+    wait, errors = Goal("value", "≤", LOCK_TIMEOUT_MS + 50), Goal("value", "≤", 0)
+    figures: list[Figure] = []
+    for holder, beside in found.items():
+        for what, met in beside.items():
+            ours = what.startswith(DUET)
+            plain = None if what == PLAIN else Against(PLAIN, beside[PLAIN].longest_ms)
+            longest = metric(f"longest wait of a short query, {holder}")
+            figures += [
+                Figure.of(longest, what, met.longest_ms, "ms", against=plain, goal=wait if ours else None),
+                Figure.of(metric(f"client errors, {holder}"), what, met.errors, "", goal=errors if ours else None),
+            ]
+    return figures
 
 
-async def _round(run: Run, rows: int, program: Path | None, hold: str | None) -> dict[str, float]:
+async def _round(run: Run, rows: int, program: Path | None, hold: str | None) -> dict[str, Met]:
     found = await _plain(run, rows, hold) | await _pgduet(run, rows, hold)
     return found | await _pgroll(run, rows, program, hold) if program else found
 
 
-async def _plain(run: Run, rows: int, hold: str | None) -> dict[str, float]:
+async def _plain(run: Run, rows: int, hold: str | None) -> dict[str, Met]:
     async with _tables(run, rows) as dsn:
 
         async def alter() -> None:
@@ -124,7 +137,7 @@ async def _plain(run: Run, rows: int, hold: str | None) -> dict[str, float]:
         }
 
 
-async def _pgduet(run: Run, rows: int, hold: str | None) -> dict[str, float]:
+async def _pgduet(run: Run, rows: int, hold: str | None) -> dict[str, Met]:
     async with _tables(run, rows) as dsn, duet(run.ground, dsn) as pgduet:
 
         async def expand() -> None:
@@ -144,7 +157,7 @@ async def _pgduet(run: Run, rows: int, hold: str | None) -> dict[str, float]:
         }
 
 
-async def _pgroll(run: Run, rows: int, program: Path, hold: str | None) -> dict[str, float]:
+async def _pgroll(run: Run, rows: int, program: Path, hold: str | None) -> dict[str, Met]:
     change = {"table": "posts", "column": "author", "type": "bigint", "up": "author", "down": "author"}
     async with _tables(run, rows) as dsn:
         pgroll = Pgroll(program, dsn, users.pgroll_files(run.ground.scratch, change=change))
@@ -163,12 +176,12 @@ async def _pgroll(run: Run, rows: int, program: Path, hold: str | None) -> dict[
         }
 
 
-async def _longest(run: Run, dsn: str, rows: int, hold: str | None, change: Change) -> float:
-    """Have short queries run, something hold, and the change happen; gives the longest wait in milliseconds.
+async def _longest(run: Run, dsn: str, rows: int, hold: str | None, change: Change) -> Met:
+    """Have short queries run, something hold, and the change happen; gives what they met.
 
     Raises:
         TimeoutError: the change has not happened when the short queries have ended.
-        LookupError: short queries failed, or there were none.
+        LookupError: there were no short queries.
     """
     hold_s = HOLD_S[run.options.quick]
     log = run.ground.scratch / f"waits-{time.monotonic_ns()}"
@@ -182,23 +195,22 @@ async def _longest(run: Run, dsn: str, rows: int, hold: str | None, change: Chan
         log=log,
         seed=run.seed,
     )
-    queries = asyncio.create_task(ran(command, limit_s=hold_s + AFTER_S + 120))
+    queries = asyncio.create_task(ran(command, limit_s=hold_s + AFTER_S + 120, may_fail=True))
     holding = asyncio.create_task(_hold(dsn, hold, hold_s))
     try:
         await asyncio.sleep(1.0)
         async with asyncio.timeout(hold_s + AFTER_S + 60):
             await change()
         await holding
-        await queries
+        said = (await queries).said
     finally:
         for task in (queries, holding):
             task.cancel()
         await asyncio.gather(queries, holding, return_exceptions=True)
     every = waits(pgbench.logged(log, "short", tuple(_QUERIES)))
-    if every.failed or not every.count:
-        message = f"{every.failed} of {every.count} short queries failed"
-        raise LookupError(message)
-    return every.longest_ms
+    if not every.count:
+        raise LookupError(said[-500:])
+    return Met(every.longest_ms, every.failed + len(pgbench.aborted(said, ended=False)))
 
 
 async def _hold(dsn: str, table: str | None, hold_s: float) -> None:

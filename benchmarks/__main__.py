@@ -11,6 +11,7 @@ from importlib import import_module
 
 from benchmarks.common import options, peers, table
 from benchmarks.common.benchmark import Benchmark, measured, say
+from benchmarks.common.figures import Result
 from benchmarks.common.options import Options
 from pgduet.local.stopping import interruptible
 
@@ -48,6 +49,11 @@ def _ran(name: str, given: Options) -> int:
     result = measured(benchmark, given)
     say(f"written: {result.write(given.results)}")
     print(table.section(result))
+    return verdict(result)
+
+
+def verdict(result: Result) -> int:
+    """Name what was missed, and what could not be judged; gives the exit code: 1 where a goal was missed."""
     for figure in result.missed:
         word = "missed" if figure.met is False else "not judged"
         got = figure.ratio if (figure.goal or "").startswith("ratio") else figure.value

@@ -56,7 +56,7 @@ async def measure(run: Run) -> list[Figure]:
         took = await alternating(_subjects(run, programs, best, rows), run.sizes.repeats)
         figures += figures_of(run.metric, rows, took)
         rates[rows] = _rate(rows, [each.whole_s for each in took[DUET]])
-    return figures + _scale(run, rates)
+    return figures + scale(run.metric, rates)
 
 
 def figures_of(metric: Callable[..., str], rows: int, took: Mapping[str, list[Took]]) -> list[Figure]:
@@ -104,11 +104,12 @@ def _beside(metric: Callable[..., str], rows: int, found: list[Took], *, large: 
     ]
 
 
-def _scale(run: Run, rates: Mapping[int, float | None]) -> list[Figure]:
+def scale(metric: Callable[..., str], rates: Mapping[int, float | None]) -> list[Figure]:
+    """Compare rates of large tables with that of one that is ten times smaller; pure."""
     base = rates.get(LARGE)
     return [
         Figure.of(
-            run.metric("backfill, start to end", rows),
+            metric("backfill, start to end", rows),
             DUET,
             rate,
             "rows/s",

@@ -17,13 +17,14 @@ from benchmarks.common import journeys, peers
 from benchmarks.common.alternate import alternating, median
 from benchmarks.common.benchmark import Benchmark, Run
 from benchmarks.common.figures import Against, Figure, Goal
-from benchmarks.common.journeys import BASE, ENOUGH, NEW, OLD, ONE, TWO, Passage
+from benchmarks.common.journeys import BASE, ENOUGH, MOVED, NEW, OLD, ONE, TWO, Passage
 from benchmarks.common.measures import Waits, by_phase, waits
 from benchmarks.common.options import Sizes
 from pgduet.phases import Phase
 
 DUET, PGROLL, CONTROL = "pgduet", "pgroll", "control"
 FORWARD, BACK = "start to done", "soak and back"
+VERSIONS = {OLD: (BASE, OLD), NEW: (NEW, MOVED)}
 P99 = Goal("ratio", "≤", 1.5)
 STALL = Goal("value", "≤", 150)
 NONE = Goal("value", "≤", 0)
@@ -84,18 +85,18 @@ def _phase_figures(
         yield Figure.of(metric(f"p99 in {phase}"), name, p99, "ms", against=against, goal=goal)
         yield Figure.of(metric(f"longest stall in {phase}"), name, longest, "ms", goal=STALL if goal else None)
         if ours:
-            for version, groups in _versions(phase).items():
-                if version == NEW and not new_too:
-                    continue
+            for version, groups in VERSIONS.items():
                 done = min(sum(each[group].count for group in groups if group in each) for each in runs)
-                what = metric(f"fewest transactions through the {version} version in {phase}")
-                yield Figure.of(what, name, done, "", goal=Goal("value", "≥", ENOUGH))
+                if version in _live(phase, new_too=new_too):
+                    what = metric(f"fewest transactions through the {version} version in {phase}")
+                    yield Figure.of(what, name, done, "", goal=Goal("value", "≥", ENOUGH))
 
 
-def _versions(phase: str) -> dict[str, tuple[str, ...]]:
-    """Tell which groups used which version in a phase: near the end the old clients have become new ones."""
-    last = {Phase.CONTRACT.value, Phase.DONE.value}
-    return {NEW: (NEW, OLD)} if phase in last else {OLD: (BASE, OLD), NEW: (NEW,)}
+def _live(phase: str, *, new_too: bool) -> set[str]:
+    """Name the versions that live throughout a phase."""
+    if phase in {Phase.CONTRACT.value, Phase.DONE.value}:
+        return {NEW}
+    return {OLD, NEW} if new_too else {OLD}
 
 
 def _whole_figures(metric: Metric, name: str, journeyed: Sequence[Passage]) -> Iterable[Figure]:

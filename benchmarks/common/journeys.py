@@ -24,7 +24,8 @@ from pgduet.phases import Phase
 
 CLIENTS = 4
 """In each of the two groups that are at work at a time."""
-BASE, OLD, NEW = "base", "old", "new"
+BASE, OLD, NEW, MOVED = "base", "old", "new", "moved"
+"""Who names the table, who the old version's schema, who the new one's, and old clients that were deployed anew as new ones."""
 ONE, TWO = "one version", "two versions"
 """The two stretches of a control."""
 ROLLBACK = "rollback"
@@ -104,7 +105,7 @@ async def forward(run: Run, load: Load) -> Passage:
     async with _crowded(run, load) as (dsn, clients), duet(run.ground, dsn) as pgduet:
         await _to_soak(pgduet, clients, load)
         await clients.leave(BASE)
-        await clients.come_and_go(OLD, users.V2)  # deployed anew, as of the new version
+        await clients.come_and_go(MOVED, users.V2)
         await pgduet.held(Phase.SOAK)
         await pgduet.advance()
         clients.mark(Phase.CONTRACT)
@@ -137,7 +138,7 @@ async def pgroll_forward(run: Run, load: Load, program: Path) -> Passage:
     async with _crowded(run, load, program) as (dsn, clients):
         await _pgroll_start(run, clients, load, program, dsn)
         await clients.leave(BASE)
-        await clients.come_and_go(OLD, users.PGROLL_SCHEMAS[1])
+        await clients.come_and_go(MOVED, users.PGROLL_SCHEMAS[1])
         clients.mark("complete")
         await _pgroll(run, program, dsn)("complete")
         await asyncio.sleep(load.hold_s)
@@ -220,5 +221,5 @@ async def _crowded(run: Run, load: Load, pgroll: Path | None = None) -> AsyncIte
             await users.create(dsn, visits=True)
         await users.fill(dsn, load.rows)
         async with crowd(run.ground, dsn, load.rows, rate=load.rate, clients=CLIENTS, seed=run.seed) as clients:
-            await clients.invite(BASE, OLD, NEW, schemas=users.PGROLL_SCHEMAS[:1] if pgroll else ())
+            await clients.invite(BASE, OLD, NEW, MOVED, schemas=users.PGROLL_SCHEMAS[:1] if pgroll else ())
             yield dsn, clients

@@ -46,10 +46,11 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """What some transactions waited: p99 from when they were due, the longest from when it was sent."""
+    """What some transactions waited: p99 from when they were due, p99 and the longest from when they were sent."""
 
     count: int
     p99_ms: float
+    p99_sent_ms: float
     longest_ms: float
     failed: int = 0
 
@@ -58,8 +59,9 @@ def waits(taken: Iterable[Taken], ours: Sequence[Span] = ()) -> Waits:
     """Sum transactions up; those that overlap a span of `ours` are counted, and their wait is left out."""
     every = list(taken)
     counted = [each for each in every if not each.failed and not _overlaps(each, ours)]
-    longest_ms = max((each.own_ms for each in counted), default=0.0)
-    return Waits(len(every), summed([each.ms for each in counted]).p99, longest_ms, sum(each.failed for each in every))
+    sent = summed([each.own_ms for each in counted])
+    due = summed([each.ms for each in counted])
+    return Waits(len(every), due.p99, sent.p99, sent.longest, sum(each.failed for each in every))
 
 
 def by_phase(taken: Iterable[Taken], phases: Sequence[Span], ours: Sequence[Span] = ()) -> dict[tuple[str, str], Waits]:

@@ -92,10 +92,10 @@ def test_transactions_are_told_apart_by_phase_and_our_own_moments_are_no_waits()
         Taken("new", 0, "select", at=12.0, ms=7),
     ]
     found = by_phase(taken, phases)
-    assert found["expand", "old"] == Waits(count=1, p99_ms=5, longest_ms=3)
-    assert found["backfill", "old"] == Waits(count=2, p99_ms=900, longest_ms=800, failed=1)
-    assert found["backfill", "new"] == Waits(count=1, p99_ms=7, longest_ms=7)
-    assert by_phase(taken, phases, [Span("ours", 9.9, 10.1)])["backfill", "old"] == Waits(2, 0.0, 0.0, failed=1)
+    assert found["expand", "old"] == Waits(count=1, p99_ms=5, p99_sent_ms=3, longest_ms=3)
+    assert found["backfill", "old"] == Waits(count=2, p99_ms=900, p99_sent_ms=800, longest_ms=800, failed=1)
+    assert found["backfill", "new"] == Waits(count=1, p99_ms=7, p99_sent_ms=7, longest_ms=7)
+    assert by_phase(taken, phases, [Span("ours", 9.9, 10.1)])["backfill", "old"] == Waits(2, 0.0, 0.0, 0.0, failed=1)
 
 
 SAID = """

@@ -41,7 +41,7 @@ _UNDER_WAY: LiteralString = """
 SELECT coalesce(max(batches), 0), coalesce(sum(rows), 0)
   FROM (SELECT r.part, count(DISTINCT u.xmax::text) AS batches, count(*) AS rows
           FROM pgduet.backfill_range r
-          JOIN users u ON u.ctid >= format('(%s,0)', r.cursor_block)::tid AND u.ctid < format('(%s,0)', r.block_to)::tid
+          JOIN users u ON u.ctid >= format('(%%s,0)', r.cursor_block)::tid AND u.ctid < format('(%%s,0)', r.block_to)::tid
          WHERE u.xmax::text <> '0' AND NOT pg_visible_in_snapshot(u.xmax::text::xid8, %s::pg_snapshot)
          GROUP BY r.part) marked
 """

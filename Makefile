@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: setup demo test test-all tools histories lint fmt lock clean
+.PHONY: setup demo test test-all tools histories bench bench-peers bench-table lint fmt lock clean
 
 setup: $(BIN)/uv
 	@$(BIN)/uv sync --quiet --extra local
@@ -37,6 +37,17 @@ test-all: tools
 # Records anew, on real servers, what tests/replay replays: see its README.
 histories: setup
 	PYTHONPATH=tests $(BIN)/python -m support.histories
+
+# Figures, peers and pgduet side by side: all of them, or one by its name, as `make bench-backfill ARGS="--rows 300000,1000000"`; see
+# benchmarks/README.md. Peers are built once a machine; one that is missing is skipped.
+bench: setup
+	$(BIN)/python -m benchmarks all table $(ARGS)
+
+bench-peers bench-table: bench-%: setup
+	$(BIN)/python -m benchmarks $*
+
+bench-%: setup
+	$(BIN)/python -m benchmarks $* table $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

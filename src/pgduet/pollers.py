@@ -22,6 +22,7 @@ async def pollers(client: Client, queue: str, kind: TaskQueueType.ValueType = WO
     return {poller.identity for poller in answer.pollers}
 
 
-async def polled(client: Client, queue: str) -> bool:
-    """Tell whether somebody asks for both kinds of tasks."""
-    return all([await pollers(client, queue, kind) for kind in (WORKFLOWS, ACTIVITIES)])
+async def polled(client: Client, queue: str, pid: int) -> bool:
+    """Tell whether a worker of this machine asks for both kinds of tasks; one that has just been killed is listed for a while."""
+    found = [await pollers(client, queue, kind) for kind in (WORKFLOWS, ACTIVITIES)]
+    return all(any(identity.startswith(f"{pid}@") for identity in identities) for identities in found)

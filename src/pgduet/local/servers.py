@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -84,14 +84,14 @@ class LocalWorker:
         """Start it and return once it polls."""
         try:
             with environment(self._environment):
-                self._process = GuardedProcess(
+                self._process = process = GuardedProcess(
                     [sys.executable, "-c", _RUN],
                     log_path=self.log_path,
                     stop_signals=["SIGTERM"],
                     death_signal="SIGKILL",
                     grace_s=15.0,
                 )
-            asyncio.run(self._polls(self._environment["TEMPORAL_ADDRESS"]))
+            asyncio.run(self._polls(process, self._environment["TEMPORAL_ADDRESS"]))
         except BaseException:
             self.stop()
             raise
@@ -107,21 +107,32 @@ class LocalWorker:
         """Tell whether it is still there."""
         return self._process is not None and self._process.running()
 
+    @property
+    def pid(self) -> int | None:
+        """The process id of the worker while it runs."""
+        return self._process.pid if self._process else None
+
     def stop(self) -> None:
         """End it in order: running batches finish."""
+        self._end(GuardedProcess.stop)
+
+    def kill(self) -> None:
+        """End it by SIGKILL, in the middle of whatever it does."""
+        self._end(GuardedProcess.kill)
+
+    def _end(self, how: Callable[[GuardedProcess], None]) -> None:
         if self._process is not None:
-            self._process.stop()
+            how(self._process)
             self._process = None
 
-    async def _polls(self, address: str) -> None:
+    async def _polls(self, process: GuardedProcess, address: str) -> None:
         client = await connect(address)
         deadline = time.monotonic() + _START_LIMIT_S
-        while time.monotonic() < deadline and self.running():
-            if await polled(client, self.queue):
+        while time.monotonic() < deadline and process.running():
+            if await polled(client, self.queue, process.pid):
                 return
             await asyncio.sleep(_POLL_S)
-        assert self._process is not None  # noqa: S101  it was started above
-        message = f"The worker did not start: {self._process.log_tail()}"
+        message = f"The worker did not start: {process.log_tail()}"
         raise ServerMissing(message)
 
 

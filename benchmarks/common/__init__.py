@@ -1,0 +1,1 @@
+"""What all benchmarks stand on: servers, subjects, alternation, figures, tables."""

@@ -182,6 +182,8 @@ class LockWait(Message):
     waits_for_lock: str
     since: datetime
     kind: str = "lock"
+    ending: list[str] = []
+    """Statements with which a person ends those who hold it."""
 
 
 class Record(Message):

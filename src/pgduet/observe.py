@@ -100,7 +100,8 @@ async def _lock_wait(client: Client, found: WorkflowExecutionDescription, name: 
         except (ValidationError, ValueError, TypeError, RuntimeError):
             continue  # another kind of heartbeat
         if isinstance(beat, LockWait):
-            commands = [f"pgduet pause {name}", f"pgduet rollback {name}"]
+            commands = [f"{each};  # in psql: ends who holds it" for each in beat.ending]
+            commands += [f"pgduet pause {name}", f"pgduet rollback {name}"]
             return WaitingFor(kind=beat.kind, detail=beat.waits_for_lock, since=beat.since, next_commands=commands)
     return None
 

@@ -4,16 +4,19 @@ import pytest
 from support.constraint_operations import CASES as CONSTRAINTS
 from support.cycle import Case, Cycle
 from support.operations import CASES, WORLD
+from support.witness import Witness
 from support.worlds import World
 
 
 @pytest.fixture
-async def cycle(world: World, case: Case) -> Cycle:
+async def cycle(world: World, case: Case, monkeypatch: pytest.MonkeyPatch) -> Cycle:
     """Give a case in a database of its own."""
     await world.conn.execute(WORLD.encode())
     if case.setup:
         await world.conn.execute(case.setup.encode())
-    return Cycle(world.stage, world.conn, world.server.bin_dir, case)
+    found = Cycle(world.stage, world.conn, world.server.bin_dir, case)
+    found.witness = Witness.watch(monkeypatch)
+    return found
 
 
 @pytest.mark.parametrize("case", [*CASES, *CONSTRAINTS], ids=str)

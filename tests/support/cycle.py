@@ -11,6 +11,7 @@ from psycopg import sql
 from pgduet.phases import Phase, State
 from support.harness import Harness, schema_dump
 from support.plans import overlaid
+from support.witness import Witness
 
 QUICK: dict[str, Any] = {
     "backfill": {"parallelism": 1},
@@ -75,6 +76,7 @@ class Cycle:
         self.bin_dir = bin_dir
         self.case = case
         self.stops = 0
+        self.witness: Witness | None = None
 
     async def go(self) -> None:
         """Go there, back, there again and to the end."""
@@ -94,13 +96,16 @@ class Cycle:
         left = await self.conn.execute(
             # An index keeps the name that its column had; PostgreSQL shows it nowhere but in its own catalogue.
             "SELECT attrelid::regclass, attname FROM pg_attribute JOIN pg_class c ON c.oid = attrelid"
-            " WHERE attname LIKE '\\_pgduet%' AND NOT attisdropped AND c.relkind <> 'i'"
+            " WHERE attname LIKE '\\_pgduet%' AND NOT attisdropped AND c.relkind NOT IN ('i', 'I')"
             " UNION ALL SELECT conrelid::regclass, conname FROM pg_constraint WHERE conname LIKE '\\_pgduet%'"
             " UNION ALL SELECT oid::regclass, relname FROM pg_class WHERE relname LIKE '\\_pgduet%'"
             " UNION ALL SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE '~pgduet%'"
         )
         found = await left.fetchall()
         assert found == [], found
+        if self.witness:
+            assert self.witness.seen
+            assert not self.witness.undeclared, "locked without having been taken first"
 
     async def _until_soak(self, wanted: dict[str, Any]) -> None:
         await self.stage.start(wanted)

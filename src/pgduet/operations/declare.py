@@ -14,7 +14,7 @@ from psycopg import sql
 from pgduet.operations.constraints import CarriedIndex, Check, DroppedIndex, Exclusion, ForeignKey
 from pgduet.operations.design import TableDesign
 from pgduet.operations.names import fit
-from pgduet.operations.statement import Lock, Statement, Table, on_table, trusted
+from pgduet.operations.statement import Lock, Statement, Table, locking, on_table, trusted
 from pgduet.sql import block
 
 
@@ -56,17 +56,17 @@ def late(table: TableDesign) -> tuple[CarriedIndex, ...]:
 
 def checks(table: Table, wanted: Sequence[Check]) -> list[Statement]:
     """Add checks, not validated: they bind from here, and scan nothing."""
-    return [
-        statement
-        for check in wanted
-        for statement in _again(table, check.working, check.definition(), Lock.ACCESS_EXCLUSIVE)
-    ]
+    return [statement for check in wanted for statement in _again(table, check.working, check.definition())]
 
 
 def foreign_key(table: Table, key: ForeignKey) -> list[Statement]:
-    """Add a foreign key, not validated."""
-    lock = _lock(key.target_relation.as_string(None), Lock.SHARE_ROW_EXCLUSIVE)
-    return [lock, *_again(table, key.working, key.definition(), Lock.SHARE_ROW_EXCLUSIVE)]
+    """Add a foreign key that is not there, not validated."""
+    lock = Lock.SHARE_ROW_EXCLUSIVE
+    parts = {"constraint": sql.Identifier(key.working), "definition": key.definition()}
+    return [
+        locking(key.target_relation, lock),
+        on_table(table, "declare", "add", f"add {key.working}", lock, **parts),
+    ]
 
 
 def validate(table: Table, name: str) -> Statement:
@@ -111,7 +111,7 @@ def release(table: Table, names: Sequence[str]) -> list[Statement]:
 
 def release_keys(keys: Sequence[ForeignKey]) -> list[Statement]:
     """Lock what foreign keys point to, as PostgreSQL will when they are dropped."""
-    return [_lock(key.target_relation.as_string(None), Lock.ACCESS_EXCLUSIVE) for key in keys]
+    return [locking(key.target_relation, Lock.ACCESS_EXCLUSIVE) for key in keys]
 
 
 def bound(table: TableDesign, *, named: bool) -> list[str]:
@@ -181,9 +181,9 @@ def _lock(label: str, lock: Lock) -> Statement:
     return Statement(block("locks", mode).format(relation=trusted(label)), f"lock {label}", lock, label)
 
 
-def _again(table: Table, name: str, definition: sql.Composable, lock: Lock) -> list[Statement]:
+def _again(table: Table, name: str, definition: sql.Composable) -> list[Statement]:
     """Add a constraint so that twice in a row works: it has no IF NOT EXISTS."""
-    constraint = sql.Identifier(name)
+    constraint, lock = sql.Identifier(name), Lock.ACCESS_EXCLUSIVE
     return [
         on_table(table, "columns", "drop_constraint", "clear an earlier try", lock, constraint=constraint),
         on_table(table, "declare", "add", f"add {name}", lock, constraint=constraint, definition=definition),

@@ -38,6 +38,25 @@ class Statement:
         return self.sql.as_string()
 
 
+_BLOCKS = {
+    Lock.ROW_EXCLUSIVE: "row_exclusive",
+    Lock.SHARE_UPDATE_EXCLUSIVE: "share_update_exclusive",
+    Lock.SHARE_ROW_EXCLUSIVE: "share_row_exclusive",
+    Lock.ACCESS_EXCLUSIVE: "access_exclusive",
+}
+
+
+def lock_table(relation: sql.Composable, lock: Lock) -> Query:
+    """Render what locks a table and its partitions, or a view and all that it reads."""
+    return block("locks", _BLOCKS[lock]).format(relation=relation)
+
+
+def locking(relation: sql.Identifier, lock: Lock) -> Statement:
+    """Declare a lock that another statement takes by the way, on a table that it does not name."""
+    label = relation.as_string(None)
+    return Statement(lock_table(relation, lock), f"lock {label}", lock, label)
+
+
 def trusted(text: str) -> sql.SQL:
     """Take SQL text that PostgreSQL itself has parsed and deparsed, or that a plan's author wrote, as it is.
 

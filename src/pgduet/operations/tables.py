@@ -4,14 +4,18 @@ Moving keeps every row, bit by bit, in a time that does not depend on their numb
 they would go on binding the clients of those.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from psycopg import sql
 
 from pgduet.operations.constraints import Check
-from pgduet.operations.statement import Lock, Statement, on_table, role, trusted
+from pgduet.operations.statement import Lock, Statement, locking, on_table, role, trusted
 from pgduet.operations.whole_tables import CreatedTable, DroppedTable, MadeColumn
 from pgduet.sql import block
 
 ARCHIVE = "pgduet_archive"
+_MAKING = frozenset({"create", "comment", "grant"})
 
 
 def create(table: CreatedTable) -> list[Statement]:
@@ -46,14 +50,19 @@ def _described(table: CreatedTable) -> list[Statement]:
 
 def drop(table: CreatedTable) -> list[Statement]:
     """Drop a table that nobody has written to."""
-    return [_on(table, "drop", f"drop {table.label}")]
+    made = _on(table, "drop", f"drop {table.label}")
+    return [replace(made, taking=made.sql)]
 
 
 def archive(
-    table: CreatedTable | DroppedTable, name: str, foreign_keys: tuple[str, ...], clashes: dict[str, str]
+    table: CreatedTable | DroppedTable, name: str, foreign_keys: Mapping[str, sql.Identifier], clashes: dict[str, str]
 ) -> list[Statement]:
-    """Move a table to the archive under a name of its own; `clashes` renames what the archive has already."""
-    made = [
+    """Move a table to the archive under a name of its own; `clashes` renames what the archive has already.
+
+    `foreign_keys` maps the names of its keys to the tables that they refer to.
+    """
+    made = [locking(target, Lock.ACCESS_EXCLUSIVE) for target in foreign_keys.values()]
+    made += [
         _on(table, "drop_constraint", f"leave {key} behind", constraint=sql.Identifier(key)) for key in foreign_keys
     ]
     made += [
@@ -100,7 +109,6 @@ def _check(check: Check) -> sql.Composable:
 
 
 def _on(table: CreatedTable | DroppedTable, template: str, summary: str, **parts: sql.Composable) -> Statement:
-    lock = Lock.NONE if template == "create" else Lock.ACCESS_EXCLUSIVE
-    made = on_table(table, "tables", template, summary, lock, **parts)
     # A table that is being made cannot be locked before it is there.
-    return Statement(made.sql, made.summary) if lock is Lock.NONE or isinstance(table, CreatedTable) else made
+    lock = Lock.NONE if template in _MAKING else Lock.ACCESS_EXCLUSIVE
+    return on_table(table, "tables", template, summary, lock, **parts)

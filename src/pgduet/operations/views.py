@@ -7,14 +7,14 @@ by way of the same inner view.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from psycopg import sql
 
 from pgduet.operations.alter_column import is_null
 from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.names import MARKER, inner_view, version_schema
-from pgduet.operations.statement import Lock, Role, Statement, role, trusted
+from pgduet.operations.statement import Lock, Role, Statement, locking, role, trusted
 from pgduet.sql import block
 
 _TABLE_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRIGGER", "REFERENCES")
@@ -138,25 +138,20 @@ def drop_inner_view(design: Design, table: TableDesign) -> list[Statement]:
     """Drop the view that carries the insert marker, once the published ones are gone."""
     if not table.synced:
         return []
-    query = block("views", "drop_view").format(view=inner_name(design, table))
-    return [Statement(query, f"drop the inner view of {table.label}", Lock.ACCESS_EXCLUSIVE)]
+    name = inner_name(design, table)
+    return [_dropped(name, f"drop the inner view of {table.label}")]
 
 
 def lock_views(table: TableDesign, versions: Sequence[str]) -> list[Statement]:
     """Lock the published views, and by them (PostgreSQL locks what a view reads) inner view and table, in clients' order."""
-    made = []
-    for version in versions:
-        name = published_name(table, version)
-        label = name.as_string(None)
-        query = block("locks", "access_exclusive").format(relation=name)
-        made.append(Statement(query, f"lock {label}", Lock.ACCESS_EXCLUSIVE, label))
-    return made
+    return [locking(published_name(table, version), Lock.ACCESS_EXCLUSIVE) for version in versions]
 
 
 def direct_views(design: Design, table: TableDesign, relation: Relation, versions: Sequence[str]) -> list[Statement]:
     """Point the published views at the table itself, once the new columns have their own names; drop the inner view."""
     made = [statement for version in versions for statement in _redirected(table, relation, version)]
-    return [*made, *drop_inner_view(design, table)]
+    # The published views' locks are on it as well; to take it first by dropping it would drop it under them.
+    return [*made, *(replace(each, taking=None) for each in drop_inner_view(design, table))]
 
 
 def _redirected(table: TableDesign, relation: Relation, version: str) -> list[Statement]:
@@ -174,8 +169,13 @@ def drop_schema(schema: str, version: str, names: tuple[str, ...]) -> list[State
 
 def drop_view(schema: str, name: str) -> Statement:
     """Drop one view of a version."""
-    query = block("views", "drop_view").format(view=sql.Identifier(schema, name))
-    return Statement(query, f"drop {schema}.{name}", Lock.ACCESS_EXCLUSIVE)
+    return _dropped(sql.Identifier(schema, name), f"drop {schema}.{name}")
+
+
+def _dropped(view: sql.Identifier, summary: str) -> Statement:
+    """Drop a view. To do so is to lock it alone: `LOCK TABLE` would lock what it reads, too."""
+    query = block("views", "drop_view").format(view=view)
+    return Statement(query, summary, Lock.ACCESS_EXCLUSIVE, view.as_string(None), taking=query)
 
 
 def published_name(table: TableDesign, version: str) -> sql.Identifier:

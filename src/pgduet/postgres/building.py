@@ -20,14 +20,6 @@ async def doing(conn: Connection, pid: int) -> str:
     )
 
 
-async def holders(conn: Connection, pid: int) -> str:
-    """Name the sessions whose end a build waits for, the oldest first."""
-    found = await (await conn.execute(block("building", "holders"), {"pid": pid})).fetchall()
-    return "; ".join(
-        f"held by pid {row['pid']} (role {row['role']}, {row['state']} for {row['age_s']:.0f} s)" for row in found
-    )
-
-
 async def queued(conn: Connection, relation: str, pid: int, budget_ms: int) -> bool:
     """Tell whether somebody has waited behind a build for longer than the budget, with a lock for which clients would queue."""
     where = {"relation": relation, "pid": pid, "budget_ms": budget_ms}

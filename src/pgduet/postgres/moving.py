@@ -1,5 +1,7 @@
 """Whole tables on their way to `pgduet_archive` and back."""
 
+from psycopg import sql
+
 from pgduet.operations import tables
 from pgduet.operations.names import fit
 from pgduet.operations.statement import Statement, trusted
@@ -33,7 +35,9 @@ async def archive_table(conn: Connection, table: CreatedTable | DroppedTable, na
     keys = await (await conn.execute(block("tables", "foreign_keys_of"), oid)).fetchall()
     clashes = await (await conn.execute(block("tables", "clashes"), oid)).fetchall()
     free = {row["name"]: fit(f"{name}/{row['name']}") for row in clashes}
-    return tables.archive(table, name, tuple(row["name"] for row in keys), free)
+    return tables.archive(
+        table, name, {row["name"]: sql.Identifier(row["schema"], row["target"]) for row in keys}, free
+    )
 
 
 async def _columns(conn: Connection, schema: str, name: str) -> list[str] | None:

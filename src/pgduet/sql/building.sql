@@ -9,11 +9,6 @@ SELECT i.indisvalid AS valid FROM pg_index i JOIN pg_class c ON c.oid = i.indexr
 SELECT phase, CASE WHEN blocks_total > 0 THEN 100 * blocks_done / blocks_total WHEN tuples_total > 0 THEN 100 * tuples_done / tuples_total END AS percent
   FROM pg_stat_progress_create_index WHERE pid = %(pid)s
 
--- name: holders
-SELECT a.pid, a.usename AS role, coalesce(a.state, a.backend_type) AS state,
-       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8 AS age_s
-  FROM pg_stat_activity a WHERE a.pid = ANY (pg_blocking_pids(%(pid)s)) ORDER BY a.xact_start LIMIT 3
-
 -- name: queued
 -- Who waits behind the build for a lock that clients' own locks would queue behind.
 SELECT l.pid FROM pg_locks l

@@ -30,7 +30,9 @@ SELECT c.oid::bigint AS oid,
  WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND c.relkind = 'r'
 
 -- name: foreign_keys_of
-SELECT conname AS name FROM pg_constraint WHERE conrelid = %(oid)s::oid AND contype = 'f' ORDER BY conname
+SELECT k.conname AS name, n.nspname AS schema, c.relname AS target
+  FROM pg_constraint k JOIN pg_class c ON c.oid = k.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE k.conrelid = %(oid)s::oid AND k.contype = 'f' ORDER BY k.conname
 
 -- name: clashes
 -- Indexes and sequences of a table whose names the archive has already.

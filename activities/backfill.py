@@ -15,9 +15,11 @@ from temporalio import activity
 from pgduet.activities.engine import Engine, Work
 from pgduet.errors import UnmappableRows
 from pgduet.messages import BackfillInput, ControlsRequest, Outcome, Part, PartList, Reference, SliceResult, Throttle
+from pgduet.operations.design import TableDesign
 from pgduet.postgres import store
 from pgduet.postgres.batches import Batches
 from pgduet.postgres.gauges import GaugeRoom
+from pgduet.postgres.heaps import all_pages, heap, heaps, pages
 from pgduet.postgres.parity import unmapped_rows
 from pgduet.postgres.pressure import Pressure
 from pgduet.postgres.session import condition
@@ -39,8 +41,8 @@ class Backfill:
         async with self.engine.work(reference, "plan_backfill") as work:
             async with work.conn.transaction():
                 for table in work.migration.design.synced:
-                    if table.derived:
-                        await _insert_ranges(work, table.label)
+                    for each in await heaps(work.conn, table) if table.derived else []:
+                        await _insert_ranges(work, each)
                 await store.run(work.conn, "mark_wal", {"id": work.migration.id})
                 # What an earlier workflow held is nobody's to hold any more.
                 await store.set_controls(work.conn, work.migration.id, {"held": []})
@@ -52,9 +54,11 @@ class Backfill:
     async def fill_slice(self, task: BackfillInput) -> SliceResult:
         """Fill batch after batch until the time is up, the range is done, or somebody (a window, too) stops it."""
         async with self.engine.work(task.reference, "backfill") as work:
+            table = await heap(work.conn, work.migration, task.part.relation)
+            if table is None:
+                return _gone(task)
             database = self.engine.databases.resolve(task.reference.database)
             async with self.gauges.of(database, work.migration) as gauges:
-                table = work.migration.table(task.part.relation)
                 batches = Batches(work.conn, work.migration, table, task.part.part)
                 since = _held_before(task)
                 pressure = Pressure(gauges, work.migration.policy, task.part.label, since)
@@ -191,15 +195,23 @@ async def _note_held(work: Work, held: _Held) -> None:
 
 async def _weight(work: Work) -> dict[str, object]:
     """Measure what the tables weigh now, and what WAL the whole server has written since the backfill began."""
-    pages = 0
+    weight = 0
     for table in work.migration.design.synced:
-        pages += (await store.run(work.conn, "pages", {"relation": table.label}))[0]["pages"]
+        weight += await all_pages(work.conn, table)
     written = (await store.run(work.conn, "wal_since", {"id": work.migration.id}))[0]["mb"]
-    return {"pages": pages} if written is None else {"pages": pages, "server_wal_mb": round(written, 1)}
+    return {"pages": weight} if written is None else {"pages": weight, "server_wal_mb": round(written, 1)}
 
 
-async def _insert_ranges(work: Work, relation: str) -> None:
-    size = (await store.run(work.conn, "pages", {"relation": relation}))[0]["pages"]
+def _gone(task: BackfillInput) -> SliceResult:
+    """Be done with a partition that was dropped or detached: its rows are no part of the table any more."""
+    blocks = task.part.block_to - task.part.block_from
+    return SliceResult(cursor_block=task.part.block_to, finished=True, blocks_done=blocks, percent=100.0)
+
+
+async def _insert_ranges(work: Work, table: TableDesign) -> None:
+    size = await pages(work.conn, table)
+    if table.leaf and not size:
+        return  # an empty partition: its rows come by the triggers
     wanted = max(await _parallelism(work), min(MOST_RANGES, size // RANGE_PAGES))
     parts = min(wanted, max(1, size // 16))
     bounds = [size * number // parts for number in range(parts + 1)]
@@ -209,7 +221,7 @@ async def _insert_ranges(work: Work, relation: str) -> None:
             "ranges_insert",
             {
                 "id": work.migration.id,
-                "relation": relation,
+                "relation": table.heap_label,
                 "part": number,
                 "block_from": bounds[number],
                 "block_to": bounds[number + 1],

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from psycopg import errors
 
 from pgduet.activities.engine import Work
+from pgduet.activities.partitioned import build_everywhere
 from pgduet.barriers import reach
 from pgduet.errors import LockDeadline, NameTaken
 from pgduet.messages import LockWait
@@ -26,7 +27,8 @@ from pgduet.operations.constraints import CarriedIndex, DroppedIndex
 from pgduet.operations.design import TableDesign
 from pgduet.operations.statement import Statement
 from pgduet.postgres import catalogue, store
-from pgduet.postgres.building import doing, give_way, holders, queued, valid
+from pgduet.postgres.blockers import blocking
+from pgduet.postgres.building import doing, give_way, queued, valid
 from pgduet.postgres.executor import execute_alone
 
 OURS, BUILT = "ours", "built"
@@ -41,6 +43,8 @@ async def build(work: Work, table: TableDesign, index: CarriedIndex) -> bool:
     Raises:
         LockDeadline: it had to give way until the plan's deadline.
     """
+    if table.partitioned:
+        return await build_everywhere(work, table, index, build)
     ends = time.monotonic() + work.migration.policy.lock_deadline_s
     while True:
         is_valid = await valid(work.conn, table, index.working)
@@ -150,9 +154,9 @@ async def _ran(work: Work, statement: Statement, relation: str) -> bool:
                 if await queued(beside, relation, pid, work.migration.policy.lock_timeout_ms):
                     gave_way = True
                     await give_way(beside, pid)
-                elif held := await holders(beside, pid):
-                    told = f"{statement.summary}, for which others must end · {held}"
-                    work.beat.progress = LockWait(waits_for_lock=told, since=since)
+                elif (held := await blocking(beside, pid)).text:
+                    told = f"{statement.summary}, for which others must end · {held.text}"
+                    work.beat.progress = LockWait(waits_for_lock=told, since=since, ending=list(held.ending))
                 else:
                     told = f"{statement.summary}{await doing(beside, pid)}"
                     work.beat.progress = LockWait(waits_for_lock=told, since=since, kind="index")

@@ -11,6 +11,7 @@ from temporalio import activity
 
 from pgduet.activities.building import drop_old
 from pgduet.activities.engine import Engine, Work
+from pgduet.activities.partitioned import proper_names
 from pgduet.activities.versions import drop_older_views, drop_version
 from pgduet.barriers import reach
 from pgduet.messages import Outcome, Reference
@@ -18,7 +19,7 @@ from pgduet.operations import columns, declare, dependents, replica_identity, ro
 from pgduet.operations.constraints import DroppedIndex
 from pgduet.operations.design import TableDesign
 from pgduet.operations.names import archived_table
-from pgduet.operations.statement import Statement
+from pgduet.operations.statement import Lock, Statement, locking
 from pgduet.operations.whole_tables import CreatedTable, Script
 from pgduet.postgres import catalogue, chain, store
 from pgduet.postgres.dependents import dependents_of
@@ -125,7 +126,9 @@ async def _final_shape(work: Work, table: TableDesign) -> list[Statement]:
     versions = await chain.versions_showing(work.conn, design, table, work.migration.id)
     relations = await catalogue.relations(work.conn, table.schema_name)
     relation = next(each for each in relations if each.table == table.table)
+    referred = await catalogue.foreign_targets(work.conn, table.label, [old.name for old in table.old_columns])
     return [
+        *(locking(target, Lock.ACCESS_EXCLUSIVE) for target in referred),
         # Clients lock the view before the table: whoever does it the other way round can make one of them a deadlock's victim.
         *dependents.locks(over),
         *views.lock_views(table, versions),
@@ -133,6 +136,7 @@ async def _final_shape(work: Work, table: TableDesign) -> list[Statement]:
         *columns.finish(table, names, over),
         *declare.changed(table, there),
         *declare.proper_names(table),
+        *await proper_names(work, table),
         *replica_identity.at_contract(table),
         *views.direct_views(design, table, relation, versions),
         *columns.drop_marker(table),

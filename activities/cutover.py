@@ -13,6 +13,7 @@ from pgduet.messages import Outcome, Reference
 from pgduet.operations import probes, sync
 from pgduet.phases import Authority, SyncMode
 from pgduet.postgres import store
+from pgduet.postgres.heaps import filled
 from pgduet.postgres.probing import probe
 
 
@@ -28,7 +29,10 @@ class Cutover:
         """Execute the reverse path, then declare what the new version requires."""
         async with self.engine.work(reference, "cutover", alone=True) as work:
             design = work.migration.design
-            probed = {table.label: await probe(work.conn, probes.reverse(design, table)) for table in design.synced}
+            probed = {
+                table.label: await probe(work.conn, probes.reverse(design, await filled(work.conn, table)))
+                for table in design.synced
+            }
             tries = await declare_constraints(work)
             evidence = {"reverse_probes": probed, "lock_tries": tries}
             async with work.conn.transaction():

@@ -5,6 +5,8 @@ everything is released, and the migration says which constraint it was. All is m
 it, one transaction gives what the plan creates its own name and notes so: by that note alone such a constraint is known as ours.
 """
 
+from collections.abc import Sequence
+
 import psycopg
 from psycopg import errors
 
@@ -12,10 +14,10 @@ from pgduet.activities.building import build, drop
 from pgduet.activities.engine import Work
 from pgduet.barriers import reach
 from pgduet.errors import GateRefused
-from pgduet.operations import columns, declare, replica_identity
-from pgduet.operations.constraints import Exclusion
+from pgduet.operations import columns, declare, partitioned, replica_identity
+from pgduet.operations.constraints import Exclusion, ForeignKey
 from pgduet.operations.design import TableDesign
-from pgduet.operations.statement import Statement
+from pgduet.operations.statement import Statement, Table
 from pgduet.postgres import store
 from pgduet.postgres.executor import execute_alone
 from pgduet.postgres.indexing import check_identity
@@ -44,7 +46,7 @@ async def declare_constraints(work: Work) -> int:
                 tries += await _declare(work, table)
         for created in work.migration.design.created:
             for key in created.foreign_keys:
-                tries += await _locked(work, declare.foreign_key(created, key))
+                tries += await _refer(work, created, key)
                 await _alone(work, declare.validate(created, key.working))
         for table in work.migration.design.tables:
             if table.identity and table.identity.widens:
@@ -66,9 +68,13 @@ async def release_constraints(work: Work) -> None:
         bound = declare.release(table, declare.bound(table, named=named))
         await _locked(work, [*keys, *bound, *columns.release(design, table)], (table, False) if named else None)
         for index in declare.late(table):
-            await drop(work, declare.drop_index(table, index))
+            if table.partitioned:
+                await _locked(work, [partitioned.drop(table, index)])
+            else:
+                await drop(work, declare.drop_index(table, index))
     for created in design.created:
-        await _locked(work, declare.release(created, [key.working for key in created.foreign_keys]))
+        there = await _there(work, created, created.foreign_keys)
+        await _locked(work, [*declare.release_keys(there), *declare.release(created, [key.working for key in there])])
 
 
 async def _declare(work: Work, table: TableDesign) -> int:
@@ -79,7 +85,7 @@ async def _declare(work: Work, table: TableDesign) -> int:
             await build(work, table, index)
     tries += await _locked(work, [*columns.prove_required(design, table), *declare.checks(table, table.checks)])
     for key in table.foreign_keys:
-        tries += await _locked(work, declare.foreign_key(table, key))
+        tries += await _refer(work, table, key)
     names = [check.working for check in table.checks] + [key.working for key in table.foreign_keys]
     validations = [*columns.validate_required(design, table), *(declare.validate(table, name) for name in names)]
     for statement in validations:
@@ -129,7 +135,16 @@ def _refusal(error: psycopg.Error) -> GateRefused:
     )
 
 
-async def _is_constraint(work: Work, table: TableDesign, name: str) -> bool:
+async def _refer(work: Work, table: Table, key: ForeignKey) -> int:
+    """Add a foreign key unless it is there: to drop it would lock readers out of its target."""
+    return 0 if await _is_constraint(work, table, key.working) else await _locked(work, declare.foreign_key(table, key))
+
+
+async def _there(work: Work, table: Table, keys: Sequence[ForeignKey]) -> list[ForeignKey]:
+    return [key for key in keys if await _is_constraint(work, table, key.working)]
+
+
+async def _is_constraint(work: Work, table: Table, name: str) -> bool:
     where = {"relation": table.label, "name": name}
     found = await (await work.conn.execute(block("declare", "constraint_there"), where)).fetchall()
     return bool(found[0]["there"])
@@ -137,7 +152,8 @@ async def _is_constraint(work: Work, table: TableDesign, name: str) -> bool:
 
 async def _alone(work: Work, statement: Statement) -> None:
     work.beat.note = statement.summary
-    await execute_alone(work.conn, statement)
+    async with work.watched(statement.summary):
+        await execute_alone(work.conn, statement)
 
 
 async def _locked(work: Work, statements: list[Statement], named: tuple[TableDesign, bool] | None = None) -> int:

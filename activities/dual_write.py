@@ -10,6 +10,7 @@ from pgduet.operations.design import TableDesign
 from pgduet.operations.statement import Statement
 from pgduet.phases import SyncMode
 from pgduet.postgres import store
+from pgduet.postgres.heaps import filled
 from pgduet.postgres.probing import probe
 from pgduet.postgres.session import Connection
 
@@ -31,7 +32,10 @@ class DualWrite:
                 statements = sync.install(design, table, work.migration.id, SyncMode.FILL)
                 spent, _ = await _locked(work, table, statements, "dual_write", SyncMode.FILL)
                 tries += spent
-            probed = {table.label: await probe(work.conn, probes.forward(design, table)) for table in design.synced}
+            probed = {
+                table.label: await probe(work.conn, probes.forward(design, await filled(work.conn, table)))
+                for table in design.synced
+            }
             async with work.conn.transaction():
                 head = await store.audited(work.conn, reference, "probe", evidence={"forward": probed})
             evidence = {"lock_tries": tries, "probes": probed}

@@ -22,7 +22,11 @@ def estimate(plan: Plan, surveyed: Survey) -> dict[str, Any]:
     synced = {str(TableName(table.schema_name, table.table)): table for table in surveyed.design.synced}
     known = {name: facts for name, facts in surveyed.facts.items() if name in synced}
     rows = sum(max(0, facts.rows) for name, facts in known.items() if synced[name].derived)
-    locked = f"ACCESS EXCLUSIVE on {', '.join(surveyed.facts)}"
+    tables = [
+        f"{name} and its {facts.partitions} partitions" if facts.partitions else name
+        for name, facts in surveyed.facts.items()
+    ]
+    locked = f"ACCESS EXCLUSIVE on {', '.join(tables)}"
     if pointed := sorted(str(parse_table(label)) for label in surveyed.design.referred):
         locked += f", SHARE ROW EXCLUSIVE on {', '.join(pointed)}"
     locked += f", at most {plan.policy.lock_timeout_ms} ms a try"

@@ -20,6 +20,7 @@ from pgduet.operations.statement import Statement
 from pgduet.phases import SyncMode
 from pgduet.postgres import store
 from pgduet.postgres.archive import restore_all
+from pgduet.postgres.heaps import filled
 from pgduet.postgres.parity import compare, repair
 from pgduet.postgres.probing import probe
 from pgduet.postgres.session import Connection
@@ -71,7 +72,9 @@ class Verify:
             restored = await restore_all(work.conn, work.migration)
             await _open_schema(work, restored)
             probed = {
-                table.label: await probe(work.conn, probes.reverse(work.migration.design, table))
+                table.label: await probe(
+                    work.conn, probes.reverse(work.migration.design, await filled(work.conn, table))
+                )
                 for table in work.migration.design.synced
             }
             async with work.conn.transaction():

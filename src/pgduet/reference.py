@@ -91,8 +91,9 @@ ADVICE: dict[str, Advice] = {
         "Add the expression; make the new column `nullable: false`; or let `down` fall back on a value (`coalesce`).",
     ),
     "PD-1046": Advice(
-        "The plan asks for an operation, a policy key, a kind of table (partitioned, inherited, temporary) or a column"
-        " (of the primary key, generated, with dependent views or foreign keys) that this version does not migrate.",
+        "The plan asks for an operation, a policy key, a kind of table (inherited, temporary, a partition, one with foreign or"
+        " very many partitions), a type (a domain with constraints) or a column (of the primary or the partition key,"
+        " generated, with dependent views or foreign keys) that this version does not migrate.",
         _UNTOUCHED,
         "Do as the message says, or leave that part out of the plan. What is not supported is refused, never ignored.",
     ),
@@ -149,7 +150,8 @@ ADVICE: dict[str, Advice] = {
         "A table lock was not free in any short try before `lock_deadline_s`: a long transaction, or an autovacuum that"
         " the worker's role may not hurry.",
         "Nothing of the transaction remains, and clients never waited longer than one try. The phase stops and waits.",
-        "End the session that the message names (pid, role, state, age), then `pgduet advance NAME`; or roll back."
+        "End what the message names (pid, role, state, age, query without its values) by the statement in the hint, or wait"
+        " until it ends; then `pgduet advance NAME`. Or roll back."
         " `GRANT SET ON PARAMETER deadlock_timeout` lets the worker get past an autovacuum.",
     ),
     "PD-2002": Advice(

@@ -28,8 +28,22 @@ CREATE VIEW public.rooms AS SELECT room FROM public.shelves;
 CREATE FUNCTION public.a_room(public.rooms) RETURNS text LANGUAGE sql AS 'SELECT $1.room';
 CREATE TABLE public.stairs (floor text);
 CREATE POLICY floors ON public.stairs USING (EXISTS (SELECT FROM public.shelves s WHERE s.floor = stairs.floor));
-CREATE TABLE public.events (id int, kind text NOT NULL) PARTITION BY RANGE (id);
+CREATE TABLE public.events (id int, kind text NOT NULL, shape text, code text, UNIQUE (code, id, kind)) PARTITION BY RANGE (id);
 CREATE TABLE public.events_1 PARTITION OF public.events FOR VALUES FROM (0) TO (10);
+CREATE TABLE public.events_2 PARTITION OF public.events FOR VALUES FROM (10) TO (20) PARTITION BY LIST (kind);
+CREATE TABLE public.events_2_b PARTITION OF public.events_2 DEFAULT;
+CREATE INDEX events_2_b_shape ON public.events_2_b (shape);
+CREATE TABLE public.readings (id int, kind text) PARTITION BY LIST (id);
+CREATE FOREIGN DATA WRAPPER nowhere;
+CREATE SERVER far FOREIGN DATA WRAPPER nowhere;
+CREATE FOREIGN TABLE public.readings_far PARTITION OF public.readings DEFAULT SERVER far;
+CREATE TABLE public.days (id int, kind text) PARTITION BY LIST (id);
+DO $$ BEGIN FOR i IN 1..65 LOOP EXECUTE format('CREATE TABLE public.days_%s PARTITION OF public.days FOR VALUES IN (%s)', i, i);
+END LOOP; END $$;
+CREATE DOMAIN public.some_text AS text CHECK (length(VALUE) > 0);
+CREATE DOMAIN public.positive_text AS public.some_text;
+CREATE TABLE public.animals (id int PRIMARY KEY, kind text);
+CREATE TABLE public.cats () INHERITS (public.animals);
 """
 
 
@@ -232,18 +246,88 @@ BAD = {
         "policy floors on table public.stairs reads the column from another table",
         "Drop it first",
     ),
-    "a partitioned table": Bad(
-        into("public.events", "kind"),
+    "a domain that would have the table rewritten": Bad(
+        into("public.books", "price", type="public.positive_text"),
         "NotSupported",
-        "replace_columns.table",
-        "is partitioned",
-        "Leave the table out of the plan",
+        "replace_columns.columns[0].type",
+        "public.positive_text is a domain with constraints (CHECK ((length(VALUE) > 0))): PostgreSQL adds a column of it by",
+        "Use its base type text",
+    ),
+    "a partition key": Bad(
+        into("public.events", "id"),
+        "NotSupported",
+        "replace_columns.replaces[0]",
+        '"id" of public.events cannot be replaced in this version: it carries the partition key',
+        "leave the column out of the plan",
     ),
     "a partition": Bad(
         into("public.events_1", "kind"),
         "NotSupported",
         "replace_columns.table",
-        "partitioning",
+        "is a partition of public.events",
+        "Name the parent: public.events.",
+    ),
+    "a partition of a partition": Bad(
+        into("public.events_2_b", "kind"),
+        "NotSupported",
+        "replace_columns.table",
+        "is a partition of public.events",
+        "Name the parent: public.events.",
+    ),
+    "a column that a partition alone has an index on": Bad(
+        into("public.events", "shape"),
+        "NotSupported",
+        "replace_columns.replaces[0]",
+        "index public.events_2_b_shape, of a partition alone",
+        "Drop what depends on it first",
+    ),
+    "a uniqueness without the partition key": Bad(
+        into("public.events", "kind", unique=True),
+        "NotSupported",
+        "replace_columns.columns[0].unique",
+        "is partitioned, and can be unique only together with its partition key",
+        "Leave `unique` out",
+    ),
+    "a unique constraint of a partitioned table": Bad(
+        altered("public.events", "code"),
+        "NotSupported",
+        "alter_column.column",
+        "unique constraint without blocking: events_code_id_kind_key would be lost",
+        "Put a unique index in the constraint's place first",
+    ),
+    "a partitioned table that goes": Bad(
+        {"drop_table": {"table": "public.events"}},
+        "NotSupported",
+        "drop_table.table",
+        "is partitioned: drop_table is not for such tables",
+        "Leave the table out of the plan",
+    ),
+    "a foreign table among the partitions": Bad(
+        into("public.readings", "kind"),
+        "NotSupported",
+        "replace_columns.table",
+        "has partitions that are no tables (public.readings_far)",
+        "Leave the table out of the plan",
+    ),
+    "more partitions than can be locked in time": Bad(
+        into("public.days", "kind"),
+        "NotSupported",
+        "replace_columns.table",
+        "has 65 partitions, of which a change locks every one (at most 64)",
+        "Leave the table out of the plan",
+    ),
+    "inheritance": Bad(
+        into("public.animals", "kind"),
+        "NotSupported",
+        "replace_columns.table",
+        "has parents or children by inheritance",
+        "Leave the table out of the plan",
+    ),
+    "an heir": Bad(
+        into("public.cats", "kind"),
+        "NotSupported",
+        "replace_columns.table",
+        "has parents or children by inheritance",
         "Leave the table out of the plan",
     ),
 }

@@ -3,6 +3,7 @@
 from typing import Any
 
 from support.cycle import Case, base, new, old
+from support.partitions import PARTITIONED
 
 WORLD = """
 CREATE TABLE public.owners (id int PRIMARY KEY, name text);
@@ -48,6 +49,7 @@ def altered(**changes: Any) -> dict[str, Any]:
 
 
 CASES = [
+    *PARTITIONED,
     Case(
         "add_column",
         [

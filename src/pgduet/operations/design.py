@@ -172,6 +172,23 @@ class TableDesign(Frozen):
     dropped_constraints: tuple[str, ...] = ()
     renamed_constraints: tuple[tuple[str, str], ...] = ()
     identity: ReplicaIdentity | None = None
+    computed: tuple[str, ...] = ()
+    """Columns that nobody can set: generated ones, and identities."""
+    partitioned: bool = False
+    partition_key: tuple[str, ...] = ()
+    """The columns that decide in which partition a row belongs."""
+    leaf: tuple[str, str] | None = None
+    """Schema and name of the partition that statements over pages are for (see `heap`); a design that is kept has none."""
+
+    @property
+    def heap(self) -> sql.Identifier:
+        """Name what has pages: the table, or one of its partitions."""
+        return sql.Identifier(*self.leaf) if self.leaf else self.relation
+
+    @property
+    def heap_label(self) -> str:
+        """The quoted name of what has pages, as text."""
+        return self.heap.as_string(None)
 
     @property
     def relation(self) -> sql.Identifier:

@@ -131,6 +131,16 @@ class TableFacts(Facts):
     owned: bool
     inherits: bool
     persistence: str
+    partition_of: str | None = None
+    """The partitioned table that it belongs to."""
+    partitions: int = 0
+    """How many tables there are under it, at all levels."""
+    odd_partitions: tuple[str, ...] = ()
+    """Those that are no tables: foreign ones."""
+    partition_key: tuple[str, ...] = ()
+    """The columns that decide in which partition a row belongs, at all levels."""
+    late_keys: bool = True
+    """A foreign key can be added NOT VALID; to a partitioned table from PostgreSQL 18 on."""
     hides_rows: bool = False
     """Row level security is forced on the owner, and the worker's role cannot get past it."""
     rows: float

@@ -11,11 +11,12 @@ from pgduet.sql import block
 
 def forward(design: Design, table: TableDesign) -> Query | None:
     """Update a row's source column to itself and ask whether the new columns are filled; None where nothing is derived."""
-    if not table.derived:
+    settable = [name for name in (*table.mappings[0].sources, *table.columns) if name not in table.computed]
+    if not table.derived or not settable:
         return None
-    name = sql.Identifier(table.mappings[0].sources[0] if table.mappings[0].sources else table.columns[0])
+    name = sql.Identifier(settable[0])
     return block("probes", "forward").format(
-        relation=table.relation,
+        relation=table.heap,
         touch=sql.SQL("{0} = t.{0}").format(name),
         mappable=_mappable(design, table),
         needs=needs(table),
@@ -28,7 +29,7 @@ def reverse(design: Design, table: TableDesign) -> Query | None:
     if not columns:
         return None
     return block("probes", "reverse").format(
-        relation=table.relation,
+        relation=table.heap,
         donors=sql.SQL(", ").join(sql.SQL("b.{}").format(sql.Identifier(column.physical)) for column in columns),
         assign=sql.SQL(", ").join(
             sql.SQL("{0} = pair.{0}").format(sql.Identifier(column.physical)) for column in columns

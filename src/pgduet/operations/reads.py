@@ -19,7 +19,7 @@ def keys(table: TableDesign, page: int, limit: int) -> Query:
     """Read the keys of one heap page."""
     names = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in table.key)
     return block("reads", "keys").format(
-        keys=names, relation=table.relation, pages=pages(page, page + 1), limit=sql.Literal(limit)
+        keys=names, relation=table.heap, pages=pages(page, page + 1), limit=sql.Literal(limit)
     )
 
 

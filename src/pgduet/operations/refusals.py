@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from pgduet.errors import DownIncomplete, NameTaken, NotSupported, UnknownColumn
-from pgduet.operations import constraint_refusals
+from pgduet.operations import constraint_refusals, partitioned
 from pgduet.operations.alter_column import copies
 from pgduet.operations.answers import KeyPath, place
 from pgduet.operations.facts import ColumnFacts, HangingKind, TableFacts
@@ -28,6 +28,8 @@ from pgduet.plan.problems import did_you_mean
 Taken = Callable[[str, str], bool]
 """Tells whether a schema has a relation of a name."""
 
+MOST_PARTITIONS = 64
+"""Each costs a change of the table about half a millisecond, under a lock that nobody gets past."""
 _LATER = "Drop what depends on it first, or leave the column out of the plan."
 _KEY: tuple[HangingKind, ...] = ("primary", "inbound")
 _HOLDS: tuple[HangingKind, ...] = (*_KEY, "exclusion", "view", "trigger", "policy", "generated", "other")
@@ -46,6 +48,7 @@ def check(plan: Plan, facts: Mapping[str, TableFacts], taken: Taken) -> None:
         if isinstance(operation, CreateConstraint | DropConstraint):
             _check_copied(facts[str(operation.relation)], top, operation)
         if isinstance(operation, ColumnOperation):
+            partitioned.refuse(facts[str(operation.relation)], top, operation)
             _check_columns(facts[str(operation.relation)], top, operation)
             constraint_refusals.check(plan, facts[str(operation.relation)], top, operation)
         match operation:
@@ -114,6 +117,8 @@ def _check_movable(
     reasons = list(column.hanging(*kinds))
     if column.in_key and not column.hanging("primary"):
         reasons.append("the primary key")
+    if column.name in table.partition_key:
+        reasons.append("the partition key")
     if column.generated:
         reasons.append("a generated value")
     if column.identity:
@@ -129,10 +134,20 @@ def _check_movable(
 
 
 def _check_table(table: TableFacts, top: KeyPath, operation: TableChange | DropTable) -> None:
+    if table.partition_of:
+        raise NotSupported(
+            f"{operation.relation} is a partition of {table.partition_of}: all partitions have the columns of their parent",
+            place=place((*top, "table")),
+            hint=f"Name the parent: {table.partition_of}.",
+        )
     reasons = {
-        "is partitioned": table.kind == "p",
+        f"is partitioned: {operation.kind} is not for such tables": table.kind == "p"
+        and not isinstance(operation, partitioned.CARRIED),
+        f"has partitions that are no tables ({', '.join(table.odd_partitions)})": bool(table.odd_partitions),
+        f"has {table.partitions} partitions, of which a change locks every one (at most {MOST_PARTITIONS}): clients would wait"
+        " longer than the lock budget allows": table.partitions > MOST_PARTITIONS,
         "is not a table": table.kind not in {"r", "p"},
-        "has parents or children by inheritance or partitioning": table.inherits,
+        "has parents or children by inheritance": table.inherits and table.kind != "p",
         "is temporary": table.persistence == "t",
         "forces row level security on the worker's role, which has no BYPASSRLS: rows would be hidden": table.hides_rows,
     }

@@ -118,7 +118,7 @@ def fill(design: Design, table: TableDesign, first: int, last: int, *, how: str 
     """
     condition = _safely(design, table, needs(table)) if safe else sql.SQL("({})").format(needs(table))
     return block("rows", how).format(
-        relation=table.relation, assign=_assign(table), pages=pages(first, last), needs=condition
+        relation=table.heap, assign=_assign(table), pages=pages(first, last), needs=condition
     )
 
 
@@ -127,7 +127,7 @@ def unmapped(design: Design, table: TableDesign, first: int, last: int, limit: i
     return block("rows", "unmapped").format(
         key=table.key_of(ROW),
         try_up=design.routine(table, "try_up"),
-        relation=table.relation,
+        relation=table.heap,
         pages=pages(first, last),
         # What cannot be mapped is left empty: the costly question is asked of empty rows only.
         empty=_any(sql.SQL("{} IS NULL").format(column.of(ROW)) for column in table.derived),
@@ -141,7 +141,7 @@ def parity(design: Design, table: TableDesign, mode: SyncMode, first: int, last:
     return block("rows", "parity").format(
         inconsistent=_unmappable_or(design, table, bad) if safe and table.synced else bad,
         violates=violates(table),
-        relation=table.relation,
+        relation=table.heap,
         pages=pages(first, last),
     )
 
@@ -156,7 +156,7 @@ def differing(
         inconsistent=_unmappable_or(design, table, bad) if safe and table.synced else bad,
         violates=violates(table),
         detail=_both_sides(table),
-        relation=table.relation,
+        relation=table.heap,
         pages=pages(first, last),
         limit=sql.Literal(limit),
     )
@@ -171,7 +171,7 @@ def repair_new(design: Design, table: TableDesign, mode: SyncMode, first: int, l
         else _list(sql.SQL("{} = {}").format(sql.Identifier(c.physical), c.up_value(ROW)) for c in derived)
     )
     return block("rows", "repair_new").format(
-        relation=table.relation,
+        relation=table.heap,
         assign=assign,
         pages=pages(first, last),
         inconsistent=_safely(design, table, inconsistent(table, mode)),
@@ -181,7 +181,7 @@ def repair_new(design: Design, table: TableDesign, mode: SyncMode, first: int, l
 def repair_old(table: TableDesign, first: int, last: int) -> Query:
     """Give the old side of drifted rows what `down` says (authority: new)."""
     return block("rows", "repair_new").format(
-        relation=table.relation,
+        relation=table.heap,
         assign=_list(
             sql.SQL("{} = {}").format(sql.Identifier(old.name), old.down_value(ROW, table.physical))
             for old in table.mirrored

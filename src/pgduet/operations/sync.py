@@ -19,6 +19,8 @@ from pgduet.sql import block
 NEW = sql.SQL("NEW")
 OLD = sql.SQL("OLD")
 _MARKER = sql.Identifier(MARKER)
+_MOVED = sql.Literal(2)
+"""The marker's value in a row that may be on its way to another partition; views set 1."""
 
 
 def install(design: Design, table: TableDesign, migration_id: int, mode: SyncMode) -> list[Statement]:
@@ -99,6 +101,7 @@ def _update_events(table: TableDesign, mode: SyncMode) -> Query:
         if _matters(table, mapping) and mapping.columns
         for name in (*mapping.sources, *(column.physical for column in mapping.columns))
     ]
+    names += table.partition_key
     if not names:  # nothing to do on updates, but a trigger needs a column
         names = [MARKER]
     return _update_of(names)
@@ -130,12 +133,19 @@ class _Bodies:
             for mapping in self.table.mappings
             if _matters(self.table, mapping)
         ]
+        if self.table.partition_key:
+            return block("sync", "insert_moved").format(
+                mappings=_lines(mappings or [sql.SQL("    NULL;")]), marker=_MARKER, moved=_MOVED
+            )
         return block("sync", "insert").format(mappings=_lines(mappings), marker=_MARKER)
 
     def update(self) -> Query:
         if self.mode is SyncMode.FILL:
             return self._fill()
         mappings = [self._update_mapping(m) for m in self.table.mappings if _matters(self.table, m) and m.columns]
+        if self.table.partition_key:
+            changed = _changed(self.table, self.table.partition_key)
+            mappings.append(block("sync", "moving").format(key_changed=changed, marker=_MARKER, moved=_MOVED))
         return block("sync", "update").format(mappings=_lines(mappings))
 
     def _update_mapping(self, mapping: ColumnMapping) -> Query:

@@ -44,7 +44,7 @@ class Batches:
         self.conn = conn
         self.migration = migration
         self.table = table
-        self.where = {"id": migration.id, "relation": table.label, "part": part}
+        self.where = {"id": migration.id, "relation": table.heap_label, "part": part}
         self.pages = self.known_pages = FIRST_PAGES
         self.first = self.end = self.cursor = 0
         self.rows = self.rows_before = self.batches = self.tries = 0

@@ -69,7 +69,10 @@ async def _tried(
 ) -> str | None:
     # PostgreSQL quotes where it must, psycopg always.
     parts = [(name, sql.Identifier(name).as_string(None)) for name in (table.schema_name, table.table)]
-    rests = [index.definition.partition(f" ON {schema}.{name} ")[2] for schema, name in itertools.product(*parts)]
+    rests = [
+        index.definition.partition(f" ON {only}{schema}.{name} ")[2]
+        for only, schema, name in itertools.product(("", "ONLY "), *parts)
+    ]
     rest = next(filter(None, rests), None)
     if rest is None:
         return None

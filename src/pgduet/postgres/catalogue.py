@@ -2,8 +2,11 @@
 
 import difflib
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from psycopg import sql
 
 from pgduet.errors import UnknownIndex, UnknownTable
 from pgduet.operations.facts import (
@@ -45,6 +48,9 @@ async def table(conn: Connection, schema: str, name: str) -> TableFacts:
 async def _table(conn: Connection, schema: str, name: str, facts: dict[str, Any]) -> TableFacts:
     oid = {"oid": facts["oid"]}
     hangs = await _dependents(conn, oid)
+    under = await rows(conn, "partitions", oid)
+    for partition in under:
+        await _hanging_below(conn, {"oid": partition["oid"]}, hangs)
     grants = await rows(conn, "column_grants", oid)
     triggers = await rows(conn, "triggers", oid)
     return TableFacts(
@@ -53,11 +59,16 @@ async def _table(conn: Connection, schema: str, name: str, facts: dict[str, Any]
         kind=facts["kind"],
         persistence=facts["persistence"],
         owner=facts["owner"],
-        owned=facts["owned"] and facts["may_create"],
+        owned=facts["owned"] and facts["may_create"] and all(each["owned"] for each in under),
         inherits=facts["inherits"],
-        hides_rows=facts["hides_rows"],
-        rows=facts["rows"],
-        pages=facts["pages"],
+        partition_of=facts["partition_of"],
+        partitions=len(under),
+        late_keys=facts["late_keys"],
+        odd_partitions=tuple(f"{p['schema']}.{p['table']}" for p in under if p["kind"] not in {"r", "p"}),
+        partition_key=tuple(row["name"] for row in await rows(conn, "partition_key", oid)),
+        hides_rows=facts["hides_rows"] or any(each["hides_rows"] for each in under),
+        rows=sum((each["rows"] for each in under if each["leaf"]), 0.0 if under else facts["rows"]),
+        pages=sum((each["pages"] for each in under), facts["pages"]),
         replica_identity=facts["replica_identity"],
         identity_index=facts["identity_index"],
         key=tuple(row["name"] for row in await rows(conn, "key", oid)),
@@ -135,6 +146,12 @@ async def not_null_names(conn: Connection, relation: str) -> dict[str, str]:
     return {row["column"]: row["name"] for row in await rows(conn, "not_null_names", {"relation": relation})}
 
 
+async def foreign_targets(conn: Connection, relation: str, columns: Sequence[str]) -> list[sql.Identifier]:
+    """Name the tables that foreign keys over some columns refer to."""
+    found = await rows(conn, "foreign_targets", {"relation": relation, "columns": list(columns)})
+    return [sql.Identifier(row["schema"], row["target"]) for row in found]
+
+
 async def relation_there(conn: Connection, schema: str, name: str) -> bool:
     """Tell whether a schema has a relation of a name."""
     return bool((await rows(conn, "relation_there", {"schema": schema, "name": name}))[0]["there"])
@@ -174,6 +191,13 @@ async def _dependents(conn: Connection, oid: dict[str, Any]) -> dict[str, list[H
         if row["kind"] != "own":
             hangs[row["name"]].append(Hanging(kind=row["kind"], what=row["what"]))
     return hangs
+
+
+async def _hanging_below(conn: Connection, oid: dict[str, Any], hangs: dict[str, list[Hanging]]) -> None:
+    """Add what hangs on a partition's columns and comes not from its parent: nothing carries it over, whatever it is."""
+    for row in await rows(conn, "dependents", {**oid, "ours": OURS}):
+        if row["kind"] != "own" and not row["inherited"]:
+            hangs[row["name"]].append(Hanging(kind="other", what=f"{row['what']}, of a partition alone"))
 
 
 async def _similar(conn: Connection, schema: str, name: str) -> str:

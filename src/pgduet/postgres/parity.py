@@ -20,6 +20,7 @@ from pgduet.operations.statement import Query
 from pgduet.phases import Authority, SyncMode
 from pgduet.postgres import store
 from pgduet.postgres.executor import is_transient
+from pgduet.postgres.heaps import heaps, pages
 from pgduet.postgres.muting import mutes
 from pgduet.postgres.polite import write_politely
 from pgduet.postgres.session import Connection, condition
@@ -52,10 +53,9 @@ async def repair(
 ) -> int:
     """Give drifted rows what the authority says; returns how many rows were written."""
     written = 0
-    for table in migration.design.synced:
+    for table in [heap for synced in migration.design.synced for heap in await heaps(conn, synced)]:
         mute = await mutes(conn, table.label, migration.policy.user_triggers)
-        total = (await store.run(conn, "pages", {"relation": table.label}))[0]["pages"]
-        for first in range(0, total, CHUNK_PAGES // 8):
+        for first in range(0, await pages(conn, table), CHUNK_PAGES // 8):
             last = first + CHUNK_PAGES // 8
             if authority is Authority.NEW and table.mirrored:
                 query = rows.repair_old(table, first, last)
@@ -72,9 +72,10 @@ async def unmapped_rows(
     conn: Connection, migration: store.Migration, table: TableDesign, limit: int
 ) -> list[dict[str, Any]]:
     """Name rows that `up` cannot map, as they are now."""
-    total = (await store.run(conn, "pages", {"relation": table.label}))[0]["pages"]
-    query = rows.unmapped(migration.design, table, 0, total + 1, limit)
-    found = await (await conn.execute(query)).fetchall()
+    found: list[dict[str, Any]] = []
+    for heap in await heaps(conn, table):
+        query = rows.unmapped(migration.design, heap, 0, await pages(conn, heap) + 1, limit - len(found))
+        found += await (await conn.execute(query)).fetchall()
     # Without a primary key a row's values are all there is to name it, and they stay in the database.
     keys = [row["key"] if table.key else "a row, see pgduet.drift" for row in found]
     return [{"relation": table.label, "key": key, "detail": row["error"]} for key, row in zip(keys, found, strict=True)]
@@ -92,7 +93,11 @@ class _Comparison:
         self.examples: list[dict[str, Any]] = []
 
     async def table(self, table: TableDesign) -> None:
-        total = (await store.run(self.conn, "pages", {"relation": table.label}))[0]["pages"]
+        for heap in await heaps(self.conn, table):
+            await self._heap(heap)
+
+    async def _heap(self, table: TableDesign) -> None:
+        total = await pages(self.conn, table)
         for first in range(0, total, CHUNK_PAGES):
             last = first + CHUNK_PAGES
             counted, safe = await self._counted(table, first, last)
@@ -101,7 +106,7 @@ class _Comparison:
             self.violations += counted["violations"]
             if (counted["mismatches"] or counted["violations"]) and len(self.examples) < EXAMPLES:
                 await self._name(table, first, last, safe=safe)
-            self.progress(f"{table.label}: {min(last, total)} of {total} pages compared")
+            self.progress(f"{table.heap_label}: {min(last, total)} of {total} pages compared")
 
     async def beside_others(self, table: TableDesign) -> None:
         """Count the rows that cannot be there together: by a coming uniqueness or exclusion."""

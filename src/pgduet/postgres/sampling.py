@@ -14,6 +14,7 @@ from pgduet.operations import reads, rows
 from pgduet.operations.design import TableDesign
 from pgduet.phases import SyncMode
 from pgduet.postgres import store
+from pgduet.postgres.heaps import heaps, pages
 from pgduet.postgres.session import Connection
 from pgduet.telemetry import spans
 
@@ -36,6 +37,18 @@ async def sample(conn: Connection, migration: store.Migration, wanted: int) -> S
     return result
 
 
+async def _places(conn: Connection, table: TableDesign) -> list[tuple[TableDesign, int]]:
+    """Give what has pages, with their number."""
+    found = [(heap, await pages(conn, heap)) for heap in await heaps(conn, table)]
+    return [(heap, count) for heap, count in found if count]
+
+
+def _page(places: list[tuple[TableDesign, int]]) -> tuple[TableDesign, int]:
+    """Choose a page, each as likely as any other."""
+    [(heap, count)] = random.choices(places, [count for _, count in places])  # noqa: S311  (sampling)
+    return heap, random.randrange(count)  # noqa: S311
+
+
 class _Times:
     def __init__(self) -> None:
         self.old: list[float] = []
@@ -50,12 +63,11 @@ class _Times:
 async def _sample_keys(
     conn: Connection, migration: store.Migration, table: TableDesign, wanted: int, result: ShadowResult, timed: _Times
 ) -> None:
-    total = (await store.run(conn, "pages", {"relation": table.label}))[0]["pages"]
+    places = await _places(conn, table)
     readers = [(reads.read(migration.design, table, new=new), timed.new if new else timed.old) for new in (False, True)]
     empty_pages, seen = 0, 0
-    while total and seen < wanted and empty_pages < 100:
-        page = random.randrange(total)  # noqa: S311  (sampling)
-        found = await (await conn.execute(reads.keys(table, page, KEYS_PER_PAGE))).fetchall()
+    while places and seen < wanted and empty_pages < 100:
+        found = await (await conn.execute(reads.keys(*_page(places), KEYS_PER_PAGE))).fetchall()
         empty_pages = 0 if found else empty_pages + 1
         for row in found:
             key = tuple(row[name] for name in table.key)
@@ -83,13 +95,13 @@ async def _compare(
 async def _sample_pages(
     conn: Connection, migration: store.Migration, table: TableDesign, wanted: int, result: ShadowResult
 ) -> None:
-    total = (await store.run(conn, "pages", {"relation": table.label}))[0]["pages"]
+    places = await _places(conn, table)
     seen = 0
     for _ in range(100):
-        if not total or seen >= wanted:
+        if not places or seen >= wanted:
             break
-        page = random.randrange(total)  # noqa: S311  (sampling)
-        query = rows.parity(migration.design, table, SyncMode.BOTH, page, page + 1, safe=True)
+        heap, page = _page(places)
+        query = rows.parity(migration.design, heap, SyncMode.BOTH, page, page + 1, safe=True)
         counted = (await (await conn.execute(query)).fetchall())[0]
         seen += counted["rows"]
         result.mismatches += counted["mismatches"]

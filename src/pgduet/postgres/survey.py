@@ -7,12 +7,14 @@ from pgduet.errors import (
     ExpressionInvalid,
     MissingRights,
     NameTaken,
+    NotSupported,
     PgduetError,
     UnknownColumn,
     UnknownTable,
 )
 from pgduet.hazards import Hazard, hazard
 from pgduet.operations import carry, refusals
+from pgduet.operations.alter_column import copies
 from pgduet.operations.answers import Answers
 from pgduet.operations.dependents import changed_views
 from pgduet.operations.design import Design, TableDesign
@@ -163,6 +165,7 @@ async def _answers(conn: Connection, plan: Plan, facts: dict[str, TableFacts]) -
         if isinstance(operation, AlterColumn):
             column = facts[str(operation.relation)].column(operation.column)
             types.setdefault(("operations", index, "alter_column"), column.type if column else "")
+    await _refuse_rewriting(conn, plan, facts, types)
     expressions: dict[KeyPath, Expression] = {}
     for question in questions(plan, facts, types):
         with _at(question.path):
@@ -182,6 +185,27 @@ async def _answers(conn: Connection, plan: Plan, facts: dict[str, TableFacts]) -
         table = facts[str(relation)]
         indexes |= await carried_indexes(conn, table, mappings_of(plan, relation, table, answers))
     return Answers(types, expressions, indexes, answers.targets)
+
+
+async def _refuse_rewriting(
+    conn: Connection, plan: Plan, facts: dict[str, TableFacts], types: dict[KeyPath, str]
+) -> None:
+    """Refuse a type whose column cannot be added by a change of the catalogue alone: clients would wait for the whole rewrite."""
+    for path, kind in types.items():
+        operation = plan.operations[int(path[1])]
+        if isinstance(operation, CreateTable):
+            continue
+        if isinstance(operation, AlterColumn):
+            column = facts[str(operation.relation)].column(operation.column)
+            if column is None or not copies(operation, column):
+                continue
+        for row in await catalogue.rows(conn, "constrained_domain", {"type": kind}):
+            raise NotSupported(
+                f"{kind} is a domain with constraints ({row['says'] or 'NOT NULL'}): PostgreSQL adds a column of it by rewriting"
+                " the table, and locks everybody out meanwhile",
+                place=place((*path, "type")),
+                hint=f"Use its base type {row['base']}, and write the domain's condition as the column's `check`.",
+            )
 
 
 async def _targets(conn: Connection, plan: Plan) -> dict[KeyPath, tuple[str, ...]]:

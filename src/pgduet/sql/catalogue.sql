@@ -4,7 +4,10 @@
 SELECT c.oid::bigint AS oid, c.relkind::text AS kind, c.relpersistence::text AS persistence, r.rolname AS owner,
        pg_has_role(current_user, c.relowner, 'USAGE') AS owned,
        (EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent))) AS inherits,
+       (SELECT format('%%s.%%s', rn.nspname, rc.relname) FROM pg_class rc JOIN pg_namespace rn ON rn.oid = rc.relnamespace
+         WHERE c.relispartition AND rc.oid = pg_partition_root(c.oid)) AS partition_of,
        c.relforcerowsecurity AND NOT (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user) AS hides_rows,
+       c.relkind <> 'p' OR current_setting('server_version_num')::int >= 180000 AS late_keys,
        -- An index that was dropped leaves nothing to go by.
        CASE WHEN c.relreplident = 'f' THEN 'full' WHEN c.relreplident = 'd' THEN 'default' WHEN x.relname IS NOT NULL THEN 'index' ELSE 'nothing' END
          AS replica_identity, x.relname AS identity_index,
@@ -14,6 +17,28 @@ SELECT c.oid::bigint AS oid, c.relkind::text AS kind, c.relpersistence::text AS 
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
   LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisreplident LEFT JOIN pg_class x ON x.oid = i.indexrelid
  WHERE n.nspname = %(schema)s AND c.relname = %(table)s
+
+-- name: partitions
+-- What lies under a partitioned table, at all levels; nothing under any other.
+SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS table, c.relkind::text AS kind, p.isleaf AS leaf,
+       pg_has_role(current_user, c.relowner, 'USAGE') AS owned,
+       c.relforcerowsecurity AND NOT (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user) AS hides_rows,
+       greatest(c.reltuples, 0)::float8 AS rows, (pg_relation_size(c.oid) / current_setting('block_size')::int)::bigint AS pages
+  FROM pg_partition_tree(%(oid)s::oid) p JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE p.level > 0 ORDER BY p.level, n.nspname, c.relname
+
+-- name: heaps
+SELECT n.nspname AS schema, c.relname AS table
+  FROM pg_partition_tree(to_regclass(%(relation)s)) p JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE p.isleaf AND c.relkind = 'r' ORDER BY n.nspname, c.relname
+
+-- name: partition_key
+-- The columns by which rows are sent to partitions, at all levels; expressions depend on theirs.
+SELECT DISTINCT a.attname AS name
+  FROM pg_partition_tree(%(oid)s::oid) p JOIN pg_partitioned_table t ON t.partrelid = p.relid JOIN pg_attribute a ON a.attrelid = p.relid
+ WHERE a.attnum > 0 AND (a.attnum = ANY (t.partattrs) OR EXISTS (
+       SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = p.relid AND d.refclassid = 'pg_class'::regclass
+          AND d.refobjid = p.relid AND d.refobjsubid = a.attnum))
 
 -- name: similar_tables
 SELECT n.nspname AS schema, c.relname AS table
@@ -52,7 +77,10 @@ SELECT a.attname AS name, pg_describe_object(d.classid, d.objid, d.objsubid) || 
                                             WHEN 'x' THEN 'exclusion' WHEN 'n' THEN 'own' WHEN 't' THEN 'trigger' ELSE 'other' END END
               FROM pg_constraint k WHERE k.oid = d.objid)
          WHEN 'pg_attrdef'::regclass THEN (SELECT CASE WHEN adnum = a.attnum THEN 'own' ELSE 'generated' END FROM pg_attrdef WHERE oid = d.objid)
-         WHEN 'pg_class'::regclass THEN (SELECT CASE relkind WHEN 'i' THEN 'index' WHEN 'S' THEN 'own' ELSE 'other' END FROM pg_class WHERE oid = d.objid)
+         WHEN 'pg_class'::regclass THEN
+           -- A partitioned table depends on the columns of its own key.
+           (SELECT CASE WHEN oid = d.refobjid THEN 'own' WHEN relkind IN ('i', 'I') THEN 'index' WHEN relkind = 'S' THEN 'own' ELSE 'other' END
+              FROM pg_class WHERE oid = d.objid)
          WHEN 'pg_trigger'::regclass THEN (SELECT CASE WHEN tgname LIKE '~pgduet%%' THEN 'own' ELSE 'trigger' END FROM pg_trigger WHERE oid = d.objid)
          WHEN 'pg_rewrite'::regclass THEN
            (SELECT CASE WHEN n.nspname = 'pgduet_views' OR coalesce(obj_description(n.oid, 'pg_namespace') LIKE %(ours)s || '%%', false) THEN 'own'
@@ -60,7 +88,13 @@ SELECT a.attname AS name, pg_describe_object(d.classid, d.objid, d.objsubid) || 
               FROM pg_rewrite r JOIN pg_class v ON v.oid = r.ev_class JOIN pg_namespace n ON n.oid = v.relnamespace WHERE r.oid = d.objid)
          WHEN 'pg_policy'::regclass THEN 'policy'
          WHEN 'pg_statistic_ext'::regclass THEN 'statistics'
-         ELSE 'other' END END AS kind
+         ELSE 'other' END END AS kind,
+       CASE d.classid
+         WHEN 'pg_constraint'::regclass THEN (SELECT coninhcount > 0 OR conparentid <> 0 FROM pg_constraint WHERE oid = d.objid)
+         WHEN 'pg_class'::regclass THEN (SELECT relispartition FROM pg_class WHERE oid = d.objid)
+         WHEN 'pg_trigger'::regclass THEN (SELECT tgparentid <> 0 FROM pg_trigger WHERE oid = d.objid)
+         WHEN 'pg_attrdef'::regclass THEN true
+         ELSE false END AS inherited
   FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
   LEFT JOIN pg_constraint c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid AND c.contype IN ('p', 'u')
   LEFT JOIN pg_index i ON i.indrelid = d.refobjid
@@ -106,6 +140,14 @@ SELECT k.conname AS name, k.contype::text AS kind,
                  OR EXISTS (SELECT FROM pg_publication_namespace r WHERE r.pnnspid = t.relnamespace))) AS identity
   FROM pg_constraint k WHERE k.conrelid = %(oid)s::oid ORDER BY k.conname
 
+-- name: foreign_targets
+-- The tables that foreign keys over these columns refer to: to drop such a key locks them.
+SELECT DISTINCT n.nspname AS schema, c.relname AS target
+  FROM pg_constraint k JOIN pg_class c ON c.oid = k.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE k.conrelid = to_regclass(%(relation)s) AND k.contype = 'f' AND k.confrelid <> k.conrelid
+   AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey) AND a.attname = ANY (%(columns)s))
+ ORDER BY 1, 2
+
 -- name: column_grants
 SELECT a.attname AS column, CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(x.grantee)::text END AS grantee,
        x.privilege_type::text AS privilege
@@ -115,7 +157,18 @@ SELECT a.attname AS column, CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid
 -- name: names_taken
 -- Constraints of a table, and relations of its schema.
 SELECT conname::text AS name FROM pg_constraint WHERE conrelid = %(oid)s::oid
- UNION SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = %(oid)s::oid) AND c.relkind IN ('i', 'S')
+ UNION SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = %(oid)s::oid) AND c.relkind IN ('i', 'I', 'S')
+
+-- name: constrained_domain
+-- A domain with constraints, or one over such a domain: a column of it cannot be added without rewriting the table.
+WITH RECURSIVE over (oid, basetype, not_null) AS (
+  SELECT oid, typbasetype, typnotnull FROM pg_type WHERE oid = to_regtype(%(type)s) AND typtype = 'd'
+  UNION ALL
+  SELECT t.oid, t.typbasetype, t.typnotnull FROM over JOIN pg_type t ON t.oid = over.basetype AND t.typtype = 'd'
+)
+SELECT (SELECT format_type(basetype, NULL) FROM over WHERE basetype NOT IN (SELECT oid FROM over)) AS base,
+       (SELECT string_agg(pg_get_constraintdef(k.oid), ', ') FROM pg_constraint k WHERE k.contypid IN (SELECT oid FROM over)) AS says
+  FROM over HAVING bool_or(not_null) OR bool_or(EXISTS (SELECT FROM pg_constraint k WHERE k.contypid = over.oid))
 
 -- name: relation_there
 SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %(schema)s AND c.relname = %(name)s) AS there
@@ -142,12 +195,15 @@ SELECT c.oid::bigint AS oid, has_table_privilege(c.oid, 'REFERENCES') AS may_ref
 -- The user's own row triggers; tgtype bits: 1 row, 2 before, 4 insert, 16 update.
 SELECT tgname AS name, (tgtype & 2) > 0 AS before, (tgtype & 16) > 0 AS on_update
   FROM pg_trigger
- WHERE tgrelid = %(oid)s::oid AND NOT tgisinternal AND tgname NOT LIKE '~pgduet%%' AND tgenabled <> 'D'
+ WHERE (tgrelid = %(oid)s::oid OR tgparentid = 0 AND tgrelid IN (SELECT relid FROM pg_partition_tree(%(oid)s::oid)))
+   AND NOT tgisinternal AND tgname NOT LIKE '~pgduet%%' AND tgenabled <> 'D'
 
 -- name: update_triggers
 -- The user's own triggers that an UPDATE may fire, and in which sessions: O ordinary ones, R those of replicas, A all.
 SELECT tgname AS name, tgenabled::text AS fires FROM pg_trigger
- WHERE tgrelid = %(relation)s::text::regclass AND NOT tgisinternal AND tgname NOT LIKE '~pgduet%%' AND tgenabled <> 'D'
+ WHERE (tgrelid = %(relation)s::text::regclass
+        OR tgparentid = 0 AND tgrelid IN (SELECT relid FROM pg_partition_tree(%(relation)s::text::regclass)))
+   AND NOT tgisinternal AND tgname NOT LIKE '~pgduet%%' AND tgenabled <> 'D'
    AND (tgtype & 16) > 0
  ORDER BY tgname
 

@@ -20,7 +20,8 @@ held AS (
   UNION
   SELECT a.pid, a.usename::text, a.application_name, 'old', %(base)s::text, 'table'
     FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-   WHERE l.relation = ANY (SELECT to_regclass(r) FROM unnest(%(relations)s::text[]) r) AND l.pid <> pg_backend_pid()
+   WHERE l.relation IN (SELECT to_regclass(r) FROM unnest(%(relations)s::text[]) r
+                         UNION SELECT p.relid FROM unnest(%(relations)s::text[]) r, pg_partition_tree(to_regclass(r)) p) AND l.pid <> pg_backend_pid()
      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
      AND l.pid NOT IN (SELECT pid FROM held)
   UNION

@@ -6,6 +6,27 @@ CREATE INDEX CONCURRENTLY {index} ON {relation} {definition}
 -- name: build_unique
 CREATE UNIQUE INDEX CONCURRENTLY {index} ON {relation} {definition}
 
+-- name: build_only
+CREATE INDEX {index} ON ONLY {relation} {definition}
+
+-- name: build_unique_only
+CREATE UNIQUE INDEX {index} ON ONLY {relation} {definition}
+
+-- name: attach_index
+ALTER INDEX {parent} ATTACH PARTITION {index}
+
+-- name: drop_whole_index
+DROP INDEX IF EXISTS {index}
+
+-- name: index_places
+-- Every partition of a table, parents first, with the index that is its part of a partitioned index.
+SELECT n.nspname AS schema, c.relname AS table, p.isleaf AS leaf, pn.nspname AS parent_schema, pc.relname AS parent,
+       (SELECT x.relname FROM pg_partition_tree(to_regclass(%(index)s)) t JOIN pg_class x ON x.oid = t.relid
+          JOIN pg_index i ON i.indexrelid = x.oid WHERE i.indrelid = p.relid) AS index
+  FROM pg_partition_tree(to_regclass(%(relation)s)) p JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_class pc ON pc.oid = p.parentrelid JOIN pg_namespace pn ON pn.oid = pc.relnamespace
+ WHERE p.level > 0 ORDER BY p.level, n.nspname, c.relname
+
 -- name: drop_index
 DROP INDEX CONCURRENTLY IF EXISTS {index}
 

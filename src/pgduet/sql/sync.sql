@@ -27,6 +27,16 @@ BEGIN
   RETURN NEW;
 END
 
+-- name: insert_moved
+-- A row that an UPDATE sends to another partition is inserted there: the update's trigger has mapped it, and says so by the marker.
+BEGIN
+  IF NEW.{marker} IS DISTINCT FROM {moved} THEN
+{mappings}
+  END IF;
+  NEW.{marker} := NULL;
+  RETURN NEW;
+END
+
 -- name: insert_mapping
   IF NEW.{marker} IS NULL AND {new_empty} THEN
 {up}
@@ -40,6 +50,12 @@ BEGIN
 {mappings}
   RETURN NEW;
 END
+
+-- name: moving
+-- It may go to another partition, where it fires the trigger for INSERT. Where it stays, nobody reads the marker.
+  IF {key_changed} THEN
+    NEW.{marker} := {moved};
+  END IF;
 
 -- name: update_mapping
 -- A repair writes the side without authority only: mapped back, it would change the other side wherever the map is lossy.

@@ -182,8 +182,7 @@ class LockWait(Message):
     waits_for_lock: str
     since: datetime
     kind: str = "lock"
-    ending: list[str] = []
-    """Statements with which a person ends those who hold it."""
+    ending: list[str] = []  # statements with which a person ends those who hold it
 
 
 class Record(Message):

@@ -2,15 +2,17 @@
 
 import asyncio
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 import psycopg
 from pydantic import BaseModel
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, FailureError
 
 from pgduet.errors import LockDeadline, PgduetError
 from pgduet.messages import LockWait, Reference
@@ -171,7 +173,11 @@ async def beating(beat: Beat | None = None) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def translated() -> AsyncIterator[None]:
-    """Turn errors into Temporal's: ours by class name with their fields, PostgreSQL's by whether another try can help."""
+    """Turn errors into Temporal's: ours by class name with their fields, PostgreSQL's by whether another try can help.
+
+    Any other error is a fault of ours: it would come back at every try, so somebody is told instead. Its text stays out, since
+    it may quote a row.
+    """
     try:
         yield
     except PgduetError as error:
@@ -181,6 +187,15 @@ async def translated() -> AsyncIterator[None]:
     except psycopg.Error as error:
         reason = cut(told(error), FACT_CHARS)
         raise ApplicationError(reason, type=type(error).__name__, non_retryable=not is_transient(error)) from None
+    except (FailureError, OSError):  # Temporal's own, and the network's, which another try may find mended
+        raise
+    except Exception as error:  # noqa: BLE001  (whatever it is, somebody must hear of it)
+        raise ApplicationError(_fault(error), type="Fault", non_retryable=True) from None
+
+
+def _fault(error: Exception) -> str:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"a fault in pgduet: {type(error).__name__} in {where.name} ({Path(where.filename).name}:{where.lineno})"
 
 
 async def _be_alone(conn: Connection, migration_id: int) -> None:

@@ -9,6 +9,7 @@ from support.harness import Harness
 from support.plans import create_reviews
 from temporalio.client import WorkflowUpdateFailedError
 
+from pgduet import barriers
 from pgduet.messages import Abort, Status
 from pgduet.phases import Phase, State
 from pgduet.plan.policy import Policy
@@ -52,6 +53,25 @@ async def test_a_held_range_goes_on_when_the_one_before_it_fails(stage: Harness)
         await stage.waits("error", Phase.BACKFILL)
         await stage.act("advance")
         await stage.waits("gate", Phase.BACKFILL)
+
+
+@pytest.mark.usefixtures("reviews")
+async def test_a_fault_of_ours_waits_for_somebody_and_says_where_without_its_text(
+    stage: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        raise KeyError("a row's value")
+
+    monkeypatch.setitem(barriers.HOOKS, "expand.before_commit", fail)
+    async with stage.worker():
+        await stage.start(stage.plan(gates={"backfill": "manual"}))
+        status = await stage.waits("error", Phase.EXPAND)
+        assert status.failure is not None
+        assert "a fault in pgduet: KeyError in fail (test_seams.py:" in status.failure
+        assert "a row's value" not in status.model_dump_json()
+        monkeypatch.delitem(barriers.HOOKS, "expand.before_commit")
+        await stage.act("advance")
+        await stage.waits("gate", Phase.DUAL_WRITE)
 
 
 @pytest.mark.usefixtures("reviews")

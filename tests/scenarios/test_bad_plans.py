@@ -129,6 +129,25 @@ BAD = {
     "a sequence": Bad(
         stars("nextval('public.reviews_id_seq')::int"), "ExpressionVolatile", UP, "nextval", "write an expression"
     ),
+    "a default by chance, and nothing for rows that exist": Bad(
+        {
+            "add_column": {
+                "table": "public.reviews",
+                "column": {"name": "n", "type": "float", "default": "random()"},
+            }
+        },
+        "ExpressionVolatile",
+        "add_column.column.default",
+        "random()",
+        "Give `up` as well",
+    ),
+    "a macro for a type": Bad(
+        into("public.reviews", "rating", type="serial"),
+        "ExpressionInvalid",
+        "replace_columns.columns[0].type",
+        'type "serial" does not exist',
+        "write `type: integer` and `identity: by default`",
+    ),
     "a subquery": Bad(
         stars("(SELECT max(id)::int FROM public.reviews)"),
         "ExpressionInvalid",

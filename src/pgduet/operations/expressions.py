@@ -29,6 +29,8 @@ class Question:
     """How messages call the row: `public.flights`."""
     may_change: bool = False
     """A default may give another value each time; what maps rows must not."""
+    cure: str | None = None
+    """What to do where it must not, and does."""
     implied: bool = False
     """The plan leaves it out, and it means the column itself."""
 

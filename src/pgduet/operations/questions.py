@@ -28,6 +28,11 @@ __all__ = ["KeyPath", "carried_checks", "new_scope", "place", "questions", "type
 Types = Mapping[KeyPath, str]
 Known = Mapping[str, TableFacts]
 
+_ADD_UP = (
+    "Give `up` as well: an expression over the row that comes out the same each time, for rows that exist and for those that old"
+    " clients insert. The default is then for new clients alone, and may give what it likes."
+)
+
 
 def types_to_ask(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
     """Walk the types that a plan names, by the path of their column."""
@@ -81,7 +86,9 @@ def _of_columns(
                 if column.up is not None:
                     yield Question((*path, "up"), column.up, old, into, over)
                 if column.default is not None:
-                    yield Question((*path, "default"), column.default, {}, into, over)
+                    # Without `up` it maps rows; with it, it is for new clients' inserts alone.
+                    free = column.up is not None
+                    yield Question((*path, "default"), column.default, {}, into, over, may_change=free, cure=_ADD_UP)
                 if column.check:
                     scope = new_scope(plan, table, types)
                     yield Question((*path, "check"), column.check.expression, scope, "boolean", after)

@@ -124,7 +124,7 @@ class AlterColumn(OnTable):
     """A column that changes: its type, whether it may be empty, its default, constraints, comment or name.
 
     `up` and `down` map between the old and the new value; left out, the value is the same, converted to the other type.
-    A default of `NULL` takes the default away.
+    A default of `NULL` takes the default away, an empty comment the comment.
     """
 
     kind: Literal["alter_column"] = "alter_column"
@@ -149,9 +149,9 @@ class AlterColumn(OnTable):
     def _changes_something(self) -> "AlterColumn":
         changes = ("name", "type", "nullable", "default", "check", "unique", "references", "comment", "up", "down")
         if all(getattr(self, change) is None for change in changes):
-            refuse(
-                Problem(f"nothing of `{self.column}` changes", hint=f"Give at least one of {listed(list(changes))}.")
-            )
+            empty = 'An empty key changes nothing: `default: "NULL"` takes a default away, `comment: ""` a comment.'
+            hint = f"Give at least one of {listed(list(changes))}. {empty}"
+            refuse(Problem(f"nothing of `{self.column}` changes", hint=hint))
         return self
 
 

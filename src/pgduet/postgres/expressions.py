@@ -27,6 +27,11 @@ _CHANGING = frozenset(
     }
 )
 """Built-in functions that PostgreSQL calls stable, because they are so within one statement or transaction."""
+_SERIAL = {
+    **dict.fromkeys(("smallserial", "serial2"), "smallint"),
+    **dict.fromkeys(("serial", "serial4"), "integer"),
+    **dict.fromkeys(("bigserial", "serial8"), "bigint"),
+}
 
 
 class Rollback(Exception):
@@ -43,7 +48,7 @@ async def canonical_type(conn: Connection, name: str) -> str:
     try:
         found = await _parse(conn, query)
     except psycopg.Error as error:
-        raise ExpressionInvalid(f"{_first_line(error)}", hint="Name a type that this database has.") from error
+        raise ExpressionInvalid(f"{_first_line(error)}", hint=_type_hint(name)) from error
     if found is None or found["outputs"] != 1:
         raise ExpressionInvalid(f"{name!r} is not one type")
     return str(found["type"])
@@ -121,7 +126,8 @@ async def _functions(conn: Connection, question: Question, tree: object) -> bool
         raise ExpressionVolatile(
             f"{', '.join(changing)} gives another value each time it is asked",
             snippet=question.source,
-            hint="Rows are mapped more than once and must come out the same: write an expression over the row's own columns"
+            hint=question.cure
+            or "Rows are mapped more than once and must come out the same: write an expression over the row's own columns"
             " that is immutable or stable, or a constant.",
         )
     if "{COERCEVIAIO" in parsed:
@@ -142,6 +148,13 @@ def _value_of(definition: object) -> str:
     shown = str(definition).strip()
     start, end = len("SELECT "), shown.rindex(" AS _pgduet_value\n")
     return shown[start:end]
+
+
+def _type_hint(name: str) -> str:
+    if whole := _SERIAL.get(name.strip().lower()):
+        number = f"`{name}` is no type but short for a number with a sequence."
+        return f"{number} In `create_table` write `type: {whole}` and `identity: by default`."
+    return "Name a type that this database has."
 
 
 def _explain(error: psycopg.Error, question: Question, head: int) -> PgduetError:

@@ -50,6 +50,11 @@ class Page:
         """Go there and back, then to the end."""
         await self.conn.execute(self.recipe.seed.encode())
         await self._nothing_yet()
+        await self.there_and_back(bin_dir)
+        await self.to_the_end()
+
+    async def there_and_back(self, bin_dir: Path) -> None:
+        """Go beyond cutover, and have everything put back."""
         before = schema_dump(bin_dir, self.stage.dsn)
         await self.stage.start(self.plan | {"policy": overlaid(self.own, QUICK)})
         await self._waits("window", Phase.SOAK)
@@ -59,6 +64,9 @@ class Page:
         assert status.state is State.ROLLED_BACK, status.failure
         assert schema_dump(bin_dir, self.stage.dsn) == before
         await self.stage.result()
+
+    async def to_the_end(self) -> None:
+        """Go there, and see what is there in the end."""
         await self.stage.start(self.plan | {"policy": overlaid(self.own, THROUGH)})
         await self._waits("gate", Phase.SHADOW)
         await self._talk(self.recipe.talk)
@@ -116,7 +124,12 @@ class Page:
         """See that what the plan wants is not there by itself, and what it takes away is."""
         if not (self.recipe.gives or self.recipe.takes):
             return
-        missing = [line for table, lines in self.recipe.gives.items() for line in lines if line not in await shape(self.conn, table)]
+        missing = [
+            line
+            for table, lines in self.recipe.gives.items()
+            for line in lines
+            if line not in await shape(self.conn, table)
+        ]
         taken = [cut for table, cuts in self.recipe.takes.items() for cut in cuts if await self._begins(table, cut)]
         assert missing or taken, "nothing would change"
         assert taken == [cut for cuts in self.recipe.takes.values() for cut in cuts]

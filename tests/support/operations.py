@@ -255,6 +255,7 @@ CASES = [
         "alter_column name, default and comment only: nothing is copied",
         [
             altered(column="price", name="amount", default="NULL", comment="in %"),
+            altered(column="mark", default="NULL"),
             altered(column="label", default="'n'"),
         ],
         [
@@ -266,7 +267,15 @@ CASES = [
             old("INSERT INTO items (id) VALUES ({n} + 2) RETURNING label", lambda _: [("none",)]),
             old("SELECT count(*) FROM pgduet.backfill_range", lambda _: [(0,)]),
         ],
-        [base("INSERT INTO items DEFAULT VALUES RETURNING label, amount", lambda _: [("n", None)])],
+        [
+            base("INSERT INTO items DEFAULT VALUES RETURNING label, amount", lambda _: [("n", None)]),
+            base(
+                "SELECT attname FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum"
+                " WHERE adrelid = 'items'::regclass AND attname IN ('label', 'amount', 'mark')",
+                lambda _: [("label",)],
+            ),
+        ],
+        setup="ALTER TABLE public.items ADD COLUMN mark varchar(9) DEFAULT 'm'",
     ),
     Case(
         "rename_column, the key as well",

@@ -6,6 +6,7 @@ A new column has no default and no constraint until its time: a default on it wo
 
 from psycopg import sql
 
+from pgduet.operations.alter_column import is_null
 from pgduet.operations.dependents import Dependents, aside, move
 from pgduet.operations.design import Alias, Design, TableDesign
 from pgduet.operations.names import MARKER, constraint_name, fit
@@ -149,7 +150,10 @@ def _renamed(table: TableDesign) -> list[Statement]:
 def _told(table: TableDesign, alias: Alias) -> list[Statement]:
     made = []
     column = sql.Identifier(alias.new_name)
-    if alias.default is not None:
+    if alias.default is not None and is_null(alias.default):
+        # A default of NULL would stay in the catalogue, and in every dump.
+        made.append(_on(table, "drop_default", "no default", column=column))
+    elif alias.default is not None:
         made.append(_on(table, "set_default", "its default", column=column, value=trusted(alias.default)))
     if alias.comment is not None:
         made.append(_on(table, "comment", "its comment", column=column, text=sql.Literal(alias.comment)))

@@ -30,6 +30,9 @@ ALTER TABLE {relation} DROP CONSTRAINT IF EXISTS {constraint}
 -- name: set_default
 ALTER TABLE {relation} ALTER COLUMN {column} SET DEFAULT {value}
 
+-- name: drop_default
+ALTER TABLE {relation} ALTER COLUMN {column} DROP DEFAULT
+
 -- name: rename
 ALTER TABLE {relation} RENAME COLUMN {column} TO {name}
 

@@ -1,6 +1,5 @@
-"""Every plan of the cookbook, one after the other in one database: there, back, there again and to the end, with both versions in use."""
+"""Every plan of the cookbook, in order in one database: there, back, there again and to the end, with both versions in use."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +153,8 @@ class Page:
 async def test_every_plan_of_the_cookbook(stage: Harness, conn: Connection, postgres: EmbeddedPostgres) -> None:
     async with stage.worker():
         for number, file in FILES.items():
-            begun = time.monotonic()
             try:
                 await Page(stage, conn, file, RECIPES[number]).go(postgres.bin_dir)
             except BaseException as error:
                 error.add_note(f"in {file.name}")
                 raise
-            print(f"{file.name}: {time.monotonic() - begun:.1f} s")

@@ -27,15 +27,16 @@ UNION ALL
 SELECT concat_ws(' ', 'constraint', conname, pg_get_constraintdef(oid)) FROM pg_constraint
  WHERE conrelid = to_regclass(%(table)s) AND contype <> 'n' AND convalidated
 UNION ALL
-SELECT concat_ws(' ', 'index', split_part(pg_get_indexdef(indexrelid), ' ON ', 1), substring(pg_get_indexdef(indexrelid) FROM ' USING .*$'))
+SELECT regexp_replace(pg_get_indexdef(indexrelid), 'CREATE (UNIQUE )?INDEX (.*) ON .* USING', 'index \\2 \\1USING')
   FROM pg_index WHERE indrelid = to_regclass(%(table)s) AND indisvalid
    AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid AND contype IN ('p', 'u', 'x'))
 UNION ALL
-SELECT concat_ws(' ', 'replica identity', CASE relreplident WHEN 'd' THEN 'default' WHEN 'f' THEN 'full' WHEN 'n' THEN 'nothing' ELSE
-                 (SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = c.oid AND indisreplident) END)
+SELECT 'replica identity ' || CASE relreplident WHEN 'i' THEN
+         (SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = c.oid AND indisreplident) ELSE relreplident::text END
   FROM pg_class c WHERE c.oid = to_regclass(%(table)s)
 UNION ALL
-SELECT 'comment ' || obj_description(to_regclass(%(table)s)::oid, 'pg_class') WHERE obj_description(to_regclass(%(table)s)::oid, 'pg_class') <> ''
+SELECT 'comment ' || description FROM pg_description
+ WHERE objoid = to_regclass(%(table)s) AND classoid = 'pg_class'::regclass AND objsubid = 0
 ORDER BY line
 """
 
@@ -119,7 +120,10 @@ RECIPES: dict[str, Recipe] = {
                 lambda n: [(f"THING {n}", 100, f"thing {n}-category")],
             ),
             new("INSERT INTO products (name, price, category) VALUES ('own {n}', 2, 'mine')"),
-            new("SELECT description, stock, category FROM products WHERE name = 'own {n}'", lambda _: [(None, 100, "mine")]),
+            new(
+                "SELECT description, stock, category FROM products WHERE name = 'own {n}'",
+                lambda _: [(None, 100, "mine")],
+            ),
             new("INSERT INTO products (name, price) VALUES ('none {n}', 2)", lambda _: "23502"),
             old("SELECT price FROM products WHERE name = 'own {n}'", lambda _: [(2,)]),
         ],
@@ -130,7 +134,12 @@ RECIPES: dict[str, Recipe] = {
                 "column category character varying(255) not null",
             ]
         },
-        final=[base("SELECT category, description FROM products WHERE name = 'seed 7'", lambda _: [("seed 7-category", "SEED 7")])],
+        final=[
+            base(
+                "SELECT category, description FROM products WHERE name = 'seed 7'",
+                lambda _: [("seed 7-category", "SEED 7")],
+            )
+        ],
     ),
     "04": Recipe(
         talk=[
@@ -143,7 +152,11 @@ RECIPES: dict[str, Recipe] = {
         gives={"public.clients": ["column name character varying(255) not null"]},
         takes={"public.customers": [""]},
     ),
-    "05": Recipe(gives={"public.users": ["column id integer not null", "column name text", "constraint users_pkey PRIMARY KEY (id)"]}),
+    "05": Recipe(
+        gives={
+            "public.users": ["column id integer not null", "column name text", "constraint users_pkey PRIMARY KEY (id)"]
+        }
+    ),
     "06": Recipe(
         seed="INSERT INTO users SELECT i, 'user ' || i FROM generate_series(1, 40) i",
         talk=[
@@ -163,7 +176,7 @@ RECIPES: dict[str, Recipe] = {
         takes={"public.products": [""]},
         final=[
             base(
-                "SELECT count(*) > 50 FROM pgduet_archive.\"drop-products/public.products/2\"",
+                'SELECT count(*) > 50 FROM pgduet_archive."drop-products/public.products/2"',
                 lambda _: [(True,)],
             )
         ],
@@ -191,16 +204,22 @@ RECIPES: dict[str, Recipe] = {
         ],
         takes={"public.fruits": ["column price"]},
         final=[
-            base("SELECT count(*) >= 30 FROM pgduet_archive.value WHERE migration = 'drop-price-of-fruits'", lambda _: [(True,)])
+            base(
+                "SELECT count(*) >= 30 FROM pgduet_archive.value WHERE migration = 'drop-price-of-fruits'",
+                lambda _: [(True,)],
+            )
         ],
     ),
     "10": Recipe(
-        talk=[old("INSERT INTO fruits (name) VALUES ('ten {n}')"), new("SELECT name FROM fruits WHERE name = 'ten {n}'", lambda n: [(f"ten {n}",)])],
-        gives={"public.fruits": ["index CREATE INDEX idx_fruits_name USING btree (name)"]},
+        talk=[
+            old("INSERT INTO fruits (name) VALUES ('ten {n}')"),
+            new("SELECT name FROM fruits WHERE name = 'ten {n}'", lambda n: [(f"ten {n}",)]),
+        ],
+        gives={"public.fruits": ["index idx_fruits_name USING btree (name)"]},
     ),
     "11": Recipe(
         talk=[new("INSERT INTO fruits (name) VALUES ('eleven {n}')")],
-        takes={"public.fruits": ["index CREATE INDEX idx_fruits_name"]},
+        takes={"public.fruits": ["index idx_fruits_name"]},
     ),
     "12": Recipe(
         talk=[new("INSERT INTO employees (role) VALUES ('cook {n}')")],
@@ -260,11 +279,16 @@ RECIPES: dict[str, Recipe] = {
     ),
     "18": Recipe(
         talk=[
-            old("INSERT INTO reviews (id, username, product, review, rating) VALUES ({n}, 'u', 'p', 'eighteen {n}', '5')"),
+            old(
+                "INSERT INTO reviews (id, username, product, review, rating) VALUES ({n}, 'u', 'p', 'eighteen {n}', '5')"
+            ),
             new("SELECT rating FROM reviews WHERE id = {n}", lambda _: [(5,)]),
             new("UPDATE reviews SET rating = 3 WHERE id = {n}"),
             old("SELECT rating FROM reviews WHERE id = {n}", lambda _: [("3",)]),
-            new("INSERT INTO reviews (username, product, review) VALUES ('u', 'p', 'zero {n}') RETURNING rating", lambda _: [(0,)]),
+            new(
+                "INSERT INTO reviews (username, product, review) VALUES ('u', 'p', 'zero {n}') RETURNING rating",
+                lambda _: [(0,)],
+            ),
         ],
         gives={"public.reviews": ["column rating integer not null default ('0'::text)::integer"]},
         takes={"public.reviews": ["column rating text"]},
@@ -288,7 +312,9 @@ RECIPES: dict[str, Recipe] = {
             new("UPDATE posts SET user_id = 2 WHERE id = {n}"),
             old("SELECT user_id FROM posts WHERE id = {n}", lambda _: [(2,)]),
         ],
-        gives={"public.posts": ["constraint posts_user_id_fk FOREIGN KEY (user_id) REFERENCES users(id) ON DELETE CASCADE"]},
+        gives={
+            "public.posts": ["constraint posts_user_id_fk FOREIGN KEY (user_id) REFERENCES users(id) ON DELETE CASCADE"]
+        },
         final=[base("SELECT user_id FROM posts WHERE title = 'seed 7'", lambda _: [(None,)])],
     ),
     "22": Recipe(
@@ -352,7 +378,12 @@ RECIPES: dict[str, Recipe] = {
         final=[base("SELECT count(*) > 1 FROM reviews WHERE review = 'same'", lambda _: [(True,)])],
     ),
     "28": Recipe(
-        talk=[new("INSERT INTO items DEFAULT VALUES RETURNING name, price, created_at = now()", lambda _: [("unnamed", 0, True)])],
+        talk=[
+            new(
+                "INSERT INTO items DEFAULT VALUES RETURNING name, price, created_at = now()",
+                lambda _: [("unnamed", 0, True)],
+            )
+        ],
         gives={
             "public.items": [
                 "column name character varying(255) not null default 'unnamed'::character varying",
@@ -426,17 +457,26 @@ RECIPES: dict[str, Recipe] = {
         takes={"public.events": ["column name character varying"]},
     ),
     "36": Recipe(
-        talk=[old("INSERT INTO events (name) VALUES ('before {n}')"), new("INSERT INTO events (name) VALUES ('after {n}')")],
+        talk=[
+            old("INSERT INTO events (name) VALUES ('before {n}')"),
+            new("INSERT INTO events (name) VALUES ('after {n}')"),
+        ],
         gives={"public.events": ["column name text not null default 'unknown event'::text"]},
         takes={"public.events": ["column name text not null default 'unknown event'::text comment"]},
     ),
     "37": Recipe(
-        talk=[old("INSERT INTO fruits (name) VALUES ('part {n}')"), new("INSERT INTO fruits (name) VALUES ('whole {n}')")],
-        gives={"public.fruits": ["index CREATE INDEX idx_fruits_id_gt_10 USING btree (id) WHERE (id > 10)"]},
+        talk=[
+            old("INSERT INTO fruits (name) VALUES ('part {n}')"),
+            new("INSERT INTO fruits (name) VALUES ('whole {n}')"),
+        ],
+        gives={"public.fruits": ["index idx_fruits_id_gt_10 USING btree (id) WHERE (id > 10)"]},
     ),
     "38": Recipe(
-        talk=[old("INSERT INTO fruits (name) VALUES ('hash {n}')"), new("INSERT INTO fruits (name) VALUES ('mash {n}')")],
-        gives={"public.fruits": ["index CREATE INDEX idx_fruits_name USING hash (name) WITH (fillfactor='70')"]},
+        talk=[
+            old("INSERT INTO fruits (name) VALUES ('hash {n}')"),
+            new("INSERT INTO fruits (name) VALUES ('mash {n}')"),
+        ],
+        gives={"public.fruits": ["index idx_fruits_name USING hash (name) WITH (fillfactor='70')"]},
     ),
     "39": Recipe(
         talk=[
@@ -457,12 +497,22 @@ RECIPES: dict[str, Recipe] = {
         gives={"public.fruits": ["column size fruit_size not null default 'small'::fruit_size"]},
     ),
     "42": Recipe(
-        talk=[old("INSERT INTO fruits (name) VALUES ('unique {n}')"), new("INSERT INTO fruits (name) VALUES ('once {n}')")],
-        gives={"public.fruits": ["index CREATE UNIQUE INDEX idx_fruits_unique_name USING btree (name)"]},
+        talk=[
+            old("INSERT INTO fruits (name) VALUES ('unique {n}')"),
+            new("INSERT INTO fruits (name) VALUES ('once {n}')"),
+        ],
+        gives={"public.fruits": ["index idx_fruits_unique_name UNIQUE USING btree (name)"]},
     ),
     "43": Recipe(
-        talk=[new("INSERT INTO tickets (sellers_name, sellers_zip) VALUES ('alice', {n}) RETURNING ticket_type", lambda _: [("paper",)])],
-        gives={"public.tickets": ["column ticket_type character varying(255) not null default 'paper'::character varying"]},
+        talk=[
+            new(
+                "INSERT INTO tickets (sellers_name, sellers_zip) VALUES ('alice', {n}) RETURNING ticket_type",
+                lambda _: [("paper",)],
+            )
+        ],
+        gives={
+            "public.tickets": ["column ticket_type character varying(255) not null default 'paper'::character varying"]
+        },
     ),
     "44": Recipe(
         talk=[
@@ -494,7 +544,10 @@ RECIPES: dict[str, Recipe] = {
     ),
     "46": Recipe(
         talk=[
-            old("INSERT INTO tickets (sellers_name, sellers_zip) VALUES ('frank', {n}) RETURNING ticket_type", lambda _: [("paper",)]),
+            old(
+                "INSERT INTO tickets (sellers_name, sellers_zip) VALUES ('frank', {n}) RETURNING ticket_type",
+                lambda _: [("paper",)],
+            ),
             new("INSERT INTO tickets (sellers_name, sellers_zip) VALUES ('grace', {n})", lambda _: "23502"),
             new("INSERT INTO tickets (sellers_name, sellers_zip, ticket_type) VALUES ('grace', {n}, 'plastic')"),
         ],
@@ -508,14 +561,29 @@ RECIPES: dict[str, Recipe] = {
             old("INSERT INTO tickets (sellers_name, sellers_zip, ticket_type) VALUES ('heidi', {n}, 'x')"),
         ],
         bound=[
-            old("INSERT INTO tickets (sellers_name, sellers_zip, ticket_type) VALUES ('nobody', {n}, 'x')", lambda _: "23503"),
-            new("INSERT INTO tickets (sellers_name, sellers_zip, ticket_type) VALUES ('nobody', {n}, 'x')", lambda _: "23503"),
+            old(
+                "INSERT INTO tickets (sellers_name, sellers_zip, ticket_type) VALUES ('nobody', {n}, 'x')",
+                lambda _: "23503",
+            ),
+            new(
+                "INSERT INTO tickets (sellers_name, sellers_zip, ticket_type) VALUES ('nobody', {n}, 'x')",
+                lambda _: "23503",
+            ),
         ],
-        gives={"public.tickets": ["constraint fk_sellers FOREIGN KEY (sellers_name, sellers_zip) REFERENCES sellers(name, zip)"]},
+        gives={
+            "public.tickets": [
+                "constraint fk_sellers FOREIGN KEY (sellers_name, sellers_zip) REFERENCES sellers(name, zip)"
+            ]
+        },
     ),
     "48": Recipe(
         seed="INSERT INTO sellers (name, zip) VALUES ('ivan', -1)",
-        talk=[old("INSERT INTO tickets (sellers_name, sellers_zip, ticket_type) VALUES ('ivan', -1, 'x')", lambda _: "23514")],
+        talk=[
+            old(
+                "INSERT INTO tickets (sellers_name, sellers_zip, ticket_type) VALUES ('ivan', -1, 'x')",
+                lambda _: "23514",
+            )
+        ],
         takes={"public.tickets": ["constraint check_zip_name"]},
         final=[base("INSERT INTO tickets (sellers_name, sellers_zip, ticket_type) VALUES ('ivan', -1, 'x')")],
     ),
@@ -530,8 +598,8 @@ RECIPES: dict[str, Recipe] = {
             "public.fruits": [
                 "column name character varying(255)",
                 "constraint fruits_name_key UNIQUE (name)",
-                "index CREATE INDEX idx_fruits_name USING hash (name) WITH (fillfactor='70')",
-                "index CREATE UNIQUE INDEX idx_fruits_unique_name USING btree (name)",
+                "index idx_fruits_name USING hash (name) WITH (fillfactor='70')",
+                "index idx_fruits_unique_name UNIQUE USING btree (name)",
                 "replica identity fruits_pkey",
             ]
         },
@@ -541,8 +609,14 @@ RECIPES: dict[str, Recipe] = {
     "50": Recipe(
         talk=[
             new("INSERT INTO telephone_providers (id, name, tax_id, headquarters) VALUES ({n}, 'p', 't{n}', 'h')"),
-            new("INSERT INTO telephone_providers (name, tax_id, headquarters) VALUES ('p', 't{n}', 'h')", lambda _: "23505"),
-            new("INSERT INTO telephone_providers (name, tax_id, headquarters) VALUES ('', 'u{n}', 'h')", lambda _: "23514"),
+            new(
+                "INSERT INTO telephone_providers (name, tax_id, headquarters) VALUES ('p', 't{n}', 'h')",
+                lambda _: "23505",
+            ),
+            new(
+                "INSERT INTO telephone_providers (name, tax_id, headquarters) VALUES ('', 'u{n}', 'h')",
+                lambda _: "23514",
+            ),
         ],
         gives={
             "public.telephone_providers": [
@@ -557,13 +631,23 @@ RECIPES: dict[str, Recipe] = {
         seed="INSERT INTO telephone_providers (id, name, tax_id, headquarters) VALUES (1, 'one', 'one', 'here')",
         talk=[
             new("INSERT INTO phonebook (provider_id, name, city, phone) VALUES (1, 'n', 'c', '{n}')"),
-            new("INSERT INTO phonebook (provider_id, name, city, phone) VALUES (1, 'n', 'c', '{n}')", lambda _: "23505"),
+            new(
+                "INSERT INTO phonebook (provider_id, name, city, phone) VALUES (1, 'n', 'c', '{n}')", lambda _: "23505"
+            ),
         ],
-        bound=[new("INSERT INTO phonebook (provider_id, name, city, phone) VALUES (-1, 'n', 'c', 'a{n}')", lambda _: "23503")],
+        bound=[
+            new(
+                "INSERT INTO phonebook (provider_id, name, city, phone) VALUES (-1, 'n', 'c', 'a{n}')",
+                lambda _: "23503",
+            )
+        ],
         gives={
             "public.phonebook": [
                 "constraint phonebook_pk PRIMARY KEY (id)",
-                "constraint provider_fk FOREIGN KEY (provider_id) REFERENCES telephone_providers(id) ON UPDATE CASCADE ON DELETE CASCADE",
+                (
+                    "constraint provider_fk FOREIGN KEY (provider_id) REFERENCES telephone_providers(id)"
+                    " ON UPDATE CASCADE ON DELETE CASCADE"
+                ),
                 "constraint unique_numbers UNIQUE (phone) INCLUDE (name)",
                 "constraint name_must_be_present CHECK ((length((name)::text) > 0))",
             ]
@@ -585,23 +669,38 @@ RECIPES: dict[str, Recipe] = {
         talk=[
             old("INSERT INTO library (id, returned, title, summary) VALUES ({n}, now(), 'tome {n}', 's')"),
             new("SELECT value FROM library WHERE id = {n}", lambda n: [(n * 7919 % 1000,)]),
-            new("INSERT INTO library (returned, title, summary) VALUES (now(), 'novel {n}', 's') RETURNING value BETWEEN 0 AND 1000", lambda _: [(True,)]),
-            new("INSERT INTO library (returned, title, summary, value) VALUES (now(), 'none {n}', 's', NULL)", lambda _: "23502"),
+            new(
+                "INSERT INTO library (returned, title, summary) VALUES (now(), 'novel {n}', 's') RETURNING value >= 0",
+                lambda _: [(True,)],
+            ),
+            new(
+                "INSERT INTO library (returned, title, summary, value) VALUES (now(), 'none {n}', 's', NULL)",
+                lambda _: "23502",
+            ),
         ],
-        gives={"public.library": ["column value integer not null default ((random() * (1000)::double precision))::integer"]},
+        gives={
+            "public.library": ["column value integer not null default ((random() * (1000)::double precision))::integer"]
+        },
         final=[base("SELECT count(*) FROM library WHERE value IS NULL", lambda _: [(0,)])],
     ),
     "54": Recipe(
-        talk=[old("INSERT INTO fruits (name) VALUES ('class {n}')"), new("INSERT INTO fruits (name) VALUES ('glass {n}')")],
-        gives={"public.fruits": ["index CREATE INDEX idx_fruits_custom_opclass USING btree (id)"]},
+        talk=[
+            old("INSERT INTO fruits (name) VALUES ('class {n}')"),
+            new("INSERT INTO fruits (name) VALUES ('glass {n}')"),
+        ],
+        gives={"public.fruits": ["index idx_fruits_custom_opclass USING btree (id)"]},
     ),
     "55": Recipe(
         talk=[new("INSERT INTO tasks (id, title, description, deadline) VALUES ({n}, 't', 'd', '12:00+00')")],
-        gives={"public.tasks": ["constraint tasks_pkey PRIMARY KEY (id)", "column deadline time with time zone not null"]},
+        gives={
+            "public.tasks": ["constraint tasks_pkey PRIMARY KEY (id)", "column deadline time with time zone not null"]
+        },
     ),
     "56": Recipe(
         talk=[new("INSERT INTO products (name) VALUES ('again {n}')")],
-        gives={"public.products": ["column id integer not null identity", "constraint products_name_key UNIQUE (name)"]},
+        gives={
+            "public.products": ["column id integer not null identity", "constraint products_name_key UNIQUE (name)"]
+        },
         final=[Step("2", "SELECT current_schema()", lambda _: [("public_vwith_version_schema",)])],
     ),
 }

@@ -10,7 +10,23 @@ from pgduet.operations.names import proper_name
 from pgduet.operations.references import foreign_key, table_foreign_key
 from pgduet.operations.table_constraints import over_columns
 from pgduet.operations.whole_tables import CreatedTable, MadeColumn
-from pgduet.plan.models import CreateTable
+from pgduet.plan.models import CreateTable, TableColumn
+
+
+def named_indexes(operation: CreateTable) -> list[tuple[KeyPath, str]]:
+    """Give the names of indexes that the table brings with its constraints, each with its place in the operation."""
+    of_columns: list[tuple[KeyPath, str]] = [
+        (("columns", number, "unique"), _unique_name(operation, column))
+        for number, column in enumerate(operation.columns)
+        if column.unique
+    ]
+    named = [(("constraints", n, "name"), each.name) for n, each in enumerate(operation.constraints) if each.on_index]
+    return [*of_columns, *named]
+
+
+def _unique_name(operation: CreateTable, column: TableColumn) -> str:
+    own = column.unique.name if column.unique else None
+    return own or proper_name(operation.relation.name, column.name, "key")
 
 
 def created(plan: str, index: int, operation: CreateTable, answers: Answers) -> CreatedTable:
@@ -36,7 +52,7 @@ def created(plan: str, index: int, operation: CreateTable, answers: Answers) -> 
             expression = answers.expressions[*path, "check"]
             checks.append(Check(name=name, working=name, shown=column.name, expression=expression))
         if column.unique:
-            unique.append((column.name, column.unique.name or proper_name(table.name, column.name, "key")))
+            unique.append((column.name, _unique_name(operation, column)))
         if column.references:
             targets = answers.targets[*path, "references"]
             foreign.append(foreign_key(plan, table.name, column.name, column.name, column.references, targets))

@@ -6,6 +6,7 @@ from pgduet.errors import DownIncomplete, NameTaken, NotSupported, UnknownColumn
 from pgduet.operations import constraint_refusals, partitioned
 from pgduet.operations.alter_column import copies
 from pgduet.operations.answers import KeyPath, place
+from pgduet.operations.create_table import named_indexes
 from pgduet.operations.facts import ColumnFacts, HangingKind, TableFacts
 from pgduet.plan.models import (
     AddColumn,
@@ -54,10 +55,8 @@ def check(plan: Plan, facts: Mapping[str, TableFacts], taken: Taken) -> None:
         match operation:
             case CreateTable():
                 _free(taken, operation.relation.schema, operation.relation.name, (*top, "table"))
-                for number, each in enumerate(operation.constraints):
-                    if each.on_index:
-                        path = (*top, "constraints", number, "name")
-                        _free(taken, operation.relation.schema, each.name, path)
+                for at, name in named_indexes(operation):
+                    _free(taken, operation.relation.schema, name, (*top, *at))
             case RenameTable():
                 _free(taken, operation.relation.schema, operation.to, (*top, "to"))
             case DropTable():

@@ -117,8 +117,17 @@ def over_columns(constraint: TableConstraint) -> Query:
     """Render a unique constraint or a primary key over its columns."""
     unique = "UNIQUE NULLS NOT DISTINCT" if constraint.nulls_not_distinct else "UNIQUE"
     what = "PRIMARY KEY" if constraint.type == "primary_key" else unique
-    names = sql.SQL(", ").join(sql.Identifier(name) for name in constraint.columns)
-    return sql.SQL("{} ({}) {}").format(trusted(what), names, trusted(constraint.timing))
+    names, along = _listed(constraint.columns), including(constraint)
+    return sql.SQL("{} ({}) {} {}").format(trusted(what), names, along, trusted(constraint.timing))
+
+
+def including(constraint: TableConstraint) -> Query:
+    """Render the columns that the index only carries along."""
+    return sql.SQL("INCLUDE ({})").format(_listed(constraint.include)) if constraint.include else sql.SQL("")
+
+
+def _listed(names: tuple[str, ...]) -> Query:
+    return sql.SQL(", ").join(sql.Identifier(name) for name in names)
 
 
 def dropped(plan: Plan, table: TableFacts) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pgduet.errors import NotSupported
 from pgduet.plan.column_operations import OnTable, either
 from pgduet.plan.columns import Action
-from pgduet.plan.names import Identifier, NewName, TableName, TableText, Text, parse_table
+from pgduet.plan.names import Identifier, NewName, TableName, TableText, Text, later, parse_table
 from pgduet.plan.policy import Part
 from pgduet.plan.problems import Problem, did_you_mean, listed, refuse
 
@@ -21,10 +21,10 @@ Flag = Annotated[bool, Field(strict=True)]
 
 _KEYS: dict[str, tuple[str, ...]] = {
     "check": ("check", "no_inherit", "columns", "up", "down"),
-    "unique": ("columns", "nulls_not_distinct", "deferrable", "initially_deferred", "up", "down"),
+    "unique": ("columns", "include", "nulls_not_distinct", "deferrable", "initially_deferred", "up", "down"),
     "foreign_key": ("columns", "references", "deferrable", "initially_deferred", "up", "down"),
-    "exclude": ("exclude", "deferrable", "initially_deferred"),
-    "primary_key": ("columns", "deferrable", "initially_deferred", "up", "down"),
+    "exclude": ("exclude", "include", "deferrable", "initially_deferred"),
+    "primary_key": ("columns", "include", "deferrable", "initially_deferred", "up", "down"),
 }
 _NEEDS: dict[str, tuple[str, ...]] = {
     "check": ("check",),
@@ -76,6 +76,7 @@ class TableConstraint(Part):
     type: Kind
     columns: tuple[Identifier, ...] = ()
     nulls_not_distinct: Flag = False
+    include: tuple[Identifier, ...] = ()
     check: Text | None = None
     no_inherit: Flag = False
     references: TableReferences | None = None
@@ -151,6 +152,11 @@ class CreateConstraint(TableConstraint, OnTable):
 
     def _problems(self) -> Iterator[Problem]:
         yield from super()._problems()
+        if self.include and "include" in _KEYS[self.type]:
+            instead = (
+                "Create a unique index instead, by `create_index`: it has `include`, and does the same for clients."
+            )
+            yield later("`include` on a table that is there", at=("include",), on_key=True, instead=instead)
         for key, given in (("up", self.up), ("down", self.down)):
             if given and self.type == "exclude":
                 yield Problem(

@@ -50,6 +50,14 @@ class CreateTable(OnTable):
         own = self.primary_key or tuple(column.name for column in self.columns if column.primary_key)
         return own or next((each.columns for each in self.constraints if each.type == "primary_key"), ())
 
+    @property
+    def unique(self) -> tuple[tuple[str, ...], ...]:
+        """The sets of columns to which a foreign key can point."""
+        bound = [each for each in self.constraints if each.type in {"unique", "primary_key"}]
+        own = () if any(each.type == "primary_key" for each in bound) or not self.key else (self.key,)
+        single = [(column.name,) for column in self.columns if column.unique]
+        return (*single, *(each.columns for each in bound if not each.timing), *own)
+
     @model_validator(mode="after")
     def _fits_together(self) -> "CreateTable":
         problems = list(self._problems())
@@ -81,11 +89,12 @@ class CreateTable(OnTable):
                 yield Problem("the table has a primary key already", at=("constraints", number, "type"), hint=hint)
             keyed = keyed or each.type == "primary_key"
             seen.append(each.name)
-            for index, name in enumerate(each.columns):
-                if name not in names:
-                    message = f"the table has no column `{name}`{did_you_mean(name, names)}"
-                    at = ("constraints", number, "columns", index)
-                    yield Problem(message, at=at, hint=f"Its columns are {listed(names)}.")
+            for key, over in (("columns", each.columns), ("include", each.include)):
+                for index, name in enumerate(over):
+                    if name not in names:
+                        message = f"the table has no column `{name}`{did_you_mean(name, names)}"
+                        at = ("constraints", number, key, index)
+                        yield Problem(message, at=at, hint=f"Its columns are {listed(names)}.")
 
 
 class DropTable(OnTable):

@@ -22,7 +22,7 @@ from pgduet.operations.names import working_name
 from pgduet.operations.questions import new_scope
 from pgduet.operations.references import referring
 from pgduet.operations.statement import Query, trusted
-from pgduet.operations.table_constraints import at_once, created, over_columns
+from pgduet.operations.table_constraints import at_once, created, including, over_columns
 from pgduet.operations.whole_tables import CreatedTable
 from pgduet.plan.constraint_operations import TableConstraint
 from pgduet.plan.models import CreateConstraint, CreateTable, DropConstraint, Plan, RenameConstraint, TableName
@@ -212,9 +212,10 @@ def _definition(constraint: TableConstraint, answers: Answers, path: KeyPath) ->
         return sql.SQL("FOREIGN KEY ({}) {}").format(_listed(constraint.columns), rest)
     if constraint.exclude:
         where = constraint.exclude.where
-        return sql.SQL("EXCLUDE USING {} ({}\n) {} {}").format(
+        return sql.SQL("EXCLUDE USING {} ({}\n) {} {} {}").format(
             sql.Identifier(constraint.exclude.method),
             trusted(constraint.exclude.elements),
+            including(constraint),
             sql.SQL("WHERE ({}\n)").format(trusted(where)) if where else sql.SQL(""),
             trusted(constraint.timing),
         )
@@ -253,13 +254,4 @@ def index_backed(plan: Plan, table: TableName) -> list[tuple[KeyPath, str]]:
         (("operations", index, operation.kind, "name"), operation.name)
         for index, operation in enumerate(plan.operations)
         if isinstance(operation, CreateConstraint) and operation.relation == table and operation.on_index
-    ]
-
-
-def named_indexes(operation: CreateTable) -> list[tuple[KeyPath, str]]:
-    """Give the names of indexes that a created table brings with its constraints, each with its place."""
-    return [
-        (("constraints", number, "name"), each.name)
-        for number, each in enumerate(operation.constraints)
-        if each.on_index
     ]

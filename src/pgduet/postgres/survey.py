@@ -16,6 +16,7 @@ from pgduet.hazards import Hazard, hazard
 from pgduet.operations import carry, refusals
 from pgduet.operations.alter_column import copies
 from pgduet.operations.answers import Answers
+from pgduet.operations.create_table import named_indexes
 from pgduet.operations.dependents import changed_views
 from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.expressions import Expression
@@ -136,7 +137,7 @@ async def _taken(conn: Connection, plan: Plan) -> set[tuple[str, str]]:
         if isinstance(operation, CreateTable):
             schema = operation.relation.schema
             wanted.append((path, schema, operation.relation.name))
-            wanted += [((*path[:-1], *at), schema, name) for at, name in constraints.named_indexes(operation)]
+            wanted += [((*path[:-1], *at), schema, name) for at, name in named_indexes(operation)]
             await _check_schema(conn, operation.relation.schema, path)
         elif isinstance(operation, CreateIndex):
             await _check_schema(conn, operation.relation.schema, path)
@@ -228,7 +229,7 @@ def _own_target(table: CreateTable, references: References) -> tuple[str, ...]:
     wanted = references.column
     if wanted is None and len(table.key) == 1:
         return table.key
-    single = [c.name for c in table.columns if c.unique or (c.name,) == table.key]
+    single = [columns[0] for columns in table.unique if len(columns) == 1]
     if wanted not in single:
         raise UnknownColumn(
             f'"{wanted or "its key"}" of {table.relation} is not unique by itself: nothing can refer to it',
@@ -243,9 +244,7 @@ async def _target_columns(
     """Find the columns that a foreign key over several points to: the key's, or those of a unique index without a condition."""
     relation = references.relation
     if made is not None:
-        key = list(made.key)
-        unique = [[column.name] for column in made.columns if column.unique] + ([key] if key else [])
-        unique += [list(each.columns) for each in made.constraints if each.type == "unique" and not each.timing]
+        key, unique = list(made.key), [list(columns) for columns in made.unique]
     else:
         found = await _refer(conn, relation)
         key, unique = found["key"] or [], found["unique_sets"]

@@ -1,0 +1,145 @@
+"""Tables that a plan creates with constraints of their own: what PostgreSQL makes of them, and what is refused before."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+from support.plans import parsed
+
+from pgduet.errors import NameTaken, NotSupported, PgduetError, PlanInvalid, UnknownColumn
+from pgduet.operations import tables
+from pgduet.postgres.databases import Database
+from pgduet.postgres.session import Connection, session
+from pgduet.postgres.survey import survey
+
+Client = psycopg.AsyncConnection[Any]
+
+COLUMNS = [
+    {"name": "room", "type": "int"},
+    {"name": "day", "type": "date"},
+    {"name": "guest", "type": "varchar(40)", "nullable": False},
+]
+
+
+@pytest.fixture
+async def bare(dsn: str, conn: Client) -> AsyncIterator[Connection]:
+    await conn.execute("CREATE TABLE public.guest_once (id int); CREATE TABLE public.stays_guest_key (id int)")
+    async with session(Database("shop", dsn), "test", bare=True) as connection:
+        yield connection
+
+
+def table(*constraints: dict[str, Any], name: str = "public.stays", **keys: Any) -> dict[str, Any]:
+    return {"create_table": {"table": name, "columns": COLUMNS, "constraints": list(constraints), **keys}}
+
+
+def constraint(name: str, kind: str, **keys: Any) -> dict[str, Any]:
+    return {"name": name, "type": kind, **keys}
+
+
+async def test_an_index_carries_columns_along(bare: Connection, conn: Client) -> None:
+    plan = parsed(
+        table(
+            constraint("stay", "primary_key", columns=["room", "day"], include=["guest"]),
+            constraint("once", "unique", columns=["guest"], include=["room", "day"], nulls_not_distinct=True),
+            constraint(
+                "apart",
+                "exclude",
+                exclude={"method": "btree", "elements": "guest WITH =", "where": "room > 1"},
+                include=["day"],
+            ),
+        )
+    )
+    [made] = (await survey(bare, plan)).design.created
+    for statement in tables.create(made):
+        await conn.execute(statement.sql)
+    found = await conn.execute(
+        "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE conrelid = 'public.stays'::regclass AND contype <> 'n' ORDER BY 1"
+    )
+    assert await found.fetchall() == [
+        ("apart", "EXCLUDE USING btree (guest WITH =) INCLUDE (day) WHERE ((room > 1))"),
+        ("once", "UNIQUE NULLS NOT DISTINCT (guest) INCLUDE (room, day)"),
+        ("stay", "PRIMARY KEY (room, day) INCLUDE (guest)"),
+    ]
+
+
+async def test_a_table_of_the_same_plan_can_refer_to_a_constraint_s_columns(bare: Connection) -> None:
+    other = {
+        "create_table": {
+            "table": "public.bills",
+            "columns": [
+                {"name": "id", "type": "int", "primary_key": True},
+                {"name": "guest", "type": "varchar(40)", "references": "public.stays(guest)"},
+                {"name": "room", "type": "int"},
+                {"name": "day", "type": "date"},
+            ],
+            "constraints": [
+                constraint("stay", "foreign_key", columns=["room", "day"], references={"table": "public.stays"})
+            ],
+        }
+    }
+    stays = table(
+        constraint("stay_key", "primary_key", columns=["room", "day"]), constraint("once", "unique", columns=["guest"])
+    )
+    keys = (await survey(bare, parsed(stays, other))).design.created[1].foreign_keys
+    assert [(key.columns, key.target_columns) for key in keys] == [
+        (("guest",), ("guest",)),
+        (("room", "day"), ("room", "day")),
+    ]
+    late = table(constraint("once", "unique", columns=["guest"], deferrable=True))
+    other["create_table"]["constraints"] = []
+    with pytest.raises(UnknownColumn, match="not unique by itself"):
+        await survey(bare, parsed(late, other))
+
+
+@pytest.mark.parametrize(
+    ("operation", "at"),
+    [
+        (table(constraint("guest_once", "unique", columns=["guest"])), "constraints[0].name"),
+        (
+            table(constraint("guest_once", "exclude", exclude={"method": "btree", "elements": "day WITH ="})),
+            "constraints[0].name",
+        ),
+        (table(columns=[{"name": "guest", "type": "text", "unique": True}]), "columns[0].unique"),
+        (table(columns=[{"name": "a", "type": "text", "unique": {"name": "guest_once"}}]), "columns[0].unique"),
+    ],
+)
+async def test_a_name_that_an_index_cannot_have_is_refused(
+    bare: Connection, operation: dict[str, Any], at: str
+) -> None:
+    with pytest.raises(NameTaken) as caught:
+        await survey(bare, parsed(operation))
+    assert caught.value.place is not None
+    assert caught.value.place.path == f"operations[0].create_table.{at}"
+
+
+@pytest.mark.parametrize(
+    ("operation", "error", "at", "says"),
+    [
+        (
+            table(constraint("x", "unique", columns=["room"], include=["gest"])),
+            PlanInvalid,
+            "create_table.constraints[0].include[0]",
+            "no column `gest`. Did you mean `guest`?",
+        ),
+        (
+            table(constraint("x", "check", check="room > 0", include=["guest"])),
+            PlanInvalid,
+            "create_table.constraints[0].include",
+            "`include` is not for a constraint of type `check`",
+        ),
+        (
+            {"create_constraint": {"table": "t", **constraint("x", "unique", columns=["a"], include=["b"])}},
+            NotSupported,
+            "create_constraint.include",
+            "by `create_index`",
+        ),
+    ],
+)
+def test_the_plan_alone_tells(operation: dict[str, Any], error: type[PgduetError], at: str, says: str) -> None:
+    with pytest.raises(error) as caught:
+        parsed(operation)
+    assert caught.value.place is not None
+    assert caught.value.place.path == f"operations[0].{at}"
+    assert says in caught.value.render()

@@ -7,7 +7,15 @@ import psycopg
 import pytest
 from support.plans import parsed
 
-from pgduet.errors import NameTaken, NotSupported, PgduetError, PlanInvalid, UnknownColumn
+from pgduet.errors import (
+    ExpressionInvalid,
+    ExpressionVolatile,
+    NameTaken,
+    NotSupported,
+    PgduetError,
+    PlanInvalid,
+    UnknownColumn,
+)
 from pgduet.operations import tables
 from pgduet.postgres.databases import Database
 from pgduet.postgres.session import Connection, session
@@ -62,6 +70,38 @@ async def test_an_index_carries_columns_along(bare: Connection, conn: Client) ->
         ("once", "UNIQUE NULLS NOT DISTINCT (guest) INCLUDE (room, day)"),
         ("stay", "PRIMARY KEY (room, day) INCLUDE (guest)"),
     ]
+
+
+async def test_a_generated_column_is_computed_by_postgresql(bare: Connection, conn: Client) -> None:
+    columns = [
+        *COLUMNS,
+        {"name": "label", "type": "text", "nullable": False, "generated": "guest || ' in ' || room::text"},
+    ]
+    plan = parsed(table(columns=columns))
+    [made] = (await survey(bare, plan)).design.created
+    for statement in tables.create(made):
+        await conn.execute(statement.sql)
+    found = await conn.execute("INSERT INTO public.stays VALUES (1, '2026-01-01', 'ann') RETURNING label")
+    assert await found.fetchall() == [("ann in 1",)]
+
+
+@pytest.mark.parametrize(
+    ("expression", "error", "says"),
+    [
+        ("day::text", ExpressionInvalid, "a generated column must be immutable"),
+        ("random()::text", ExpressionVolatile, "another value each time"),
+        ("nothing || guest", UnknownColumn, 'column "nothing" does not exist'),
+    ],
+)
+async def test_what_cannot_be_kept_is_not_generated(
+    bare: Connection, expression: str, error: type[PgduetError], says: str
+) -> None:
+    columns = [*COLUMNS, {"name": "label", "type": "text", "generated": expression}]
+    with pytest.raises(error) as caught:
+        await survey(bare, parsed(table(columns=columns)))
+    assert says in caught.value.render()
+    assert caught.value.place is not None
+    assert caught.value.place.path == "operations[0].create_table.columns[3].generated"
 
 
 async def test_a_table_of_the_same_plan_can_refer_to_a_constraint_s_columns(bare: Connection) -> None:
@@ -128,6 +168,12 @@ async def test_a_name_that_an_index_cannot_have_is_refused(
             PlanInvalid,
             "create_table.constraints[0].include",
             "`include` is not for a constraint of type `check`",
+        ),
+        (
+            table(columns=[{"name": "a", "type": "int", "generated": "1", "default": "2"}]),
+            PlanInvalid,
+            "create_table.columns[0].default",
+            "one of them",
         ),
         (
             {"create_constraint": {"table": "t", **constraint("x", "unique", columns=["a"], include=["b"])}},

@@ -140,6 +140,17 @@ async def test_a_users_volatile_function_is_refused_and_a_stable_one_is_known_as
 
 
 @pytest.mark.parametrize(
+    ("source", "immutable"),
+    [("a::text", True), ("b || '-' || a::text", True), ("a::text::numeric", True), ("day::text", False)],
+)
+async def test_a_cast_by_text_depends_on_settings_by_the_types_that_it_meets_alone(
+    bare: Connection, source: str, *, immutable: bool
+) -> None:
+    asked = Question(("operations", 0, "up"), source, SCOPE | {"day": "date"}, "text", "public.odd")
+    assert (await analyse(bare, asked)).immutable is immutable
+
+
+@pytest.mark.parametrize(
     "source",
     ["count(*)", "sum(a)::text", "(SELECT 1)::text", "row_number() OVER ()", "generate_series(1, 2)",
      "a), (b", "a; SELECT 1", "1) FROM pg_class; DROP TABLE t; --", "", "a b c", "a,", "*", "t.*"],

@@ -37,6 +37,7 @@ def created(plan: str, index: int, operation: CreateTable, answers: Answers) -> 
     for number, column in enumerate(operation.columns):
         path = (*top, number)
         default = answers.expressions.get((*path, "default"))
+        generated = answers.expressions.get((*path, "generated"))
         columns.append(
             MadeColumn(
                 name=column.name,
@@ -45,6 +46,7 @@ def created(plan: str, index: int, operation: CreateTable, answers: Answers) -> 
                 default=default.canonical if default else None,
                 comment=column.comment,
                 identity=column.identity,
+                generated=generated.alone().as_string(None) if generated else None,
             )
         )
         if column.check:

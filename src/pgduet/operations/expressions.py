@@ -29,6 +29,8 @@ class Question:
     """How messages call the row: `public.flights`."""
     may_change: bool = False
     """A default may give another value each time; what maps rows must not."""
+    kept: bool = False
+    """PostgreSQL computes it once and keeps it: it must be immutable, by what PostgreSQL knows of its functions."""
     cure: str | None = None
     """What to do where it must not, and does."""
     implied: bool = False

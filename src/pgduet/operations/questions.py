@@ -149,10 +149,13 @@ def _of_created(index: int, operation: CreateTable, types: Types) -> Iterator[Qu
     top: KeyPath = ("operations", index, "create_table", "columns")
     scope = {column.name: types[*top, number] for number, column in enumerate(operation.columns)}
     over = str(operation.relation)
+    given = {c.name: scope[c.name] for c in operation.columns if c.generated is None}
     for number, column in enumerate(operation.columns):
         path = (*top, number)
+        into = without_length(types[path])
+        if column.generated is not None:
+            yield Question((*path, "generated"), column.generated, given, into, over, kept=True)
         if column.default is not None:
-            into = without_length(types[path])
             yield Question((*path, "default"), column.default, {}, into, over, may_change=True)
         if column.check:
             yield Question((*path, "check"), column.check.expression, scope, "boolean", over)

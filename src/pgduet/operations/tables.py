@@ -97,6 +97,8 @@ def _column(column: MadeColumn) -> sql.Composable:
     parts: list[sql.Composable] = [sql.Identifier(column.name), trusted(column.type)]
     if column.identity:
         parts.append(trusted(f"GENERATED {column.identity.upper()} AS IDENTITY"))
+    if column.generated is not None:
+        parts.append(sql.SQL("GENERATED ALWAYS AS ({}) STORED").format(trusted(column.generated)))
     if column.default is not None:
         parts += [sql.SQL("DEFAULT"), trusted(column.default)]
     if not column.nullable:

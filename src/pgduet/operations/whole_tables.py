@@ -32,6 +32,7 @@ class MadeColumn(Frozen):
     default: str | None = None
     comment: str | None = None
     identity: Literal["always", "by default"] | None = None
+    generated: str | None = None
 
 
 class CreatedTable(_Named):

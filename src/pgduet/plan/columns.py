@@ -69,8 +69,12 @@ UniqueGiven = Annotated[Unique | None, BeforeValidator(_unique)]
 ReferencesGiven = Annotated[References | None, BeforeValidator(_references)]
 
 
+_LATER = frozenset({"check", "unique", "references", "generated"})
+"""Keys that came later than the rest: in a dump, from which a plan's checksum is made, they stand only where they are given."""
+
+
 class Constrained(Part):
-    """What may bring constraints. In a dump they stand only where they are given: they came later than the rest."""
+    """What may bring constraints."""
 
     check: CheckGiven = None
     unique: UniqueGiven = None
@@ -79,11 +83,7 @@ class Constrained(Part):
     @model_serializer(mode="wrap")
     def _without_nothing(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = dump(self)
-        return {
-            name: value
-            for name, value in fields.items()
-            if value is not None or name not in {"check", "unique", "references"}
-        }
+        return {name: value for name, value in fields.items() if value is not None or name not in _LATER}
 
 
 class NewColumn(Constrained):
@@ -107,10 +107,16 @@ class TableColumn(Constrained):
     comment: str | None = None
     primary_key: Annotated[bool, Field(strict=True)] = False
     identity: Literal["always", "by default"] | None = None
+    generated: Text | None = None
+    """What the column is computed from, by PostgreSQL and for good."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "TableColumn":
+        hint = "Delete one of the two keys."
         if self.identity and self.default is not None:
-            hint = "Delete one of the two keys."
             refuse(Problem("a column numbers itself or has a default, not both", at=("default",), hint=hint))
+        if self.generated is not None and (self.identity or self.default is not None):
+            other = "identity" if self.identity else "default"
+            message = "a column is generated, or numbers itself, or has a default: one of them"
+            refuse(Problem(message, at=(other,), hint=hint))
         return self

@@ -83,6 +83,12 @@ async def analyse(conn: Connection, question: Question) -> Expression:
     if found is None or found["outputs"] != 1:
         raise ExpressionInvalid(f"expected one expression, got {question.source!r}")
     volatility = await _functions(conn, question, found["tree"])
+    if question.kept and not volatility:
+        raise ExpressionInvalid(
+            "a generated column must be immutable",
+            snippet=question.source,
+            hint="Name what it depends on, such as a time zone, or fill a plain column by the application.",
+        )
     canonical = _value_of(found["definition"])
     return Expression(source=question.source, canonical=canonical, alias=alias, immutable=volatility)
 
@@ -130,9 +136,11 @@ async def _functions(conn: Connection, question: Question, tree: object) -> bool
             or "Rows are mapped more than once and must come out the same: write an expression over the row's own columns"
             " that is immutable or stable, or a constant.",
         )
-    if "{COERCEVIAIO" in parsed:
+    # The expression itself stands in the last list of targets; those before are the row that it may read.
+    spoken = parsed.rpartition(":targetList")[2]
+    if "{COERCEVIAIO" in spoken:
         types = sorted(
-            {int(number) for number in re.findall(r":(?:var|const|result|funcresult|opresult)type (\d+)", parsed)}
+            {int(number) for number in re.findall(r":(?:var|const|result|funcresult|opresult)type (\d+)", spoken)}
         )
         answer = await (await conn.execute(block("expressions", "settings_matter"), {"types": types})).fetchone()
         if answer is None or answer["yes"]:

@@ -387,7 +387,7 @@ RECIPES: dict[str, Recipe] = {
         gives={
             "public.items": [
                 "column name character varying(255) not null default 'unnamed'::character varying",
-                "column price numeric(10,2) not null default 0.00",
+                "column price numeric(10,2) not null default 0.00::numeric(10,2)",
                 "column created_at timestamp with time zone not null default now()",
             ]
         },

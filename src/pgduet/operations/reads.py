@@ -1,6 +1,10 @@
-"""Reads of one key through the old and the new version's views, and the comparison of both answers."""
+"""Reads of one key through the old and the new version's views, and the comparison of both answers.
 
-from collections.abc import Sequence
+The old version's view may show less than the table has: somebody added a column after that version was published. Only what it
+shows is read and compared.
+"""
+
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from psycopg import sql
@@ -23,9 +27,10 @@ def keys(table: TableDesign, page: int, limit: int) -> Query:
     )
 
 
-def read(design: Design, table: TableDesign, *, new: bool) -> Query:
+def read(design: Design, table: TableDesign, shown: Collection[str], *, new: bool) -> Query:
     """Read one row by its key through a version's view; parameters are the key's values in order."""
-    columns, key = (table.new_names, table.new_key) if new else (table.columns, table.key)
+    old = tuple(name for name in table.columns if name in shown)
+    columns, key = (table.new_names, table.new_key) if new else (old, table.key)
     same = [sql.SQL("{} = %s").format(_name(sql.Identifier(name))) for name in key]
     return block("reads", "read").format(
         columns=sql.SQL(", ").join(_name(sql.Identifier(name)) for name in columns),
@@ -34,13 +39,15 @@ def read(design: Design, table: TableDesign, *, new: bool) -> Query:
     )
 
 
-def compare(design: Design, table: TableDesign, key: Sequence[Any]) -> Query:
+def compare(design: Design, table: TableDesign, shown: Collection[str], key: Sequence[Any]) -> Query:
     """Compare one row's answers of both versions: kept columns equal, and the mapped ones as parity has it."""
     different = [
-        table.differs_from(name, _OLD, sql.SQL("n.{}").format(sql.Identifier(new))) for name, new in table.kept_names
+        table.differs_from(name, _OLD, sql.SQL("n.{}").format(sql.Identifier(new)))
+        for name, new in table.kept_names
+        if name in shown
     ]
     for mapping in table.mappings:
-        if not mapping.mirrors:
+        if not mapping.mirrors or not set(mapping.sources) <= set(shown):
             continue
         up = [c.differs(sql.SQL("n.{}").format(sql.Identifier(c.name)), c.up_value(_OLD)) for c in mapping.columns]
         down = [table.differs_from(old.name, _OLD, old.down_value(_NEW)) for old in mapping.replaces]

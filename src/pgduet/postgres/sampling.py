@@ -7,6 +7,7 @@ disturbs the other. A table without a key is compared page by page and not timed
 import random
 import statistics
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from pgduet.messages import ShadowResult
@@ -16,6 +17,7 @@ from pgduet.phases import SyncMode
 from pgduet.postgres import store
 from pgduet.postgres.heaps import heaps, pages
 from pgduet.postgres.session import Connection
+from pgduet.sql import block
 from pgduet.telemetry import spans
 
 KEYS_PER_PAGE = 4
@@ -28,8 +30,9 @@ async def sample(conn: Connection, migration: store.Migration, wanted: int) -> S
     share = max(1, wanted // max(1, len(migration.design.tables)))
     with spans.span("sampled reads", wanted=wanted) as seen, spans.untraced():
         for table in migration.design.tables:
-            if table.key:
-                await _sample_keys(conn, migration, table, share, result, timed)
+            shown = await _shown(conn, migration, table)
+            if table.key and set(table.key) <= shown:
+                await _Sampler(conn, migration, table, shown, result).keys(share, timed)
             else:
                 await _sample_pages(conn, migration, table, share, result)
         seen.set_attributes({"pgduet.samples": result.samples, "pgduet.mismatches": result.mismatches})
@@ -60,36 +63,54 @@ class _Times:
         return statistics.median(self.old) * 1000, statistics.median(self.new) * 1000
 
 
-async def _sample_keys(
-    conn: Connection, migration: store.Migration, table: TableDesign, wanted: int, result: ShadowResult, timed: _Times
-) -> None:
-    places = await _places(conn, table)
-    readers = [(reads.read(migration.design, table, new=new), timed.new if new else timed.old) for new in (False, True)]
-    empty_pages, seen = 0, 0
-    while places and seen < wanted and empty_pages < 100:
-        found = await (await conn.execute(reads.keys(*_page(places), KEYS_PER_PAGE))).fetchall()
-        empty_pages = 0 if found else empty_pages + 1
-        for row in found:
-            key = tuple(row[name] for name in table.key)
-            for query, times in random.sample(readers, 2):
-                began = time.perf_counter()
-                await (await conn.execute(query, key, prepare=True)).fetchone()
-                times.append(time.perf_counter() - began)
-            await _compare(conn, migration, table, key, result)
-            seen += 1
+async def _shown(conn: Connection, migration: store.Migration, table: TableDesign) -> frozenset[str]:
+    """Name the columns that the old version shows."""
+    view = reads.view(migration.design, table, new=False).as_string(conn)
+    found = await (await conn.execute(block("reads", "shown"), {"view": view})).fetchall()
+    return frozenset(row["name"] for row in found)
 
 
-async def _compare(
-    conn: Connection, migration: store.Migration, table: TableDesign, key: tuple[Any, ...], result: ShadowResult
-) -> None:
-    compared = await (await conn.execute(reads.compare(migration.design, table, key))).fetchone()
-    if compared is None or not compared["rows"]:
-        return  # deleted meanwhile
-    result.samples += 1
-    if compared["mismatches"]:
-        result.mismatches += 1
-        if len(result.examples) < 20:
-            result.examples.append({"relation": table.label, "key": dict(zip(table.key, map(str, key), strict=True))})
+@dataclass
+class _Sampler:
+    """Samples one table by keys; `shown` are the columns that the old version shows."""
+
+    conn: Connection
+    migration: store.Migration
+    table: TableDesign
+    shown: frozenset[str]
+    result: ShadowResult
+
+    async def keys(self, wanted: int, timed: _Times) -> None:
+        """Read so many rows through both versions, and compare them."""
+        design, table = self.migration.design, self.table
+        places = await _places(self.conn, table)
+        readers = [
+            (reads.read(design, table, self.shown, new=new), timed.new if new else timed.old) for new in (False, True)
+        ]
+        empty_pages, seen = 0, 0
+        while places and seen < wanted and empty_pages < 100:
+            found = await (await self.conn.execute(reads.keys(*_page(places), KEYS_PER_PAGE))).fetchall()
+            empty_pages = 0 if found else empty_pages + 1
+            for row in found:
+                key = tuple(row[name] for name in table.key)
+                for query, times in random.sample(readers, 2):
+                    began = time.perf_counter()
+                    await (await self.conn.execute(query, key, prepare=True)).fetchone()
+                    times.append(time.perf_counter() - began)
+                await self._compare(key)
+                seen += 1
+
+    async def _compare(self, key: tuple[Any, ...]) -> None:
+        query = reads.compare(self.migration.design, self.table, self.shown, key)
+        compared = await (await self.conn.execute(query)).fetchone()
+        if compared is None or not compared["rows"]:
+            return  # deleted meanwhile
+        self.result.samples += 1
+        if compared["mismatches"]:
+            self.result.mismatches += 1
+            if len(self.result.examples) < 20:
+                named = dict(zip(self.table.key, map(str, key), strict=True))
+                self.result.examples.append({"relation": self.table.label, "key": named})
 
 
 async def _sample_pages(

@@ -4,6 +4,11 @@
 -- Keys of one page of the heap.
 SELECT {keys} FROM {relation} AS t WHERE {pages} LIMIT {limit}
 
+-- name: shown
+-- The columns that a view has.
+SELECT a.attname AS name FROM pg_attribute a
+ WHERE a.attrelid = to_regclass(%(view)s) AND a.attnum > 0 AND NOT a.attisdropped
+
 -- name: read
 SELECT {columns} FROM {view} WHERE {same}
 

@@ -17,7 +17,7 @@ from pgduet.operations.names import archived_table
 from pgduet.operations.statement import Statement
 from pgduet.operations.whole_tables import CreatedTable, Script
 from pgduet.postgres import store
-from pgduet.postgres.moving import archive_table, archived, count_rows, own_search_path
+from pgduet.postgres.moving import archive_table, archived, bring_back, count_rows, own_search_path
 from pgduet.postgres.session import Connection
 
 
@@ -119,5 +119,5 @@ async def _statements_for(work: Work, table: CreatedTable) -> list[Statement]:
     name = archived_table(work.migration.design.name, table.schema_name, table.table)
     known = await archived(work.conn, name)
     if known == [f"{column.name} {column.type}" for column in table.columns]:
-        return tables.bring_back(table, name)
+        return await bring_back(work.conn, table, name)
     return tables.create(table)

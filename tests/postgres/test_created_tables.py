@@ -5,6 +5,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from support.plans import parsed
 
 from pgduet.errors import (
@@ -17,7 +18,9 @@ from pgduet.errors import (
     UnknownColumn,
 )
 from pgduet.operations import tables
+from pgduet.operations.names import archived_table
 from pgduet.postgres.databases import Database
+from pgduet.postgres.moving import archive_table, bring_back
 from pgduet.postgres.session import Connection, session
 from pgduet.postgres.survey import survey
 
@@ -70,6 +73,36 @@ async def test_an_index_carries_columns_along(bare: Connection, conn: Client) ->
         ("once", "UNIQUE NULLS NOT DISTINCT (guest) INCLUDE (room, day)"),
         ("stay", "PRIMARY KEY (room, day) INCLUDE (guest)"),
     ]
+
+
+async def test_indexes_that_the_archive_set_aside_get_their_names_back(bare: Connection, conn: Client) -> None:
+    long = "a_name_of_an_index_that_is_as_long_as_the_name_of_an_index_can_be"[:63]
+    columns = [{"name": "id", "type": "int", "identity": "always"}, *COLUMNS]
+    unique = constraint(long, "unique", columns=["guest"])
+    plan = parsed(table(unique, columns=columns, primary_key=["room"]), name="the-plan")
+    [made] = (await survey(bare, plan)).design.created
+    shape = (
+        "SELECT relname FROM pg_class WHERE relname ~ '(stays_|^a_name|^by_hand)' AND relkind <> 'r'"
+        " AND relnamespace = %s::regnamespace"
+    )
+    await conn.execute("DROP TABLE public.stays_guest_key")
+    for statement in tables.create(made):
+        await conn.execute(statement.sql)
+    await conn.execute("CREATE INDEX by_hand ON public.stays (day)")
+    names = sorted(await (await conn.execute(shape, ("public",))).fetchall())
+    assert len(names) == 4
+    await conn.execute("CREATE SCHEMA pgduet_archive; CREATE TABLE pgduet_archive.x (a int)")
+    for (name,) in names:
+        await conn.execute(sql.SQL("CREATE INDEX {} ON pgduet_archive.x (a)").format(sql.Identifier(name)))
+    archived = archived_table("the-plan", "public", "stays")
+    for statements in (archive_table, bring_back):
+        for statement in await statements(bare, made, archived):
+            await conn.execute(statement.sql)
+    assert sorted(await (await conn.execute(shape, ("public",))).fetchall()) == names
+    found = await conn.execute(
+        "SELECT conname FROM pg_constraint WHERE conrelid = 'public.stays'::regclass AND contype = 'p'"
+    )
+    assert await found.fetchone() == ("stays_pkey",)
 
 
 async def test_a_generated_column_is_computed_by_postgresql(bare: Connection, conn: Client) -> None:

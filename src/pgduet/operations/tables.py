@@ -4,18 +4,22 @@ Moving keeps every row, bit by bit, in a time that does not depend on their numb
 they would go on binding the clients of those.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
 from psycopg import sql
 
 from pgduet.operations.constraints import Check
+from pgduet.operations.names import fit
 from pgduet.operations.statement import Lock, Statement, locking, on_table, role, trusted
 from pgduet.operations.whole_tables import CreatedTable, DroppedTable, MadeColumn
 from pgduet.sql import block
 
 ARCHIVE = "pgduet_archive"
 _MAKING = frozenset({"create", "comment", "grant"})
+_CUT = re.compile(r"_[0-9a-f]{10}$")
+"""How a name ends that was too long."""
 
 
 def create(table: CreatedTable) -> list[Statement]:
@@ -65,23 +69,30 @@ def archive(
     made += [
         _on(table, "drop_constraint", f"leave {key} behind", constraint=sql.Identifier(key)) for key in foreign_keys
     ]
-    made += [
-        Statement(
-            block("declare", "rename_index").format(
-                index=sql.Identifier(table.schema_name, index), name=sql.Identifier(free)
-            ),
-            f"rename {index}",
-        )
-        for index, free in clashes.items()
-    ]
+    made += [_renamed(table, index, free) for index, free in clashes.items()]
     made.append(_on(table, "rename", f"becomes {name}", name=sql.Identifier(name)))
     moved = sql.Identifier(table.schema_name, name)
     query = block("tables", "move").format(relation=moved, schema=sql.Identifier(ARCHIVE))
     return [*made, Statement(query, f"to {ARCHIVE}", Lock.ACCESS_EXCLUSIVE)]
 
 
-def bring_back(table: CreatedTable, name: str) -> list[Statement]:
-    """Move an archived table back."""
+def set_aside(archived: str, name: str) -> str:
+    """Name an index or a sequence in the archive, where it has one of its own name already."""
+    return fit(f"{archived}/{name}")
+
+
+def own_name(table: CreatedTable, archived: str, name: str) -> str | None:
+    """Tell what an index or a sequence was called before it was set aside; nothing where it was not, or where nobody knows."""
+    keys = (f"{table.table}_pkey", *(f"{table.table}_{column.name}_seq" for column in table.columns))
+    known = (*keys, *(name for _, name in table.unique), *(name for name, _ in table.whole))
+    if own := next((each for each in known if set_aside(archived, each) == name), None):
+        return own
+    own = name.removeprefix(f"{archived}/")
+    return own if own != name and not _CUT.search(name) else None
+
+
+def bring_back(table: CreatedTable, name: str, own_names: dict[str, str]) -> list[Statement]:
+    """Move an archived table back; `own_names` renames what was set aside."""
     archived = sql.Identifier(ARCHIVE, name)
     label = archived.as_string(None)
     moved = sql.Identifier(table.schema_name, name)
@@ -90,7 +101,16 @@ def bring_back(table: CreatedTable, name: str) -> list[Statement]:
     return [
         Statement(move, f"back from {ARCHIVE}", Lock.ACCESS_EXCLUSIVE, label),
         Statement(rename, f"becomes {table.table}"),
+        *(_renamed(table, aside, own) for aside, own in own_names.items()),
     ]
+
+
+def _renamed(table: CreatedTable | DroppedTable, index: str, name: str) -> Statement:
+    """Rename an index, a constraint with it, or a sequence."""
+    query = block("declare", "rename_index").format(
+        index=sql.Identifier(table.schema_name, index), name=sql.Identifier(name)
+    )
+    return Statement(query, f"rename {index}")
 
 
 def _column(column: MadeColumn) -> sql.Composable:

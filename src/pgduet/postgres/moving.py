@@ -3,9 +3,9 @@
 from psycopg import sql
 
 from pgduet.operations import tables
-from pgduet.operations.names import fit
 from pgduet.operations.statement import Statement, trusted
 from pgduet.operations.whole_tables import CreatedTable, DroppedTable
+from pgduet.postgres.catalogue import relation_there
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
 
@@ -34,10 +34,22 @@ async def archive_table(conn: Connection, table: CreatedTable | DroppedTable, na
     oid = {"oid": (await (await conn.execute(block("tables", "columns_of"), where)).fetchall())[0]["oid"]}
     keys = await (await conn.execute(block("tables", "foreign_keys_of"), oid)).fetchall()
     clashes = await (await conn.execute(block("tables", "clashes"), oid)).fetchall()
-    free = {row["name"]: fit(f"{name}/{row['name']}") for row in clashes}
+    free = {row["name"]: tables.set_aside(name, row["name"]) for row in clashes}
     return tables.archive(
         table, name, {row["name"]: sql.Identifier(row["schema"], row["target"]) for row in keys}, free
     )
+
+
+async def bring_back(conn: Connection, table: CreatedTable, name: str) -> list[Statement]:
+    """Give the statements that move a table back, and give its indexes and sequences their own names where these are free."""
+    where = {"schema": tables.ARCHIVE, "table": name}
+    oid = {"oid": (await (await conn.execute(block("tables", "columns_of"), where)).fetchall())[0]["oid"]}
+    own_names = {}
+    for row in await (await conn.execute(block("tables", "parts"), oid)).fetchall():
+        own = tables.own_name(table, name, row["name"])
+        if own and not await relation_there(conn, table.schema_name, own):
+            own_names[row["name"]] = own
+    return tables.bring_back(table, name, own_names)
 
 
 async def _columns(conn: Connection, schema: str, name: str) -> list[str] | None:

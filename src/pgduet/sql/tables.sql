@@ -34,8 +34,15 @@ SELECT k.conname AS name, n.nspname AS schema, c.relname AS target
   FROM pg_constraint k JOIN pg_class c ON c.oid = k.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE k.conrelid = %(oid)s::oid AND k.contype = 'f' ORDER BY k.conname
 
+-- name: parts
+-- Indexes and sequences of a table.
+SELECT c.relname AS name FROM pg_class c
+ WHERE c.oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = %(oid)s::oid)
+    OR c.oid IN (SELECT objid FROM pg_depend WHERE refobjid = %(oid)s::oid AND classid = 'pg_class'::regclass AND deptype IN ('a', 'i')
+                    AND EXISTS (SELECT FROM pg_class s WHERE s.oid = objid AND s.relkind = 'S'))
+
 -- name: clashes
--- Indexes and sequences of a table whose names the archive has already.
+-- Those whose names the archive has already.
 SELECT c.relname AS name FROM pg_class c
  WHERE (c.oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = %(oid)s::oid)
         OR c.oid IN (SELECT objid FROM pg_depend WHERE refobjid = %(oid)s::oid AND classid = 'pg_class'::regclass AND deptype IN ('a', 'i')

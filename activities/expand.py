@@ -17,7 +17,7 @@ from pgduet.operations.names import archived_table
 from pgduet.operations.statement import Statement
 from pgduet.operations.whole_tables import CreatedTable, Script
 from pgduet.postgres import store
-from pgduet.postgres.moving import archive_table, archived, bring_back, count_rows, own_search_path
+from pgduet.postgres.moving import archive_table, archived, bring_back, count_rows, own_search_path, set_table_aside
 from pgduet.postgres.session import Connection
 
 
@@ -115,9 +115,13 @@ class _Step:
 
 
 async def _statements_for(work: Work, table: CreatedTable) -> list[Statement]:
-    """Bring an archived table back where its shape is still the plan's; else make a new one."""
-    name = archived_table(work.migration.design.name, table.schema_name, table.table)
-    known = await archived(work.conn, name)
-    if known == [f"{column.name} {column.type}" for column in table.columns]:
+    """Bring an archived table back where its form is still the plan's; else set it aside, and make a new one."""
+    plan = work.migration.design.name
+    name = archived_table(plan, table.schema_name, table.table)
+    same = await archived(work.conn, table, name)
+    if same:
         return await bring_back(work.conn, table, name)
-    return tables.create(table)
+    if same is None:
+        return tables.create(table)
+    aside = archived_table(plan, table.schema_name, table.table, work.migration.attempt)
+    return [*await set_table_aside(work.conn, table, name, aside), *tables.create(table)]

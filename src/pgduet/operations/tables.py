@@ -4,6 +4,7 @@ Moving keeps every row, bit by bit, in a time that does not depend on their numb
 they would go on binding the clients of those.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +19,8 @@ from pgduet.sql import block
 
 ARCHIVE = "pgduet_archive"
 _MAKING = frozenset({"create", "comment", "grant"})
+MARK = "pgduet "
+"""How the comment of an archived table begins that says by which form it was created."""
 _CUT = re.compile(r"_[0-9a-f]{10}$")
 """How a name ends that was too long."""
 
@@ -69,11 +72,32 @@ def archive(
     made += [
         _on(table, "drop_constraint", f"leave {key} behind", constraint=sql.Identifier(key)) for key in foreign_keys
     ]
-    made += [_renamed(table, index, free) for index, free in clashes.items()]
+    made += [_renamed(table.schema_name, index, free) for index, free in clashes.items()]
     made.append(_on(table, "rename", f"becomes {name}", name=sql.Identifier(name)))
     moved = sql.Identifier(table.schema_name, name)
     query = block("tables", "move").format(relation=moved, schema=sql.Identifier(ARCHIVE))
-    return [*made, Statement(query, f"to {ARCHIVE}", Lock.ACCESS_EXCLUSIVE)]
+    made.append(Statement(query, f"to {ARCHIVE}", Lock.ACCESS_EXCLUSIVE))
+    if isinstance(table, CreatedTable):
+        made.append(_said(sql.Identifier(ARCHIVE, name), mark(table)))
+    return made
+
+
+def mark(table: CreatedTable) -> str:
+    """Tell one form of a created table from another: in the archive it is the table's comment."""
+    text = table.model_dump_json(exclude={"position"}, exclude_defaults=True)
+    return MARK + hashlib.sha256(text.encode()).hexdigest()
+
+
+def set_table_aside(name: str, aside: str, parts: dict[str, str]) -> list[Statement]:
+    """Rename an archived table that does not come back, and its indexes and sequences, so that the next one has their names."""
+    relation = sql.Identifier(ARCHIVE, name)
+    query = block("tables", "rename").format(relation=relation, name=sql.Identifier(aside))
+    made = [Statement(query, f"becomes {aside}", Lock.ACCESS_EXCLUSIVE, relation.as_string(None))]
+    return [*made, *(_renamed(ARCHIVE, part, free) for part, free in parts.items())]
+
+
+def _said(relation: sql.Identifier, text: str | None) -> Statement:
+    return Statement(block("tables", "comment").format(relation=relation, text=sql.Literal(text)), "its comment")
 
 
 def set_aside(archived: str, name: str) -> str:
@@ -101,15 +125,14 @@ def bring_back(table: CreatedTable, name: str, own_names: dict[str, str]) -> lis
     return [
         Statement(move, f"back from {ARCHIVE}", Lock.ACCESS_EXCLUSIVE, label),
         Statement(rename, f"becomes {table.table}"),
-        *(_renamed(table, aside, own) for aside, own in own_names.items()),
+        _said(table.relation, table.comment),
+        *(_renamed(table.schema_name, aside, own) for aside, own in own_names.items()),
     ]
 
 
-def _renamed(table: CreatedTable | DroppedTable, index: str, name: str) -> Statement:
+def _renamed(schema: str, index: str, name: str) -> Statement:
     """Rename an index, a constraint with it, or a sequence."""
-    query = block("declare", "rename_index").format(
-        index=sql.Identifier(table.schema_name, index), name=sql.Identifier(name)
-    )
+    query = block("declare", "rename_index").format(index=sql.Identifier(schema, index), name=sql.Identifier(name))
     return Statement(query, f"rename {index}")
 
 

@@ -16,9 +16,15 @@ async def own_search_path(conn: Connection) -> str:
     return str(found["path"]) if found else ""
 
 
-async def archived(conn: Connection, name: str) -> list[str] | None:
-    """Give the columns of an archived table, each with its type; None where there is none of this name."""
-    return await _columns(conn, tables.ARCHIVE, name)
+async def archived(conn: Connection, table: CreatedTable, name: str) -> bool | None:
+    """Tell whether an archived table has the form that the plan gives it now; None where there is none of this name."""
+    where = {"schema": tables.ARCHIVE, "table": name}
+    found = await (await conn.execute(block("tables", "columns_of"), where)).fetchall()
+    if not found:
+        return None
+    if (found[0]["comment"] or "").startswith(tables.MARK):
+        return bool(found[0]["comment"] == tables.mark(table))
+    return bool(found[0]["columns"] == [f"{column.name} {column.type}" for column in table.columns])
 
 
 async def count_rows(conn: Connection, label: str) -> int:
@@ -42,16 +48,24 @@ async def archive_table(conn: Connection, table: CreatedTable | DroppedTable, na
 
 async def bring_back(conn: Connection, table: CreatedTable, name: str) -> list[Statement]:
     """Give the statements that move a table back, and give its indexes and sequences their own names where these are free."""
-    where = {"schema": tables.ARCHIVE, "table": name}
-    oid = {"oid": (await (await conn.execute(block("tables", "columns_of"), where)).fetchall())[0]["oid"]}
     own_names = {}
-    for row in await (await conn.execute(block("tables", "parts"), oid)).fetchall():
-        own = tables.own_name(table, name, row["name"])
+    for part in await _parts(conn, name):
+        own = tables.own_name(table, name, part)
         if own and not await relation_there(conn, table.schema_name, own):
-            own_names[row["name"]] = own
+            own_names[part] = own
     return tables.bring_back(table, name, own_names)
 
 
-async def _columns(conn: Connection, schema: str, name: str) -> list[str] | None:
-    found = await (await conn.execute(block("tables", "columns_of"), {"schema": schema, "table": name})).fetchall()
-    return list(found[0]["columns"]) if found else None
+async def set_table_aside(conn: Connection, table: CreatedTable, name: str, aside: str) -> list[Statement]:
+    """Give the statements that make room in the archive for the next table of this name."""
+    parts = {
+        part: tables.set_aside(aside, tables.own_name(table, name, part) or part) for part in await _parts(conn, name)
+    }
+    return tables.set_table_aside(name, aside, parts)
+
+
+async def _parts(conn: Connection, name: str) -> list[str]:
+    """Name the indexes and sequences of an archived table."""
+    where = {"schema": tables.ARCHIVE, "table": name}
+    oid = (await (await conn.execute(block("tables", "columns_of"), where)).fetchall())[0]["oid"]
+    return [row["name"] for row in await (await conn.execute(block("tables", "parts"), {"oid": oid})).fetchall()]

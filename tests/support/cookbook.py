@@ -43,7 +43,7 @@ ORDER BY line
 
 @dataclass(frozen=True)
 class Recipe:
-    """One plan's surroundings; `gives` and `takes` are lines of tables' shapes, of which those taken may be cut short."""
+    """One plan's surroundings; `gives` and `takes` are lines of tables' shapes: whole ones, and how lines begin (`$` is the end)."""
 
     seed: str = ""
     talk: Sequence[Step] = ()

@@ -12,7 +12,9 @@ from pgduet.plan.models import IMPLEMENTED
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "coming-from-pgroll-and-reshape.md"
 FILES = sorted(FOLDER.iterdir())
-ROW = re.compile(r"^\| `(\d\d)_(\w+)` \| .+? \| \[([\w-]+)\]\(\.\./\.\./examples/cookbook/([\w-]+)\.yaml\) \|", re.MULTILINE)
+ROW = re.compile(
+    r"^\| `(\d\d)_(\w+)` \| .+? \| \[([\w-]+)\]\(\.\./\.\./examples/cookbook/([\w-]+)\.yaml\) \|", re.MULTILINE
+)
 
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 

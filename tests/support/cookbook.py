@@ -43,7 +43,7 @@ ORDER BY line
 
 @dataclass(frozen=True)
 class Recipe:
-    """One plan's surroundings; `gives` and `takes` are lines of tables' shapes: whole ones, and how lines begin (`$` is the end)."""
+    """One plan's surroundings; `gives` has lines of tables' shapes, `takes` how lines begin (`$` is a line's end)."""
 
     seed: str = ""
     talk: Sequence[Step] = ()

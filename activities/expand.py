@@ -5,6 +5,7 @@ it shows the tables as they are, and clients may have come to use it. A created 
 comes back from there.
 """
 
+import psycopg
 from temporalio import activity
 
 from pgduet.activities.building import build_first, drop_first
@@ -13,10 +14,12 @@ from pgduet.activities.versions import open_old_version, unpublished_before
 from pgduet.barriers import reach
 from pgduet.messages import Outcome, Reference
 from pgduet.operations import columns, scripts, tables
+from pgduet.operations.design import TableDesign
 from pgduet.operations.names import archived_table
 from pgduet.operations.statement import Statement
 from pgduet.operations.whole_tables import CreatedTable, Script
 from pgduet.postgres import store
+from pgduet.postgres.commonest import commonest_values
 from pgduet.postgres.moving import archive_table, archived, bring_back, count_rows, own_search_path, set_table_aside
 from pgduet.postgres.session import Connection
 
@@ -37,7 +40,7 @@ class Expand:
                 await open_old_version(work)
             step = _Step(work, "expand")
             for table in design.synced:
-                await step.run(columns.add(table), table.label, columns=[column.name for column in table.new_columns])
+                await _add_columns(step, table)
             for made in design.created:
                 if not await step.has_run(made.position):
                     await step.run(await _statements_for(work, made), made.label, (made.position, True))
@@ -112,6 +115,18 @@ class _Step:
 
     def outcome(self, summary: str) -> Outcome:
         return Outcome(summary=summary, evidence={"lock_tries": self.tries}, audit_head=self.head)
+
+
+async def _add_columns(step: _Step, table: TableDesign) -> None:
+    """Add a table's columns; rows that exist begin with what `up` gives most often, as far as the type takes it."""
+    common = await commonest_values(step.work.conn, table)
+    affected: dict[str, object] = {"columns": [column.name for column in table.new_columns]}
+    shares = {c.name: round(common[c.physical].share, 3) for c in table.derived if c.physical in common}
+    try:
+        begins_as = {physical: one.value for physical, one in common.items()}
+        await step.run(columns.add(table, begins_as), table.label, None, **affected, begun=shares)
+    except psycopg.DataError:  # longer than the type allows
+        await step.run(columns.add(table), table.label, None, **affected)
 
 
 async def _statements_for(work: Work, table: CreatedTable) -> list[Statement]:

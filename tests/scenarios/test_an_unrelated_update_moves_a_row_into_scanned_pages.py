@@ -23,7 +23,13 @@ MOVED = 400
 STARS = sql.Identifier(physical_column(NAME, "stars"))
 POLICY: dict[str, Any] = {"backfill": {"parallelism": 1}, "gates": {"verify": "manual", "shadow": "manual"}}
 
-FILLS_EMPTY_ROWS = Clause("an update of any column fills a row that is empty", "sync", "fill_mapping", "{or_empty}")
+FILLS_EMPTY_ROWS = Clause(
+    "an update of any column computes the new side",
+    "sync",
+    "fill",
+    "{mappings}",
+    "IF TG_OP = 'INSERT' THEN {mappings} END IF;",
+)
 FIRES_FOR_ANY_COLUMN = Code(
     "an update of any column fires the sync while rows are empty",
     sync._update_events,

@@ -18,6 +18,7 @@ from pgduet.plan.checksum import checksum
 from pgduet.plan.models import Plan
 from pgduet.postgres import catalogue, parity, store
 from pgduet.postgres.batches import Batches
+from pgduet.postgres.commonest import commonest_values
 from pgduet.postgres.databases import Database
 from pgduet.postgres.pace import Pace
 from pgduet.postgres.session import Connection, session
@@ -53,9 +54,10 @@ class Mechanics:
             for statement in statements:
                 await self.conn.execute(statement.sql)
 
-    async def expand(self) -> None:
-        """Add the columns."""
-        await self.run(columns.add(self.table))
+    async def expand(self, *, begun: bool = False) -> None:
+        """Add the columns; with `begun`, rows that exist begin with what `up` gives most often."""
+        common = await commonest_values(self.conn, self.table) if begun else {}
+        await self.run(columns.add(self.table, {physical: one.value for physical, one in common.items()}))
 
     async def install(self, mode: SyncMode) -> None:
         """Install the triggers in a form."""

@@ -138,3 +138,17 @@ def test_what_is_met_while_it_is_paused_is_still_waited_for_after_resume() -> No
     assert desk.status.waiting_for.kind == "drift"
     desk.take("advance", None)
     assert desk.advanced is not None
+
+
+async def test_a_value_that_the_type_does_not_take_is_no_obstacle(stage: Harness, conn: Connection) -> None:
+    await create_reviews(conn, 200, trigger=False)
+    operation = {
+        "add_column": {
+            "table": "public.reviews",
+            "column": {"name": "short", "type": "varchar(3)", "up": "CASE WHEN id > 5 THEN 'too long' ELSE 'ok' END"},
+        }
+    }
+    async with stage.worker():
+        await stage.start(stage.plan(operation))
+        status = await stage.waits("error", Phase.BACKFILL)
+        assert "`up` cannot map" in (status.failure or "")

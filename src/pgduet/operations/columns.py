@@ -1,8 +1,11 @@
 """Columns in the making: added by expand, bound at cutover, named by contract; each step with its undo.
 
 A new column has no default and no constraint until its time: a default on it would be taken by old clients' inserts, so that
-`up` never ran, and a constraint would refuse rows that are not filled yet.
+`up` never ran, and a constraint would refuse rows that are not filled yet. Rows that exist may begin with a value: the default that
+says so goes in the same transaction.
 """
+
+from collections.abc import Mapping
 
 from psycopg import sql
 
@@ -13,15 +16,23 @@ from pgduet.operations.names import MARKER, constraint_name, fit
 from pgduet.operations.statement import Lock, Statement, on_table, role, trusted
 
 
-def add(table: TableDesign) -> list[Statement]:
-    """Add the new columns and the insert marker, all nullable and without default: a change of the catalogue only."""
+def add(table: TableDesign, begins_as: Mapping[str, str] | None = None) -> list[Statement]:
+    """Add the new columns and the insert marker, all nullable and without default: a change of the catalogue only.
+
+    `begins_as` gives values, as text and by physical name, that rows which exist have in a column from the start.
+    """
     if not table.synced:
         return []
     made = []
     for column in table.new_columns:
         name = sql.Identifier(column.physical)
         kind = trusted(f"{column.type} COLLATE {column.collation}" if column.collation else column.type)
-        made.append(_on(table, "add", f"add {column.physical}", column=name, type=kind))
+        if begins_as and column.physical in begins_as:
+            value = sql.Literal(begins_as[column.physical])
+            made.append(_on(table, "add_begun", f"add {column.physical}", column=name, type=kind, value=value))
+            made.append(_on(table, "drop_default", "new rows begin empty", column=name))
+        else:
+            made.append(_on(table, "add", f"add {column.physical}", column=name, type=kind))
         if column.comment:
             made.append(_on(table, "comment", "its comment", column=name, text=sql.Literal(column.comment)))
         if column.statistics is not None:

@@ -4,7 +4,8 @@ Every statement works on a range of heap pages or on one snapshot of the whole t
 primary key, rows are named by it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from psycopg import sql
 
@@ -114,12 +115,14 @@ def _clash(table: TableDesign, exclusion: Exclusion) -> dict[str, sql.Composable
 def fill(design: Design, table: TableDesign, first: int, last: int, *, how: str = "fill", safe: bool = False) -> Query:
     """Fill a page range; `how` is a block of rows.sql: `fill`, `fill_unlocked` or `count_needed`.
 
-    With `safe`, rows that `up` cannot map are left out instead of failing the statement.
+    With `safe`, rows that `up` cannot map are made empty instead of failing the statement: they may have begun with a value.
     """
-    condition = _safely(design, table, needs(table)) if safe else sql.SQL("({})").format(needs(table))
-    return block("rows", how).format(
-        relation=table.heap, assign=_assign(table), pages=pages(first, last), needs=condition
-    )
+    condition, assign = needs(table), _assign(table)
+    if safe:
+        filled = _any(sql.SQL("{} IS NOT NULL").format(column.of(ROW)) for column in table.derived)
+        condition = _mapped_or(design, table, needs(table), filled)
+        assign = _assign(table, partial(_mapped_or, design, table, otherwise=sql.SQL("NULL")))
+    return block("rows", how).format(relation=table.heap, assign=assign, pages=pages(first, last), needs=condition)
 
 
 def unmapped(design: Design, table: TableDesign, first: int, last: int, limit: int) -> Query:
@@ -270,7 +273,12 @@ def _old_differs(table: TableDesign, old: OldColumn) -> Query:
 
 
 def _safely(design: Design, table: TableDesign, condition: sql.Composable) -> Query:
-    return block("rows", "mappable").format(try_up=design.routine(table, "try_up"), condition=condition)
+    return _mapped_or(design, table, condition, sql.SQL("false"))
+
+
+def _mapped_or(design: Design, table: TableDesign, value: sql.Composable, otherwise: sql.Composable) -> Query:
+    """Render a value of a row that `up` can map, or another one where it cannot."""
+    return block("rows", "mappable").format(try_up=design.routine(table, "try_up"), value=value, otherwise=otherwise)
 
 
 def _unmappable_or(design: Design, table: TableDesign, condition: sql.Composable) -> Query:
@@ -287,8 +295,8 @@ def _backward_safe(design: Design, table: TableDesign, mapping: ColumnMapping) -
     return block("rows", "lost").format(try_down=design.routine(table, "try_down"), condition=_backward(table, mapping))
 
 
-def _assign(table: TableDesign) -> Query:
-    return _list(sql.SQL("{} = {}").format(sql.Identifier(c.physical), c.up_value(ROW)) for c in table.derived)
+def _assign(table: TableDesign, guarded: Callable[[sql.Composable], sql.Composable] = lambda value: value) -> Query:
+    return _list(sql.SQL("{} = {}").format(sql.Identifier(c.physical), guarded(c.up_value(ROW))) for c in table.derived)
 
 
 def _both_sides(table: TableDesign) -> Query:

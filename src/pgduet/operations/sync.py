@@ -164,18 +164,8 @@ class _Bodies:
         )
 
     def _fill(self) -> Query:
-        mappings = [
-            block("sync", "fill_mapping").format(
-                sources_changed=_changed(self.table, mapping.sources),
-                or_empty=sql.SQL("").join(
-                    sql.SQL(" OR {} IS NULL").format(column.of(NEW)) for column in mapping.derived
-                ),
-                up=self._up(mapping),
-            )
-            for mapping in self.table.mappings
-            if mapping.derived
-        ]
-        return block("sync", "fill").format(mappings=_lines(mappings))
+        ups = [self._up(mapping) for mapping in self.table.mappings if mapping.derived]
+        return block("sync", "fill").format(mappings=_lines(ups))
 
     def _up(self, mapping: ColumnMapping) -> Query:
         if not mapping.derived:

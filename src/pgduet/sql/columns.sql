@@ -3,6 +3,10 @@
 -- name: add
 ALTER TABLE {relation} ADD COLUMN IF NOT EXISTS {column} {type}
 
+-- name: add_begun
+-- Rows that are there begin with a value, without being touched; the default goes in the same transaction.
+ALTER TABLE {relation} ADD COLUMN IF NOT EXISTS {column} {type} DEFAULT {value}
+
 -- name: add_marker
 ALTER TABLE {relation} ADD COLUMN IF NOT EXISTS {column} smallint
 

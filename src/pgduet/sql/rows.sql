@@ -4,18 +4,18 @@
 ({row}.ctid >= {first}::tid AND {row}.ctid < {last}::tid)
 
 -- name: fill
-UPDATE {relation} AS t SET {assign} WHERE {pages} AND {needs}
+UPDATE {relation} AS t SET {assign} WHERE {pages} AND ({needs})
 
 -- name: fill_unlocked
 -- Never waits for a row lock: what a client holds is left for the next try.
 UPDATE {relation} AS t SET {assign}
- WHERE ctid = ANY (ARRAY(SELECT t.ctid FROM {relation} AS t WHERE {pages} AND {needs} FOR NO KEY UPDATE SKIP LOCKED))
+ WHERE ctid = ANY (ARRAY(SELECT t.ctid FROM {relation} AS t WHERE {pages} AND ({needs}) FOR NO KEY UPDATE SKIP LOCKED))
 
 -- name: count_needed
-SELECT count(*) FROM {relation} AS t WHERE {pages} AND {needs}
+SELECT count(*) FROM {relation} AS t WHERE {pages} AND ({needs})
 
 -- name: mappable
-(CASE WHEN {try_up}(t) IS NULL THEN {condition} ELSE false END)
+(CASE WHEN {try_up}(t) IS NULL THEN {value} ELSE {otherwise} END)
 
 -- name: judged
 (CASE WHEN {try_up}(t) IS NOT NULL THEN true WHEN {try_down}(t) IS NOT NULL THEN {no_way_back} ELSE {condition} END)

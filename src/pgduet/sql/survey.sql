@@ -13,3 +13,10 @@ SELECT count(*) AS rows, {counts}
 
 -- name: count_if
 count(*) FILTER (WHERE {condition}) AS {name}
+
+-- name: commonest
+-- The value that `up` gives most often in some pages of the table, as text, and its share of their rows.
+SELECT value, share FROM (
+  SELECT {value}::text AS value, (count(*) / sum(count(*)) OVER ())::float8 AS share
+    FROM (SELECT * FROM {relation} TABLESAMPLE SYSTEM ({percent}) LIMIT {limit}) AS t GROUP BY 1) AS counted
+ ORDER BY share DESC LIMIT 1

@@ -5,19 +5,13 @@
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS {body}
 
 -- name: fill
--- dual_write to verify: old to new. An update of any column fills a row that is still empty: such an update may move the row
--- out of the pages that the backfill has yet to read.
+-- dual_write to verify: old to new. An update of any column computes the new side anew: such an update may move a row that is not
+-- filled yet out of the pages that the backfill has yet to read, and what an unfilled row holds tells nothing (it may have begun
+-- with a value).
 BEGIN
 {mappings}
   RETURN NEW;
 END
-
--- name: fill_mapping
-  IF TG_OP = 'INSERT' THEN
-{up}
-  ELSIF {sources_changed}{or_empty} THEN
-{up}
-  END IF;
 
 -- name: insert
 -- From publication on: the marker tells a new client's insert, whose empty values are meant, from an old client's.

@@ -1,11 +1,13 @@
-"""Rows per second of a backfill, on pgroll's own scenario, without load.
+"""Rows per second of a backfill, on pgroll's own scenario, without load; and again with distinct names.
+
+In pgroll's scenario all rows get the same value, with which they can begin (ADR 25). With distinct names each row must be written.
 
 Compared: pgduet from `start` to the end of its phase `backfill` (below 1 M rows that phase alone, with its start-up beside
 it), what `pgroll start` takes at its default batch and at its best, what `reshape migration start` takes, and one plain
 UPDATE. All begin with the tool set up, the table filled, vacuumed, and a checkpoint behind it. Afterwards no row may be left
 unfilled.
 
-Takes about 10 minutes with two sizes; 10 M rows (`--rows 300000,1000000,10000000`) half an hour more.
+Takes about 15 minutes with two sizes; 10 M rows (`--rows 300000,1000000,10000000`) an hour more.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -39,6 +41,8 @@ class Took:
     peak_mb: float = 0.0
 
 
+Data = tuple[int, bool]
+"""How many rows, and whether nearly all of them have names of their own."""
 Subject = Callable[[], Awaitable[Took]]
 
 
@@ -51,12 +55,19 @@ async def measure(run: Run) -> list[Figure]:
     programs = {peer.name: run.find(peer) for peer in (peers.pgroll(), peers.reshape())}
     best = await _best_batch(run, programs[PGROLL], min(run.sizes.rows))
     figures: list[Figure] = []
-    rates: dict[int, float | None] = {}
-    for rows in run.sizes.rows:
-        took = await alternating(_subjects(run, programs, best, rows), run.sizes.repeats)
-        figures += figures_of(run.metric, rows, took)
-        rates[rows] = _rate(rows, [each.whole_s for each in took[DUET]])
-    return figures + scale(run.metric, rates)
+    for distinct in (False, True):
+        metric = partial(_named, run, distinct)
+        rates: dict[int, float | None] = {}
+        for rows in run.sizes.rows:
+            took = await alternating(_subjects(run, programs, best, (rows, distinct)), run.sizes.repeats)
+            figures += figures_of(metric, rows, took)
+            rates[rows] = _rate(rows, [each.whole_s for each in took[DUET]])
+        figures += scale(metric, rates)
+    return figures
+
+
+def _named(run: Run, distinct: bool, words: str, rows: int | None = None) -> str:  # noqa: FBT001
+    return run.metric(f"{words}, distinct names" if distinct else words, rows)
 
 
 def figures_of(metric: Callable[..., str], rows: int, took: Mapping[str, list[Took]]) -> list[Figure]:
@@ -130,7 +141,7 @@ async def _best_batch(run: Run, program: Path | None, rows: int) -> int | None:
     """Try batches, each once, at the smallest size."""
     if program is None:
         return None
-    tried = {size: (await _pgroll(run, rows, program, size)).whole_s for size in BATCHES}
+    tried = {size: (await _pgroll(run, (rows, False), program, size)).whole_s for size in BATCHES}
     best = min(tried, key=lambda size: tried[size])
     told = ", ".join(f"{size:,}: {seconds:.1f} s" for size, seconds in tried.items())
     run.say(f"pgroll's batch sizes at {rows:,} rows: {told}")
@@ -138,14 +149,14 @@ async def _best_batch(run: Run, program: Path | None, rows: int) -> int | None:
     return best
 
 
-def _subjects(run: Run, programs: Mapping[str, Path | None], best: int | None, rows: int) -> dict[str, Subject]:
-    subjects: dict[str, Subject] = {DUET: partial(_pgduet, run, rows), UPDATE: partial(_update, run, rows)}
+def _subjects(run: Run, programs: Mapping[str, Path | None], best: int | None, data: Data) -> dict[str, Subject]:
+    subjects: dict[str, Subject] = {DUET: partial(_pgduet, run, data), UPDATE: partial(_update, run, data)}
     if pgroll := programs[PGROLL]:
-        subjects[PGROLL] = partial(_pgroll, run, rows, pgroll, None)
-        subjects[BEST] = partial(_pgroll, run, rows, pgroll, best)
+        subjects[PGROLL] = partial(_pgroll, run, data, pgroll, None)
+        subjects[BEST] = partial(_pgroll, run, data, pgroll, best)
     if reshape := programs[RESHAPE]:
-        subjects[RESHAPE] = partial(_reshape, run, rows, reshape)
-    return {name: partial(_told, run, name, rows, subject) for name, subject in subjects.items()}
+        subjects[RESHAPE] = partial(_reshape, run, data, reshape)
+    return {name: partial(_told, run, name, data[0], subject) for name, subject in subjects.items()}
 
 
 async def _told(run: Run, name: str, rows: int, subject: Subject) -> Took:
@@ -156,14 +167,14 @@ async def _told(run: Run, name: str, rows: int, subject: Subject) -> Took:
     return took
 
 
-async def _pgduet(run: Run, rows: int) -> Took:
+async def _pgduet(run: Run, data: Data) -> Took:
     async with run.ground.database() as dsn, duet.duet(run.ground, dsn) as pgduet:
         await users.create(dsn)
-        await users.fill(dsn, rows)
+        await users.fill(dsn, data[0], distinct=data[1])
         await pgduet.start(gates={"verify": "manual"})
         status = await pgduet.held(Phase.BACKFILL)
         ended = duet.timing_of(status, Phase.BACKFILL).ended_at
-        await _require_filled(dsn, await users.new_column(dsn), rows, DUET)
+        await _require_filled(dsn, await users.new_column(dsn), data[0], DUET)
         if pgduet.started_at is None or ended is None:
             message = "the backfill has no times"
             raise LookupError(message)
@@ -171,31 +182,31 @@ async def _pgduet(run: Run, rows: int) -> Took:
         return Took(whole_s, duet.took(status, Phase.BACKFILL), pgduet.memory.start_mb, pgduet.memory.peak_mb)
 
 
-async def _pgroll(run: Run, rows: int, program: Path, batch_rows: int | None) -> Took:
+async def _pgroll(run: Run, data: Data, program: Path, batch_rows: int | None) -> Took:
     async with run.ground.database() as dsn:
         pgroll = await Pgroll.prepared(program, dsn, run.ground.scratch)
-        await users.fill(dsn, rows)
+        await users.fill(dsn, data[0], distinct=data[1])
         ran = await pgroll.start(batch_rows)
-        await _require_filled(dsn, await users.new_column(dsn), rows, PGROLL)
+        await _require_filled(dsn, await users.new_column(dsn), data[0], PGROLL)
         return Took(ran.seconds)
 
 
-async def _reshape(run: Run, rows: int, program: Path) -> Took:
+async def _reshape(run: Run, data: Data, program: Path) -> Took:
     async with run.ground.database() as dsn:
         reshape = await Reshape.prepared(program, dsn, run.ground.scratch)
-        await users.fill(dsn, rows)
+        await users.fill(dsn, data[0], distinct=data[1])
         ran = await reshape.start()
-        await _require_filled(dsn, await users.new_column(dsn), rows, RESHAPE)
+        await _require_filled(dsn, await users.new_column(dsn), data[0], RESHAPE)
         return Took(ran.seconds)
 
 
-async def _update(run: Run, rows: int) -> Took:
+async def _update(run: Run, data: Data) -> Took:
     async with run.ground.database() as dsn:
         await users.create(dsn)
-        await users.fill(dsn, rows)
+        await users.fill(dsn, data[0], distinct=data[1])
         async with await connect(dsn) as conn:
             took_s = await users.update_all(conn)
-        await _require_filled(dsn, "name", rows, UPDATE)
+        await _require_filled(dsn, "name", data[0], UPDATE)
         return Took(took_s)
 
 

@@ -94,7 +94,7 @@ def figures_of(metric: Callable[..., str], found: Mapping[int, Events], simulate
 async def _whole(run: Run, rows: int) -> Events:
     async with run.ground.database() as dsn, duet.duet(run.ground, dsn) as pgduet:
         await users.create(dsn)
-        await users.fill(dsn, rows)
+        await users.fill(dsn, rows, distinct=True)
         await pgduet.start(**POLICY)
         status = await pgduet.until(lambda status: status.phase is Phase.DONE, "done")
         (ranges,) = await one(dsn, "SELECT count(*) FROM pgduet.backfill_range")
@@ -162,7 +162,7 @@ async def _simulated(run: Run, rate: float) -> Events:
     """Go through the backfill of a table whose rows are not there; the worker, with its stand-ins, is in this process."""
     async with run.ground.database() as dsn, duet.duet(run.ground, dsn) as pgduet:
         await users.create(dsn)
-        await users.fill(dsn, 1000)
+        await users.fill(dsn, 1000, distinct=True)
         if pgduet.worker:  # the real one has set the database up
             await asyncio.to_thread(pgduet.worker.stop)
             pgduet.worker = None

@@ -127,7 +127,7 @@ async def _killed(run: Run, rows: int, after_s: float) -> Killed | None:
 
 async def _begun(pgduet: Duet, rows: int) -> None:
     await users.create(pgduet.dsn)
-    await users.fill(pgduet.dsn, rows)
+    await users.fill(pgduet.dsn, rows, distinct=True)
     await pgduet.start(gates={"verify": "manual"})
 
 

@@ -86,7 +86,7 @@ def figures_of(metric: Callable[..., str], found: Mapping[int, Sequence[Undone]]
 async def _undone(run: Run, load: Load) -> Undone:
     async with run.ground.database() as dsn, duet(run.ground, dsn) as pgduet:
         await users.create(dsn, visits=True)
-        await users.fill(dsn, load.rows)
+        await users.fill(dsn, load.rows, distinct=True)
         async with crowd(run.ground, dsn, load.rows, rate=load.rate, clients=CLIENTS, seed=run.seed) as clients:
             await clients.invite(BASE, NEW)
             await clients.come(BASE, "public")

@@ -75,7 +75,7 @@ async def ceiling(run: Run, rows: int) -> float:
     """Measure what eight clients do at most."""
     async with run.ground.database() as dsn:
         await users.create(dsn, visits=True)
-        await users.fill(dsn, rows)
+        await users.fill(dsn, rows, distinct=True)
         command = pgbench.command(
             run.ground.postgres.bin_dir / "pgbench",
             pgbench.written(run.ground.scratch, rows),
@@ -219,7 +219,7 @@ async def _crowded(run: Run, load: Load, pgroll: Path | None = None) -> AsyncIte
             await Pgroll.prepared(pgroll, dsn, run.ground.scratch, visits=True)
         else:
             await users.create(dsn, visits=True)
-        await users.fill(dsn, load.rows)
+        await users.fill(dsn, load.rows, distinct=True)
         async with crowd(run.ground, dsn, load.rows, rate=load.rate, clients=CLIENTS, seed=run.seed) as clients:
             await clients.invite(BASE, OLD, NEW, MOVED, schemas=users.PGROLL_SCHEMAS[:1] if pgroll else ())
             yield dsn, clients

@@ -1,5 +1,8 @@
 """pgroll's own scenario: `users(id serial pk, name varchar(255) null)`, all names NULL, to be NOT NULL; in each tool's words.
 
+All rows then get the same name, which is pgduet's best case. So there is a second shape of the data, where nearly all differ: what
+is not about rows per second is measured with it.
+
 `visits` is a column that the migration is not about; only benchmarks with clients have it.
 """
 
@@ -38,10 +41,12 @@ async def add_visits(dsn: str) -> None:
         await conn.execute(_VISITS)
 
 
-async def fill(dsn: str, rows: int) -> None:
-    """Put in rows without names, and leave the server at rest."""
+async def fill(dsn: str, rows: int, *, distinct: bool = False) -> None:
+    """Put in rows without names, or, `distinct`, four of five with a name of their own; and leave the server at rest."""
+    named = sql.SQL("CASE WHEN i % 5 > 0 THEN 'somebody ' || i END") if distinct else sql.SQL("NULL")
     async with await connect(dsn) as conn:
-        await conn.execute("INSERT INTO users (name) SELECT NULL FROM generate_series(1, %s)", [rows])
+        query = sql.SQL("INSERT INTO users (name) SELECT {} FROM generate_series(1, {}) AS i")
+        await conn.execute(query.format(named, sql.Literal(rows)))
     await settle(dsn)
 
 

@@ -16,6 +16,7 @@ from temporalio.client import WorkflowFailureError
 from pgduet.failures import error_from
 from pgduet.operations import names, refusals, resolve, sync, views
 from pgduet.phases import Phase, State
+from pgduet.sql import load
 
 Connection = psycopg.AsyncConnection[Any]
 THINGS = """
@@ -72,6 +73,9 @@ def mutate(monkeypatch: pytest.MonkeyPatch, mutant: str) -> None:
         monkeypatch.setattr(views, "block", without)
     elif mutant == MUTANTS[2]:
         monkeypatch.setattr(sync, "trigger_name", lambda plan, kind: names.fit(f"!pgduet_{kind}_{plan}"))
+        # Else they would be taken for triggers of the user's that nothing mutes.
+        known = load("catalogue")
+        monkeypatch.setitem(known, "update_triggers", known["update_triggers"].replace("~pgduet", "!pgduet"))
     elif mutant == MUTANTS[3]:
         table = resolve.TableDesign
         monkeypatch.setattr(resolve, "TableDesign", lambda **given: table(**{**given, "always_fire": False}))

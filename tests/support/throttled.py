@@ -106,14 +106,19 @@ async def spread(conn: Connection, rows: int = ROWS) -> None:
 
 @asynccontextmanager
 async def filling(
-    stage: Harness, conn: Connection, prepare: Callable[[Connection], Awaitable[None]] | None = None, **backfill: Any
+    stage: Harness,
+    conn: Connection,
+    prepare: Callable[[Connection], Awaitable[None]] | None = None,
+    user_triggers: str = "suppress",
+    **backfill: Any,
 ) -> AsyncIterator[Filling]:
     """Run a backfill over a table that is prepared before, and wait until it has begun."""
     await spread(conn)
     if prepare:
         await prepare(conn)
     async with stage.worker():
-        await stage.start(stage.plan(backfill=SLOW | backfill, gates={"verify": "manual"}))
+        policy = {"user_triggers": user_triggers, "gates": {"verify": "manual"}}
+        await stage.start(stage.plan(backfill=SLOW | backfill, **policy))
         await stage.until(Phase.BACKFILL)
         run = Filling(stage, conn)
         await run.until(lambda seen: seen.parallelism > 0)

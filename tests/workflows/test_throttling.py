@@ -173,7 +173,7 @@ async def test_a_probe_of_the_plan_holds_it_until_it_is_below_its_limit(stage: H
 
 async def test_clients_who_wait_for_its_rows_make_it_careful(stage: Harness, conn: Connection, dsn: str) -> None:
     """A single page whose rows take long: the client waits for as long as the batch takes, and the batches after it shrink."""
-    async with filling(stage, conn, prepare=_slow_rows, batch_target_ms=250, pause_ms=0) as run:
+    async with filling(stage, conn, prepare=_slow_rows, user_triggers="fire", batch_target_ms=250, pause_ms=0) as run:
         stop = asyncio.Event()
 
         async def client(first: int) -> None:
@@ -203,4 +203,3 @@ async def _slow_rows(conn: Connection) -> None:
         " RETURN NEW; END $$"
     )
     await conn.execute("CREATE TRIGGER slowly BEFORE UPDATE ON reviews FOR EACH ROW EXECUTE FUNCTION slowly()")
-    await conn.execute("ALTER TABLE reviews ENABLE ALWAYS TRIGGER slowly")

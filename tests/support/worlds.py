@@ -68,10 +68,12 @@ def fresh_database(server: EmbeddedPostgres) -> Iterator[str]:
     name = f"t_{secrets.token_hex(6)}"
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    yield server.dsn(name)
-    with psycopg.connect(server.dsn(), autocommit=True) as admin:
-        _release(admin, server, name)
-        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    try:
+        yield server.dsn(name)
+    finally:
+        with psycopg.connect(server.dsn(), autocommit=True) as admin:
+            _release(admin, server, name)
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def _release(admin: psycopg.Connection, server: EmbeddedPostgres, name: str) -> None:

@@ -12,7 +12,7 @@ from support.mutants import Clause, must_fail
 from support.stage import staged
 from support.standby import Standby
 from support.throttled import Filling, filling
-from support.worlds import FAST, NEWEST
+from support.worlds import FAST, NEWEST, VERSIONS
 
 from pgduet.local import EmbeddedPostgres, LocalTemporal
 from pgduet.postgres.pressure import TRICKLE
@@ -39,7 +39,7 @@ FILLS = "the backfill goes on while a slot keeps more and more WAL"
 on_newest = pytest.mark.parametrize("primary", [NEWEST], indirect=True)
 
 
-@pytest.fixture(scope="module", params=[16, NEWEST], ids=lambda version: f"postgresql-{version}")
+@pytest.fixture(scope="module", params=VERSIONS, ids=lambda version: f"postgresql-{version}")
 def primary(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
     """Start a server of our own: its standbys and slots are seen by everything on it."""
     with EmbeddedPostgres(version=request.param, settings=FAST) as server:

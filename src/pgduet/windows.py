@@ -16,6 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = get_args(Day)
+LOOKED_AHEAD = 16
+"""Days: a window that opens once a week may lie in the hour that the clocks skip, and then opens a week later."""
 FORM = "22:00-05:00 Europe/Berlin mon,tue-fri"
 _TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 _TEXT = re.compile(r"(?P<from>\S+?)-(?P<to>\S+)\s+(?P<timezone>\S+)(?:\s+(?P<days>\S+))?")
@@ -103,7 +105,7 @@ class Window(BaseModel):
     def opens_at(self, now: datetime) -> datetime | None:
         """Tell when it opens next, in UTC; None while it is open."""
         today = now.astimezone(_zone(self.timezone)).date()
-        spans = [self._span(today + timedelta(days=number)) for number in range(-1, 9)]
+        spans = [self._span(today + timedelta(days=number)) for number in range(-1, LOOKED_AHEAD)]
         known = [span for span in spans if span and span[0] < span[1]]
         if any(begins <= now < ends for begins, ends in known):
             return None

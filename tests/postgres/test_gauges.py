@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -137,6 +137,53 @@ async def test_an_autovacuum_of_the_table_is_seen(vacuumed: tuple[str, Connectio
         slowed = pressure.check().throttled
         assert slowed is not None
         assert slowed.rate == pytest.approx(0.5)
+
+
+async def test_a_vacuum_of_a_partition_is_one_of_its_table_and_one_in_a_copy_of_the_database_is_not(
+    vacuumed: tuple[str, Connection], vacuuming: EmbeddedPostgres
+) -> None:
+    dsn, conn = vacuumed
+    await conn.execute("ALTER TABLE reviews SET (autovacuum_enabled = off)")
+    await conn.execute("CREATE TABLE parted (a int) PARTITION BY RANGE (a)")
+    await conn.execute("CREATE TABLE leaf PARTITION OF parted DEFAULT WITH (autovacuum_enabled = off)")
+    await conn.execute("INSERT INTO parted SELECT generate_series(1, 20000)")
+    async with await psycopg.AsyncConnection.connect(vacuuming.dsn(), autocommit=True) as admin:
+        await admin.execute("DROP DATABASE IF EXISTS copied WITH (FORCE)")
+        async with mechanics(dsn) as m:
+            number = m.migration.id
+        await conn.close()
+        await admin.execute("CREATE DATABASE copied TEMPLATE vacuumed")
+    async with (
+        _vacuum(vacuuming.dsn("copied"), "parted"),
+        _vacuum(dsn, "parted"),
+        session(Database("shop", dsn), "look") as looks,
+    ):
+        asked = {"id": number, "relations": ['"public"."parted"', '"public"."reviews"']}
+        ends = time.monotonic() + LIMIT_S
+        while True:
+            progress = await (await looks.execute("SELECT count(*) FROM pg_stat_progress_vacuum")).fetchone()
+            found = await (await looks.execute(block("pressure", "pressure"), asked)).fetchone()
+            assert progress is not None
+            assert found is not None
+            if progress["count"] == 2:
+                break
+            assert time.monotonic() < ends
+        assert [each["relation"] for each in found["vacuums"]] == ["public.leaf"]
+
+
+@asynccontextmanager
+async def _vacuum(dsn: str, table: str) -> AsyncIterator[None]:
+    """Have a vacuum under way that does not come to an end."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
+        await conn.execute("SET vacuum_cost_delay = 100")
+        await conn.execute("SET vacuum_cost_limit = 1")
+        task = asyncio.create_task(conn.execute(sql.SQL("VACUUM {}").format(sql.Identifier(table))))
+        try:
+            yield
+        finally:
+            conn.cancel()
+            with suppress(psycopg.errors.QueryCanceled):
+                await task
 
 
 async def test_an_autovacuum_against_wraparound_is_told_apart(vacuumed: tuple[str, Connection]) -> None:

@@ -76,6 +76,11 @@ def test_a_window_that_is_skipped_on_one_day_opens_on_the_next() -> None:
     assert opens("02:10-02:50 Europe/Berlin", "2026-03-29T00:30") == at("2026-03-30T00:10")
 
 
+@pytest.mark.parametrize("day", range(22, 32))
+def test_a_window_that_is_skipped_in_one_week_opens_in_the_next(day: int) -> None:
+    assert opens("02:10-02:50 Europe/Berlin sun", f"2026-03-{day}T12:00") == at("2026-04-05T00:10")
+
+
 @pytest.mark.parametrize(
     ("given", "days"),
     [("mon-fri", "mon,tue,wed,thu,fri"), ("sat-mon", "mon,sat,sun"), ("sun,tue", "tue,sun"), ("mon-sun", "")],

@@ -18,7 +18,7 @@ _HIDDEN = "?"
 
 _TOKEN = re.compile(
     r"""
-      (?P<space>\s+)
+      (?P<space>[ \t\n\r\f\v]+)
     | (?P<line>--[^\r\n]*)
     | (?P<block>/\*)
     | (?P<escaped>[eE]')
@@ -90,7 +90,9 @@ def _shape(query: str) -> Iterator[str]:
 
 def _stop_at_bare_values(words: list[str]) -> None:
     """Leave out the rest of a command that takes values as bare words, once it is told which command it is."""
-    if words[0] in _BARE_VALUES or (len(words) == 2 and words[0] in {"ALTER", "CREATE"} and words[1] in _OF_SYSTEM):
+    if words[0] in _BARE_VALUES:
+        raise _Unclear
+    if words[0] in {"ALTER", "CREATE"} and ((len(words) == 2 and words[1] in _OF_SYSTEM) or words[-1] == "SET"):
         raise _Unclear
 
 

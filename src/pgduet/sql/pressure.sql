@@ -3,6 +3,7 @@
 -- name: pressure
 -- Standbys tell how far they have replayed; a walsender that replays nothing (a backup, pg_receivewal) is none, and neither is one
 -- that decodes: a consumer confirms when it likes, and what it keeps back is seen at its slot. A slot that is lost is past help.
+-- Vacuums are shown of all databases, and a copy of a database has the numbers of its tables; a partition counts as its parent.
 WITH here AS (SELECT pg_current_wal_lsn() AS lsn)
 SELECT clock_timestamp() AS now, pg_wal_lsn_diff(lsn, '0/0')::bigint AS wal,
        (SELECT controls FROM pgduet.migration WHERE id = %(id)s) AS controls,
@@ -23,7 +24,9 @@ SELECT clock_timestamp() AS now, pg_wal_lsn_diff(lsn, '0/0')::bigint AS wal,
                                                      'wraparound', a.query LIKE '%%(to prevent wraparound)',
                                                      'running_s', extract(epoch FROM clock_timestamp() - a.query_start)::float8)), '[]')
           FROM pg_stat_progress_vacuum v JOIN pg_stat_get_activity(NULL) a USING (pid)
-         WHERE v.relid = ANY (ARRAY(SELECT to_regclass(t) FROM unnest(%(relations)s::text[]) AS t))) AS vacuums
+         WHERE v.datname = current_database()
+           AND ARRAY(SELECT v.relid::regclass UNION SELECT a.relid FROM pg_partition_ancestors(v.relid) AS a (relid))
+               && ARRAY(SELECT to_regclass(t) FROM unnest(%(relations)s::text[]) AS t)) AS vacuums
   FROM here
 
 -- name: blocked

@@ -87,6 +87,8 @@ class Backfill(Message):
     throttled_by: str | None = None
     throttle: Throttled | None = None
     """The same with its figures, where it is more than a batch that is tried again."""
+    holds: bool = False
+    """No range goes on: each of those that are not done is held by something."""
     limits: dict[str, Any] = {}
     """What an operator has set over the plan's pace."""
     unmeasured: str | None = None

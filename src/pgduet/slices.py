@@ -55,10 +55,16 @@ def with_slices(status: Status, slices: Sequence[SliceResult], *, now: datetime)
         "eta_s": seconds * (100 - percent) / percent if percent > 0 else filled.eta_s,
         "throttled_by": next((part.throttled_by for part in at_work if part.throttled_by), None),
         "throttle": next((part.throttle for part in at_work if part.throttle), None),
+        "holds": bool(at_work) and all(map(_holds, at_work)),
         "unmeasured": next((part.unmeasured for part in slices if part.unmeasured), None),
         "seconds": seconds,
     }
     return status.model_copy(update={"backfill": filled.model_copy(update=update)})
+
+
+def _holds(part: SliceResult) -> bool:
+    """Tell whether a range stands still; rows that clients hold locked are told in words alone."""
+    return bool(part.throttled_by) and (part.throttle is None or not part.throttle.rate)
 
 
 async def _range(client: Client, migration: WorkflowExecutionDescription, number: int) -> list[SliceResult] | None:

@@ -248,6 +248,35 @@ def test_what_holds_or_slows_it_is_told_with_since_and_until(throttle: dict[str,
     assert backfill_line(status(Phase.BACKFILL, backfill=filled), NOW).endswith(f"pace: {told}")
 
 
+@pytest.mark.parametrize(
+    ("throttle", "told", "command"),
+    [
+        ({"kind": "window", "until": NOW}, TOLD, "pgduet throttle NAME --window none"),
+        ({"kind": "replica_lag", "since": NOW}, f"{TOLD}, pausing since {hour(0)}", "pgduet throttle NAME --help"),
+        ({"kind": "probe", "since": NOW}, f"{TOLD}, pausing since {hour(0)}", "pgduet status NAME --watch"),
+    ],
+)
+def test_a_backfill_that_stands_still_says_what_it_waits_for_and_how_it_goes_on(
+    throttle: dict[str, Any], told: str, command: str
+) -> None:
+    held = SliceResult(cursor_block=5, finished=False, rows_total=10, throttled_by=TOLD,
+                       throttle=Throttled(reason=TOLD, **throttle))  # fmt: skip
+    works, done = (SliceResult(cursor_block=5, finished=finished, rows_total=10) for finished in (False, True))
+    began = status(Phase.BACKFILL)
+    shown = page(with_slices(began, [done, held], now=NOW))
+    assert f"waits for   {told}" in shown
+    assert f"next   {command.replace('NAME', NAME)}" in shown
+    assert (shown.count(TOLD), "slow down" in shown) == (1, False)
+    shown = page(with_slices(began, [works, held], now=NOW))
+    assert "waits for   nothing: it is filling the rows" in shown
+    assert f"pace: {told}" in " ".join(shown.split())
+
+
+def test_the_table_tells_of_a_closed_window() -> None:
+    closed = status(Phase.BACKFILL, backfill=throttled("outside its window", kind="window"))
+    assert "outside its window" in rendered(migrations_table([closed]))
+
+
 def test_an_operators_limits_and_what_is_not_seen_have_lines_of_their_own() -> None:
     window = {"from": "22:00", "to": "05:00", "timezone": "Europe/Berlin", "days": ["mon"]}
     filled = Backfill(rows_done=1, rows_total=9, limits={"pause_ms": 50.0, "window": window}, unmeasured="replica lag")

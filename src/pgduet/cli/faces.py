@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pgduet.cli.next_steps import next_commands
+from pgduet.cli.next_steps import next_commands, stands
 from pgduet.cli.words import bar, clock, flow, moment, short, span, times
 from pgduet.describe import limits_told
 from pgduet.errors import PgduetError
@@ -71,13 +71,19 @@ def migrations_table(
         table.add_column(heading, overflow="fold")
     for each in statuses:
         versions = f"{each.from_version} → {each.to_version}" if each.to_version else ""
-        waits = each.waiting_for.detail if each.waiting_for else ""
+        waits = each.waiting_for.detail if each.waiting_for else _closed(each)
         state = Text(_words(each.state), style=_STYLES[each.state])
         table.add_row(Text(each.name), Text(each.database), versions, state, each.phase.value, Text(waits))
     if missing:
         told = Text(f"{missing.message}: this is what Temporal heard last", style="yellow")
         return Group(table, "", told, "", Text("next  pgduet worker"))
     return Group(table, "", Text("next  pgduet status NAME"))
+
+
+def _closed(status: Status) -> str:
+    """Tell of a closed window; what else holds a backfill changes too fast for what a migration says of itself."""
+    throttle = status.backfill.throttle if status.phase is Phase.BACKFILL else None
+    return throttle.reason if throttle and throttle.kind == "window" else ""
 
 
 def one_line(status: Status) -> str:
@@ -94,7 +100,7 @@ def one_line(status: Status) -> str:
     return f"{place} · {_DOING[status.phase]}" if status.phase in _DOING else place
 
 
-def backfill_line(status: Status, now: datetime | None = None) -> str:
+def backfill_line(status: Status, now: datetime | None = None, *, pace: bool = True) -> str:
     """Tell how far the backfill is, how fast it goes and what slows it, since when and for how long at most."""
     filled = status.backfill
     told = [
@@ -105,9 +111,13 @@ def backfill_line(status: Status, now: datetime | None = None) -> str:
         told.append(f"{short(filled.rows_per_second)} rows/s")
     if filled.eta_s is not None:
         told.append(f"{clock(filled.eta_s)} left")
-    if filled.throttled_by:
-        told.append(f"pace: {filled.throttled_by}{_patience(filled.throttle, now or datetime.now(UTC))}")
+    if filled.throttled_by and pace:
+        told.append(f"pace: {_held_by(status, now or datetime.now(UTC))}")
     return " · ".join(told)
+
+
+def _held_by(status: Status, now: datetime) -> str:
+    return f"{status.backfill.throttled_by}{_patience(status.backfill.throttle, now)}"
 
 
 def _patience(throttle: Throttled | None, now: datetime) -> str:
@@ -181,7 +191,7 @@ def _measured(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     if criteria:
         yield "criteria", " · ".join(criteria)
     if status.phase is Phase.BACKFILL:
-        yield "backfill", backfill_line(status, now)
+        yield "backfill", backfill_line(status, now, pace=not stands(status))
         if status.backfill.limits:
             yield "limits", f"{', '.join(limits_told(status.backfill.limits))} (by an operator, over the plan's)"
         if status.backfill.unmeasured:
@@ -199,6 +209,8 @@ def _waits(status: Status, now: datetime) -> tuple[str, str | Text]:
     waiting = status.waiting_for
     if waiting:
         return "waits for", Text(f"{waiting.detail} (since {moment(waiting.since, now)})", style="yellow")
+    if stands(status):
+        return "waits for", Text(_held_by(status, now), style="yellow")
     match status.state:
         case State.DONE:
             return "waits for", "nothing: it is done, and only the new version is left"

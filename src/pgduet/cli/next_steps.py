@@ -59,9 +59,26 @@ def _while_live(status: Status) -> list[str]:
     if status.state is State.PAUSED:
         return [f"pgduet resume {name}"]
     if status.phase is Phase.BACKFILL:
-        return [f"pgduet status {name} --watch  # follow it", f"pgduet throttle {name} --pause-ms 50  # slow down"]
+        return [*_pace(status), f"pgduet status {name} --watch  # follow it"]
     if status.state is State.RUNNING:
         return [f"pgduet status {name} --watch  # follow it"]
+    return []
+
+
+def stands(status: Status) -> bool:
+    """Tell whether a backfill that nobody paused stands still."""
+    return status.phase is Phase.BACKFILL and status.state is State.RUNNING and status.backfill.holds
+
+
+def _pace(status: Status) -> list[str]:
+    """Give what changes the pace: for one that stands still what lets it go on, where a limit does that."""
+    kind = status.backfill.throttle.kind if status.backfill.throttle else None
+    if not stands(status):
+        return [f"pgduet throttle {status.name} --pause-ms 50  # slow down"]
+    if kind == "window":
+        return [f"pgduet throttle {status.name} --window none  # go on now"]
+    if kind in {"replica_lag", "wal_retained"}:
+        return [f"pgduet throttle {status.name} --help  # limits that can be raised"]
     return []
 
 

@@ -8,6 +8,7 @@ Limits: what activities and children return has a type, and is decoded strictly.
 this; where it cannot decrypt, the workflow task is tried again until it can, and nothing is lost.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,9 +22,7 @@ from pgduet.texts import shown
 
 FIELDS_AT_MOST = 50
 """No message has so many; each one that is unknown costs time, and a workflow task has two seconds for all its messages."""
-PROBLEMS_TOLD = 5
-FIELDS_AT_MOST = 50
-"""No message has so many; each one that is unknown costs time, and a workflow task has two seconds for all its messages."""
+PROBLEMS_TOLD, PROBLEMS_COMPARED = 5, 100
 _PLAIN = {b"json/plain", b"binary/null", b"binary/plain"}
 """Encodings of plain values; a protobuf message, say, is an object that validation could trip over."""
 _ANYTHING: tuple[object, ...] = (None, object)
@@ -71,12 +70,26 @@ def tolerant(converter: DataConverter) -> DataConverter:
 
 def problems(error: ValidationError, whole: str) -> str:
     """Say what is wrong with a message; a name in it can be of any length."""
-    found = error.errors(include_input=False, include_url=False, include_context=False)
+    every = error.errors(include_input=False, include_url=False, include_context=False)
+    found = [(_place(e["loc"]), e) for e in every[:PROBLEMS_COMPARED]]
+    places = [place for place, _ in found]
+    # What is one of several kinds is wrong as each of them: the deepest says most. So does a part of what is a whole.
+    kept = [(place, e) for place, e in found if not any(_within(other, place) for other in places)]
     told = [
-        f"{shown('.'.join(map(str, e['loc'])), 60) or whole}: {shown(e['msg'], 120)}" for e in found[:PROBLEMS_TOLD]
+        f"{shown('.'.join(place), 60) or whole}: {shown(e['msg'].removeprefix('Value error, '), 120)}"
+        for place, e in kept[:PROBLEMS_TOLD]
     ]
-    more = len(found) - len(told)
-    return "; ".join(told) + (f"; and {more} more" if more else "")
+    more = len(kept) - len(told) + len(every) - len(found)
+    return "; ".join(told).removeprefix(": ") + (f"; and {more} more" if more else "")
+
+
+def _place(loc: Sequence[int | str]) -> tuple[str, ...]:
+    """Give a place as the message's keys, without pydantic's names for the kinds that a value may have."""
+    return tuple(str(part) for part in loc if not re.search(r"\[", str(part)))
+
+
+def _within(place: tuple[str, ...], outer: tuple[str, ...]) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
 
 
 def _why(payload: Payload, error: Exception | None = None) -> str:

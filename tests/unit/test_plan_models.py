@@ -457,7 +457,7 @@ def test_by_default_a_person_opens_cutover_and_two_open_contract() -> None:
         ({"backfill": {"window": WINDOW | {"to": "22:00"}}}, "backfill.window", "are the same"),
         ({"backfill": {"window": WINDOW | {"day": ["fri"]}}}, "backfill.window.day", "Did you mean `days`?"),
         ({"backfill": {"probes": [PROBE | {"max": "9"}]}}, "backfill.probes[0].max", "expected a number"),
-        ({"backfill": {"probes": [PROBE | {"name": "a b"}]}}, "backfill.probes[0].name", "match"),
+        ({"backfill": {"probes": [PROBE | {"name": "a b"}]}}, "backfill.probes[0].name", "letters, digits"),
         ({"backfill": {"probes": [PROBE, PROBE]}}, "backfill.probes[1].name", "two probes are called `queue`"),
         ({"backfill": {"max_hold_s": -1}}, "backfill.max_hold_s", "at least 0"),
     ],

@@ -116,3 +116,12 @@ def test_facts_are_cut_at_every_depth() -> None:
     assert facts["path"] is None
     assert len(facts["errors"]) == 50
     assert len(facts["errors"][0]["hint"]) == FACT_CHARS + 1
+
+
+def test_what_is_wrong_with_a_message_is_told_by_its_own_keys() -> None:
+    window = {"from": "03:00", "to": "04:00", "timezone": "Berlin"}
+    with pytest.raises(ValidationError) as caught:
+        Throttle.model_validate({"window": window, "pause_ms": -1})
+    told = problems(caught.value, "throttle")
+    assert told.startswith("pause_ms: ")
+    assert told.endswith("; window.timezone: there is no time zone 'Berlin': expected a name such as Europe/Berlin or UTC")

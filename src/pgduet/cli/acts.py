@@ -146,7 +146,7 @@ def _window(text: str | None) -> Window | Literal["none"] | None:
     try:
         return Window.read(text)
     except ValidationError as wrong:
-        raise typer.BadParameter(problems(wrong, "--window"), param_hint="--window") from None
+        raise typer.BadParameter(problems(wrong, ""), param_hint="--window") from None
     except ValueError as wrong:
         raise typer.BadParameter(str(wrong), param_hint="--window") from None
 

@@ -3,13 +3,30 @@
 The SQL is checked at preflight, where the database is asked once; here only its form is.
 """
 
+import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from pgduet.plan.problems import Problem, refuse
 
 MOST = 20
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,59}")
+
+
+def _plain(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        message = f"expected a name of at most 60 letters, digits, `.`, `_`, `-`, got {name[:60]!r}"
+        raise ValueError(message)
+    return name
+
+
+Name = Annotated[
+    str,
+    Field(strict=True),
+    AfterValidator(_plain),
+    WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"}),
+]
 
 
 class Probe(BaseModel):
@@ -17,7 +34,7 @@ class Probe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    name: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=60)]
+    name: Name
     sql: Annotated[str, Field(strict=True, min_length=1, max_length=10_000)]
     max: Annotated[float, Field(strict=True, ge=-1e300, le=1e300)]
 

@@ -5,11 +5,13 @@ Names are given with their schema, since the engine's sessions have no search pa
 worker's role, and a function that it calls can do what that role may: a plan's author is trusted, as with `up`.
 """
 
+import math
 from decimal import Decimal
 from typing import NamedTuple
 
 import psycopg
 from psycopg import sql
+from psycopg.rows import DictRow
 
 from pgduet.errors import ExpressionInvalid
 from pgduet.operations.answers import place
@@ -64,8 +66,9 @@ async def check_probes(conn: Connection, plan: Plan) -> None:
         except psycopg.OperationalError:
             raise
         except psycopg.Error as error:
-            # A message about values would show them.
-            why = None if isinstance(error, psycopg.DataError) else error.diag.message_primary
+            # A message about values would show them, and what a function raises can be about anything.
+            about_values = isinstance(error, psycopg.DataError | psycopg.errors.RaiseException)
+            why = None if about_values else error.diag.message_primary
             told = f"probe {probe.name}: {why or condition(error.sqlstate)}"
             raise ExpressionInvalid(told, place=where, hint=_HINT) from error
 
@@ -82,7 +85,7 @@ async def _asked(conn: Connection, probe: Probe) -> float | None:
             )
         )
         cursor = await conn.execute(query, binary=True)
-        rows = await cursor.fetchall()
+        rows = await _rows(cursor)
     columns = len(cursor.description or [])
     if len(rows) != 1 or columns != 1:
         message = f"expected one row of one column, got {('none', 'one', 'more')[len(rows)]} of {columns}"
@@ -93,4 +96,15 @@ async def _asked(conn: Connection, probe: Probe) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         message = f"expected a number, got a {type(value).__name__}"
         raise _NotOneNumberError(message)
+    if math.isnan(value):
+        message = "expected a number, got NaN"
+        raise _NotOneNumberError(message)
     return float(value)
+
+
+async def _rows(cursor: psycopg.AsyncCursor[DictRow]) -> list[DictRow]:
+    try:
+        return await cursor.fetchall()
+    except psycopg.DataError as error:  # a date that Python does not have, say
+        message = "expected a number, got what cannot be read"
+        raise _NotOneNumberError(message) from error

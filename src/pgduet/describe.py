@@ -6,13 +6,16 @@ from typing import Any
 from pgduet.plan.models import (
     AddColumn,
     AlterColumn,
+    CreateConstraint,
     CreateIndex,
     CreateTable,
     DropColumn,
+    DropConstraint,
     DropIndex,
     Operation,
     Plan,
     RenameColumn,
+    RenameConstraint,
     RenameTable,
     ReplaceColumns,
     SetReplicaIdentity,
@@ -63,20 +66,26 @@ def operation_line(operation: Operation) -> str:
             changes = ("name", "type", "nullable", "default", "check", "unique", "references", "comment")
             changed = [name for name in changes if getattr(operation, name) is not None]
             return f"{what}: {operation.column} ({', '.join(changed) or 'values'})"
-        case RenameColumn():
-            return f"{what}: {operation.column} → {operation.to}"
-        case DropColumn():
-            return f"{what}: {operation.column}"
+        case RenameColumn(column=name) | RenameConstraint(name=name):
+            return f"{what}: {name} → {operation.to}"
+        case DropColumn(column=name) | DropConstraint(name=name):
+            return f"{what}: {name}"
         case RenameTable():
             return f"{what} → {operation.to}"
-        case CreateIndex():
-            columns = ", ".join(each.column or each.expression or "" for each in operation.columns)
-            return f"{what}: {operation.name} ({columns})" + (", unique" if operation.unique else "")
+        case CreateIndex() | CreateConstraint():
+            return f"{what}: {operation.name} {_made(operation)}"
         case SetReplicaIdentity():
             return f"{what}: {operation.identity}" + (f" {operation.index}" if operation.index else "")
         case CreateTable():
             return f"{what}: {', '.join(column.name for column in operation.columns)}"
     return what
+
+
+def _made(operation: CreateIndex | CreateConstraint) -> str:
+    if isinstance(operation, CreateConstraint):
+        return f"({': '.join(filter(None, [operation.type, ', '.join(operation.columns)]))})"
+    columns = ", ".join(each.column or each.expression or "" for each in operation.columns)
+    return f"({columns})" + (", unique" if operation.unique else "")
 
 
 def plain(relation: str) -> str:

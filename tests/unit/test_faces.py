@@ -18,6 +18,7 @@ from pgduet.cli.progress import Pace
 from pgduet.cli.session import Screen, console
 from pgduet.cli.undoing import parity_page
 from pgduet.cli.words import bar, clock, moment, short, span, times
+from pgduet.describe import operation_line
 from pgduet.errors import ActRefused, Place, PlanInvalid, ServerMissing, UnknownColumn
 from pgduet.failures import error_from, error_from_facts
 from pgduet.messages import (
@@ -472,3 +473,20 @@ def test_counts_are_short_and_bars_have_a_fixed_width() -> None:
     assert [bar(0), bar(50), bar(100), bar(250)] == ["▁" * 10, "▇" * 5 + "▁" * 5, "▇" * 10, "▇" * 10]
     assert clock(3725) == "1:02:05"
     assert [times(1, "session"), times(1400, "row")] == ["1 session", "1,400 rows"]
+
+
+def test_operations_on_constraints_are_told_by_the_constraints_name() -> None:
+    base = {"name": "p", "database": "flights", "version": {"from": "1", "to": "2"}}
+    on = {"table": "public.flights", "name": "early"}
+    operations = [
+        {"create_constraint": on | {"type": "unique", "columns": ["day", "gate"]}},
+        {"create_constraint": on | {"type": "check", "check": "gate > 0"}},
+        {"rename_constraint": on | {"to": "late"}},
+        {"drop_constraint": on},
+    ]
+    assert [operation_line(parse_plan(base | {"operations": [each]}).operations[0]) for each in operations] == [
+        "create_constraint public.flights: early (unique: day, gate)",
+        "create_constraint public.flights: early (check)",
+        "rename_constraint public.flights: early → late",
+        "drop_constraint public.flights: early",
+    ]

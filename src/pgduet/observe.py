@@ -86,7 +86,11 @@ async def look(client: Client, workflow: str, *, heartbeats: bool = True, limit_
         # Whatever else it waits for: where the database cannot be reached, no act of anybody's has any effect.
         status = status.model_copy(update={"waiting_for": failing})
     if heartbeats and status.phase is Phase.BACKFILL:
-        status = with_slices(status, await running_slices(client, found), now=datetime.now(UTC))
+        ranges = await running_slices(client, found)
+        status = with_slices(status, [each.said for each in ranges if each.said], now=datetime.now(UTC))
+        if status.waiting_for is None:
+            failing = next(filter(None, (_retry(each.child, status) for each in ranges)), None)
+            status = status.model_copy(update={"waiting_for": failing})
     return Look(status)
 
 

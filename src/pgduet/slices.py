@@ -8,6 +8,7 @@ moment; figures that cannot be read are left out.
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from temporalio.api.common.v1 import Payloads, WorkflowExecution
 from temporalio.api.enums.v1 import EventType
@@ -24,13 +25,20 @@ _LAST_EVENTS = 40
 _MOST = 512
 
 
-async def running_slices(client: Client, migration: WorkflowExecutionDescription) -> list[SliceResult]:
+class Range(NamedTuple):
+    """What a range last said, and its workflow as Temporal knows it."""
+
+    said: SliceResult | None
+    child: WorkflowExecutionDescription
+
+
+async def running_slices(client: Client, migration: WorkflowExecutionDescription) -> list[Range]:
     """Ask every range of a migration's backfill where it is."""
-    found: list[SliceResult] = []
+    found: list[Range] = []
     for first in range(0, _MOST, _AT_ONCE):
         numbers = range(first, first + _AT_ONCE)
         ranges = await asyncio.gather(*(_range(client, migration, number) for number in numbers))
-        found += [beat for beats in ranges if beats for beat in beats[:1]]
+        found += [each for each in ranges if each]
         if None in ranges:
             break
     return found
@@ -67,7 +75,7 @@ def _holds(part: SliceResult) -> bool:
     return bool(part.throttled_by) and (part.throttle is None or not part.throttle.rate)
 
 
-async def _range(client: Client, migration: WorkflowExecutionDescription, number: int) -> list[SliceResult] | None:
+async def _range(client: Client, migration: WorkflowExecutionDescription, number: int) -> Range | None:
     """Read what a range last said; None where there is no range of this number."""
     handle = client.get_workflow_handle(f"{migration.id}/backfill/{number}", result_type=SliceResult)
     try:
@@ -75,16 +83,17 @@ async def _range(client: Client, migration: WorkflowExecutionDescription, number
         if found.parent_run_id != migration.run_id:  # a range of an earlier run of the same name
             return None
         if found.status is WorkflowExecutionStatus.COMPLETED:
-            return [SliceResult.model_validate(await handle.result())]
+            return Range(SliceResult.model_validate(await handle.result()), found)
         beats = [activity.heartbeat_details for activity in found.raw_description.pending_activities]
         said = next((beat for beat in beats if beat.payloads), None) or await _last_result(client, found)
         details = await client.data_converter.decode_wrapper(said)
     except RPCError:
         return None
     except (WorkflowFailureError, TemporalError, ValueError):
-        return []
+        return Range(None, found)
     # A slice that waits for a lock says so in words; only figures are of use here.
-    return [SliceResult.model_validate(detail) for detail in details if _is_slice(detail)]
+    figures = next((SliceResult.model_validate(detail) for detail in details if _is_slice(detail)), None)
+    return Range(figures, found)
 
 
 async def _last_result(client: Client, found: WorkflowExecutionDescription) -> Payloads | None:

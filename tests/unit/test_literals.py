@@ -64,7 +64,7 @@ def test_keywords_and_names_stay_and_values_go(query: str, shape: str) -> None:
         # A space to Python is a letter to PostgreSQL, so that this is a name and a plain string.
         "SELECT \u00a0E'a\\' || b || ' geheim '",
         "ALTER FUNCTION f() SET my.token TO geheim",
-        "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET my.token = geheim AS 'SELECT 1'",
+        "CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql SET my.token = geheim AS 'SELECT 1'",
     ],
 )
 def test_no_value_passes(query: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -51,7 +52,7 @@ async def test_outside_its_window_it_waits_by_one_timer_until_somebody_opens_it(
         assert await events(stage) == before < 20
         code, said = await pgduet(stage, "status", NAME, "--database", stage.database)
         assert code == 0
-        assert "pace: outside its window" in " ".join(said.split())
+        assert "waits for outside its window" in " ".join(said.split())
         began = await run.now()
         code, said = await pgduet(
             stage, "throttle", NAME, "--database", stage.database, "--window", "none", "--reason", "tonight it may"
@@ -66,6 +67,23 @@ async def test_outside_its_window_it_waits_by_one_timer_until_somebody_opens_it(
         assert (await stage.act("throttle", window=opened)).message.startswith("window = ")
         await run.works()
         assert (await run.ends())["closed window"] > 1
+
+
+async def test_slices_that_fail_again_and_again_are_what_it_waits_for(stage: Harness, conn: Connection) -> None:
+    async with filling(stage, conn, pause_ms=600_000) as run:
+        ends = time.monotonic() + 60
+        while True:
+            # As where the role may open no more sessions: the gauges cannot look, so no slice goes on.
+            await conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name LIKE 'pgduet/gauges/%'"
+            )
+            waiting = (await run.migrations.look(NAME, stage.database)).status.waiting_for
+            if waiting:
+                break
+            assert time.monotonic() < ends, "it says that it waits for nothing"
+        assert (waiting.kind, waiting.detail.startswith("fill_slice to succeed, try ")) == ("retry", True)
+        assert "57P01" in waiting.detail
 
 
 async def test_a_backfill_can_be_rolled_back_while_its_window_is_closed(stage: Harness, conn: Connection) -> None:

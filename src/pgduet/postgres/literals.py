@@ -34,6 +34,7 @@ _TOKEN = re.compile(
 )
 _BARE_VALUES = frozenset({"SET", "RESET", "NOTIFY", "LISTEN", "UNLISTEN", "EXECUTE", "CALL", "LOAD", "IMPORT"})
 _OF_SYSTEM = frozenset({"ROLE", "USER", "DATABASE", "SYSTEM", "SERVER", "GROUP", "SUBSCRIPTION", "FOREIGN"})
+_ROUTINES = frozenset({"FUNCTION", "PROCEDURE", "ROUTINE"})
 _MANY = re.compile(r"\?(?:\s*,\s*\?)+")
 
 
@@ -92,7 +93,8 @@ def _stop_at_bare_values(words: list[str]) -> None:
     """Leave out the rest of a command that takes values as bare words, once it is told which command it is."""
     if words[0] in _BARE_VALUES:
         raise _Unclear
-    if words[0] in {"ALTER", "CREATE"} and ((len(words) == 2 and words[1] in _OF_SYSTEM) or words[-1] == "SET"):
+    of_routine = words[-1] == "SET" and not _ROUTINES.isdisjoint(words[1:4])
+    if words[0] in {"ALTER", "CREATE"} and (of_routine or (len(words) == 2 and words[1] in _OF_SYSTEM)):
         raise _Unclear
 
 

@@ -1,5 +1,6 @@
 """Batches over heap pages: none waits for a client, none forgets a row, all can be done again."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -107,6 +108,25 @@ async def test_a_row_that_a_client_holds_is_come_back_to(
         assert batches.result(None).throttled_by is None
         assert await empty(m) == []
         assert (await recorded(m))[0] == batches.rows == 1000 - (end == "commit")
+
+
+async def test_a_row_that_a_client_holds_for_long_is_looked_at_less_and_less(
+    dsn: str, conn: Connection, client: Connection
+) -> None:
+    await create_reviews(conn, ROWS, trigger=False)
+    async with mechanics(dsn) as m:
+        await ready(m)
+        await client.execute("UPDATE public.reviews SET note = 'held' WHERE id = 1")
+        batches = await m.batches()
+        began, looks = time.monotonic(), 0
+        while time.monotonic() < began + 3:
+            await batches.next(m.pace)
+            looks += 1
+        assert batches.row_locks is not None
+        assert looks < 25, "each look reads the pages twice"
+        await client.rollback()
+        await m.finish(batches)
+        assert await empty(m) == []
 
 
 async def test_a_client_never_waits_for_more_than_a_batch_and_a_batch_never_for_a_client(

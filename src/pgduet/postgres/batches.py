@@ -28,6 +28,7 @@ MOST_PAGES = 4096
 SPARSE_ROWS = 1.0
 """Rows a page below which a batch tells nothing about what a page costs: pages that are empty, or filled already."""
 ROW_LOCK_WAIT = "10ms"
+ROW_LOCK_REST_S, LONGEST_ROW_LOCK_REST_S = 0.02, 0.5
 SHORTEST_LIMIT_MS = 100
 """A batch is cut off at this, or at twice its target: with the lock wait it stays far under deadlock_timeout (1 s), or a
 client could be chosen as a deadlock's victim."""
@@ -51,6 +52,7 @@ class Batches:
         self.unlocked_rows = 0
         self.limit_ms = -1
         self.row_locks: str | None = None
+        self.row_lock_rest_s = ROW_LOCK_REST_S
 
     async def open(self) -> None:
         """Read the cursor, and make the session one that batches may run in."""
@@ -153,8 +155,11 @@ class Batches:
         count = rows.fill(design, self.table, self.cursor, last, how="count_needed", safe=True)
         left = await (await self.conn.execute(count)).fetchone()
         if left is None or left["count"]:
-            await asyncio.sleep(0.02)
+            # Each look reads all these pages, and a client may sit on its row all night.
+            await asyncio.sleep(self.row_lock_rest_s)
+            self.row_lock_rest_s = min(LONGEST_ROW_LOCK_REST_S, 1.5 * self.row_lock_rest_s)
             return
+        self.row_lock_rest_s = ROW_LOCK_REST_S
         await self._note_unmapped(last)
         async with self.conn.transaction():
             await self._advance(last, self.unlocked_rows)

@@ -30,10 +30,11 @@ SELECT clock_timestamp() AS now, pg_wal_lsn_diff(lsn, '0/0')::bigint AS wal,
   FROM here
 
 -- name: blocked
--- Clients that wait for a lock which a batch of ours holds. Others than clients wait too: ranges for each other.
+-- Clients that wait for a lock which a batch of ours holds. Others than clients wait too: ranges for each other. The locks are read
+-- where somebody waits, and once for all who do: when many wait, a look must not be what they wait for.
+WITH waits AS MATERIALIZED (SELECT l.pid, min(l.waitstart) AS since FROM pg_locks l WHERE NOT l.granted GROUP BY l.pid)
 SELECT count(*)::int AS clients,
-       coalesce(max((SELECT extract(epoch FROM clock_timestamp() - min(l.waitstart)) FROM pg_locks l WHERE l.pid = w.pid AND NOT l.granted)), 0)::float8
-         * 1000 AS longest_ms
+       coalesce(extract(epoch FROM clock_timestamp() - min((SELECT since FROM waits WHERE waits.pid = w.pid))), 0)::float8 * 1000 AS longest_ms
   FROM pg_stat_get_activity(NULL) w
  WHERE w.wait_event_type = 'Lock' AND w.datid = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND w.application_name NOT LIKE 'pgduet/%%'

@@ -273,6 +273,11 @@ def test_a_backfill_that_stands_still_says_what_it_waits_for_and_how_it_goes_on(
     assert f"pace: {told}" in " ".join(shown.split())
 
 
+def test_what_held_a_backfill_before_it_was_paused_is_not_told_as_if_it_still_did() -> None:
+    paused = status(Phase.BACKFILL, State.PAUSED, backfill=throttled("outside its window", kind="window"))
+    assert "outside its window" not in page(paused)
+
+
 def test_the_table_tells_of_a_closed_window() -> None:
     closed = status(Phase.BACKFILL, backfill=throttled("outside its window", kind="window"))
     assert "outside its window" in rendered(migrations_table([closed]))

@@ -191,7 +191,9 @@ def _measured(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     if criteria:
         yield "criteria", " · ".join(criteria)
     if status.phase is Phase.BACKFILL:
-        yield "backfill", backfill_line(status, now, pace=not stands(status))
+        # One that stands still says so above; what a slice met before somebody paused it may be over.
+        told_above = stands(status) or status.state is State.PAUSED
+        yield "backfill", backfill_line(status, now, pace=not told_above)
         if status.backfill.limits:
             yield "limits", f"{', '.join(limits_told(status.backfill.limits))} (by an operator, over the plan's)"
         if status.backfill.unmeasured:

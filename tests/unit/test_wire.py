@@ -124,4 +124,6 @@ def test_what_is_wrong_with_a_message_is_told_by_its_own_keys() -> None:
         Throttle.model_validate({"window": window, "pause_ms": -1})
     told = problems(caught.value, "throttle")
     assert told.startswith("pause_ms: ")
-    assert told.endswith("; window.timezone: there is no time zone 'Berlin': expected a name such as Europe/Berlin or UTC")
+    assert told.endswith(
+        "; window.timezone: there is no time zone 'Berlin': expected a name such as Europe/Berlin or UTC"
+    )

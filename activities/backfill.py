@@ -60,8 +60,8 @@ class Backfill:
             database = self.engine.databases.resolve(task.reference.database)
             async with self.gauges.of(database, work.migration) as gauges:
                 batches = Batches(work.conn, work.migration, table, task.part.part)
-                since = _held_before(task)
-                pressure = Pressure(gauges, work.migration.policy, task.part.label, since)
+                held_since, closed_since = _held_before(task), task.closed_since
+                pressure = Pressure(gauges, work.migration.policy, task.part.label, held_since, closed_since)
                 await batches.open()
                 held = await _fill(work, batches, pressure, task.slice_s)
                 if task.closed_since and not pressure.verdict.stops:

@@ -48,7 +48,8 @@ class Backfill:
                 return result
             task.held_since = result.held_since
             if result.closed_until:
-                task.closed_since = task.closed_since or workflow.now()
+                since = result.throttle.since if result.throttle else None
+                task.closed_since = task.closed_since or since or workflow.now()
                 await self.until_open(result.closed_until)
             else:
                 task.closed_since = None

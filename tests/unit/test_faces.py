@@ -242,6 +242,7 @@ def throttled(told: str, **what: Any) -> Backfill:
         ({"kind": "replica_lag", "rate": 0.4}, f"{TOLD}, going on at 40 % of the rate"),
         ({"kind": "blocked_clients", "rate": 1.0}, TOLD),
         ({"kind": "window", "until": NOW}, TOLD),
+        ({"kind": "window", "since": NOW, "until": NOW}, f"{TOLD}, since {hour(0)}"),
     ],
 )  # fmt: skip
 def test_what_holds_or_slows_it_is_told_with_since_and_until(throttle: dict[str, Any], told: str) -> None:

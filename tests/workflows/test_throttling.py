@@ -39,7 +39,9 @@ async def test_outside_its_window_it_waits_by_one_timer_until_somebody_opens_it(
     async with filling(stage, conn, window=closed) as run:
         held = await run.held("window")
         assert held.reason.startswith(f"outside its window: {closed['from']}-{closed['to']} UTC (opens ")
+        assert held.since is not None
         assert held.until is not None
+        assert 0 < (await run.now() - held.since).total_seconds() < 60
         assert 0 < (held.until - await run.now()).total_seconds() <= 2 * HOUR_S + 60
         assert (await stage.until(lambda status: status.backfill.throttle is not None)).backfill.throttle == held, (
             "the workflow itself knows it too, for whoever asks by tctl"

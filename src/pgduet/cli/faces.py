@@ -122,8 +122,10 @@ def _held_by(status: Status, now: datetime) -> str:
 
 def _patience(throttle: Throttled | None, now: datetime) -> str:
     """Tell since when it pauses and when it goes on at the latest, or how much of its rate is left."""
-    if throttle is None or throttle.kind in {"paused", "parallelism", "window"}:
+    if throttle is None or throttle.kind in {"paused", "parallelism"}:
         return ""
+    if throttle.kind == "window":
+        return f", since {moment(throttle.since, now)}" if throttle.since else ""
     if throttle.rate:
         since = f" since {moment(throttle.since, now)}" if throttle.since else ""
         share = f"going on at {throttle.rate:.0%} of the rate".replace("%", " %") if throttle.rate < 1 else ""

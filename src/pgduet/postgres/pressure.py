@@ -50,13 +50,21 @@ class Verdict:
 class Pressure:
     """Judges for one range, as often as there is something new."""
 
-    def __init__(self, gauges: Gauge, policy: Policy, part: str, held_since: datetime | None = None) -> None:
-        """Take the gauges, the plan's policy, the range's label, and since when the slices before were held."""
+    def __init__(
+        self,
+        gauges: Gauge,
+        policy: Policy,
+        part: str,
+        held_since: datetime | None = None,
+        closed_since: datetime | None = None,
+    ) -> None:
+        """Take the gauges, the plan's policy, the range's label, and since when slices before were held, or the window closed."""
         self.gauges = gauges
         self.policy = policy.backfill
         self.part = part
         self.given = self.limits = self.pace = Pace.of(policy)
         self.held_since = held_since
+        self.closed_since = closed_since
         self.calm_since: float | None = None
         self.ease = 1.0
         self.waiting = 0
@@ -117,8 +125,10 @@ class Pressure:
             throttled = Throttled(kind="parallelism", reason=NO_SLOT)
         elif opens:
             told = f"outside its window: {self.limits.window} (opens {opens:%Y-%m-%d %H:%M} UTC)"
-            throttled = Throttled(kind="window", reason=shown(told, 300), until=opens)
+            self.closed_since = self.closed_since or reading.at
+            throttled = Throttled(kind="window", reason=shown(told, 300), since=self.closed_since, until=opens)
         else:
+            self.closed_since = None
             return None
         self.held_since = None
         return Verdict(0.0, throttled, stops=True)

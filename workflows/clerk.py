@@ -127,7 +127,9 @@ class Clerk(Machine):
         if (message.window or reset) and workflow.patched(WAKES):
             for number in range(len(self.children)):
                 await self.tell_child(number, "throttle")
-        return ", ".join([*(["the pace is the plan's again"] if reset else []), *limits_told(limits)])
+        told = [*(["the pace is the plan's again"] if reset else []), *limits_told(limits)]
+        late = " (the backfill is over, so this changes nothing)" if Phase.VERIFY.reached(self.status.phase) else ""
+        return ", ".join(told) + late
 
     async def share_out(self) -> None:
         """Hold the ranges for which there is no slot, and let those go on for which there is one again."""

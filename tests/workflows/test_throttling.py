@@ -9,9 +9,11 @@ from typing import Any
 import psycopg
 import pytest
 from support.harness import Harness, pgduet
-from support.plans import NAME
+from support.plans import NAME, create_reviews
 from support.throttled import filling
 from temporalio.client import WorkflowUpdateFailedError
+
+from pgduet.phases import Phase
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -142,6 +144,15 @@ async def test_what_an_operator_sets_is_obeyed_shown_recorded_and_taken_back(sta
         assert first[2]["max_wal_retained_mb"] == 999
         assert second[2]["max_wal_retained_mb"] == "as planned"
         await run.ends()
+
+
+async def test_a_pace_that_comes_too_late_says_so(stage: Harness, conn: Connection) -> None:
+    await create_reviews(conn, 10)
+    async with stage.worker():
+        await stage.start(stage.plan(gates={"shadow": "manual"}))
+        await stage.waits("gate", Phase.VERIFY)
+        answer = await stage.act("throttle", pause_ms=5)
+        assert answer.message == "pause_ms = 5 (the backfill is over, so this changes nothing)"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Indexes built and dropped CONCURRENTLY: who is in the way is told, and who would have clients queue behind us is let through.
+"""Indexes built and dropped CONCURRENTLY, constraints validated: who is in the way is told, who would have clients queue is let by.
 
 A build that was cut short leaves an INVALID index: it is dropped, and built again. Only what is ours is: by its working name, or,
 where an index is built under its own name, by the note that is committed before its build begins.
@@ -51,24 +51,24 @@ async def build(work: Work, table: TableDesign, index: CarriedIndex) -> bool:
         if is_valid:
             return False
         if is_valid is not None:
-            await drop(work, declare.drop_index(table, index))
+            await beside_clients(work, declare.drop_index(table, index))
         try:
-            if await _ran(work, declare.build(table, index), table.label):
+            if await _ran(work, declare.build(table, index)):
                 return True
         except errors.IntegrityError:
-            await drop(work, declare.drop_index(table, index))
+            await beside_clients(work, declare.drop_index(table, index))
             raise
         await _later(ends, f"{index.name} of {table.label} was not built")
 
 
-async def drop(work: Work, statement: Statement) -> None:
-    """Drop an index, if it is there.
+async def beside_clients(work: Work, statement: Statement) -> None:
+    """Run what can be run again from its beginning: a drop of an index, or the validation of a constraint.
 
     Raises:
         LockDeadline: it had to give way until the plan's deadline.
     """
     ends = time.monotonic() + work.migration.policy.lock_deadline_s
-    while not await _ran(work, statement, statement.relation or ""):
+    while not await _ran(work, statement):
         await _later(ends, f"{statement.summary} did not come to its end")
 
 
@@ -102,7 +102,7 @@ async def drop_first(work: Work) -> list[str]:
     for table in reversed(work.migration.design.tables):
         for index in reversed(declare.first(table)):
             if await _known(work, index):
-                await drop(work, declare.drop_index(table, index))
+                await beside_clients(work, declare.drop_index(table, index))
                 await _note(work, "undo_expand", {_mark(index): None}, table=table.label, index=index.working)
                 names.append(index.name)
     return names
@@ -110,7 +110,7 @@ async def drop_first(work: Work) -> list[str]:
 
 async def drop_old(work: Work, index: DroppedIndex, mark: str) -> None:
     """Drop an index that the new version does without; with `mark`, contract remembers it."""
-    await drop(work, declare.drop_old_index(index))
+    await beside_clients(work, declare.drop_old_index(index))
     await _note(work, "drop_index", {mark: True}, table=index.table, index=index.label)
 
 
@@ -143,7 +143,7 @@ async def _later(ends: float, what: str) -> None:
     await asyncio.sleep(random.uniform(*AGAIN_S))  # noqa: S311  (jitter)
 
 
-async def _ran(work: Work, statement: Statement, relation: str) -> bool:
+async def _ran(work: Work, statement: Statement) -> bool:
     """Run a statement, and watch it from a second session; tells whether it came to its end, or gave way."""
     pid, since = work.conn.info.backend_pid, datetime.now(UTC)
     gave_way = False
@@ -151,15 +151,17 @@ async def _ran(work: Work, statement: Statement, relation: str) -> bool:
         running = asyncio.create_task(execute_alone(work.conn, statement))
         try:
             while not (await asyncio.wait({running}, timeout=LOOK_EVERY_S))[0]:
-                if await queued(beside, relation, pid, work.migration.policy.lock_timeout_ms):
+                if await queued(beside, pid, work.migration.policy.lock_timeout_ms):
                     gave_way = True
                     await give_way(beside, pid)
                 elif (held := await blocking(beside, pid)).text:
                     told = f"{statement.summary}, for which others must end · {held.text}"
                     work.beat.progress = LockWait(waits_for_lock=told, since=since, ending=list(held.ending))
                 else:
-                    told = f"{statement.summary}{await doing(beside, pid)}"
-                    work.beat.progress = LockWait(waits_for_lock=told, since=since, kind="index")
+                    how_far = await doing(beside, pid)
+                    told = f"{statement.summary}{how_far}"
+                    work.beat.note = told
+                    work.beat.progress = LockWait(waits_for_lock=told, since=since, kind="index") if how_far else None
             await running
         except errors.QueryCanceled:
             if not gave_way:

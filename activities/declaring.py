@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import errors
 
-from pgduet.activities.building import build, drop
+from pgduet.activities.building import beside_clients, build
 from pgduet.activities.engine import Work
 from pgduet.barriers import reach
 from pgduet.errors import GateRefused
@@ -19,7 +19,7 @@ from pgduet.operations.constraints import Exclusion, ForeignKey
 from pgduet.operations.design import TableDesign
 from pgduet.operations.statement import Statement, Table
 from pgduet.postgres import store
-from pgduet.postgres.executor import execute_alone
+from pgduet.postgres.building import valid
 from pgduet.postgres.indexing import check_identity
 from pgduet.postgres.session import Connection, condition
 from pgduet.sql import block
@@ -47,7 +47,7 @@ async def declare_constraints(work: Work) -> int:
         for created in work.migration.design.created:
             for key in created.foreign_keys:
                 tries += await _refer(work, created, key)
-                await _alone(work, declare.validate(created, key.working))
+                await beside_clients(work, declare.validate(created, key.working))
         for table in work.migration.design.tables:
             if table.identity and table.identity.widens:
                 await check_identity(work.conn, table, table.identity)
@@ -62,7 +62,9 @@ async def release_constraints(work: Work) -> None:
     """Take back what `declare_constraints` declared."""
     design = work.migration.design
     for table in design.tables:
-        await _locked(work, replica_identity.back(table))
+        was = table.identity.was_index if table.identity else None
+        index_there = was is not None and bool(await valid(work.conn, table, was))
+        await _locked(work, replica_identity.back(table, index_there=index_there))
         named = await _has_own_names(work, table)
         keys = declare.release_keys(table.foreign_keys)
         bound = declare.release(table, declare.bound(table, named=named))
@@ -71,7 +73,7 @@ async def release_constraints(work: Work) -> None:
             if table.partitioned:
                 await _locked(work, [partitioned.drop(table, index)])
             else:
-                await drop(work, declare.drop_index(table, index))
+                await beside_clients(work, declare.drop_index(table, index))
     for created in design.created:
         there = await _there(work, created, created.foreign_keys)
         await _locked(work, [*declare.release_keys(there), *declare.release(created, [key.working for key in there])])
@@ -89,7 +91,7 @@ async def _declare(work: Work, table: TableDesign) -> int:
     names = [check.working for check in table.checks] + [key.working for key in table.foreign_keys]
     validations = [*columns.validate_required(design, table), *(declare.validate(table, name) for name in names)]
     for statement in validations:
-        await _alone(work, statement)
+        await beside_clients(work, statement)
     tries += await _locked(work, columns.require(design, table))
     for index in declare.late(table):
         if index.constraint and not await _is_constraint(work, table, index.working):
@@ -148,12 +150,6 @@ async def _is_constraint(work: Work, table: Table, name: str) -> bool:
     where = {"relation": table.label, "name": name}
     found = await (await work.conn.execute(block("declare", "constraint_there"), where)).fetchall()
     return bool(found[0]["there"])
-
-
-async def _alone(work: Work, statement: Statement) -> None:
-    work.beat.note = statement.summary
-    async with work.watched(statement.summary):
-        await execute_alone(work.conn, statement)
 
 
 async def _locked(work: Work, statements: list[Statement], named: tuple[TableDesign, bool] | None = None) -> int:

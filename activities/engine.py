@@ -18,7 +18,7 @@ from pgduet.errors import LockDeadline, PgduetError
 from pgduet.messages import LockWait, Reference
 from pgduet.operations.statement import Statement
 from pgduet.postgres import store
-from pgduet.postgres.blockers import Blockers, blocking
+from pgduet.postgres.blockers import Blockers
 from pgduet.postgres.databases import Databases
 from pgduet.postgres.executor import LockBudget, execute_locked, is_transient, locks_of
 from pgduet.postgres.session import Connection, session, told
@@ -26,7 +26,6 @@ from pgduet.telemetry import metrics, spans, subject
 from pgduet.texts import FACT_CHARS, bounded, cut
 
 HEARTBEAT_S = 0.5
-WATCH_S = 1.0
 
 
 @dataclass
@@ -84,28 +83,6 @@ class Work:
         await self._measured(statements, tries, held_at - began, ended - held_at)
         self.beat.progress = None
         return tries
-
-    @asynccontextmanager
-    async def watched(self, what: str) -> AsyncIterator[None]:
-        """Tell who keeps a statement waiting that has no lock timeout: a concurrent build waits for every older transaction."""
-        task = asyncio.create_task(self._watch(what))
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError, psycopg.Error, ApplicationError):
-                await task
-            self.beat.progress = None
-
-    async def _watch(self, what: str) -> None:
-        await asyncio.sleep(WATCH_S)
-        since = datetime.now(UTC)
-        async with self.beside() as conn:
-            while True:
-                found = await blocking(conn, self.conn.info.backend_pid)
-                wait = LockWait(waits_for_lock=f"{what} · {found.text}", since=since, ending=list(found.ending))
-                self.beat.progress = wait if found.text else None
-                await asyncio.sleep(WATCH_S)
 
     async def _measured(self, statements: list[Statement], tries: int, waited_s: float, held_s: float | None) -> None:
         """Write down what a step's locks cost; `held_s` is None where they were never had."""

@@ -14,10 +14,12 @@ from pgduet.barriers import reach
 from pgduet.errors import ActRefused, BuiltUpon
 from pgduet.messages import Abort, Outcome, Reference, Start
 from pgduet.neighbours import Claim, Neighbour, Pending
+from pgduet.operations.design import Design
 from pgduet.postgres import chain, store
 from pgduet.postgres.constraints import refuse_standing_on
 from pgduet.postgres.dependents import dependents_of
-from pgduet.postgres.indexing import check_identity, check_still_droppable
+from pgduet.postgres.indexing import check_identity, check_identity_index, check_still_droppable
+from pgduet.postgres.new_names import check_still_free
 from pgduet.postgres.session import Connection
 
 REASON_LENGTH = 2000
@@ -86,21 +88,29 @@ class Neighbours:
             NotSupported: a view or a policy over an altered column cannot be made anew, a foreign key stands on a constraint
                 that goes, an index to be dropped is needed, or a publication would have clients' writes fail; nothing is
                 decided.
+            NameTaken: somebody has a name that the new version gives at contract; nothing is decided.
         """
         async with self.engine.work(reference, "contract", alone=True) as work:
-            for table in work.migration.design.tables:
-                # What the user has made since preflight that stands in the way: refused now, while there is a way back.
-                await dependents_of(work.conn, table)
-                await refuse_standing_on(work.conn, table)
-                if table.identity:
-                    await check_identity(work.conn, table, table.identity)
-            for index in work.migration.design.dropped_indexes:
-                await check_still_droppable(work.conn, index)
+            if not work.migration.no_return:
+                await _check_way(work.conn, work.migration.design)
             async with work.conn.transaction():
                 pending = await _begin_contract(work.conn, reference)
                 await reach("begin_contract.before_commit")
             await reach("begin_contract.after_commit")
             return pending
+
+
+async def _check_way(conn: Connection, design: Design) -> None:
+    """Refuse, while there is a way back, what the user has made since preflight and contract could not get past."""
+    for table in design.tables:
+        await dependents_of(conn, table)
+        await refuse_standing_on(conn, table)
+        await check_still_free(conn, design, table)
+        if table.identity:
+            await check_identity(conn, table, table.identity)
+            await check_identity_index(conn, table, table.identity)
+    for index in design.dropped_indexes:
+        await check_still_droppable(conn, index)
 
 
 async def _begin_contract(conn: Connection, reference: Reference) -> Pending:

@@ -10,6 +10,7 @@ from support.constraint_operations import create, drop, rename
 from support.plans import parsed
 
 from pgduet.errors import PgduetError
+from pgduet.operations import columns
 from pgduet.plan.load import PlanErrors
 from pgduet.plan.models import CreateConstraint
 from pgduet.postgres.databases import Database
@@ -182,6 +183,20 @@ BY_THE_CATALOGUE = {
         "parts_code of public.parts",
         "Drop those foreign keys",
     ),
+    "a rename of what stands on an index to a table's name": Wrong(
+        rename("what_once", "makers_too", "public.plain"), "NameTaken", ".to", '"makers_too"'
+    ),
+    "the name of a table, for a column's uniqueness": Wrong(
+        {
+            "add_column": {
+                "table": P,
+                "column": {"name": "z", "type": "int", "unique": {"name": "makers_too"}},
+            }
+        },
+        "NameTaken",
+        ".column.unique",
+        '"makers_too"',
+    ),
     "what tells published rows apart": Wrong(
         drop("told_key", "public.told"), "NotSupported", ".name", "published table", "replica identity"
     ),
@@ -223,6 +238,95 @@ async def test_the_catalogue_tells(bare: Connection, conn: Client, wrong: Wrong)
     told(caught.value, wrong)
     left = "SELECT count(*) FROM pg_class WHERE relname = 'plain' AND relnamespace = 'public'::regnamespace"
     assert await (await conn.execute(left)).fetchone() == (1,)
+
+
+TWICE = {
+    "two constraints": [
+        made(type="unique", columns=["name"]),
+        create("public.plain", name="new_one", type="unique", columns=["id"]),
+    ],
+    "an index": [
+        {"create_index": {"table": P, "name": "n", "columns": ["size"]}},
+        create("public.plain", name="n", type="unique", columns=["id"]),
+    ],
+    "a renamed constraint": [
+        {"create_index": {"table": P, "name": "n", "columns": ["size"]}},
+        rename("what_once", "n", "public.plain"),
+    ],
+    "a renamed table": [
+        {"rename_table": {"table": "public.makers_too", "to": "new_one"}},
+        made(type="unique", columns=["name"]),
+    ],
+    "a created table": [
+        {"create_table": {"table": "public.new_one", "columns": [{"name": "a", "type": "int"}]}},
+        {"create_index": {"table": P, "name": "new_one", "columns": ["size"]}},
+    ],
+}
+
+
+@pytest.mark.parametrize("operations", TWICE.values(), ids=TWICE)
+async def test_one_name_is_not_given_to_two_relations_of_a_schema(
+    bare: Connection, operations: list[dict[str, Any]]
+) -> None:
+    with pytest.raises(PgduetError, match="would get two relations") as caught:
+        await survey(bare, parsed(*operations))
+    assert caught.value.place is not None
+    assert caught.value.place.path.startswith("operations[1].")
+
+
+TO_CODE = create(
+    P, name="k", type="foreign_key", columns=["name"], references={"table": "public.makers", "columns": ["code"]}
+)
+TAKEN_AWAY = {
+    "its column gets a second form": (
+        {"alter_column": {"table": "public.makers", "column": "code", "type": "varchar"}},
+        'column "code"',
+    ),
+    "its column is dropped": (
+        {"drop_column": {"table": "public.makers", "column": "code", "down": "'x'"}},
+        'column "code"',
+    ),
+    "its constraint is dropped": (drop("makers_code", "public.makers"), 'constraint "makers_code"'),
+    "its table is dropped": ({"drop_table": {"table": "public.makers"}}, 'table "public"."makers"'),
+    "its index is dropped": ({"drop_index": {"name": "makers_one"}}, 'index "makers_one"'),
+}
+
+
+@pytest.mark.parametrize(("operation", "says"), TAKEN_AWAY.values(), ids=TAKEN_AWAY)
+async def test_a_foreign_key_to_what_the_plan_takes_away_is_refused_before_contract_would_fail(
+    bare: Connection, conn: Client, operation: dict[str, Any], says: str
+) -> None:
+    await conn.execute("ALTER TABLE public.parts DROP CONSTRAINT parts_code")
+    if "drop_index" in operation:
+        await conn.execute("ALTER TABLE public.makers DROP CONSTRAINT makers_code")
+        await conn.execute("CREATE UNIQUE INDEX makers_one ON public.makers (code)")
+    with pytest.raises(PgduetError) as caught:
+        await survey(bare, parsed(TO_CODE, operation))
+    assert f"the foreign key refers to {says}, which the plan takes away" in caught.value.message
+    assert caught.value.place is not None
+    assert caught.value.place.path == "operations[0].create_constraint.references"
+
+
+@pytest.mark.parametrize("altered", [("code",), ("code", "parent")])
+async def test_a_column_to_which_its_own_table_refers_gets_no_second_form(
+    bare: Connection, conn: Client, altered: tuple[str, ...]
+) -> None:
+    await conn.execute(
+        "CREATE TABLE public.tree (id int PRIMARY KEY, code text UNIQUE, parent text REFERENCES public.tree (code))"
+    )
+    with pytest.raises(psycopg.errors.DependentObjectsStillExist):
+        await conn.execute("ALTER TABLE public.tree DROP COLUMN code")
+    plan = parsed(*({"alter_column": {"table": "public.tree", "column": name, "type": "varchar"}} for name in altered))
+    with pytest.raises(PgduetError, match="constraint tree_parent_fkey on table public.tree"):
+        await survey(bare, plan)
+
+
+async def test_a_check_may_have_any_name_beside_those_that_prove_not_null(bare: Connection) -> None:
+    column = {"add_column": {"table": P, "column": {"name": "z", "type": "int", "nullable": False, "up": "1"}}}
+    design = (await survey(bare, parsed(column, made(name="z_filled", type="check", check="z > 0")))).design
+    (table,) = design.tables
+    proving = {statement.text() for statement in columns.prove_required(design, table)}
+    assert not [text for text in proving if table.checks[0].working in text]
 
 
 def test_constraints_are_made_dropped_and_renamed_once() -> None:

@@ -85,6 +85,12 @@ async def test_a_name_that_the_plan_drops_is_free_at_contract_only(bare: Connect
     assert [dropped.label for dropped in found.design.dropped_indexes] == ['"public"."shops_staff"']
 
 
+async def test_an_index_may_take_the_name_of_a_constraint_that_the_plan_drops(bare: Connection) -> None:
+    plan = parsed({"drop_constraint": {"table": T, "name": "shops_code_key"}}, index("code", name="shops_code_key"))
+    (made,) = (await survey(bare, plan)).design.tables[0].indexes
+    assert made.working == "_pgduet_review-stars_shops_code_key"
+
+
 async def test_an_index_that_is_dropped_is_no_hazard(bare: Connection) -> None:
     crew = replace(T, {"staff": "crew"}, {"name": "crew", "type": "int", "nullable": False, "up": "staff"})
     told = [each.where for each in (await survey(bare, parsed(crew))).hazards if each.id == "PD-H06"]
@@ -190,6 +196,20 @@ BAD = {
     ),
     "a partitioned table": Bad([index("id", table="events")], NotSupported, "create_index.table", "is partitioned"),
     "an unknown index": Bad([drop("shops_nam")], UnknownIndex, "drop_index.name", 'Did you mean "public.shops_name"?'),
+    "an index on which a foreign key stands": Bad(
+        [drop("shops_name")],
+        NotSupported,
+        "drop_index.name",
+        "on index public.shops_name stand notes_note_fkey of public.notes",
+        "ALTER TABLE public.notes ADD FOREIGN KEY (note) REFERENCES public.shops (name)",
+    ),
+    "a partition's part of an index": Bad(
+        [drop("early_id_idx")],
+        NotSupported,
+        "drop_index.name",
+        "is the part of a partition in public.events_id",
+        "CREATE TABLE public.early PARTITION OF public.events FOR VALUES FROM (0) TO (9)",
+    ),
     "an index of another table": Bad(
         [drop("shops_name", table="notes")], IndexInvalid, "drop_index.name", "is an index of public.shops"
     ),
@@ -258,6 +278,21 @@ BAD = {
         IndexInvalid,
         "set_replica_identity.index",
         "the plan drops it",
+    ),
+    "an index whose constraint the plan drops": Bad(
+        [{"drop_constraint": {"table": T, "name": "shops_code_key"}}, identity("index", index="shops_code_key")],
+        IndexInvalid,
+        "set_replica_identity.index",
+        "the plan drops it",
+    ),
+    "an index whose constraint the plan renames": Bad(
+        [
+            {"rename_constraint": {"table": T, "from": "shops_code_key", "to": "shops_one"}},
+            identity("index", index="shops_code_key"),
+        ],
+        IndexInvalid,
+        "set_replica_identity.index",
+        "the plan gives it another name",
     ),
     "an index of the plan's with empty values": Bad(
         [NUMBER, index("number", unique=True), identity("index", index="made")],

@@ -1,11 +1,13 @@
 """How constraints of the new version bind its own clients before cutover: by checks in the sync functions.
 
-An old client's write that breaks one is accepted and counted; from cutover on PostgreSQL's own constraints bind everybody. Limits:
-two new clients that write the same value at once are both accepted (parity counts them), and `ON CONFLICT` finds a new
-uniqueness only from cutover on.
+An old client's write that breaks one is accepted and counted; from cutover on PostgreSQL's own constraints bind everybody.
+A check before each row must refuse nothing that PostgreSQL accepts at the end of the statement or of the transaction: what can be
+deferred is not checked here, and a row may refer to itself, or to what its own statement wrote before it.
+Limits: two new clients that write the same value at once are both accepted (parity counts them), `ON CONFLICT` finds a new
+uniqueness only from cutover on, and a row that refers to one which the same statement writes after it is refused before cutover.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from psycopg import sql
 
@@ -26,13 +28,15 @@ def refusals(design: Design, table: TableDesign, mapping: ColumnMapping) -> Iter
             broken = sql.SQL("({}) IS FALSE").format(check.holds(NEW))
             yield _refusal(design, table, "check_violation", check.name, message, broken)
     for number, key in enumerate(table.foreign_keys):
-        if mine & set(key.columns):
+        if mine & set(key.columns) and not key.deferrable:
             message = f'insert or update on table "{table.table}" violates foreign key constraint "{key.name}"'
             values = [sql.SQL("NEW.{}").format(sql.Identifier(name)) for name in key.columns]
             missing = sql.SQL("{}({})").format(_orphan(design, table, number), sql.SQL(", ").join(values))
+            if key.target_relation == table.relation:
+                missing = sql.SQL("(({}) AND {})").format(_not_itself(key, values), missing)
             yield _refusal(design, table, "foreign_key_violation", key.name, message, key.broken(values, missing))
     for number, index in enumerate(table.indexes):
-        if mine & set(index.brought):
+        if mine & set(index.brought) and not index.deferrable:
             message = f'duplicate key value violates unique constraint "{index.name}"'
             values = [sql.SQL("NEW.{}").format(sql.Identifier(name)) for name in index.brought]
             # OLD is unassigned in an INSERT: its page and line are asked for by way of the row alone.
@@ -81,6 +85,12 @@ def _refusal(
         table=sql.Literal(table.table),
         constraint=sql.Literal(constraint),
     )
+
+
+def _not_itself(key: ForeignKey, values: Sequence[sql.Composable]) -> Query:
+    targets = [sql.SQL("NEW.{}").format(sql.Identifier(name)) for name in key.target_columns]
+    different = [sql.SQL("{} IS DISTINCT FROM {}").format(*pair) for pair in zip(values, targets, strict=True)]
+    return sql.SQL(" OR ").join(different)
 
 
 def _orphan(design: Design, table: TableDesign, number: int) -> sql.Identifier:

@@ -13,7 +13,7 @@ from pgduet.operations.constraints import CarriedIndex, Check, ForeignKey
 from pgduet.operations.design import ColumnMapping
 from pgduet.operations.expressions import Expression
 from pgduet.operations.facts import ForeignFacts, IndexFacts, TableFacts
-from pgduet.operations.names import proper_name, working_name
+from pgduet.operations.names import unique_name, usual_name, working_name
 from pgduet.operations.references import foreign_key
 from pgduet.operations.table_constraints import dropped, renamed
 from pgduet.plan.columns import Constrained
@@ -57,7 +57,7 @@ def indexes(
     for mapping, number, _, given in brought(plan, mappings):
         if given.unique:
             column = mapping.columns[number]
-            name = given.unique.name or proper_name(table.table, column.name, "key")
+            name = unique_name(table.table, column.name, given.unique.name)
             yield CarriedIndex(
                 name=name,
                 working=working_name(plan.name, name),
@@ -98,7 +98,7 @@ def checks(
     for mapping, number, path, given in brought(plan, mappings):
         if given.check:
             column = mapping.columns[number]
-            name = given.check.name or proper_name(table.table, column.name, "check")
+            name = given.check.name or usual_name(table.table, column.name, "check")
             yield Check(
                 name=name,
                 working=working_name(plan.name, name),

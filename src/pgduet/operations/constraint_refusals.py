@@ -3,9 +3,15 @@
 Names that are taken are found with those that columns bring, when the design is there.
 """
 
+from collections.abc import Iterator, Mapping
+
+from psycopg import sql
+
 from pgduet.errors import NotSupported, UnknownColumn, UnknownConstraint
-from pgduet.operations.answers import KeyPath, place
+from pgduet.operations.answers import Answers, KeyPath, place
+from pgduet.operations.design import Design
 from pgduet.operations.facts import ConstraintFacts, TableFacts
+from pgduet.operations.references import asked
 from pgduet.operations.table_constraints import dropped
 from pgduet.plan.models import (
     AddColumn,
@@ -38,6 +44,39 @@ def check(plan: Plan, table: TableFacts, top: KeyPath, operation: ColumnOperatio
         case RenameConstraint():
             found = _found(table, operation.name, (*top, "name"))
             _refuse_kind(found, (*top, "name"), "renamed")
+
+
+def check_targets(plan: Plan, design: Design, facts: Mapping[str, TableFacts], answers: Answers) -> None:
+    """Refuse a foreign key to what the same plan takes away: it would stand in the way of contract.
+
+    Raises:
+        NotSupported: with the path in the plan.
+    """
+    for path, references in asked(plan):
+        label = sql.Identifier(references.relation.schema, references.relation.name).as_string(None)
+        going = list(_going(design, label, facts.get(str(references.relation)), set(answers.targets[path])))
+        if going:
+            raise NotSupported(
+                f"the foreign key refers to {going[0]}, which the plan takes away at contract",
+                place=place(path),
+                hint="Bring the foreign key in a plan of its own, after this one.",
+            )
+
+
+def _going(design: Design, label: str, facts: TableFacts | None, columns: set[str]) -> Iterator[str]:
+    """Name what a plan takes away of that by which columns of a table can be referred to."""
+    if any(table.label == label for table in design.dropped):
+        yield f"table {label}"
+    table = next((table for table in design.tables if table.label == label), None)
+    yield from (f'column "{old.name}"' for old in (table.old_columns if table else ()) if old.name in columns)
+    dropped = table.dropped_constraints if table else ()
+    indexes = {index.name for index in design.dropped_indexes if index.table == label}
+    for each in facts.constraints if facts else ():
+        if each.name in dropped and set(each.columns) == columns:
+            yield f'constraint "{each.name}"'
+    for index in facts.indexes if facts else ():
+        if index.name in indexes and index.unique and set(index.columns) == columns:
+            yield f'index "{index.name}"'
 
 
 def columns_after(plan: Plan, table: TableFacts) -> list[str]:

@@ -53,6 +53,7 @@ class ForeignKey(Frozen):
     carried: bool = False
     at_once: bool = False
     match_full: bool = False
+    deferrable: bool = False
 
     @property
     def target_relation(self) -> sql.Identifier:

@@ -6,27 +6,22 @@ whole table moves to `pgduet_archive`, and comes back from there when the same p
 
 from pgduet.operations.answers import Answers, KeyPath
 from pgduet.operations.constraints import Check
-from pgduet.operations.names import proper_name
+from pgduet.operations.names import unique_name, usual_name
 from pgduet.operations.references import foreign_key, table_foreign_key
 from pgduet.operations.table_constraints import over_columns
 from pgduet.operations.whole_tables import CreatedTable, MadeColumn
-from pgduet.plan.models import CreateTable, TableColumn
+from pgduet.plan.models import CreateTable
 
 
 def named_indexes(operation: CreateTable) -> list[tuple[KeyPath, str]]:
     """Give the names of indexes that the table brings with its constraints, each with its place in the operation."""
     of_columns: list[tuple[KeyPath, str]] = [
-        (("columns", number, "unique"), _unique_name(operation, column))
+        (("columns", number, "unique"), unique_name(operation.relation.name, column.name, column.unique.name))
         for number, column in enumerate(operation.columns)
         if column.unique
     ]
     named = [(("constraints", n, "name"), each.name) for n, each in enumerate(operation.constraints) if each.on_index]
     return [*of_columns, *named]
-
-
-def _unique_name(operation: CreateTable, column: TableColumn) -> str:
-    own = column.unique.name if column.unique else None
-    return own or proper_name(operation.relation.name, column.name, "key")
 
 
 def created(plan: str, index: int, operation: CreateTable, answers: Answers) -> CreatedTable:
@@ -50,11 +45,11 @@ def created(plan: str, index: int, operation: CreateTable, answers: Answers) -> 
             )
         )
         if column.check:
-            name = column.check.name or proper_name(table.name, column.name, "check")
+            name = column.check.name or usual_name(table.name, column.name, "check")
             expression = answers.expressions[*path, "check"]
             checks.append(Check(name=name, working=name, shown=column.name, expression=expression))
         if column.unique:
-            unique.append((column.name, _unique_name(operation, column)))
+            unique.append((column.name, unique_name(table.name, column.name, column.unique.name)))
         if column.references:
             targets = answers.targets[*path, "references"]
             foreign.append(foreign_key(plan, table.name, column.name, column.name, column.references, targets))

@@ -14,7 +14,7 @@ from psycopg import sql
 from pgduet.operations.constraints import CarriedIndex, Check, DroppedIndex, Exclusion, ForeignKey
 from pgduet.operations.design import TableDesign
 from pgduet.operations.names import fit
-from pgduet.operations.statement import Lock, Statement, Table, locking, on_table, trusted
+from pgduet.operations.statement import Lock, Statement, Table, lock_table, locking, on_table, trusted
 from pgduet.sql import block
 
 
@@ -114,14 +114,20 @@ def release_keys(keys: Sequence[ForeignKey]) -> list[Statement]:
     return [locking(key.target_relation, Lock.ACCESS_EXCLUSIVE) for key in keys]
 
 
+def constraints(table: TableDesign) -> list[Check | ForeignKey | Exclusion | CarriedIndex]:
+    """Give all that binds everybody from cutover on."""
+    on_indexes = [index for index in table.indexes if index.constraint]
+    return [*table.checks, *table.foreign_keys, *table.exclusions, *on_indexes]
+
+
 def bound(table: TableDesign, *, named: bool) -> list[str]:
     """Name the constraints that bind everybody from cutover on; `named` tells that what can have its own name has it."""
-    return [each.name if named and each.at_once else each.working for each in _all(table)]
+    return [each.name if named and each.at_once else each.working for each in constraints(table)]
 
 
 def own_names(table: TableDesign) -> list[Statement]:
     """Give what the plan creates its own name."""
-    return [proper_name(table, each.working, each.name) for each in _all(table) if each.at_once]
+    return [proper_name(table, each.working, each.name) for each in constraints(table) if each.at_once]
 
 
 def proper_name(table: Table, working: str, name: str) -> Statement:
@@ -133,7 +139,7 @@ def proper_name(table: Table, working: str, name: str) -> Statement:
 
 def proper_names(table: TableDesign) -> list[Statement]:
     """Give constraints and indexes their own names, once the old ones have gone with their columns."""
-    made = [proper_name(table, each.working, each.name) for each in _all(table) if not each.at_once]
+    made = [proper_name(table, each.working, each.name) for each in constraints(table) if not each.at_once]
     for index in table.indexes:
         if not index.constraint and index.working != index.name:
             query = block("declare", "rename_index").format(
@@ -149,7 +155,8 @@ def changed(table: TableDesign, there: Mapping[str, str | None]) -> list[Stateme
     What a dropped foreign key points to, by which `there` maps it, is locked as PostgreSQL will lock it.
     """
     pointed = [there.get(name) for name in table.dropped_constraints]
-    targets = [_lock(target, Lock.ACCESS_EXCLUSIVE) for target in pointed if target]
+    lock = Lock.ACCESS_EXCLUSIVE
+    targets = [Statement(lock_table(trusted(to), lock), f"lock {to}", lock, to) for to in pointed if to]
     moving = [(name, to) for name, to in table.renamed_constraints if name in there]
     names = {name for name, _ in moving}
     # Two may change names, or one take another's: then by way of a third, when the other has gone.
@@ -163,22 +170,9 @@ def changed(table: TableDesign, there: Mapping[str, str | None]) -> list[Stateme
     ]
 
 
-def _constraints(table: TableDesign) -> list[CarriedIndex]:
-    return [index for index in table.indexes if index.constraint]
-
-
-def _all(table: TableDesign) -> list[Check | ForeignKey | Exclusion | CarriedIndex]:
-    return [*table.checks, *table.foreign_keys, *table.exclusions, *_constraints(table)]
-
-
 def _at_most(limit_ms: int) -> Statement:
     query = block("declare", "at_most").format(limit=sql.Literal(f"{limit_ms}ms"))
     return Statement(query, f"at most {limit_ms} ms" if limit_ms else "no limit of its own")
-
-
-def _lock(label: str, lock: Lock) -> Statement:
-    mode = "share_row_exclusive" if lock is Lock.SHARE_ROW_EXCLUSIVE else "access_exclusive"
-    return Statement(block("locks", mode).format(relation=trusted(label)), f"lock {label}", lock, label)
 
 
 def _again(table: Table, name: str, definition: sql.Composable) -> list[Statement]:

@@ -78,8 +78,12 @@ class NamedIndex(Facts):
     schema_name: str
     table: str
     partitioned: bool = False
+    part_of: str | None = None
+    """The index of a partitioned table that it belongs to."""
     constraint: str | None = None
     """The constraint that it stands behind."""
+    inbound: tuple[str, ...] = ()
+    """Foreign keys that stand on it, each with its table."""
     valid: bool = True
     identity: bool = False
     """Logical replication names rows by it."""

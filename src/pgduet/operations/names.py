@@ -29,13 +29,18 @@ def routine_name(plan: str, kind: str, schema: str, table: str) -> str:
 
 
 def constraint_name(plan: str, column: str) -> str:
-    """Name the check that proves NOT NULL before the column is declared so."""
-    return fit(f"_pgduet_{plan}_{column}_filled")
+    """Name the check that proves NOT NULL before the column is declared so; no `working_name` is like it."""
+    return fit(f"_pgduet~{plan}_{column}")
 
 
-def proper_name(table: str, column: str, kind: str) -> str:
+def usual_name(table: str, column: str, kind: str) -> str:
     """Name a constraint as PostgreSQL would: `<table>_<column>_<kind>`."""
     return fit(f"{table}_{column}_{kind}")
+
+
+def unique_name(table: str, column: str, given: str | None) -> str:
+    """Name the uniqueness that a column brings."""
+    return given or usual_name(table, column, "key")
 
 
 def inner_view(schema: str, version: str, table: str) -> str:

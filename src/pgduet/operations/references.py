@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from psycopg import sql
 
 from pgduet.operations.constraints import ForeignKey
-from pgduet.operations.names import proper_name, working_name
+from pgduet.operations.names import usual_name, working_name
 from pgduet.operations.statement import trusted
 from pgduet.plan.columns import NewColumn, References, TableColumn
 from pgduet.plan.constraint_operations import TableConstraint, TableReferences
@@ -17,7 +17,7 @@ def foreign_key(
     plan: str, table: str, column: str, physical: str, references: References, targets: tuple[str, ...]
 ) -> ForeignKey:
     """Resolve `references` of a column."""
-    name = references.name or proper_name(table, column, "fkey")
+    name = references.name or usual_name(table, column, "fkey")
     target = references.relation
     rest = sql.SQL("REFERENCES {} ({}) ON DELETE {} ON UPDATE {}").format(
         sql.Identifier(target.schema, target.name),
@@ -54,6 +54,7 @@ def table_foreign_key(
         rest=referring(operation, sql.Identifier(target.schema, target.name), targets, physical),
         shown=operation.name,
         match_full=references.match == "full",
+        deferrable=operation.deferrable or operation.initially_deferred,
     )
 
 

@@ -45,10 +45,12 @@ def at_cutover(table: TableDesign) -> list[Statement]:
     return _set(table, wanted.identity, wanted.index) if wanted and wanted.widens else []
 
 
-def back(table: TableDesign) -> list[Statement]:
-    """Put back what was before `at_cutover`."""
+def back(table: TableDesign, *, index_there: bool) -> list[Statement]:
+    """Put back what was before `at_cutover`; to an index only if it is there."""
     wanted = table.identity
-    return _set(table, wanted.was, wanted.was_index) if wanted and wanted.widens else []
+    if wanted is None or not wanted.widens or (wanted.was == "index" and not index_there):
+        return []
+    return _set(table, wanted.was, wanted.was_index)
 
 
 def at_contract(table: TableDesign) -> list[Statement]:

@@ -20,9 +20,9 @@ async def doing(conn: Connection, pid: int) -> str:
     )
 
 
-async def queued(conn: Connection, relation: str, pid: int, budget_ms: int) -> bool:
+async def queued(conn: Connection, pid: int, budget_ms: int) -> bool:
     """Tell whether somebody has waited behind a build for longer than the budget, with a lock for which clients would queue."""
-    where = {"relation": relation, "pid": pid, "budget_ms": budget_ms}
+    where = {"pid": pid, "budget_ms": budget_ms}
     found = await (await conn.execute(block("building", "queued"), where)).fetchall()
     return bool(found)
 

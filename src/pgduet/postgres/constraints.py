@@ -114,13 +114,14 @@ def hazards_of(plan: Plan, design: TableDesign, facts: TableFacts) -> list[Hazar
 
 
 async def refuse_standing_on(conn: Connection, table: TableDesign) -> None:
-    """Refuse to drop a constraint on which somebody has put a foreign key since preflight.
+    """Refuse to drop a constraint or a column on which somebody has put a foreign key since preflight.
 
     Raises:
         NotSupported: naming the foreign keys.
     """
-    if table.dropped_constraints:
-        where = {"relation": table.label, "names": list(table.dropped_constraints)}
+    old = [column.name for column in table.old_columns]
+    if table.dropped_constraints or old:
+        where = {"relation": table.label, "names": list(table.dropped_constraints), "columns": old}
         found = await (await conn.execute(block("declare", "standing_on"), where)).fetchall()
         if found:
             keys = ", ".join(row["key"] for row in found)
@@ -246,12 +247,3 @@ def _refusal(error: psycopg.Error, name: str, where: Place) -> PlanInvalid:
 
 def _listed(names: tuple[str, ...]) -> Query:
     return sql.SQL(", ").join(sql.Identifier(name) for name in names)
-
-
-def index_backed(plan: Plan, table: TableName) -> list[tuple[KeyPath, str]]:
-    """Give the names of created constraints that stand on an index, which is a relation of the schema."""
-    return [
-        (("operations", index, operation.kind, "name"), operation.name)
-        for index, operation in enumerate(plan.operations)
-        if isinstance(operation, CreateConstraint) and operation.relation == table and operation.on_index
-    ]

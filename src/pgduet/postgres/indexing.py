@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from pgduet.errors import IndexInvalid, NameTaken, NotSupported, Place
-from pgduet.operations import create_index
+from pgduet.operations import create_index, table_constraints
 from pgduet.operations.answers import Answers, KeyPath, place
 from pgduet.operations.constraints import DroppedIndex, ReplicaIdentity
 from pgduet.operations.create_index import Accepted
@@ -47,7 +47,8 @@ async def with_indexes(conn: Connection, plan: Plan, design: Design, facts: Fact
             wanted = create_index.definition(position, operation, table, answers)
             accepted = await _accepted(conn, table, known, operation, wanted, position, answers)
             free = not await catalogue.relation_there(conn, operation.index.schema, operation.name)
-            if not free and (operation.index.schema, operation.name) not in going:
+            goes = (table.schema_name, operation.name) in going or operation.name in table.dropped_constraints
+            if not free and not goes:
                 raise _taken(operation, position)
             made.append(create_index.index(plan.name, position, operation, table, accepted, free=free))
         changed = table.model_copy(update={"indexes": (*table.indexes, *made)})
@@ -127,7 +128,7 @@ def _taken(operation: CreateIndex, position: int) -> NameTaken:
     return NameTaken(
         f'schema {operation.index.schema} already has a relation "{operation.name}"',
         place=place(("operations", position, "create_index", "name")),
-        hint="Choose another name, or drop that index in the same plan (`drop_index`).",
+        hint="Choose another name, or drop that index or constraint in the same plan.",
     )
 
 
@@ -154,10 +155,16 @@ async def _dropped(conn: Connection, position: int, operation: DropIndex) -> Dro
 
 
 async def check_still_droppable(conn: Connection, dropped: DroppedIndex) -> None:
-    """Refuse, while there is a way back, what PostgreSQL would refuse after it."""
+    """Refuse, while there is a way back, what PostgreSQL would refuse after it, and an index of another table."""
     found = await catalogue.index_if_there(conn, dropped.schema_name, dropped.name)
-    if found is not None:
-        _refuse_needed(dropped, found, None)
+    if found is None:
+        return
+    if sql.Identifier(found.schema_name, found.table).as_string(None) != dropped.table:
+        raise NameTaken(
+            f"index {dropped.schema_name}.{dropped.name} is one of {found.schema_name}.{found.table} by now",
+            hint="Rename it, then advance.",
+        )
+    _refuse_needed(dropped, found, None)
 
 
 def _refuse_needed(dropped: DroppedIndex, found: NamedIndex, where: Place | None) -> None:
@@ -173,6 +180,18 @@ def _refuse_needed(dropped: DroppedIndex, found: NamedIndex, where: Place | None
             f"index {name} is the replica identity of {found.schema_name}.{found.table}",
             place=where,
             hint="Set another one first, in a plan of its own: `set_replica_identity`.",
+        )
+    if found.inbound:
+        raise NotSupported(
+            f"on index {name} stand {', '.join(found.inbound)}",
+            place=where,
+            hint="Drop those foreign keys first.",
+        )
+    if found.part_of:
+        raise NotSupported(
+            f"index {name} is the part of a partition in {found.part_of}, which PostgreSQL drops as a whole only",
+            place=where,
+            hint="Leave the index out of the plan.",
         )
     if found.partitioned:
         raise NotSupported(
@@ -231,6 +250,24 @@ async def check_identity(conn: Connection, table: TableDesign, wanted: ReplicaId
         )
 
 
+async def check_identity_index(conn: Connection, table: TableDesign, wanted: ReplicaIdentity) -> None:
+    """Refuse an index that rows cannot be named by any more: it is set at contract, when there is no way back.
+
+    Raises:
+        IndexInvalid: naming the index.
+    """
+    if wanted.index is None:
+        return
+    working = next((index.working for index in table.indexes if index.name == wanted.index), wanted.index)
+    found = await catalogue.index_if_there(conn, table.schema_name, working)
+    why = "it is not there any more" if found is None or found.table != table.table else found.unfit
+    if why:
+        raise IndexInvalid(
+            f"rows of {table.schema_name}.{table.table} cannot be named by index {wanted.index}: {why}",
+            hint="Create it again, then advance. Or roll back.",
+        )
+
+
 async def _named_by(
     conn: Connection, plan: Plan, table: TableDesign, facts: TableFacts, name: str, where: Place
 ) -> tuple[str, ...]:
@@ -251,8 +288,12 @@ async def _named_by(
         going = {old.name for old in table.old_columns}
         if set(columns) & going and name not in carried:
             why = "it goes with a column that the plan takes away"
-        if any((o.index.schema, o.index.name) == (table.schema_name, name) for _, o in _drops(plan)):
+        if name in table.dropped_constraints or any(
+            o.index == TableName(table.schema_name, name) for _, o in _drops(plan)
+        ):
             why = "the plan drops it"
+        if name in dict(table_constraints.renamed(plan, facts)):
+            why = "the plan gives it another name"
     if why:
         hint = "Name a unique index of all rows over columns that must not be empty."
         raise IndexInvalid(f"rows cannot be named by index {name}: {why}", place=where, hint=hint)

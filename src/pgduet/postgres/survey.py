@@ -6,14 +6,13 @@ from typing import Any
 from pgduet.errors import (
     ExpressionInvalid,
     MissingRights,
-    NameTaken,
     NotSupported,
     PgduetError,
     UnknownColumn,
     UnknownTable,
 )
 from pgduet.hazards import Hazard, hazard
-from pgduet.operations import carry, refusals
+from pgduet.operations import constraint_refusals, refusals
 from pgduet.operations.alter_column import copies
 from pgduet.operations.answers import Answers
 from pgduet.operations.create_table import named_indexes
@@ -24,18 +23,15 @@ from pgduet.operations.facts import TableFacts
 from pgduet.operations.questions import KeyPath, new_scope, place, questions, types_to_ask
 from pgduet.operations.references import asked
 from pgduet.operations.resolve import mappings_of, resolve
-from pgduet.operations.table_constraints import leaving, renamed
 from pgduet.plan.columns import References
 from pgduet.plan.constraint_operations import TableReferences
 from pgduet.plan.models import (
     AlterColumn,
-    CreateConstraint,
     CreateIndex,
     CreateTable,
     DropIndex,
     DropTable,
     Plan,
-    RenameConstraint,
     RenameTable,
     TableChange,
     TableName,
@@ -45,6 +41,7 @@ from pgduet.postgres.carrying import carried_checks, carried_indexes
 from pgduet.postgres.dependents import dependents_of
 from pgduet.postgres.expressions import analyse, canonical_type
 from pgduet.postgres.indexing import with_indexes
+from pgduet.postgres.new_names import check_names, refuse_twice
 from pgduet.postgres.probed import check_probes
 from pgduet.postgres.readers import old_readers
 from pgduet.postgres.sampled import check_down_of_nothing, hazards_of, sampled_hazards
@@ -76,13 +73,14 @@ async def survey(conn: Connection, plan: Plan) -> Survey:
         for name in plan.tables()
     }
     design = await with_indexes(conn, plan, resolve(plan, facts, answers, checks), facts, answers)
+    constraint_refusals.check_targets(plan, design, facts, answers)
     hazards: list[Hazard] = []
     tables: list[TableDesign] = []
     for resolved in design.tables:
         table_facts = facts[str(TableName(resolved.schema_name, resolved.table))]
         table = await constraints.tried(conn, plan, table_facts, answers, resolved)
         tables.append(table)
-        await _check_constraint_names(conn, plan, table, table_facts)
+        await check_names(conn, plan, table, table_facts)
         with _at(_altered(table)):
             over = await dependents_of(conn, table)
         hazards += [hazard("PD-H14", change) for change in changed_views(over)]
@@ -90,6 +88,7 @@ async def survey(conn: Connection, plan: Plan) -> Survey:
         hazards += await sampled_hazards(conn, table)
         hazards += await hazards_of(conn, plan, table, table_facts)
         hazards += constraints.hazards_of(plan, table, table_facts)
+    refuse_twice(plan, design, facts)
     created = [await constraints.tried_created(conn, plan, answers, each) for each in design.created]
     design = design.model_copy(update={"tables": tuple(tables), "created": tuple(created)})
     hazards += [hazard("PD-H13", what) for what in await old_readers(conn, design)]
@@ -291,44 +290,6 @@ def _altered(table: TableDesign) -> KeyPath:
     if mapping is None:
         return ()
     return ("operations", mapping.position, mapping.kind, "column" if mapping.kind == "alter_column" else "table")
-
-
-async def _check_constraint_names(conn: Connection, plan: Plan, table: TableDesign, facts: TableFacts) -> None:
-    """Refuse names of new constraints that something has which stays."""
-    new = [check.name for check in table.checks if not check.carried]
-    new += [key.name for key in table.foreign_keys if not key.carried]
-    new += [index.name for index in table.indexes if index.brought]
-    new += [exclusion.name for exclusion in table.exclusions] + [to for _, to in renamed(plan, facts)]
-    made = [index.name for index in table.indexes if index.position is not None]
-    going = set(carry.lost(facts, table.mappings, set()))
-    stays = {name for name in facts.constraint_names if not any(what.endswith(f" {name}") for what in going)}
-    stays -= leaving(plan, facts)
-    relation = TableName(table.schema_name, table.table)
-    for path, name in constraints.index_backed(plan, relation):
-        if name not in facts.constraint_names and await catalogue.relation_there(conn, table.schema_name, name):
-            raise _name_taken(table, name, path)
-    for name in new:
-        if name in stays or [*new, *made].count(name) > 1:
-            raise _name_taken(table, name, _place_of(plan, table, name))
-
-
-def _name_taken(table: TableDesign, name: str, path: KeyPath) -> NameTaken:
-    return NameTaken(
-        f'{table.label} or its schema already has a constraint, an index or a table "{name}"',
-        place=place(path),
-        hint="Give the new constraint another `name`.",
-    )
-
-
-def _place_of(plan: Plan, table: TableDesign, name: str) -> KeyPath:
-    """Find the operation that brings a constraint."""
-    relation = TableName(table.schema_name, table.table)
-    for index, operation in enumerate(plan.operations):
-        if isinstance(operation, CreateConstraint | RenameConstraint) and operation.relation == relation:
-            key = "to" if isinstance(operation, RenameConstraint) else "name"
-            if getattr(operation, key) == name:
-                return ("operations", index, operation.kind, key)
-    return ("operations", table.mappings[0].position, table.mappings[0].kind) if table.mappings else ()
 
 
 class _at:  # noqa: N801  (used as a context manager, like a function)

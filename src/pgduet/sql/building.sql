@@ -10,9 +10,10 @@ SELECT phase, CASE WHEN blocks_total > 0 THEN 100 * blocks_done / blocks_total W
   FROM pg_stat_progress_create_index WHERE pid = %(pid)s
 
 -- name: queued
--- Who waits behind the build for a lock that clients' own locks would queue behind.
+-- Who waits behind the build for a lock that clients' own locks would queue behind; a foreign key is validated with a lock on its
+-- target, too.
 SELECT l.pid FROM pg_locks l
- WHERE NOT l.granted AND l.locktype = 'relation' AND l.relation = to_regclass(%(relation)s)
+ WHERE NOT l.granted AND l.locktype = 'relation'
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
    AND l.waitstart < clock_timestamp() - %(budget_ms)s * interval '1 ms' AND l.pid <> %(pid)s

@@ -72,7 +72,7 @@ SELECT a.attname AS name, pg_describe_object(d.classid, d.objid, d.objsubid) || 
          WHEN i.indisreplident AND NOT i.indisprimary THEN 'other' ELSE
        CASE d.classid
          WHEN 'pg_constraint'::regclass THEN
-           (SELECT CASE WHEN k.contype = 'f' AND k.conrelid <> d.refobjid THEN 'inbound'
+           (SELECT CASE WHEN k.contype = 'f' AND (k.conrelid <> d.refobjid OR a.attnum = ANY (k.confkey)) THEN 'inbound'
                         ELSE CASE k.contype WHEN 'c' THEN 'check' WHEN 'f' THEN 'foreign' WHEN 'p' THEN 'primary' WHEN 'u' THEN 'unique'
                                             WHEN 'x' THEN 'exclusion' WHEN 'n' THEN 'own' WHEN 't' THEN 'trigger' ELSE 'other' END END
               FROM pg_constraint k WHERE k.oid = d.objid)
@@ -265,6 +265,11 @@ SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamesp
 -- An index by its name; `unfit` says why logical replication cannot name rows by it.
 SELECT n.nspname AS schema_name, t.relname AS table, c.relkind = 'I' AS partitioned, k.conname AS constraint, i.indisvalid AS valid,
        i.indisreplident AS identity, keys.names AS columns,
+       (SELECT format('%%s.%%s', o.relnamespace::regnamespace, o.relname) FROM pg_inherits p JOIN pg_class o ON o.oid = p.inhparent
+         WHERE p.inhrelid = i.indexrelid) AS part_of,
+       ARRAY(SELECT format('%%s of %%s.%%s', f.conname, o.relnamespace::regnamespace, o.relname)
+               FROM pg_constraint f JOIN pg_class o ON o.oid = f.conrelid
+              WHERE f.contype = 'f' AND f.conindid = i.indexrelid ORDER BY 1)::text[] AS inbound,
        CASE WHEN NOT i.indisvalid THEN 'it is not valid' WHEN NOT i.indisunique THEN 'it is not unique'
             WHEN NOT i.indimmediate THEN 'its constraint is deferrable' WHEN i.indpred IS NOT NULL THEN 'it does not have all rows'
             WHEN keys.expressions THEN 'it is over an expression' WHEN keys.empty IS NOT NULL THEN format('its column "%%s" may be empty', keys.empty)

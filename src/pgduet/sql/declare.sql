@@ -68,10 +68,36 @@ SELECT k.conname AS name, format('"%%s"."%%s"', replace(n.nspname, '"', '""'), r
  WHERE k.conrelid = to_regclass(%(relation)s)
 
 -- name: standing_on
--- Foreign keys that stand on constraints, each with its table.
-SELECT k.conname AS name, format('%%s of %%s', f.conname, f.conrelid::regclass) AS key
-  FROM pg_constraint k JOIN pg_constraint f ON f.contype = 'f' AND f.conindid = k.conindid
- WHERE k.conrelid = to_regclass(%(relation)s) AND k.contype IN ('p', 'u') AND k.conname = ANY (%(names)s) ORDER BY 1, 2
+-- Foreign keys that stand on constraints or columns that go, each with its table.
+SELECT c.relname AS name, format('%%s of %%s', f.conname, f.conrelid::regclass) AS key
+  FROM pg_constraint f JOIN pg_class c ON c.oid = f.conindid
+ WHERE f.contype = 'f' AND f.confrelid = to_regclass(%(relation)s)
+   AND (EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = f.conindid AND k.contype IN ('p', 'u') AND k.conname = ANY (%(names)s))
+        OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = f.confrelid AND a.attnum = ANY (f.confkey) AND a.attname = ANY (%(columns)s)))
+ ORDER BY 1, 2
+
+-- name: in_the_way
+-- What stays and has a name that contract gives: relations of the schema, constraints and columns of the table.
+WITH mine AS (SELECT to_regclass(%(relation)s)::oid AS oid),
+     old AS (SELECT a.attnum FROM pg_attribute a, mine WHERE a.attrelid = mine.oid AND a.attname = ANY (%(old_columns)s)),
+     wanted AS (SELECT unnest(%(relations)s::text[]) AS name
+                 UNION SELECT r.too FROM unnest(%(renamed)s::text[], %(to)s::text[]) r(name, too), mine, pg_constraint k
+                        WHERE k.conrelid = mine.oid AND k.conname = r.name AND k.contype IN ('p', 'u', 'x'))
+SELECT 'relation ' || c.oid::regclass AS what
+  FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid = c.oid, mine
+ WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s) AND c.relname IN (SELECT name FROM wanted)
+   AND c.relname <> ALL (%(going)s)
+   AND NOT coalesce(i.indrelid = mine.oid AND EXISTS (
+         SELECT FROM old WHERE old.attnum = ANY (i.indkey) OR EXISTS (
+           SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refobjid = mine.oid AND d.refobjsubid = old.attnum)), false)
+ UNION ALL
+SELECT 'constraint ' || k.conname FROM pg_constraint k, mine
+ WHERE k.conrelid = mine.oid AND k.conname = ANY (%(constraints)s) AND k.conname <> ALL (%(going)s)
+   AND NOT EXISTS (SELECT FROM old WHERE old.attnum = ANY (k.conkey))
+ UNION ALL
+SELECT 'column ' || a.attname FROM pg_attribute a, mine
+ WHERE a.attrelid = mine.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = ANY (%(columns)s)
+
 -- name: identity_default
 ALTER TABLE {relation} REPLICA IDENTITY DEFAULT
 

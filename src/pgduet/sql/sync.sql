@@ -156,7 +156,8 @@ DROP FUNCTION IF EXISTS {function}
 
 -- name: orphan_function
 -- Runs with the owner's rights, as PostgreSQL's own check of a foreign key does: a client need not be able to read the target.
-CREATE OR REPLACE FUNCTION {function}({arguments}) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body}
+-- VOLATILE, so that it sees what the client's own statement has written before.
+CREATE OR REPLACE FUNCTION {function}({arguments}) RETURNS boolean LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body}
 
 -- name: orphan_body
 SELECT NOT EXISTS (SELECT FROM {target} AS r WHERE {same})

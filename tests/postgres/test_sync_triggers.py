@@ -299,3 +299,31 @@ async def test_removing_leaves_nothing(dsn: str, conn: Connection) -> None:
             == []
         )
         assert await m.rows("SELECT proname FROM pg_proc WHERE proname ~ '^(sync|try)_'") == []
+
+
+async def test_what_a_foreign_key_accepts_at_the_end_of_a_statement_is_refused_to_no_new_client(
+    dsn: str, conn: Connection
+) -> None:
+    await conn.execute("CREATE TABLE public.tree (id int PRIMARY KEY)")
+    parent = {"name": "parent", "type": "int", "references": "public.tree"}
+    async with mechanics(dsn, {"add_column": {"table": "public.tree", "column": parent}}) as m:
+        await m.published()
+        await conn.execute("INSERT INTO public_v2.tree (id, parent) VALUES (1, 1)")
+        await conn.execute("INSERT INTO public_v2.tree (id, parent) VALUES (2, 1), (3, 2)")
+        await conn.execute("UPDATE public_v2.tree SET parent = 3 WHERE id = 3")
+        with pytest.raises(errors.ForeignKeyViolation):
+            await conn.execute("INSERT INTO public_v2.tree (id, parent) VALUES (4, 77)")
+        assert (await m.compare()).violations == 0
+
+
+async def test_what_can_be_deferred_is_counted_and_refused_to_nobody_before_cutover(dsn: str, conn: Connection) -> None:
+    await conn.execute("CREATE TABLE public.list (id int PRIMARY KEY, pos int)")
+    await conn.execute("INSERT INTO public.list VALUES (1, 1), (2, 2)")
+    once = {"table": "public.list", "name": "once", "type": "unique", "columns": ["pos"], "deferrable": True}
+    same = {"up": {"pos": "pos"}, "down": {"pos": "pos"}}
+    async with mechanics(dsn, {"create_constraint": {**once, **same}}) as m:
+        await m.published()
+        await conn.execute("UPDATE public_v2.list SET pos = 3 - pos")
+        assert (await m.compare()).violations == 0
+        await conn.execute("INSERT INTO public_v2.list VALUES (3, 1)")
+        assert (await m.compare()).violations == 1

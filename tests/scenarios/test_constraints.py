@@ -235,3 +235,34 @@ async def test_a_worker_killed_while_it_declares_leaves_what_the_next_one_finish
         assert await names(conn, PARTS) == {"parts_pkey"}
         assert await names(conn, "public.slots") == set()
         await conn.execute("INSERT INTO public.slots VALUES (NULL, NULL)")
+
+
+SLOW = """
+CREATE FUNCTION public.slow(int) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS
+    $$ BEGIN IF pg_catalog.current_query() LIKE '%VALIDATE%' THEN PERFORM pg_catalog.pg_sleep(0.01); END IF; RETURN true; END $$
+"""
+VALIDATING = (
+    "SELECT FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%VALIDATE%' AND pid <> pg_backend_pid()"
+)
+
+
+async def test_a_validation_gives_way_to_an_alter_table_instead_of_having_clients_queue(
+    stage: Harness, conn: Connection, dsn: str
+) -> None:
+    await conn.execute(SLOW.encode())
+    slow = create(PARTS, name="slow", type="check", check="slow(weight)")
+    async with stage.worker(), await psycopg.AsyncConnection.connect(dsn, autocommit=True) as user:
+        await at_shift(stage, conn, slow)
+        await stage.act("advance")
+        async with asyncio.timeout(TIMEOUT_S):
+            while not (await conn.execute(VALIDATING.encode())).rowcount:
+                await asyncio.sleep(POLL_S)
+        began = time.monotonic()
+        altering = asyncio.create_task(user.execute("ALTER TABLE public.parts ADD COLUMN more int"))
+        await asyncio.sleep(0)
+        await conn.execute("INSERT INTO public.parts VALUES (3001, NULL, 1, 1)")
+        await altering
+        # All rows take two seconds.
+        assert time.monotonic() - began < 1.0
+        await stage.waits("window", Phase.SOAK)
+        assert "slow" in await names(conn, PARTS)

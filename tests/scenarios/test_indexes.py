@@ -176,3 +176,60 @@ async def test_an_index_that_has_come_to_be_needed_is_not_dropped_behind_the_poi
         await stage.act("abort")
         assert (await stage.result()).state is State.ROLLED_BACK
     assert await states(conn) == {"by_note": True}
+
+
+async def test_who_has_a_name_or_took_an_index_that_contract_needs_is_told_while_there_is_a_way_back(
+    stage: Harness, conn: Connection
+) -> None:
+    await create_reviews(conn, 500)
+    await conn.execute("CREATE UNIQUE INDEX by_id ON public.reviews (id)")
+    named_by = {"set_replica_identity": {"table": "public.reviews", "identity": "index", "index": "by_id"}}
+    async with stage.worker():
+        await stage.start(stage.plan(MOOD, ONE_NOTE, named_by, gates={"contract": "auto"}))
+        await stage.waits("window", Phase.SOAK)
+        obstacles = {
+            "CREATE TABLE public.one_note (id int)": (
+                "relation public.one_note has a name",
+                "DROP TABLE public.one_note",
+            ),
+            "ALTER TABLE public.reviews ADD mood int": (
+                "column mood has a name",
+                "ALTER TABLE public.reviews DROP mood",
+            ),
+            "DROP INDEX public.by_id": (
+                "by index by_id: it is not there",
+                "CREATE UNIQUE INDEX by_id ON public.reviews (id)",
+            ),
+        }
+        for obstacle, (says, cure) in obstacles.items():
+            await conn.execute(obstacle.encode())
+            await stage.act("advance")
+            status = await stage.until(lambda status, says=says: says in (status.failure or ""))
+            assert status.phase is Phase.CONTRACT
+            assert await nothing_is_decided(conn)
+            await conn.execute(cure.encode())
+        await stage.act("advance")
+        assert (await stage.result()).state is State.DONE
+    assert await states(conn) == {"one_note": True}
+
+
+async def nothing_is_decided(conn: Connection) -> bool:
+    cursor = await conn.execute("SELECT FROM pgduet.migration WHERE (controls ->> 'no_return')::boolean")
+    return cursor.rowcount == 0
+
+
+async def test_a_rollback_leaves_rows_named_in_full_where_the_index_that_named_them_has_gone(
+    stage: Harness, conn: Connection
+) -> None:
+    await create_reviews(conn, 500)
+    await conn.execute("CREATE UNIQUE INDEX by_id ON public.reviews (id)")
+    await conn.execute("ALTER TABLE public.reviews REPLICA IDENTITY USING INDEX by_id")
+    async with stage.worker():
+        full = {"set_replica_identity": {"table": "public.reviews", "identity": "full"}}
+        await stage.start(stage.plan(full))
+        await stage.waits("window", Phase.SOAK)
+        await conn.execute("DROP INDEX public.by_id")
+        await stage.act("abort")
+        assert (await stage.result()).state is State.ROLLED_BACK
+    cursor = await conn.execute("SELECT relreplident::text FROM pg_class WHERE oid = 'public.reviews'::regclass")
+    assert await cursor.fetchall() == [("f",)]

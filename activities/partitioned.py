@@ -10,7 +10,7 @@ from psycopg import sql
 
 from pgduet.activities.engine import Work
 from pgduet.barriers import reach
-from pgduet.operations import partitioned
+from pgduet.operations import declare, partitioned
 from pgduet.operations.constraints import CarriedIndex
 from pgduet.operations.design import TableDesign
 from pgduet.operations.names import fit
@@ -54,7 +54,7 @@ async def proper_names(work: Work, table: TableDesign) -> list[Statement]:
         for place in await _places(work, table, index):
             schema, partition = place["schema"], place["table"]
             proper = old.get((schema, partition)) or fit(f"{partition}_{index.name}")
-            made.append(partitioned.rename(table, schema, place["index"], proper))
+            made.append(declare.rename_index(table, schema, place["index"], proper))
     return made
 
 

@@ -319,6 +319,8 @@ async def test_a_column_to_which_its_own_table_refers_gets_no_second_form(
     plan = parsed(*({"alter_column": {"table": "public.tree", "column": name, "type": "varchar"}} for name in altered))
     with pytest.raises(PgduetError, match="constraint tree_parent_fkey on table"):
         await survey(bare, plan)
+    await survey(bare, parsed({"alter_column": {"table": "public.tree", "column": "parent", "type": "varchar"}}))
+    await survey(bare, parsed({"drop_table": {"table": "public.tree"}}))
 
 
 async def test_a_check_may_have_any_name_beside_those_that_prove_not_null(bare: Connection) -> None:

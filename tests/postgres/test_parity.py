@@ -275,3 +275,19 @@ async def test_a_composite_key_is_named_whole(dsn: str, conn: Connection) -> Non
         await drifted(m, [8])
         (example,) = (await m.compare()).examples
         assert example["key"] == {"note": "note 8", "id": 8}
+
+
+async def test_values_that_a_carried_uniqueness_will_not_hold_are_counted_and_named(dsn: str, conn: Connection) -> None:
+    await conn.execute("CREATE TABLE public.users (id int PRIMARY KEY, email text UNIQUE, gone boolean)")
+    await conn.execute("CREATE UNIQUE INDEX here ON public.users (lower(email)) WHERE NOT gone")
+    await conn.execute(
+        "INSERT INTO public.users VALUES (1, 'a', true), (2, 'A', false), (3, NULL, false), (4, NULL, false), (5, 'b', false)"
+    )
+    lower = {"table": "public.users", "column": "email", "up": "lower(email)", "down": "email"}
+    async with mechanics(dsn, {"alter_column": lower}, unmappable="archive") as m:
+        await m.published()
+        found = await m.compare()
+        assert (found.mismatches, found.violations) == (0, 1)
+        assert [each["key"] for each in found.examples] == [{"id": 1}, {"id": 2}]
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            await conn.execute(f'CREATE UNIQUE INDEX ON public.users ("{m.physical("email")}")')

@@ -60,6 +60,7 @@ async def test_a_plan_that_meets_another_one_is_refused_by_name_and_nothing_is_t
         {"rename_table": {"table": "public.authors", "to": "writers"}},
         on("reviews", references={"table": "public.books"}),
         {"sql": {"up": "SELECT 1", "down": "SELECT 1", "tables": ["public.log"]}},
+        {"create_index": {"table": "public.reviews", "name": "once", "columns": ["id"], "unique": True}},
         name="first",
         gates={"shift": "manual"},
         shadow={"mode": "skip"},
@@ -72,6 +73,14 @@ async def test_a_plan_that_meets_another_one_is_refused_by_name_and_nothing_is_t
         ],
         "changes public.log too": [{"sql": {"up": "SELECT 1", "down": "SELECT 1", "tables": ["public.log"]}}],
         "has a foreign key to public.books, which this plan changes": [on("books")],
+        "makes an index public.once too": [
+            {
+                "create_table": {
+                    "table": "public.likes",
+                    "columns": [{"name": "id", "type": "bigint", "unique": {"name": "once"}}],
+                }
+            }
+        ],
         "changes public.reviews, to which a foreign key of this plan refers": [
             {
                 "create_table": {

@@ -10,12 +10,23 @@ KeyPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Accepted:
+    """What PostgreSQL says of an index: its definition from `USING` on, the columns that it reads, its keys and its condition."""
+
+    definition: str
+    columns: tuple[str, ...]
+    keys: tuple[str, ...]
+    predicate: str | None
+    nulls_distinct: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Answers:
-    """Answers by path; `indexes` maps a table and one of its indexes to the definition over the new columns."""
+    """Answers by path; `indexes` maps a table and one of its indexes to what it is over the new columns."""
 
     types: Mapping[KeyPath, str] = field(default_factory=dict)
     expressions: Mapping[KeyPath, Expression] = field(default_factory=dict)
-    indexes: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    indexes: Mapping[tuple[str, str], Accepted] = field(default_factory=dict)
     targets: Mapping[KeyPath, tuple[str, ...]] = field(default_factory=dict)
     """The columns that a foreign key points to."""
 

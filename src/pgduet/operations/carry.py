@@ -43,16 +43,20 @@ def indexes(
     label = sql.Identifier(table.schema_name, table.table).as_string(None)
     names = _kept_names(plan, table)
     for index in table.indexes:
-        definition = answers.indexes.get((label, index.name))
-        if definition is not None and concerned(index.columns, mappings) and index.name in names:
+        accepted = answers.indexes.get((label, index.name))
+        if accepted is not None and concerned(index.columns, mappings) and index.name in names:
             yield CarriedIndex(
                 name=names[index.name],
                 working=working_name(plan.name, index.name),
-                definition=definition,
+                definition=accepted.definition,
                 unique=index.unique,
                 constraint=index.constraint,
                 deferrable=index.deferrable,
                 deferred=index.deferred,
+                shown=names[index.name],
+                keys=accepted.keys if index.unique else (),
+                predicate=accepted.predicate,
+                nulls_distinct=accepted.nulls_distinct,
             )
     for mapping, number, _, given in brought(plan, mappings):
         if given.unique:

@@ -109,9 +109,14 @@ class CarriedIndex(Frozen):
     first: bool = False
     """Built in expand already: all its columns are there, and it binds nobody."""
     keys: tuple[str, ...] = ()
-    """What must differ between rows, as PostgreSQL writes it, where a unique index is asked for by `create_index`."""
+    """What must differ between rows, in PostgreSQL's words, where a unique index is carried over or asked for by `create_index`."""
     predicate: str | None = None
     nulls_distinct: bool = True
+
+    @property
+    def counted(self) -> bool:
+        """Tell whether rows may break it: they are counted until it is there."""
+        return bool(self.brought or self.keys)
 
     def filled(self, values: Sequence[sql.Composable]) -> Query:
         """Render that values can be duplicates at all: by the standard, none that is NULL can."""

@@ -6,12 +6,11 @@ All are built CONCURRENTLY. `pgduet.postgres.indexing` has PostgreSQL accept the
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from psycopg import sql
 
 from pgduet.errors import UnknownColumn
-from pgduet.operations.answers import Answers, KeyPath, place
+from pgduet.operations.answers import Accepted, Answers, KeyPath, place
 from pgduet.operations.constraints import CarriedIndex
 from pgduet.operations.design import TableDesign
 from pgduet.operations.names import working_name
@@ -19,16 +18,6 @@ from pgduet.operations.statement import trusted
 from pgduet.plan.index_operations import CreateIndex, IndexColumn, OperatorClass, Setting
 from pgduet.plan.models import Plan
 from pgduet.plan.problems import did_you_mean
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """What PostgreSQL says of an index: its definition from `USING` on, the columns that it reads, its keys and its condition."""
-
-    definition: str
-    columns: tuple[str, ...]
-    keys: tuple[str, ...]
-    predicate: str | None
 
 
 def asked(plan: Plan, table: TableDesign) -> Iterator[tuple[int, CreateIndex]]:

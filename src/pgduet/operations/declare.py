@@ -140,13 +140,14 @@ def proper_name(table: Table, working: str, name: str) -> Statement:
 def proper_names(table: TableDesign) -> list[Statement]:
     """Give constraints and indexes their own names, once the old ones have gone with their columns."""
     made = [proper_name(table, each.working, each.name) for each in constraints(table) if not each.at_once]
-    for index in table.indexes:
-        if not index.constraint and index.working != index.name:
-            query = block("declare", "rename_index").format(
-                index=sql.Identifier(table.schema_name, index.working), name=sql.Identifier(index.name)
-            )
-            made.append(Statement(query, f"{index.name} gets its name", Lock.ACCESS_EXCLUSIVE, table.label))
-    return made
+    bare = [index for index in table.indexes if not index.constraint and index.working != index.name]
+    return [*made, *(rename_index(table, table.schema_name, index.working, index.name) for index in bare)]
+
+
+def rename_index(table: Table, schema: str, working: str, name: str) -> Statement:
+    """Give an index of a table, or of a partition of it, its own name."""
+    query = block("declare", "rename_index").format(index=sql.Identifier(schema, working), name=sql.Identifier(name))
+    return Statement(query, f"{name} gets its name", Lock.ACCESS_EXCLUSIVE, table.label)
 
 
 def changed(table: TableDesign, there: Mapping[str, str | None]) -> list[Statement]:

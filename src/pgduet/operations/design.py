@@ -208,7 +208,7 @@ class TableDesign(Frozen):
     @property
     def bound(self) -> bool:
         """Tell whether the new version requires something of the rows."""
-        asked = any(index.brought for index in self.indexes)
+        asked = any(index.counted for index in self.indexes)
         return bool(asked or self.checks or self.foreign_keys or self.exclusions or self.must_fill)
 
     @property
@@ -343,6 +343,17 @@ class Design(Frozen):
         whole = [*(t.label for t in self.created), *(t.label for t in self.dropped)]
         whole += [index.table for index in self.dropped_indexes]
         return frozenset([*(t.label for t in self.tables), *whole, *new, *said])
+
+    @property
+    def index_names(self) -> frozenset[str]:
+        """The quoted names that indexes have until contract, and those that they get."""
+        made = [
+            (table.schema_name, name) for table in self.tables for i in table.indexes for name in (i.name, i.working)
+        ]
+        made += [(table.schema_name, exclusion.name) for table in self.tables for exclusion in table.exclusions]
+        made += [(table.schema_name, name) for table in self.created for name, _ in table.whole]
+        made += [(table.schema_name, name) for table in self.created for _, name in table.unique]
+        return frozenset(sql.Identifier(*name).as_string(None) for name in made)
 
     def contract_scripts(self, table: TableDesign | None = None) -> list[Script]:
         """Give the plan's SQL that runs at contract with a table (the first changed one that it names), or by itself."""

@@ -13,6 +13,7 @@ HangingKind = Literal[
     "primary",
     "foreign",
     "inbound",
+    "itself",
     "exclusion",
     "view",
     "trigger",

@@ -104,9 +104,3 @@ def drop(table: TableDesign, index: CarriedIndex) -> Statement:
     """Drop an index with those of all partitions."""
     name = sql.Identifier(table.schema_name, index.working)
     return on_table(table, "declare", "drop_whole_index", f"drop {index.working}", Lock.ACCESS_EXCLUSIVE, index=name)
-
-
-def rename(table: TableDesign, schema: str, name: str, proper: str) -> Statement:
-    """Give a partition's index the name that the old one had."""
-    query = block("declare", "rename_index").format(index=sql.Identifier(schema, name), name=sql.Identifier(proper))
-    return Statement(query, f"{proper} gets its name", Lock.ACCESS_EXCLUSIVE, table.label)

@@ -33,7 +33,7 @@ MOST_PARTITIONS = 64
 """Each costs a change of the table about half a millisecond, under a lock that nobody gets past."""
 _LATER = "Drop what depends on it first, or leave the column out of the plan."
 _KEY: tuple[HangingKind, ...] = ("primary", "inbound")
-_HOLDS: tuple[HangingKind, ...] = (*_KEY, "exclusion", "view", "trigger", "policy", "generated", "other")
+_HOLDS: tuple[HangingKind, ...] = (*_KEY, "itself", "exclusion", "view", "trigger", "policy", "generated", "other")
 
 
 def check(plan: Plan, facts: Mapping[str, TableFacts], taken: Taken) -> None:

@@ -54,7 +54,7 @@ def violates(table: TableDesign) -> Query:
 
 def uniqueness(table: TableDesign) -> list[CarriedIndex]:
     """Give the indexes by which rows are to be unique that are not so yet."""
-    return [index for index in table.indexes if index.brought or index.keys]
+    return [index for index in table.indexes if index.counted]
 
 
 def duplicates(table: TableDesign, index: CarriedIndex) -> Query:

@@ -14,6 +14,7 @@ from psycopg import sql
 
 from pgduet.errors import PgduetError
 from pgduet.operations import carry, questions
+from pgduet.operations.answers import Accepted
 from pgduet.operations.design import ColumnMapping
 from pgduet.operations.expressions import Expression
 from pgduet.operations.facts import ColumnFacts, IndexFacts, TableFacts
@@ -27,15 +28,15 @@ SHAPE = "_pgduet_shape"
 
 async def carried_indexes(
     conn: Connection, table: TableFacts, mappings: tuple[ColumnMapping, ...]
-) -> dict[tuple[str, str], str]:
-    """Give the new definitions of indexes, from `USING` on, by table and name; what does not work is left out."""
+) -> dict[tuple[str, str], Accepted]:
+    """Give what indexes are over the new columns, by table and name; what does not work is left out."""
     wanted = carry.wanted_indexes(table, mappings)
     label = sql.Identifier(table.schema_name, table.table).as_string(None)
     found = {}
     for index in wanted:
-        definition = await _tried(conn, table, mappings, index)
-        if definition is not None:
-            found[label, index.name] = definition
+        tried = await _tried(conn, table, mappings, index)
+        if tried is not None:
+            found[label, index.name] = tried
     return found
 
 
@@ -66,7 +67,7 @@ def _type_of(column: ColumnFacts, types: Mapping[str, str]) -> str:
 
 async def _tried(
     conn: Connection, table: TableFacts, mappings: tuple[ColumnMapping, ...], index: IndexFacts
-) -> str | None:
+) -> Accepted | None:
     # PostgreSQL quotes where it must, psycopg always.
     parts = [(name, sql.Identifier(name).as_string(None)) for name in (table.schema_name, table.table)]
     rests = [
@@ -87,7 +88,7 @@ async def _tried(
     create = block("carrying", "shape").format(shape=sql.Identifier(SHAPE), columns=sql.SQL(", ").join(columns))
     unique = sql.SQL("UNIQUE ") if index.unique else sql.SQL("")
     make = block("carrying", "index").format(unique=unique, shape=sql.Identifier(SHAPE), definition=trusted(rest))
-    definition: str | None = None
+    found: Accepted | None = None
     try:
         async with conn.transaction():
             await conn.execute(create)
@@ -98,12 +99,23 @@ async def _tried(
                         shape=sql.Identifier(SHAPE), column=sql.Identifier(old), name=sql.Identifier(physical)
                     )
                 )
-            await conn.execute("SET LOCAL search_path = ''")
-            row = await (await conn.execute(block("carrying", "definition"))).fetchone()
-            definition = row["definition"] if row else None
+            found = await accepted(conn)
             raise Rollback
     except Rollback:
         pass
     except psycopg.Error:
         return None
-    return definition.partition(f"{SHAPE} ")[2] if definition else None
+    return found
+
+
+async def accepted(conn: Connection) -> Accepted:
+    """Read the index that was made on the temporary table; the session's search path is lost to the transaction."""
+    await conn.execute("SET LOCAL search_path = ''")
+    (found,) = await (await conn.execute(block("carrying", "accepted"))).fetchall()
+    return Accepted(
+        definition=found["definition"].partition(f"{SHAPE} ")[2],
+        columns=tuple(found["columns"]),
+        keys=tuple(found["keys"]),
+        predicate=found["predicate"],
+        nulls_distinct=found["nulls_distinct"],
+    )

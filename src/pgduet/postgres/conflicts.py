@@ -18,17 +18,18 @@ from pgduet.postgres.session import Connection
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The tables that a migration changes, and those to which its foreign keys refer, by their quoted names."""
+    """The tables that a migration changes, those to which its foreign keys refer, and the names of its indexes, all quoted."""
 
     touched: frozenset[str]
     referred: frozenset[str]
+    indexes: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, what: Plan | Design) -> "Reach":
         """Read it from a plan (what its file says) or a design (what PostgreSQL knows as well: keys that are carried over)."""
         if isinstance(what, Plan):
             return cls(touched(what), referred(what))
-        return cls(what.touched, what.referred)
+        return cls(what.touched, what.referred, what.index_names)
 
 
 async def same_name(conn: Connection, plan: Plan) -> store.Migration | None:
@@ -84,6 +85,8 @@ def _shared(ours: Reach, theirs: Reach) -> str | None:
         return f"changes {_shown(both[0])}, to which a foreign key of this plan refers"
     if both := sorted(ours.touched & theirs.referred):
         return f"has a foreign key to {_shown(both[0])}, which this plan changes"
+    if both := sorted(ours.indexes & theirs.indexes):
+        return f"makes an index {_shown(both[0])} too"
     return None
 
 

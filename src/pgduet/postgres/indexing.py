@@ -12,9 +12,8 @@ from psycopg import sql
 
 from pgduet.errors import IndexInvalid, NameTaken, NotSupported, Place
 from pgduet.operations import create_index, table_constraints
-from pgduet.operations.answers import Answers, KeyPath, place
+from pgduet.operations.answers import Accepted, Answers, KeyPath, place
 from pgduet.operations.constraints import DroppedIndex, ReplicaIdentity
-from pgduet.operations.create_index import Accepted
 from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.facts import NamedIndex, TableFacts
 from pgduet.operations.replica_identity import Publication, failing
@@ -23,7 +22,7 @@ from pgduet.plan.index_operations import CreateIndex, DropIndex, SetReplicaIdent
 from pgduet.plan.models import Plan
 from pgduet.plan.names import TableName
 from pgduet.postgres import catalogue
-from pgduet.postgres.carrying import SHAPE
+from pgduet.postgres.carrying import SHAPE, accepted
 from pgduet.postgres.expressions import Rollback
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
@@ -45,12 +44,12 @@ async def with_indexes(conn: Connection, plan: Plan, design: Design, facts: Fact
         made = []
         for position, operation in create_index.asked(plan, table):
             wanted = create_index.definition(position, operation, table, answers)
-            accepted = await _accepted(conn, table, known, operation, wanted, position, answers)
+            found = await _accepted(conn, table, known, operation, wanted, position, answers)
             free = not await catalogue.relation_there(conn, operation.index.schema, operation.name)
             goes = (table.schema_name, operation.name) in going or operation.name in table.dropped_constraints
             if not free and not goes:
                 raise _taken(operation, position)
-            made.append(create_index.index(plan.name, position, operation, table, accepted, free=free))
+            made.append(create_index.index(plan.name, position, operation, table, found, free=free))
         changed = table.model_copy(update={"indexes": (*table.indexes, *made)})
         tables.append(changed.model_copy(update={"identity": await _identity(conn, plan, changed, known)}))
     return design.model_copy(update={"tables": tuple(tables), "dropped_indexes": tuple(dropped)})
@@ -76,24 +75,19 @@ async def _accepted(
     create = block("carrying", "shape").format(shape=sql.Identifier(SHAPE), columns=columns)
     unique = sql.SQL("UNIQUE ") if operation.unique else sql.SQL("")
     make = block("carrying", "index").format(unique=unique, shape=sql.Identifier(SHAPE), definition=wanted)
-    found: dict[str, object] | None = None
+    found: Accepted | None = None
     try:
         async with conn.transaction():
             await conn.execute(create)
             await conn.execute(make)
-            await conn.execute("SET LOCAL search_path = ''")
-            found = await (await conn.execute(block("carrying", "accepted"))).fetchone()
+            found = await accepted(conn)
             raise Rollback
     except Rollback:
         pass
     except psycopg.Error as error:
         raise _refused(error, operation, position, answers) from error
     assert found is not None  # noqa: S101  (it was made in this transaction)
-    columns_read, keys, predicate = found["columns"], found["keys"], found["predicate"]
-    assert isinstance(columns_read, list)  # noqa: S101
-    assert isinstance(keys, list)  # noqa: S101
-    rest = str(found["definition"]).partition(f"{SHAPE} ")[2]
-    return Accepted(rest, tuple(columns_read), tuple(keys), str(predicate) if predicate is not None else None)
+    return found
 
 
 def _columns(table: TableDesign, facts: TableFacts) -> Iterator[sql.Composed]:

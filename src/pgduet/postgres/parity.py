@@ -38,9 +38,8 @@ async def compare(conn: Connection, migration: store.Migration, mode: SyncMode, 
     async with conn.transaction():
         await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         began = await (await conn.execute("SELECT clock_timestamp() AS at")).fetchone()
-        for table in migration.design.tables:
-            if table.synced or table.bound:
-                await comparison.table(table)
+        for table in migration.design.compared:
+            await comparison.table(table)
             await comparison.beside_others(table)
     parity = comparison.result(began["at"] if began else datetime.now().astimezone())
     async with conn.transaction():

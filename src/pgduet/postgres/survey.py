@@ -14,7 +14,7 @@ from pgduet.errors import (
 from pgduet.hazards import Hazard, hazard
 from pgduet.operations import constraint_refusals, refusals
 from pgduet.operations.alter_column import copies
-from pgduet.operations.answers import Answers
+from pgduet.operations.answers import Accepted, Answers
 from pgduet.operations.create_table import named_indexes
 from pgduet.operations.dependents import changed_views
 from pgduet.operations.design import Design, TableDesign
@@ -180,7 +180,7 @@ async def _answers(conn: Connection, plan: Plan, facts: dict[str, TableFacts]) -
                     hint=f"Give `{side}`: an SQL expression.",
                 ) from error
     answers = Answers(types, expressions, {}, await _targets(conn, plan))
-    indexes: dict[tuple[str, str], str] = {}
+    indexes: dict[tuple[str, str], Accepted] = {}
     for relation in plan.tables():
         table = facts[str(relation)]
         indexes |= await carried_indexes(conn, table, mappings_of(plan, relation, table, answers))

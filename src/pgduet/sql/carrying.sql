@@ -9,12 +9,9 @@ CREATE {unique}INDEX _pgduet_shape_index ON pg_temp.{shape} {definition}
 -- name: rename
 ALTER TABLE pg_temp.{shape} RENAME COLUMN {column} TO {name}
 
--- name: definition
-SELECT pg_get_indexdef(c.oid) AS definition FROM pg_class c WHERE c.relname = '_pgduet_shape_index' AND c.relnamespace = pg_my_temp_schema()
-
 -- name: accepted
 -- An index as PostgreSQL understood it: the columns that it reads, what its keys are (with the collation by which they are equal).
-SELECT pg_get_indexdef(c.oid) AS definition, pg_get_expr(i.indpred, i.indrelid) AS predicate,
+SELECT pg_get_indexdef(c.oid) AS definition, pg_get_expr(i.indpred, i.indrelid) AS predicate, NOT i.indnullsnotdistinct AS nulls_distinct,
        ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum > 0
                AND (a.attnum = ANY (i.indkey) OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
                       AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum)))::text[] AS columns,

@@ -72,7 +72,8 @@ SELECT a.attname AS name, pg_describe_object(d.classid, d.objid, d.objsubid) || 
          WHEN i.indisreplident AND NOT i.indisprimary THEN 'other' ELSE
        CASE d.classid
          WHEN 'pg_constraint'::regclass THEN
-           (SELECT CASE WHEN k.contype = 'f' AND (k.conrelid <> d.refobjid OR a.attnum = ANY (k.confkey)) THEN 'inbound'
+           (SELECT CASE WHEN k.contype = 'f' AND k.conrelid <> d.refobjid THEN 'inbound'
+                        WHEN k.contype = 'f' AND k.confrelid = d.refobjid AND a.attnum = ANY (k.confkey) THEN 'itself'
                         ELSE CASE k.contype WHEN 'c' THEN 'check' WHEN 'f' THEN 'foreign' WHEN 'p' THEN 'primary' WHEN 'u' THEN 'unique'
                                             WHEN 'x' THEN 'exclusion' WHEN 'n' THEN 'own' WHEN 't' THEN 'trigger' ELSE 'other' END END
               FROM pg_constraint k WHERE k.oid = d.objid)

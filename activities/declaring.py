@@ -20,6 +20,7 @@ from pgduet.operations.design import TableDesign
 from pgduet.operations.statement import Statement, Table
 from pgduet.postgres import store
 from pgduet.postgres.building import valid
+from pgduet.postgres.constraints import refuse_standing_on
 from pgduet.postgres.indexing import check_identity
 from pgduet.postgres.session import Connection, condition
 from pgduet.sql import block
@@ -66,6 +67,8 @@ async def release_constraints(work: Work) -> None:
         index_there = was is not None and bool(await valid(work.conn, table, was))
         await _locked(work, replica_identity.back(table, index_there=index_there))
         named = await _has_own_names(work, table)
+        going = [*declare.bound(table, named=named), *(index.working for index in declare.late(table))]
+        await refuse_standing_on(work.conn, table, going)
         keys = declare.release_keys(table.foreign_keys)
         bound = declare.release(table, declare.bound(table, named=named))
         await _locked(work, [*keys, *bound, *columns.release(design, table)], (table, False) if named else None)

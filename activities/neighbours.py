@@ -104,7 +104,7 @@ async def _check_way(conn: Connection, design: Design) -> None:
     """Refuse, while there is a way back, what the user has made since preflight and contract could not get past."""
     for table in design.tables:
         await dependents_of(conn, table)
-        await refuse_standing_on(conn, table)
+        await refuse_standing_on(conn, table, table.dropped_constraints, [old.name for old in table.old_columns])
         await check_still_free(conn, design, table)
         if table.identity:
             await check_identity(conn, table, table.identity)

@@ -274,6 +274,34 @@ async def test_one_name_is_not_given_to_two_relations_of_a_schema(
     assert caught.value.place.path.startswith("operations[1].")
 
 
+CARRIED = {
+    "a renamed one": rename("other", "small", P),
+    "a created one": made(name="small", type="check", check="id > 0"),
+    "one of a column": {
+        "add_column": {
+            "table": P,
+            "column": {"name": "z", "type": "int", "check": {"name": "small", "expression": "z > 0"}},
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("operation", CARRIED.values(), ids=CARRIED)
+async def test_what_is_carried_over_keeps_its_name_to_itself(
+    bare: Connection, conn: Client, operation: dict[str, Any]
+) -> None:
+    await conn.execute("ALTER TABLE public.parts ADD CONSTRAINT other CHECK (id > 0)")
+    bigger = {"alter_column": {"table": P, "column": "size", "type": "bigint"}}
+    with pytest.raises(PgduetError, match='"small"') as caught:
+        await survey(bare, parsed(bigger, operation))
+    assert type(caught.value).__name__ == "NameTaken"
+    again = await survey(
+        bare, parsed(bigger, rename("small", "smaller", P), made(name="small", type="check", check="id > 0"))
+    )
+    assert sorted(each.name for each in again.design.tables[0].checks) == ["small", "smaller"]
+    assert len({each.working for each in again.design.tables[0].checks}) == 2
+
+
 TO_CODE = create(
     P, name="k", type="foreign_key", columns=["name"], references={"table": "public.makers", "columns": ["code"]}
 )

@@ -9,6 +9,7 @@ import pytest
 from support.mechanics import Mechanics, mechanics
 from support.plans import MOOD, STARS, create_reviews, replace
 
+from pgduet.errors import GateRefused
 from pgduet.operations import rows
 from pgduet.phases import Authority, SyncMode
 from pgduet.postgres import parity
@@ -291,3 +292,16 @@ async def test_values_that_a_carried_uniqueness_will_not_hold_are_counted_and_na
         assert [each["key"] for each in found.examples] == [{"id": 1}, {"id": 2}]
         with pytest.raises(psycopg.errors.UniqueViolation):
             await conn.execute(f'CREATE UNIQUE INDEX ON public.users ("{m.physical("email")}")')
+
+
+async def test_rows_are_not_compared_each_with_each_once_a_table_has_grown(dsn: str, conn: Connection) -> None:
+    await conn.execute("CREATE TABLE public.slots (id int PRIMARY KEY, days int4range)")
+    free = {"name": "free", "type": "exclude", "exclude": {"elements": "days WITH &&"}}
+    async with mechanics(dsn, {"create_constraint": {"table": "public.slots", **free}}) as m:
+        await conn.execute("INSERT INTO public.slots VALUES (1, '[1,5)'), (2, '[4,6)')")
+        assert (await m.compare()).violations == 1
+        await conn.execute(
+            "INSERT INTO public.slots SELECT i, int4range(i * 9, i * 9 + 5) FROM generate_series(3, 30000) i"
+        )
+        with pytest.raises(GateRefused, match="has grown to"):
+            await m.compare()

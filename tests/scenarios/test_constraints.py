@@ -266,3 +266,19 @@ async def test_a_validation_gives_way_to_an_alter_table_instead_of_having_client
         assert time.monotonic() - began < 1.0
         await stage.waits("window", Phase.SOAK)
         assert "slow" in await names(conn, PARTS)
+
+
+async def test_a_rollback_says_who_stands_on_what_it_takes_away(stage: Harness, conn: Connection) -> None:
+    async with stage.worker():
+        await at_shift(stage, conn, ONCE)
+        await stage.act("advance")
+        await stage.waits("window", Phase.SOAK)
+        await conn.execute("CREATE TABLE public.later (part text CONSTRAINT later_fk REFERENCES public.parts (name))")
+        await stage.act("abort")
+        status = await stage.until(lambda status: status.waiting_for is not None and status.waiting_for.kind == "error")
+        assert status.waiting_for is not None
+        assert "on it stand later_fk of public.later" in status.waiting_for.detail
+        await conn.execute("DROP TABLE public.later")
+        await stage.act("advance")
+        await stage.until(lambda status: status.state is State.ROLLED_BACK)
+        assert await names(conn, PARTS) == {"parts_pkey"}

@@ -47,7 +47,7 @@ def indexes(
         if accepted is not None and concerned(index.columns, mappings) and index.name in names:
             yield CarriedIndex(
                 name=names[index.name],
-                working=working_name(plan.name, index.name),
+                working=working_name(plan.name, names[index.name]),
                 definition=accepted.definition,
                 unique=index.unique,
                 constraint=index.constraint,
@@ -93,7 +93,7 @@ def checks(
         if check.name in carried and concerned(check.columns, mappings) and check.name in kept:
             yield Check(
                 name=kept[check.name],
-                working=working_name(plan.name, check.name),
+                working=working_name(plan.name, kept[check.name]),
                 shown=check.name,
                 expression=carried[check.name],
                 names=after,
@@ -121,7 +121,7 @@ def foreign_keys(
         if concerned(key.columns, mappings) and key.name in kept:
             yield ForeignKey(
                 name=kept[key.name],
-                working=working_name(plan.name, key.name),
+                working=working_name(plan.name, kept[key.name]),
                 columns=tuple(after.get(name, name) for name in key.columns),
                 target_schema=key.target_schema,
                 target=key.target,

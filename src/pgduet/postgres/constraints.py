@@ -6,7 +6,7 @@ Limits: PostgreSQL cannot build an exclusion constraint beside its clients. It i
 fits into; for others it is refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -113,22 +113,22 @@ def hazards_of(plan: Plan, design: TableDesign, facts: TableFacts) -> list[Hazar
     return made
 
 
-async def refuse_standing_on(conn: Connection, table: TableDesign) -> None:
-    """Refuse to drop a constraint or a column on which somebody has put a foreign key since preflight.
+async def refuse_standing_on(
+    conn: Connection, table: TableDesign, names: Sequence[str], columns: Sequence[str] = ()
+) -> None:
+    """Refuse to drop constraints, indexes or columns on which somebody has put a foreign key since preflight.
 
     Raises:
         NotSupported: naming the foreign keys.
     """
-    old = [column.name for column in table.old_columns]
-    if table.dropped_constraints or old:
-        where = {"relation": table.label, "names": list(table.dropped_constraints), "columns": old}
-        found = await (await conn.execute(block("declare", "standing_on"), where)).fetchall()
-        if found:
-            keys = ", ".join(row["key"] for row in found)
-            raise NotSupported(
-                f'"{found[0]["name"]}" of {table.label} cannot be dropped: on it stand {keys}',
-                hint="Drop those foreign keys, then advance.",
-            )
+    where = {"relation": table.label, "names": list(names), "columns": list(columns)}
+    found = await (await conn.execute(block("declare", "standing_on"), where)).fetchall()
+    if found:
+        keys = ", ".join(row["key"] for row in found)
+        raise NotSupported(
+            f'"{found[0]["name"]}" of {table.label} cannot be dropped: on it stand {keys}',
+            hint="Drop those foreign keys, then advance.",
+        )
 
 
 def _binds(operation: CreateConstraint) -> str:

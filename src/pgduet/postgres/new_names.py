@@ -41,7 +41,9 @@ async def check_names(conn: Connection, plan: Plan, table: TableDesign, facts: T
     new += [key.name for key in table.foreign_keys if not key.carried]
     new += [index.name for index in table.indexes if index.brought]
     new += [exclusion.name for exclusion in table.exclusions] + [to for _, to in renamed(plan, facts)]
-    made = [index.name for index in table.indexes if index.position is not None]
+    at_the_end = [each.name for each in declare.constraints(table)]
+    at_the_end += [index.name for index in table.indexes if not index.constraint]
+    at_the_end += [to for _, to in table.renamed_constraints]
     going = set(carry.lost(facts, table.mappings, set()))
     stays = {name for name in facts.constraint_names if not any(what.endswith(f" {name}") for what in going)}
     stays -= leaving(plan, facts)
@@ -49,7 +51,7 @@ async def check_names(conn: Connection, plan: Plan, table: TableDesign, facts: T
         if name.name not in facts.constraint_names and await catalogue.relation_there(conn, name.schema, name.name):
             raise _taken(table, name.name, path)
     for text in new:
-        if text in stays or [*new, *made].count(text) > 1:
+        if text in stays or at_the_end.count(text) > 1:
             raise _taken(table, text, _place_of(plan, table, text))
 
 

@@ -15,10 +15,12 @@ from psycopg.errors import RaiseException
 from pgduet.errors import GateRefused
 from pgduet.messages import Parity
 from pgduet.operations import rows
+from pgduet.operations.constraints import Exclusion
 from pgduet.operations.design import TableDesign
 from pgduet.operations.statement import Query
 from pgduet.phases import Authority, SyncMode
 from pgduet.postgres import store
+from pgduet.postgres.constraints import EXCLUSION_PAGES
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.heaps import heaps, pages
 from pgduet.postgres.muting import mutes
@@ -108,13 +110,24 @@ class _Comparison:
             self.progress(f"{table.heap_label}: {min(last, total)} of {total} pages compared")
 
     async def beside_others(self, table: TableDesign) -> None:
-        """Count the rows that cannot be there together: by a coming uniqueness or exclusion."""
+        """Count the rows that cannot be there together: by a coming uniqueness or exclusion, until PostgreSQL sees to it."""
+        if self.migration.authority is Authority.NEW:
+            return
         for index in rows.uniqueness(table):
             self.progress(f"{table.label}: is {index.shown} unique?")
             await self._together(table, rows.duplicates(table, index), partial(rows.duplicated, table, index))
         for exclusion in table.exclusions:
+            await self._refuse_grown(table, exclusion)
             self.progress(f"{table.label}: does {exclusion.name} hold?")
             await self._together(table, rows.clashes(table, exclusion), partial(rows.clashing, table, exclusion))
+
+    async def _refuse_grown(self, table: TableDesign, exclusion: Exclusion) -> None:
+        """Refuse what would take a time that grows with the square of the rows, for a constraint that cannot be built any more."""
+        if (found := await pages(self.conn, table)) > EXCLUSION_PAGES:
+            raise GateRefused(
+                f"{table.label} has grown to {found} pages, and {exclusion.name} can be built on {EXCLUSION_PAGES} at most",
+                hint="Roll back, and bring the constraint with a new table or in a window of your own.",
+            )
 
     async def _together(self, table: TableDesign, counting: Query, naming: Callable[[int], Query]) -> None:
         count = (await (await self.conn.execute(counting)).fetchall())[0]["rows"]

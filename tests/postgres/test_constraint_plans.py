@@ -11,8 +11,10 @@ from support.plans import parsed
 
 from pgduet.errors import PgduetError
 from pgduet.operations import columns
+from pgduet.operations.dependents import Dependents
 from pgduet.plan.load import PlanErrors
 from pgduet.plan.models import CreateConstraint
+from pgduet.postgres import catalogue
 from pgduet.postgres.databases import Database
 from pgduet.postgres.session import Connection, session
 from pgduet.postgres.survey import survey
@@ -357,6 +359,26 @@ async def test_a_check_may_have_any_name_beside_those_that_prove_not_null(bare: 
     (table,) = design.tables
     proving = {statement.text() for statement in columns.prove_required(design, table)}
     assert not [text for text in proving if table.checks[0].working in text]
+
+
+async def test_a_column_that_takes_the_name_of_a_renamed_one_leaves_it_the_name_of_its_not_null(
+    bare: Connection, conn: Client
+) -> None:
+    await conn.execute("CREATE TABLE public.pairs (a int NOT NULL)")
+    away = {"rename_column": {"table": "public.pairs", "column": "a", "to": "z"}}
+    anew = {
+        "add_column": {"table": "public.pairs", "column": {"name": "a", "type": "int", "nullable": False, "up": "1"}}
+    }
+    design = (await survey(bare, parsed(away, anew))).design
+    (table,) = design.tables
+    for statement in [*columns.add(table), *columns.require(design, table)]:
+        await conn.execute(statement.sql)
+    found = await catalogue.not_null_names(bare, table.label)
+    for statement in columns.finish(table, found, Dependents()):
+        await conn.execute(statement.sql)
+    names = await catalogue.not_null_names(bare, table.label)
+    assert names.get("z") == found.get("a")  # nothing before PostgreSQL 18
+    assert len(set(names.values())) == len(names)
 
 
 def test_constraints_are_made_dropped_and_renamed_once() -> None:

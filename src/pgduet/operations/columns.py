@@ -120,14 +120,17 @@ def finish(table: TableDesign, not_null_names: dict[str, str], over: Dependents)
     }
     made += [_on(table, "drop", f"drop {name}", column=sql.Identifier(gone[name])) for name in gone]
     made += _renamed(table)
+    # A column that was renamed keeps the constraint's name that it had.
+    taken = {not_null_names.get(name) for name in table.kept}
     for column in table.new_columns:
         physical, name = sql.Identifier(column.physical), sql.Identifier(column.name)
         made.append(_on(table, "rename", f"{column.name} gets its name", column=physical, name=name))
         if column.default is not None:
             made.append(_on(table, "set_default", "its default", column=name, value=trusted(column.default)))
-        if constraint := not_null_names.get(column.physical):
-            proper = sql.Identifier(fit(f"{table.table}_{column.name}_not_null"))
-            made.append(_on(table, "rename_constraint", "its name", constraint=sql.Identifier(constraint), name=proper))
+        proper = fit(f"{table.table}_{column.name}_not_null")
+        if (constraint := not_null_names.get(column.physical)) and proper not in taken:
+            own, name = sql.Identifier(constraint), sql.Identifier(proper)
+            made.append(_on(table, "rename_constraint", "its name", constraint=own, name=name))
     return made
 
 

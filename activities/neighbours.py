@@ -14,8 +14,9 @@ from pgduet.barriers import reach
 from pgduet.errors import ActRefused, BuiltUpon
 from pgduet.messages import Abort, Outcome, Reference, Start
 from pgduet.neighbours import Claim, Neighbour, Pending
+from pgduet.operations import refusals
 from pgduet.operations.design import Design
-from pgduet.postgres import chain, store
+from pgduet.postgres import catalogue, chain, store
 from pgduet.postgres.constraints import refuse_standing_on
 from pgduet.postgres.dependents import dependents_of
 from pgduet.postgres.indexing import check_identity, check_identity_index, check_still_droppable
@@ -85,7 +86,7 @@ class Neighbours:
         """Pass the point of no return, unless an earlier migration must still be able to go back, or this one is about to.
 
         Raises:
-            NotSupported: a view or a policy over an altered column cannot be made anew, a foreign key stands on a constraint
+            NotSupported: something depends on a column that goes, or cannot be made anew, a foreign key stands on a constraint
                 that goes, an index to be dropped is needed, or a publication would have clients' writes fail; nothing is
                 decided.
             NameTaken: somebody has a name that the new version gives at contract; nothing is decided.
@@ -103,8 +104,9 @@ class Neighbours:
 async def _check_way(conn: Connection, design: Design) -> None:
     """Refuse, while there is a way back, what the user has made since preflight and contract could not get past."""
     for table in design.tables:
+        refusals.refuse_held(table, await catalogue.table(conn, table.schema_name, table.table))
         await dependents_of(conn, table)
-        await refuse_standing_on(conn, table, table.dropped_constraints, [old.name for old in table.old_columns])
+        await refuse_standing_on(conn, table, table.dropped_constraints)
         await check_still_free(conn, design, table)
         if table.identity:
             await check_identity(conn, table, table.identity)

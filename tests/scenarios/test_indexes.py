@@ -9,7 +9,7 @@ from psycopg import errors
 from support.building import BY_NOTE, NO_BUILD, Connection, found, half_way, states
 from support.harness import TIMEOUT_S, Harness
 from support.mutants import Clause, must_fail
-from support.plans import MOOD, create_reviews
+from support.plans import MOOD, STARS, create_reviews
 
 from pgduet import observe
 from pgduet.messages import Status
@@ -185,7 +185,7 @@ async def test_who_has_a_name_or_took_an_index_that_contract_needs_is_told_while
     await conn.execute("CREATE UNIQUE INDEX by_id ON public.reviews (id)")
     named_by = {"set_replica_identity": {"table": "public.reviews", "identity": "index", "index": "by_id"}}
     async with stage.worker():
-        await stage.start(stage.plan(MOOD, ONE_NOTE, named_by, gates={"contract": "auto"}))
+        await stage.start(stage.plan(STARS, MOOD, ONE_NOTE, named_by, gates={"contract": "auto"}))
         await stage.waits("window", Phase.SOAK)
         obstacles = {
             "CREATE TABLE public.one_note (id int)": (
@@ -195,6 +195,10 @@ async def test_who_has_a_name_or_took_an_index_that_contract_needs_is_told_while
             "ALTER TABLE public.reviews ADD mood int": (
                 "column mood has a name",
                 "ALTER TABLE public.reviews DROP mood",
+            ),
+            "CREATE VIEW public.rated AS SELECT rating FROM public.reviews": (
+                '"rating" of public.reviews cannot be dropped: on it depend rule _RETURN on view public.rated',
+                "DROP VIEW public.rated",
             ),
             "DROP INDEX public.by_id": (
                 "by index by_id: it is not there",

@@ -7,6 +7,7 @@ from pgduet.operations import constraint_refusals, partitioned
 from pgduet.operations.alter_column import copies
 from pgduet.operations.answers import KeyPath, place
 from pgduet.operations.create_table import named_indexes
+from pgduet.operations.design import TableDesign
 from pgduet.operations.facts import ColumnFacts, HangingKind, TableFacts
 from pgduet.plan.models import (
     AddColumn,
@@ -34,6 +35,8 @@ MOST_PARTITIONS = 64
 _LATER = "Drop what depends on it first, or leave the column out of the plan."
 _KEY: tuple[HangingKind, ...] = ("primary", "inbound")
 _HOLDS: tuple[HangingKind, ...] = (*_KEY, "itself", "exclusion", "view", "trigger", "policy", "generated", "other")
+_MADE_ANEW: tuple[HangingKind, ...] = tuple(kind for kind in _HOLDS if kind not in {"view", "policy"})
+"""For a column with a successor: views and policies are made anew at contract; `dependents_of` finds out whether they can be."""
 
 
 def check(plan: Plan, facts: Mapping[str, TableFacts], taken: Taken) -> None:
@@ -64,6 +67,23 @@ def check(plan: Plan, facts: Mapping[str, TableFacts], taken: Taken) -> None:
     _check_new_names(plan, facts)
 
 
+def refuse_held(design: TableDesign, table: TableFacts) -> None:
+    """Refuse to drop old columns upon which something has come to depend since preflight.
+
+    Raises:
+        NotSupported: naming what depends on them.
+    """
+    anew = {old.name for mapping in design.mappings for old, _ in mapping.pairs}
+    for old in design.old_columns:
+        column = table.column(old.name)
+        reasons = column.hanging(*(_MADE_ANEW if old.name in anew else _HOLDS)) if column else ()
+        if reasons:
+            raise NotSupported(
+                f'"{old.name}" of {table.schema_name}.{table.table} cannot be dropped: on it depend {"; ".join(reasons)}',
+                hint="Drop what depends on it, then advance.",
+            )
+
+
 def _check_columns(table: TableFacts, top: KeyPath, operation: ColumnOperation) -> None:
     match operation:
         case ReplaceColumns():
@@ -74,9 +94,7 @@ def _check_columns(table: TableFacts, top: KeyPath, operation: ColumnOperation) 
             path = (*top, "column")
             column = _found(table, operation.column, path)
             if copies(operation, column):
-                # Views and policies are made anew at contract; `dependents_of` finds out whether they can be.
-                kinds = tuple(kind for kind in _HOLDS if kind not in {"view", "policy"})
-                _check_movable(table, column, path, "altered beyond its name, default and comment", kinds)
+                _check_movable(table, column, path, "altered beyond its name, default and comment", _MADE_ANEW)
             elif operation.default is not None and (column.generated or column.identity):
                 raise NotSupported(f'"{column.name}" numbers or computes itself', place=place((*top, "default")))
         case RenameColumn():
@@ -94,11 +112,9 @@ def _check_columns(table: TableFacts, top: KeyPath, operation: ColumnOperation) 
 
 
 def _check_copied(table: TableFacts, top: KeyPath, operation: CreateConstraint | DropConstraint) -> None:
-    # As for an altered column: what reads it is made anew at contract.
-    kinds = tuple(kind for kind in _HOLDS if kind not in {"view", "policy"})
     for name in operation.copied:
         path = (*top, "up" if name in operation.up else "down", name)
-        _check_movable(table, _found(table, name, path), path, "given a second form", kinds)
+        _check_movable(table, _found(table, name, path), path, "given a second form", _MADE_ANEW)
 
 
 def _found(table: TableFacts, name: str, path: KeyPath) -> ColumnFacts:

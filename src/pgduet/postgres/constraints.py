@@ -113,15 +113,13 @@ def hazards_of(plan: Plan, design: TableDesign, facts: TableFacts) -> list[Hazar
     return made
 
 
-async def refuse_standing_on(
-    conn: Connection, table: TableDesign, names: Sequence[str], columns: Sequence[str] = ()
-) -> None:
-    """Refuse to drop constraints, indexes or columns on which somebody has put a foreign key since preflight.
+async def refuse_standing_on(conn: Connection, table: TableDesign, names: Sequence[str]) -> None:
+    """Refuse to drop constraints or indexes on which somebody has put a foreign key since preflight.
 
     Raises:
         NotSupported: naming the foreign keys.
     """
-    where = {"relation": table.label, "names": list(names), "columns": list(columns)}
+    where = {"relation": table.label, "names": list(names)}
     found = await (await conn.execute(block("declare", "standing_on"), where)).fetchall()
     if found:
         keys = ", ".join(row["key"] for row in found)

@@ -68,13 +68,10 @@ SELECT k.conname AS name, format('"%%s"."%%s"', replace(n.nspname, '"', '""'), r
  WHERE k.conrelid = to_regclass(%(relation)s)
 
 -- name: standing_on
--- Foreign keys that stand on indexes (a constraint's has its name) or columns that go, each with its table.
+-- Foreign keys that stand on indexes (a constraint's has its name), each with its table.
 SELECT c.relname AS name, format('%%s of %%s', f.conname, f.conrelid::regclass) AS key
   FROM pg_constraint f JOIN pg_class c ON c.oid = f.conindid
- WHERE f.contype = 'f' AND f.confrelid = to_regclass(%(relation)s)
-   AND (c.relname = ANY (%(names)s)
-        OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = f.confrelid AND a.attnum = ANY (f.confkey) AND a.attname = ANY (%(columns)s)))
- ORDER BY 1, 2
+ WHERE f.contype = 'f' AND f.confrelid = to_regclass(%(relation)s) AND c.relname = ANY (%(names)s) ORDER BY 1, 2
 
 -- name: in_the_way
 -- What stays and has a name that contract gives: relations of the schema, constraints and columns of the table.

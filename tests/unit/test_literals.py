@@ -54,7 +54,6 @@ def test_keywords_and_names_stay_and_values_go(query: str, shape: str) -> None:
         "SET my.token TO geheim",
         "BEGIN; SET LOCAL my.token = geheim",
         "ALTER ROLE etl PASSWORD 'geheim'",
-        "ALTER FUNCTION f() SET my.token TO geheim",
         "alter user geheim",
         "CREATE USER MAPPING FOR etl SERVER s OPTIONS (password 'geheim')",
         "ALTER SYSTEM SET primary_conninfo = geheim",

@@ -16,7 +16,7 @@ HELD = 1_000
 STARS_COLUMN = sql.Identifier(physical_column(NAME, "stars"))
 
 COUNTS_WHAT_IS_LEFT = Clause(
-    "rows that were skipped are counted, and come back to", "rows", "count_needed", "AND {needs}", "AND false"
+    "rows that were skipped are counted, and come back to", "rows", "count_needed", "AND ({needs})", "AND false"
 )
 SKIPPED = "a row that a client held when its batch passed was left empty"
 

@@ -42,8 +42,15 @@ async def add_visits(dsn: str) -> None:
 
 
 async def fill(dsn: str, rows: int, *, distinct: bool = False) -> None:
-    """Put in rows without names, or, `distinct`, four of five with a name of their own; and leave the server at rest."""
-    named = sql.SQL("CASE WHEN i % 5 > 0 THEN 'somebody ' || i END") if distinct else sql.SQL("NULL")
+    """Put in rows without names, or, `distinct`, four of five with a name of their own; and leave the server at rest.
+
+    Names are numbers, since clients count them up, and in fives their sum is 0, so that what was counted can be found.
+    """
+    if distinct and rows % 5:
+        message = f"{rows} rows are no fives"
+        raise ValueError(message)
+    own = "(CASE i % 5 WHEN 1 THEN i WHEN 2 THEN 1 - i WHEN 3 THEN i WHEN 4 THEN 1 - i END)::text"
+    named = sql.SQL(own) if distinct else sql.SQL("NULL")
     async with await connect(dsn) as conn:
         query = sql.SQL("INSERT INTO users (name) SELECT {} FROM generate_series(1, {}) AS i")
         await conn.execute(query.format(named, sql.Literal(rows)))

@@ -39,16 +39,18 @@ class Backfill:
     async def plan_backfill(self, reference: Reference) -> PartList:
         """Cut every table's pages into ranges; the bounds are fixed now, since the triggers see to all later rows."""
         async with self.engine.work(reference, "plan_backfill") as work:
+            wide = _parallelism(work, await store.controls(work.conn, work.migration.id))
             async with work.conn.transaction():
                 for table in work.migration.design.synced:
                     for each in await heaps(work.conn, table) if table.derived else []:
-                        await _insert_ranges(work, each)
+                        await _insert_ranges(work, each, wide)
                 await store.run(work.conn, "mark_wal", {"id": work.migration.id})
                 # What an earlier workflow held is nobody's to hold any more.
                 await store.set_controls(work.conn, work.migration.id, {"held": []})
             rows = await store.run(work.conn, "ranges", {"id": work.migration.id})
             parts = [Part(**{key: row[key] for key in Part.model_fields}) for row in rows]
-            return PartList(parts=parts, parallelism=await _parallelism(work), limits=await _limits(work))
+            controls = await store.controls(work.conn, work.migration.id)
+            return PartList(parts=parts, parallelism=_parallelism(work, controls), limits=_limits(controls))
 
     @activity.defn(name="fill_slice")
     async def fill_slice(self, task: BackfillInput) -> SliceResult:
@@ -121,15 +123,13 @@ RANGE_PAGES = 16_384
 MOST_RANGES = 16
 
 
-async def _parallelism(work: Work) -> int:
+def _parallelism(work: Work, controls: dict[str, Any]) -> int:
     """Tell how many ranges may be filled at the same time."""
-    controls = (await store.run(work.conn, "controls", {"id": work.migration.id}))[0]["controls"]
     return int(controls.get("parallelism", work.migration.policy.backfill.parallelism))
 
 
-async def _limits(work: Work) -> dict[str, Any]:
+def _limits(controls: dict[str, Any]) -> dict[str, Any]:
     """Tell what an operator has set over the plan's pace."""
-    controls = (await store.run(work.conn, "controls", {"id": work.migration.id}))[0]["controls"]
     return {name: controls[name] for name in Throttle.PACE if name in controls}
 
 
@@ -208,11 +208,11 @@ def _gone(task: BackfillInput) -> SliceResult:
     return SliceResult(cursor_block=task.part.block_to, finished=True, blocks_done=blocks, percent=100.0)
 
 
-async def _insert_ranges(work: Work, table: TableDesign) -> None:
+async def _insert_ranges(work: Work, table: TableDesign, wide: int) -> None:
     size = await pages(work.conn, table)
     if table.leaf and not size:
         return  # an empty partition: its rows come by the triggers
-    wanted = max(await _parallelism(work), min(MOST_RANGES, size // RANGE_PAGES))
+    wanted = max(wide, min(MOST_RANGES, size // RANGE_PAGES))
     parts = min(wanted, max(1, size // 16))
     bounds = [size * number // parts for number in range(parts + 1)]
     for number in range(parts):

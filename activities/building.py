@@ -120,7 +120,7 @@ def _mark(index: CarriedIndex) -> str:
 
 async def _known(work: Work, index: CarriedIndex) -> str | None:
     """Tell whether what has the index's name is ours, and whether it was built."""
-    controls = (await store.run(work.conn, "controls", {"id": work.migration.id}))[0]["controls"]
+    controls = await store.controls(work.conn, work.migration.id)
     found = controls.get(_mark(index))
     return str(found) if found else None
 

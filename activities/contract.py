@@ -165,7 +165,7 @@ async def _once(work: Work, what: str, statements: list[Statement]) -> None:
 
 
 async def _is_done(work: Work, what: str) -> bool:
-    controls = (await store.run(work.conn, "controls", {"id": work.migration.id}))[0]["controls"]
+    controls = await store.controls(work.conn, work.migration.id)
     return bool(controls.get(f"contracted {what}"))
 
 

@@ -119,7 +119,7 @@ async def _exclude(work: Work, table: TableDesign, exclusion: Exclusion) -> int:
 
 async def _has_own_names(work: Work, table: TableDesign) -> bool:
     """Tell whether all of a table is declared, and what the plan creates has its own name."""
-    controls = (await store.run(work.conn, "controls", {"id": work.migration.id}))[0]["controls"]
+    controls = await store.controls(work.conn, work.migration.id)
     return bool(controls.get(f"declared {table.label}"))
 
 

@@ -110,7 +110,7 @@ class _Step:
 
     async def has_run(self, position: int) -> bool:
         """Tell whether an operation has been done."""
-        controls = (await store.run(self.work.conn, "controls", {"id": self.work.migration.id}))[0]["controls"]
+        controls = await store.controls(self.work.conn, self.work.migration.id)
         return bool(controls.get(f"made_{position}"))
 
     def outcome(self, summary: str) -> Outcome:

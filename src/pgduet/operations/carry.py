@@ -15,6 +15,7 @@ from pgduet.operations.expressions import Expression
 from pgduet.operations.facts import ForeignFacts, IndexFacts, TableFacts
 from pgduet.operations.names import unique_name, usual_name, working_name
 from pgduet.operations.references import foreign_key
+from pgduet.operations.statement import identifiers
 from pgduet.operations.table_constraints import dropped, renamed
 from pgduet.plan.columns import Constrained
 from pgduet.plan.models import AddColumn, AlterColumn, DropIndex, Plan, ReplaceColumns
@@ -181,7 +182,7 @@ def wanted_indexes(table: TableFacts, mappings: tuple[ColumnMapping, ...]) -> li
 
 
 def _rest(key: ForeignFacts) -> str:
-    listed = sql.SQL("FOREIGN KEY ({}) ").format(sql.SQL(", ").join(sql.Identifier(name) for name in key.columns))
+    listed = sql.SQL("FOREIGN KEY ({}) ").format(identifiers(key.columns))
     plain = "FOREIGN KEY (" + ", ".join(key.columns) + ") "
     for prefix in (listed.as_string(None), plain):
         if key.definition.startswith(prefix):

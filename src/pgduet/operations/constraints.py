@@ -11,7 +11,7 @@ from typing import Literal
 from psycopg import sql
 
 from pgduet.operations.expressions import Expression, Frozen
-from pgduet.operations.statement import Query, trusted
+from pgduet.operations.statement import Query, identifiers, trusted
 
 Identity = Literal["default", "full", "nothing", "index"]
 
@@ -82,7 +82,7 @@ class ForeignKey(Frozen):
 
     def definition(self) -> Query:
         """Render the constraint."""
-        names = sql.SQL(", ").join(sql.Identifier(name) for name in self.columns)
+        names = identifiers(self.columns)
         return sql.SQL("FOREIGN KEY ({}) {}").format(names, trusted(self.rest))
 
 

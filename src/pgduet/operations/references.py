@@ -6,7 +6,7 @@ from psycopg import sql
 
 from pgduet.operations.constraints import ForeignKey
 from pgduet.operations.names import usual_name, working_name
-from pgduet.operations.statement import trusted
+from pgduet.operations.statement import identifiers, trusted
 from pgduet.plan.columns import NewColumn, References, TableColumn
 from pgduet.plan.constraint_operations import TableConstraint, TableReferences
 from pgduet.plan.models import AlterColumn, CreateConstraint, CreateTable, Plan, ReplaceColumns
@@ -21,7 +21,7 @@ def foreign_key(
     target = references.relation
     rest = sql.SQL("REFERENCES {} ({}) ON DELETE {} ON UPDATE {}").format(
         sql.Identifier(target.schema, target.name),
-        sql.SQL(", ").join(sql.Identifier(name) for name in targets),
+        identifiers(targets),
         _action(references.on_delete),
         _action(references.on_update),
     )
@@ -67,7 +67,7 @@ def referring(
     only = sql.SQL(", ").join(sql.Identifier(physical.get(name, name)) for name in references.on_delete_set_columns)
     rest = sql.SQL("REFERENCES {} ({}) MATCH {} ON DELETE {}{} ON UPDATE {} {}").format(
         target,
-        sql.SQL(", ").join(sql.Identifier(name) for name in targets),
+        identifiers(targets),
         sql.SQL("FULL" if references.match == "full" else "SIMPLE"),
         _action(references.on_delete),
         sql.SQL(" ({})").format(only) if references.on_delete_set_columns else sql.SQL(""),

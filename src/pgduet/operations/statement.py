@@ -1,5 +1,6 @@
 """A statement is a value: what to run, which lock it takes on what, and a line that says why."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import LiteralString, Protocol, cast
@@ -63,6 +64,11 @@ def trusted(text: str) -> sql.SQL:
     Nothing else may come this way: names go through `sql.Identifier`, values through `sql.Literal`.
     """
     return sql.SQL(cast("LiteralString", text))  # type: ignore[redundant-cast]
+
+
+def identifiers(names: Iterable[str]) -> Query:
+    """Render names, quoted and with commas between them."""
+    return sql.SQL(", ").join(sql.Identifier(name) for name in names)
 
 
 class Table(Protocol):

@@ -12,7 +12,7 @@ from psycopg import sql
 from pgduet.operations import binding
 from pgduet.operations.design import ROW, ColumnMapping, Design, NewColumn, TableDesign, image_differs, is_exact
 from pgduet.operations.names import MARKER, trigger_name
-from pgduet.operations.statement import Lock, Query, Statement, trusted
+from pgduet.operations.statement import Lock, Query, Statement, identifiers, trusted
 from pgduet.phases import SyncMode
 from pgduet.sql import block
 
@@ -108,7 +108,7 @@ def _update_events(table: TableDesign, mode: SyncMode) -> Query:
 
 
 def _update_of(names: Iterable[str]) -> Query:
-    return sql.SQL("UPDATE OF ") + sql.SQL(", ").join(sql.Identifier(name) for name in dict.fromkeys(names))
+    return sql.SQL("UPDATE OF ") + identifiers(dict.fromkeys(names))
 
 
 class _Bodies:

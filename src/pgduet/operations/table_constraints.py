@@ -17,7 +17,7 @@ from pgduet.operations.design import ColumnMapping, NewColumn, OldColumn
 from pgduet.operations.facts import TableFacts
 from pgduet.operations.names import working_name
 from pgduet.operations.references import table_foreign_key
-from pgduet.operations.statement import Query, trusted
+from pgduet.operations.statement import Query, identifiers, trusted
 from pgduet.plan.constraint_operations import TableConstraint
 from pgduet.plan.models import CreateConstraint, DropConstraint, Plan, RenameConstraint
 
@@ -73,7 +73,7 @@ def indexes(plan: Plan, table: TableFacts, physical: Physical) -> Iterator[Carri
     for _, operation in created(plan, table):
         if operation.type in {"unique", "primary_key"}:
             names = tuple(physical.get(name, name) for name in operation.columns)
-            listed = sql.SQL(", ").join(sql.Identifier(name) for name in names)
+            listed = identifiers(names)
             nulls = sql.SQL(" NULLS NOT DISTINCT" if operation.nulls_not_distinct else "")
             yield CarriedIndex(
                 name=operation.name,
@@ -117,17 +117,13 @@ def over_columns(constraint: TableConstraint) -> Query:
     """Render a unique constraint or a primary key over its columns."""
     unique = "UNIQUE NULLS NOT DISTINCT" if constraint.nulls_not_distinct else "UNIQUE"
     what = "PRIMARY KEY" if constraint.type == "primary_key" else unique
-    names, along = _listed(constraint.columns), including(constraint)
+    names, along = identifiers(constraint.columns), including(constraint)
     return sql.SQL("{} ({}) {} {}").format(trusted(what), names, along, trusted(constraint.timing))
 
 
 def including(constraint: TableConstraint) -> Query:
     """Render the columns that the index only carries along."""
-    return sql.SQL("INCLUDE ({})").format(_listed(constraint.include)) if constraint.include else sql.SQL("")
-
-
-def _listed(names: tuple[str, ...]) -> Query:
-    return sql.SQL(", ").join(sql.Identifier(name) for name in names)
+    return sql.SQL("INCLUDE ({})").format(identifiers(constraint.include)) if constraint.include else sql.SQL("")
 
 
 def dropped(plan: Plan, table: TableFacts) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from pgduet.operations.constraints import Check
 from pgduet.operations.names import fit
-from pgduet.operations.statement import Lock, Statement, locking, on_table, role, trusted
+from pgduet.operations.statement import Lock, Statement, identifiers, locking, on_table, role, trusted
 from pgduet.operations.whole_tables import CreatedTable, DroppedTable, MadeColumn
 from pgduet.sql import block
 
@@ -29,7 +29,7 @@ def create(table: CreatedTable) -> list[Statement]:
     """Create a table with all but its foreign keys."""
     parts = [_column(column) for column in table.columns]
     if table.key:
-        names = sql.SQL(", ").join(sql.Identifier(name) for name in table.key)
+        names = identifiers(table.key)
         parts.append(sql.SQL("PRIMARY KEY ({})").format(names))
     parts += [
         sql.SQL("CONSTRAINT {} UNIQUE ({})").format(sql.Identifier(name), sql.Identifier(column))

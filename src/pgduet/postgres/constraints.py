@@ -21,7 +21,7 @@ from pgduet.operations.facts import TableFacts
 from pgduet.operations.names import working_name
 from pgduet.operations.questions import new_scope
 from pgduet.operations.references import referring
-from pgduet.operations.statement import Query, trusted
+from pgduet.operations.statement import Query, identifiers, trusted
 from pgduet.operations.table_constraints import at_once, created, including, over_columns
 from pgduet.operations.whole_tables import CreatedTable
 from pgduet.plan.constraint_operations import TableConstraint
@@ -188,7 +188,7 @@ async def _shape(
         sql.SQL("{} {}").format(sql.Identifier(column), trusted(kind)) for column, kind in columns.items()
     ]
     if unique:
-        parts.append(sql.SQL("UNIQUE ({})").format(_listed(unique)))
+        parts.append(sql.SQL("UNIQUE ({})").format(identifiers(unique)))
     await conn.execute(block("carrying", "shape").format(shape=name, columns=sql.SQL(", ").join(parts)))
 
 
@@ -208,7 +208,7 @@ def _definition(constraint: TableConstraint, answers: Answers, path: KeyPath) ->
     if constraint.references:
         target = sql.Identifier("pg_temp", "_pgduet_target")
         rest = trusted(referring(constraint, target, answers.targets[*path, "references"], {}))
-        return sql.SQL("FOREIGN KEY ({}) {}").format(_listed(constraint.columns), rest)
+        return sql.SQL("FOREIGN KEY ({}) {}").format(identifiers(constraint.columns), rest)
     if constraint.exclude:
         where = constraint.exclude.where
         return sql.SQL("EXCLUDE USING {} ({}\n) {} {} {}").format(
@@ -241,7 +241,3 @@ def _refusal(error: psycopg.Error, name: str, where: Place) -> PlanInvalid:
         place=where,
         hint=error.diag.message_hint or "Correct the constraint; PostgreSQL must accept it for an empty table.",
     )
-
-
-def _listed(names: tuple[str, ...]) -> Query:
-    return sql.SQL(", ").join(sql.Identifier(name) for name in names)

@@ -140,6 +140,12 @@ async def note_drift(conn: Connection, migration_id: int, relation: str, key: ob
     await run(conn, "drift_add", values)
 
 
+async def controls(conn: Connection, migration_id: int) -> dict[str, Any]:
+    """Read what has been set and noted beside a migration: pace, pause, what of it is ours."""
+    found: dict[str, Any] = (await run(conn, "controls", {"id": migration_id}))[0]["controls"]
+    return found
+
+
 async def set_controls(
     conn: Connection, migration_id: int, controls: dict[str, Any], *, reset: Sequence[str] = ()
 ) -> None:

@@ -156,13 +156,16 @@ async def _fill(work: Work, batches: Batches, pressure: Pressure, slice_s: float
         work.beat.progress = pressure.applied(batches.result())
         return time.monotonic() >= ends or activity.is_worker_shutdown()
 
+    await pressure.begin(over)
     while not batches.finished:
         verdict = pressure.check()
         if over() or verdict.stops:
             break
         began = time.monotonic()
         if verdict.rate:
-            await batches.next(pressure.pace)
+            async with pressure.turn():
+                began = time.monotonic()
+                await batches.next(pressure.pace)
             held.add(None)
         worked_s = time.monotonic() - began
         if not batches.finished:

@@ -3,6 +3,9 @@
 Gates hold pgduet in each phase until enough was done there. At first old clients alone are at work: long ones by the table
 itself, short ones by the old version's schema. From publication on new ones, long again, replace the short ones. So there are
 always eight.
+
+Temporal, the worker and pgroll's program have machines of their own in production. Here they share the server's, at a lower
+priority than the server and its clients.
 """
 
 import asyncio
@@ -18,6 +21,7 @@ from benchmarks.common.crowd import Broken, Crowd, crowd
 from benchmarks.common.duet import Duet, duet
 from benchmarks.common.measures import Span, Taken
 from benchmarks.common.peer_runs import Pgroll
+from benchmarks.common.programs import aside
 from benchmarks.common.programs import run as ran
 from pgduet.messages import Abort
 from pgduet.phases import Phase
@@ -89,7 +93,7 @@ async def ceiling(run: Run, rows: int) -> float:
 
 async def control(run: Run, load: Load) -> Passage:
     """Have the clients work beside an idle worker: first as before publication, then as after it."""
-    async with _crowded(run, load) as (dsn, clients), duet(run.ground, dsn):
+    async with _crowded(run, load) as (dsn, clients), _duet(run, dsn):
         await _come(clients, ONE, "public")
         await asyncio.sleep(len(GATED) * load.hold_s / 2)
         await clients.stay_away()
@@ -102,7 +106,7 @@ async def control(run: Run, load: Load) -> Passage:
 
 async def forward(run: Run, load: Load) -> Passage:
     """Go from start to done."""
-    async with _crowded(run, load) as (dsn, clients), duet(run.ground, dsn) as pgduet:
+    async with _crowded(run, load) as (dsn, clients), _duet(run, dsn) as pgduet:
         await _to_soak(pgduet, clients, load)
         await clients.leave(BASE)
         await clients.come_and_go(MOVED, users.V2)
@@ -118,7 +122,7 @@ async def forward(run: Run, load: Load) -> Passage:
 
 async def back(run: Run, load: Load) -> Passage:
     """Go as far as soak, and roll back; the new clients leave once the old version is in charge again."""
-    async with _crowded(run, load) as (dsn, clients), duet(run.ground, dsn) as pgduet:
+    async with _crowded(run, load) as (dsn, clients), _duet(run, dsn) as pgduet:
         await _to_soak(pgduet, clients, load)
         clients.mark(ROLLBACK)
         await pgduet.migrations.rollback(users.NAME, Abort(actor="benchmark"), database=pgduet.database)
@@ -191,7 +195,7 @@ async def _pgroll_start(run: Run, clients: Crowd, load: Load, program: Path, dsn
 
 
 def _pgroll(run: Run, program: Path, dsn: str) -> Pgroll:
-    return Pgroll(program, dsn, users.pgroll_files(run.ground.scratch, visits=True))
+    return Pgroll(program, dsn, users.pgroll_files(run.ground.scratch, visits=True), aside=True)
 
 
 async def _come(clients: Crowd, stretch: str, schema: str) -> None:
@@ -209,6 +213,14 @@ async def _ended(clients: Crowd, last: str) -> Passage:
 async def _passed(clients: Crowd) -> Passage:
     lost = await clients.lost()
     return Passage(clients.taken, clients.phases, clients.ours, clients.broken, lost, clients.writes)
+
+
+@asynccontextmanager
+async def _duet(run: Run, dsn: str) -> AsyncIterator[Duet]:
+    async with duet(run.ground, dsn) as pgduet:
+        aside(run.ground.temporal.pid)
+        aside(pgduet.worker.pid if pgduet.worker else None)
+        yield pgduet
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.common import users
-from benchmarks.common.programs import Ran, run
+from benchmarks.common.programs import NICE, Ran, run
 
 _LIMIT_S = 3600.0
 
@@ -20,6 +20,8 @@ class Pgroll:
     program: Path
     dsn: str
     files: Sequence[Path]
+    aside: bool = False
+    """At a lower priority than the server and its clients."""
 
     @classmethod
     async def prepared(cls, program: Path, dsn: str, scratch: Path, *, visits: bool = False) -> "Pgroll":
@@ -36,7 +38,9 @@ class Pgroll:
 
     async def __call__(self, *words: str) -> Ran:
         """Run one of its commands."""
-        return await run([self.program, *words, "--postgres-url", f"{self.dsn}?sslmode=disable"], limit_s=_LIMIT_S)
+        lower = ["nice", "-n", str(NICE)] if self.aside else []
+        command = [*lower, str(self.program), *words, "--postgres-url", f"{self.dsn}?sslmode=disable"]
+        return await run(command, limit_s=_LIMIT_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ class Throttle(Act):
     parallelism: int | None = Field(default=None, ge=1, le=64)
     """So many ranges are filled at the same time."""
     max_wal_retained_mb: float | None = Field(default=None, ge=1, le=1_000_000_000)
+    max_client_slowdown: float | None = Field(default=None, ge=1.05, le=1_000_000)
     window: Window | Literal["none"] | None = None
     """When it may work; `none`: at any time."""
     reset: bool = False
@@ -69,6 +70,7 @@ class Throttle(Act):
         "parallelism",
         "max_replica_lag_s",
         "max_wal_retained_mb",
+        "max_client_slowdown",
         "window",
     )
 

@@ -17,6 +17,7 @@ from pgduet.errors import ExpressionInvalid
 from pgduet.local import EmbeddedPostgres
 from pgduet.messages import Part
 from pgduet.postgres import store
+from pgduet.postgres.concurrency import Stretch
 from pgduet.postgres.databases import Database
 from pgduet.postgres.gauges import Blocked, GaugeRoom, Gauges, Reading
 from pgduet.postgres.pressure import UNSEEN, Pressure, Verdict
@@ -391,3 +392,21 @@ async def test_a_look_is_cheap(dsn: str, conn: Connection) -> None:
             # Four looks a second at this are a fiftieth of one core at most; a plan that scans would be seen here.
             print(f"{name}: {1000 * min(took):.2f} ms")  # noqa: T201
             assert min(took) < 0.005, (name, min(took))
+
+
+async def test_statements_of_clients_are_counted_and_ours_are_not(dsn: str, conn: Connection) -> None:
+    await create_reviews(conn, 10)
+    async with mechanics(dsn) as m, looking(m, dsn) as gauges:
+        assert gauges.look().clients.stretch is Stretch.ALONE
+        async with (
+            session(Database("shop", dsn), f"backfill/{m.migration.name}") as batch,
+            await psycopg.AsyncConnection.connect(dsn, autocommit=True) as client,
+            await psycopg.AsyncConnection.connect(dsn, autocommit=True) as other,
+        ):
+            ours = asyncio.create_task(batch.execute("SELECT pg_sleep(3)"))
+            await asyncio.sleep(0.5)  # as many looks as would find a client
+            assert gauges.look().clients.stretch is Stretch.ALONE
+            sleeping = [asyncio.create_task(each.execute("SELECT pg_sleep(3)")) for each in (client, other)]
+            await seen(gauges, lambda reading: reading.clients.stretch is Stretch.WORKING, 10)
+            assert gauges.look().clients.usual == pytest.approx(2.0, abs=0.2)
+            await asyncio.gather(ours, *sleeping)

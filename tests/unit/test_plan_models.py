@@ -87,6 +87,7 @@ def test_the_defaults_of_the_policy_are_the_published_ones() -> None:
             "parallelism": 2,
             "max_replica_lag_s": 5.0,
             "max_wal_retained_mb": 4096,
+            "max_client_slowdown": 1.25,
             "max_vacuum_wait_s": 60.0,
             "max_hold_s": 3600.0,
             "window": None,

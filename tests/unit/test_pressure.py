@@ -1,5 +1,6 @@
 """What the gauges mean: limits, slowing down before them, patience that ends, and reasons that know none."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,6 +11,7 @@ from support.plans import parsed
 from pgduet.messages import SliceResult
 from pgduet.plan.models import Policy
 from pgduet.postgres import pressure, strain
+from pgduet.postgres.concurrency import Concurrency
 from pgduet.postgres.gauges import Blocked, Reading, Standby
 from pgduet.postgres.pressure import TRICKLE, UNSEEN, Pressure, Verdict
 from pgduet.postgres.probed import Probed
@@ -34,6 +36,7 @@ class Server:
     def __init__(self, clock: Callable[[float], None]) -> None:
         self.reading = Reading(at=NOW, number=1)
         self.clock = clock
+        self.turn = asyncio.Lock()
 
     def look(self) -> Reading:
         return self.reading
@@ -66,6 +69,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     made = Server(go_on)
     made.reading.looked_s = now[0]
     return made
+
+
+def crowd(share: float) -> Concurrency:
+    """Clients who leave it so much of its time."""
+    clients = Concurrency()
+    clients.share, clients.usual, clients.beside, clients.limit = share, 2.04, 3.5, 1.25
+    return clients
 
 
 def judged(server: Server, plan: Policy | None = None, **seen: Any) -> Verdict:
@@ -287,3 +297,38 @@ def test_a_trail_does_not_grow_without_end() -> None:
         trail.mark(number, number)
     assert len(trail.positions) < 15_000
     assert trail.age(19_000, 20_000) == Age(20_000 - 19_001)
+
+
+def test_clients_who_take_longer_leave_it_a_share_of_its_time_and_smaller_batches(server: Server) -> None:
+    found = Pressure(server, policy(batch_target_ms=40), PART)
+    server.later(1, clients=crowd(0.1))
+    verdict = found.check()
+    assert verdict.rate == 0.1
+    assert reason(verdict) == "clients run 2.0 statements at a time, 3.5 beside the backfill (limit 1.25 x)"
+    assert found.pace.target_ms == 5.0
+    server.later(1, clients=crowd(0.5))
+    assert (found.check().rate, found.pace.target_ms) == (0.5, 20.0)
+    server.later(1, clients=crowd(1.0))
+    assert found.check() == Verdict(1.0)
+    assert found.pace.target_ms == 40.0
+
+
+def test_a_batch_target_below_the_small_one_is_kept_to(server: Server) -> None:
+    found = Pressure(server, policy(batch_target_ms=2), PART)
+    server.later(1, clients=crowd(0.02))
+    found.check()
+    assert found.pace.target_ms == 2.0
+
+
+async def test_while_clients_are_given_way_to_ranges_take_turns(server: Server) -> None:
+    found = Pressure(server, policy(), PART)
+    server.later(1, clients=crowd(0.5))
+    async with found.turn():
+        assert server.turn.locked()
+    server.later(1, clients=crowd(1.0))
+    async with found.turn():
+        assert not server.turn.locked()
+
+
+def test_a_strain_that_holds_binds_more_than_clients_who_slow_it_down(server: Server) -> None:
+    assert reason(judged(server, clients=crowd(0.1), standbys=[Standby("paris", 6.0)])).startswith("replica lag")

@@ -226,6 +226,43 @@ async def test_clients_who_wait_for_its_rows_make_it_careful(stage: Harness, con
         await run.ends()
 
 
+async def test_clients_whose_statements_take_longer_leave_it_a_share_of_its_time(
+    stage: Harness, conn: Connection, dsn: str
+) -> None:
+    """Clients that send at their own rate, and whose statements take five times as long while a batch runs."""
+    slower = (
+        "SELECT pg_sleep(CASE WHEN EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
+        " AND application_name LIKE 'pgduet/backfill/%') THEN 0.1 ELSE 0.02 END)"
+    )
+    stop = asyncio.Event()
+
+    async def client() -> None:
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as session:
+            due = time.monotonic()
+            while not stop.is_set():
+                await session.execute(slower)
+                due = max(due + 0.04, time.monotonic() - 0.2)
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    clients = [asyncio.create_task(client()) for _ in range(6)]
+    try:
+        async with filling(
+            stage, conn, prepare=_slow_rows, user_triggers="fire", batch_target_ms=25, pause_ms=0
+        ) as run:
+            slowed = await run.slowed("clients")
+            assert slowed.rate <= 0.1
+            assert "statements at a time" in slowed.reason
+            assert slowed.reason.endswith("(limit 1.25 x)")
+            said = (await run.stage.act("throttle", max_client_slowdown=1000.0)).message
+            assert said == "max_client_slowdown = 1000"
+            await run.until(lambda seen: seen.throttle is None or "limit 1000 x" in seen.throttle.reason)
+            stop.set()
+            await run.ends()
+    finally:
+        stop.set()
+        await asyncio.gather(*clients)
+
+
 async def _slow_rows(conn: Connection) -> None:
     """Have each row take a while to be written by the backfill: its statement holds its rows until it ends."""
     await conn.execute(

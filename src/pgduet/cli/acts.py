@@ -27,6 +27,15 @@ Lag = Annotated[
 WalRetained = Annotated[
     float | None, typer.Option("--max-wal-retained-mb", min=1, max=1e9, help="Hold while a slot retains more WAL.")
 ]
+ClientSlowdown = Annotated[
+    float | None,
+    typer.Option(
+        "--max-client-slowdown",
+        min=1.05,
+        max=1e6,
+        help="Work less while clients' statements take so many times as long.",
+    ),
+]
 When = Annotated[
     str | None,
     typer.Option("--window", metavar="WINDOW", help=f"When it may work, as in `{FORM}`; `none`: at any time."),
@@ -94,6 +103,7 @@ def throttle(
     pause_ms: Pause = None,
     max_replica_lag_s: Lag = None,
     max_wal_retained_mb: WalRetained = None,
+    max_client_slowdown: ClientSlowdown = None,
     parallelism: Parallelism = None,
     window: When = None,
     reset: Reset = False,
@@ -108,6 +118,7 @@ def throttle(
         pause_ms=pause_ms,
         max_replica_lag_s=max_replica_lag_s,
         max_wal_retained_mb=max_wal_retained_mb,
+        max_client_slowdown=max_client_slowdown,
         parallelism=parallelism,
         window=_window(window),
         reset=reset,

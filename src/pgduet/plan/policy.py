@@ -79,6 +79,7 @@ class Backfill(Part):
     max_replica_lag_s: Seconds = 5.0
     max_wal_retained_mb: Annotated[int, _whole(1, 1_000_000_000)] = 4096
     max_vacuum_wait_s: Seconds = 60.0
+    max_client_slowdown: Annotated[float, Field(strict=True, ge=1.05, le=1_000_000)] = 1.25
     max_hold_s: Seconds = 3600.0
     window: Window | None = None
     probes: Probes = ()

@@ -1,7 +1,7 @@
 """The gauges of a backfill: what the server bears, looked at on sessions of their own, once for all ranges of this process.
 
 A range cannot see on its own session whom its batch keeps waiting, nor may a slow probe hold a batch up. So one session looks at
-the server twice a second and for blocked clients four times; the plan's probes and the replicas that `pgduet.toml` names are asked
+the server twice a second and for blocked clients four times; another counts what clients run; the plan's probes and the replicas that `pgduet.toml` names are asked
 on others. The first range that needs the gauges starts them, the last one stops them. Where the WAL was is kept for longer, so
 that a standby's lag is known across slices. Limits: a look that fails ends the slices, which are then tried again.
 """
@@ -20,7 +20,9 @@ from psycopg.rows import dict_row
 
 from pgduet.plan.probes import Probe
 from pgduet.postgres import store
+from pgduet.postgres.concurrency import Concurrency
 from pgduet.postgres.databases import Database
+from pgduet.postgres.pace import Pace
 from pgduet.postgres.probed import Probed, answer
 from pgduet.postgres.session import APPLICATION, Connection, session
 from pgduet.postgres.trail import Trail
@@ -35,8 +37,11 @@ ASK_EVERY_S = 1.0
 PROBE_SHARE = 10
 """A probe rests so many times as long as it took: it may not itself become a load."""
 CONNECT_S = 3
+LOOK_SHARE = 20
+"""A count of clients' statements rests so many times as long as it took: with thousands of sessions it is not free."""
+FIRST_LOOKS = 3
 KEPT = 50
-"""Migrations whose trail is remembered."""
+"""Migrations whose trail is remembered, and how they got on with clients."""
 
 
 class Blocked(NamedTuple):
@@ -70,6 +75,7 @@ class Reading:
     vacuums: list[dict[str, Any]] = field(default_factory=list)
     blocked: deque[Blocked] = field(default_factory=lambda: deque(maxlen=BLOCKED_KEPT))
     probed: dict[str, Probed] = field(default_factory=dict)
+    clients: Concurrency = field(default_factory=Concurrency)
 
 
 class Gauges:
@@ -85,6 +91,8 @@ class Gauges:
         self.unasked: set[str] = set()
         self.asked = asyncio.Event()
         self.reading = Reading()
+        self.turn = asyncio.Lock()
+        """Taken by a range for a batch while it gives way: two at a time would take two processors."""
         self.first_look = asyncio.Event()
         self.looking: asyncio.Task[None] | None = None
 
@@ -123,14 +131,16 @@ class Gauges:
         return self.reading
 
     async def _look_all(self) -> None:
-        work: list[Coroutine[Any, Any, None]] = [self._server()]
+        work: list[Coroutine[Any, Any, None]] = [self._server(), self._clients()]
         if self.migration.policy.backfill.probes:
             work.append(self._probes(self.migration.policy.backfill.probes))
         work += [self._replica(name, dsn) for name, dsn in self.database.replicas.items()]
         probes = self.migration.policy.backfill.probes
-        self.unasked = {f"probe {probe.name}" for probe in probes} | {
-            f"replica {name}" for name in self.database.replicas
-        }
+        self.unasked = (
+            {"clients"}
+            | {f"probe {probe.name}" for probe in probes}
+            | {f"replica {name}" for name in self.database.replicas}
+        )
         self.asked = asyncio.Event()
         if not self.unasked:
             self.asked.set()
@@ -159,6 +169,23 @@ class Gauges:
                         number += 1
                         self.reading.blocked.append(Blocked(number, found["clients"], found["longest_ms"]))
                         await asyncio.sleep(BLOCKED_EVERY_S)
+
+    async def _clients(self) -> None:
+        """Count what clients run, often enough to tell what the batches do to them."""
+        given, clients = Pace.of(self.migration.policy), self.reading.clients
+        async with session(self.database, f"clients/{self.migration.name}") as conn:
+            await conn.execute("SET statement_timeout = '5s'")
+            with spans.untraced():
+                looks = 0
+                while True:
+                    began = time.monotonic()
+                    found = await _one(conn, "running", {})
+                    now_s = time.monotonic()
+                    clients.note(found["clients"], now_s, given.adjusted(self.reading.controls).max_client_slowdown)
+                    looks += 1
+                    if looks >= FIRST_LOOKS:
+                        self._has_answered("clients")
+                        await asyncio.sleep(max(clients.look_s, LOOK_SHARE * (now_s - began)))
 
     def _has_answered(self, who: str) -> None:
         self.unasked.discard(who)
@@ -256,9 +283,10 @@ class GaugeRoom:
         key = database.name, migration.id
         gauges = self.known.pop(key, None)
         if gauges is None or not gauges.users:
-            trail = gauges.trail if gauges and gauges.database.dsn == database.dsn else Trail()
+            before = gauges if gauges and gauges.database.dsn == database.dsn else None
             gauges = Gauges(database, migration)
-            gauges.trail = trail
+            if before:
+                gauges.trail, gauges.reading.clients = before.trail, before.reading.clients
         self.known[key] = gauges  # the last used is the last
         for old in [each for each, kept in self.known.items() if not kept.users][:-KEPT]:
             del self.known[old]

@@ -1,4 +1,4 @@
-"""How hard a backfill may work: what the plan says, and what an operator has said since."""
+"""How hard a backfill may work: what the plan says, what an operator has said since, and what clients leave it."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -15,6 +15,7 @@ class Pace:
     pause_ms: float
     max_replica_lag_s: float
     max_wal_retained_mb: float
+    max_client_slowdown: float
     window: Window | None = None
 
     @classmethod
@@ -26,6 +27,7 @@ class Pace:
             wanted.pause_ms,
             wanted.max_replica_lag_s,
             wanted.max_wal_retained_mb,
+            wanted.max_client_slowdown,
             wanted.window,
         )
 
@@ -39,6 +41,7 @@ class Pace:
             controls.get("pause_ms", self.pause_ms),
             controls.get("max_replica_lag_s", self.max_replica_lag_s),
             controls.get("max_wal_retained_mb", self.max_wal_retained_mb),
+            controls.get("max_client_slowdown", self.max_client_slowdown),
             None if window == "none" else window,
         )
 
@@ -48,5 +51,11 @@ class Pace:
             self, target_ms=max(SHORTEST_MS, self.target_ms * share), pause_ms=max(1.0, self.pause_ms) / share
         )
 
+    def beside_clients(self, share: float) -> "Pace":
+        """Work in smaller batches beside clients: what one of them does not get meanwhile is soon made up for."""
+        return replace(self, target_ms=min(self.target_ms, max(SMALL_MS, self.target_ms * share)))
+
 
 SHORTEST_MS = 2.0
+SMALL_MS = 5.0
+"""Below this a batch costs more than it does."""

@@ -3,12 +3,14 @@
 Nothing starves it: who has been held for `max_hold_s`, moments of work not counted, goes on at a quarter of its rate for as long
 as the strain is there, and says so. The patience begins anew when it has worked unhindered for a while. Three reasons know
 no patience: an operator's pause, a closed window, and a slot that is about to be lost. Clients whom a batch keeps waiting
-make the next batches smaller at once, and larger again by small steps while nobody waits.
+make the next batches smaller at once, and larger again by small steps while nobody waits; those whose statements take
+longer because of it leave it a share of its time.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -28,11 +30,13 @@ CALM_SHARE = 0.1
 """The patience begins anew after a minute without a hold, or a tenth of itself where that is less."""
 LEAST_EASE, EASED_BY, REGAINED_BY = 0.125, 0.5, 1.05
 """Batches shrink to an eighth at most: halved at each look at which a client waits, a twentieth more at each at which none does."""
-UNSEEN = "replica lag, vacuums and clients who wait: the worker's role has no pg_monitor"
+UNSEEN = "replica lag, vacuums, clients at work and those who wait: the worker's role has no pg_monitor"
 
 
 class Gauge(Protocol):
     """What tells how the server is."""
+
+    turn: asyncio.Lock
 
     def look(self) -> Reading:
         """Give what was seen last."""
@@ -84,6 +88,8 @@ class Pressure:
             self._ease(looked)
         self.limits = self.given.adjusted(reading.controls)
         self.pace = self.limits.eased(self.ease) if self.ease < 1 else self.limits
+        if reading.clients.gives_way:
+            self.pace = self.pace.beside_clients(reading.clients.share)
         self.unmeasured = None if reading.sees_all else UNSEEN
         self.verdict = self._told(reading) or self._judged(reading, now_s)
         return self.verdict
@@ -100,6 +106,11 @@ class Pressure:
         }
         return result.model_copy(update=update)
 
+    async def begin(self, over: Callable[[], bool]) -> None:
+        """Wait out a rest of all ranges before the first batch."""
+        while self._rests_s() and not over() and not self.check().stops:
+            await asyncio.sleep(min(self._rests_s(), STEP_S))
+
     async def rest(self, worked_s: float, over: Callable[[], bool]) -> None:
         """Pause after a batch, or while the range holds; obey within a moment whatever changes the pace."""
         began, held = time.monotonic(), not self.verdict.rate
@@ -108,13 +119,20 @@ class Pressure:
             if not rate and not held:  # a batch was done, and now it is to hold: say so first
                 return
             wanted_s = self.pace.pause_ms / 1000 + worked_s * (1 / rate - 1) if rate else STEP_S
-            left_s = wanted_s - (time.monotonic() - began)
+            left_s = max(wanted_s - (time.monotonic() - began), self._rests_s())
             if left_s <= 0:
                 return
             await asyncio.sleep(min(left_s, STEP_S))
             self.check()
             if self.verdict.stops:
                 return
+
+    def turn(self) -> AbstractAsyncContextManager[object]:
+        """Give the turn for a batch: while it gives way to clients, ranges work one after the other."""
+        return self.gauges.turn if self.gauges.look().clients.gives_way else nullcontext()
+
+    def _rests_s(self) -> float:
+        return self.gauges.look().clients.rests_s(time.monotonic())
 
     def _told(self, reading: Reading) -> Verdict | None:
         """Obey an operator, or the window: nobody's patience runs meanwhile, and the slice ends."""

@@ -3,7 +3,8 @@
 At its limit and beyond, a strain holds the backfill; as it comes near, it slows it down, so that the limit is rarely met. A standby
 or a slot is given more WAL to carry by every batch, so these count from half or most of their limit. An ordinary vacuum is given
 way to for a while, since it makes room that the backfill uses, and then shared with; one against wraparound, and other
-holds, for as long as the plan's `max_hold_s`. Only what would be lost for good is given way to without end.
+holds, for as long as the plan's `max_hold_s`. Clients' statements that take longer than they did slow it down and never hold it. Only
+what would be lost for good is given way to without end.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from pgduet.plan.policy import Backfill
 from pgduet.plan.probes import Probe
+from pgduet.postgres.concurrency import Concurrency
 from pgduet.postgres.gauges import Reading
 from pgduet.postgres.pace import Pace
 from pgduet.postgres.probed import Probed
@@ -29,6 +31,7 @@ LABELS = {
     "slot_at_risk": "a slot about to be lost",
     "vacuum": "vacuum",
     "blocked_clients": "clients waiting for rows",
+    "clients": "clients at work",
     "probe": "probe",
     "late": "gauges that do not answer",
     "window": "closed window",
@@ -49,6 +52,8 @@ class Strain:
     """From this share on it slows the backfill down."""
     binding: bool = False
     """No patience is ever long enough to go on."""
+    left: float | None = None
+    """The share of the full rate that it leaves, where that is known by itself."""
 
     @property
     def holds(self) -> bool:
@@ -60,6 +65,8 @@ class Strain:
         """Give the share of the full rate that it leaves."""
         if self.holds:
             return 0.0
+        if self.left is not None:
+            return self.left
         if self.share <= self.soft:
             return 1.0
         return max(SLOWEST, 1 - (1 - SLOWEST) * (self.share - self.soft) / (1 - self.soft))
@@ -72,6 +79,7 @@ def strains(seen: Reading, pace: Pace, policy: Backfill, now_s: float) -> list[S
         *_standbys(seen, pace),
         *_vacuums(seen, policy),
         *(_probe(probe, seen.probed.get(probe.name)) for probe in policy.probes),
+        *_clients(seen.clients),
         *_late(now_s - seen.looked_s),
     ]
     return sorted(found, key=lambda strain: (not strain.binding, strain.rate, -strain.share))
@@ -134,6 +142,15 @@ def _probe(probe: Probe, found: Probed | None) -> Strain:
     if probe.max <= 0:
         return Strain("probe", told, float("inf") if found.value > probe.max else 0.0)
     return Strain("probe", told, _over(found.value, probe.max), soft=0.8)
+
+
+def _clients(clients: Concurrency) -> Iterator[Strain]:
+    if clients.gives_way and clients.usual is not None:
+        told = (
+            f"clients run {clients.usual:.1f} statements at a time, {clients.beside:.1f} beside the backfill"
+            f" (limit {clients.limit:g} x)"
+        )
+        yield Strain("clients", told, 1 - clients.share, left=clients.share)
 
 
 def _late(since_s: float) -> Iterator[Strain]:

@@ -40,6 +40,11 @@ SELECT count(*)::int AS clients,
    AND w.application_name NOT LIKE 'pgduet/%%'
    AND EXISTS (SELECT FROM pg_stat_get_activity(NULL) o WHERE o.pid = ANY (pg_blocking_pids(w.pid)) AND o.application_name = %(ours)s)
 
+-- name: running
+-- Statements of clients in progress, on the whole server: processors and disks are shared. Ours and ourselves left out.
+SELECT count(*)::int AS clients FROM pg_stat_get_activity(NULL)
+ WHERE state = 'active' AND backend_type = 'client backend' AND application_name NOT LIKE 'pgduet/%%'
+
 -- name: replayed
 -- Asked of a standby itself.
 SELECT pg_is_in_recovery() AS standby, CASE WHEN pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::bigint END AS replayed

@@ -1,9 +1,10 @@
 """How much longer clients' statements take because of a backfill, told from the number of them that run at a time. Pure.
 
-By Little's law (J. D. C. Little, 1961) the mean number of statements in progress is their rate times the mean time that one takes. Clients
-send at the rate that they need; so when more statements are in progress while batches run than while none does, they take
-longer, whatever the reason: processors, disk, memory or locks. The backfill is its own control: it rests for a moment and
-counts, works for a while and counts again, and keeps the share of the time in which both differ by less than the plan allows.
+By Little's law (J. D. C. Little, 1961) the mean number of statements in progress is their rate times the mean time that one
+takes. Clients send at the rate that they need; so when more statements are in progress while batches run than while none does,
+they take longer, whatever the reason: processors, disk, memory or locks. The backfill is its own control: it rests for a
+moment and counts, works for a while and counts again, and keeps the share of the time in which both differ by less than the
+plan allows.
 
 Where nobody is at work it does not rest at all. Limits: a client who is held up elsewhere counts as in progress as well, but
 at rest too; what changes within a few seconds by itself can be taken for ours, and costs a step of the rate, no more.
@@ -22,7 +23,8 @@ RESTS = 4
 """What is usual is the mean of about so many rests: of one alone it is half as much, or twice."""
 FIRST_SHARE, LEAST_SHARE = 0.1, 0.02
 """Where it begins when clients are at work, and where it never falls below: so it ends, fifty times as late at most."""
-CUT, GROWTH = 0.5, 1.4
+CUT, GROWTH, FIRST_GROWTH = 0.5, 1.4, 2.0
+"""What its share is multiplied by: when clients take longer, when they do not, and when they never have since they came."""
 EARLY_LOOKS = 8
 """After so many looks at work that show more than twice the limit, it does not wait for the end of the stretch."""
 NOBODY = 0.1
@@ -55,6 +57,7 @@ class Concurrency:
         self.until_s = 0.0
         self._seen: deque[int] = deque(maxlen=10)
         self._sum = self._count = self._rests = 0
+        self._growth = FIRST_GROWTH
 
     @property
     def look_s(self) -> float:
@@ -111,7 +114,7 @@ class Concurrency:
             self._begin(Stretch.ALONE, now_s)
             return
         if self._rests == 1:
-            self.share = FIRST_SHARE
+            self.share, self._growth = FIRST_SHARE, FIRST_GROWTH
         self._begin(Stretch.WORKING, now_s + (WORK_S if self.gives_way else CALM_WORK_S))
 
     def _far_beyond(self) -> bool:
@@ -121,6 +124,7 @@ class Concurrency:
         self.beside = self._mean()
         if self.beside > self._most(self.limit):
             self.share = max(LEAST_SHARE, self.share * CUT)
+            self._growth = GROWTH
         elif self.beside < self._most((1 + self.limit) / 2):
-            self.share = min(1.0, self.share * GROWTH)
+            self.share = min(1.0, self.share * self._growth)
         self._rest(now_s)

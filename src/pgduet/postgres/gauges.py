@@ -1,9 +1,10 @@
 """The gauges of a backfill: what the server bears, looked at on sessions of their own, once for all ranges of this process.
 
 A range cannot see on its own session whom its batch keeps waiting, nor may a slow probe hold a batch up. So one session looks at
-the server twice a second and for blocked clients four times; another counts what clients run; the plan's probes and the replicas that `pgduet.toml` names are asked
-on others. The first range that needs the gauges starts them, the last one stops them. Where the WAL was is kept for longer, so
-that a standby's lag is known across slices. Limits: a look that fails ends the slices, which are then tried again.
+the server twice a second and for blocked clients four times; another counts what clients run; the plan's probes and the
+replicas that `pgduet.toml` names are asked on others. The first range that needs the gauges starts them, the last one stops
+them. Where the WAL was is kept for longer, so that a standby's lag is known across slices. Limits: a look that fails ends the
+slices, which are then tried again.
 """
 
 import asyncio

@@ -108,8 +108,11 @@ class Pressure:
 
     async def begin(self, over: Callable[[], bool]) -> None:
         """Wait out a rest of all ranges before the first batch."""
-        while self._rests_s() and not over() and not self.check().stops:
-            await asyncio.sleep(min(self._rests_s(), STEP_S))
+        while not (over() or self.check().stops):
+            left_s = self._rests_s()
+            if not left_s:
+                return
+            await asyncio.sleep(min(left_s, STEP_S))
 
     async def rest(self, worked_s: float, over: Callable[[], bool]) -> None:
         """Pause after a batch, or while the range holds; obey within a moment whatever changes the pace."""

@@ -3,8 +3,8 @@
 At its limit and beyond, a strain holds the backfill; as it comes near, it slows it down, so that the limit is rarely met. A standby
 or a slot is given more WAL to carry by every batch, so these count from half or most of their limit. An ordinary vacuum is given
 way to for a while, since it makes room that the backfill uses, and then shared with; one against wraparound, and other
-holds, for as long as the plan's `max_hold_s`. Clients' statements that take longer than they did slow it down and never hold it. Only
-what would be lost for good is given way to without end.
+holds, for as long as the plan's `max_hold_s`. Clients' statements that take longer than they did slow it down and never hold it.
+Only what would be lost for good is given way to without end.
 """
 
 from collections.abc import Iterator

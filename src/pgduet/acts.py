@@ -5,7 +5,7 @@ Every field has a default, so that a signal without an argument is one too.
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from pgduet.phases import Phase
 from pgduet.texts import one_line, some_lines
@@ -50,18 +50,22 @@ class Route(Act):
     read_percent: int = Field(ge=0, le=100)
 
 
+def _window(given: object) -> object:
+    return Window.read(given) if isinstance(given, str) and given != "none" else given
+
+
 class Throttle(Act):
     """Change the backfill's pace; what is not given stays. `reset` first takes everything back to the plan's."""
 
     batch_target_ms: float | None = Field(default=None, ge=1, le=250)
-    pause_ms: float | None = Field(default=None, ge=0, le=60_000)
+    pause_ms: float | None = Field(default=None, ge=0, le=600_000)
     max_replica_lag_s: float | None = Field(default=None, gt=0, le=86_400)
     parallelism: int | None = Field(default=None, ge=1, le=64)
     """So many ranges are filled at the same time."""
     max_wal_retained_mb: float | None = Field(default=None, ge=1, le=1_000_000_000)
     max_client_slowdown: float | None = Field(default=None, ge=1.05, le=1_000_000)
-    window: Window | Literal["none"] | None = None
-    """When it may work; `none`: at any time."""
+    window: Annotated[Window | Literal["none"] | None, BeforeValidator(_window)] = None
+    """When it may work, also as the command line has it; `none`: at any time."""
     reset: bool = False
 
     PACE: ClassVar[tuple[str, ...]] = (

@@ -19,6 +19,8 @@ DAYS: tuple[Day, ...] = get_args(Day)
 LOOKED_AHEAD = 16
 """Days: a window that opens once a week may lie in the hour that the clocks skip, and then opens a week later."""
 FORM = "22:00-05:00 Europe/Berlin mon,tue-fri"
+_NO_NAMES = {"localtime", "posixrules"}
+"""Files among the zones which are another zone on each machine."""
 _TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 _TEXT = re.compile(r"(?P<from>\S+?)-(?P<to>\S+)\s+(?P<timezone>\S+)(?:\s+(?P<days>\S+))?")
 
@@ -32,6 +34,8 @@ def _clock(value: str) -> str:
 
 def _zone_name(value: str) -> str:
     try:
+        if value in _NO_NAMES:
+            raise ValueError(value)
         _zone(value)
     except (ValueError, OSError) as error:  # KeyError's kin ZoneInfoNotFoundError is caught below
         message = f"there is no time zone {value[:60]!r}: expected a name such as Europe/Berlin or UTC"

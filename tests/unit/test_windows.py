@@ -103,6 +103,7 @@ def test_days_are_read_and_written(given: str, days: str) -> None:
         ("09:00-10:00 Berlin", "no time zone 'Berlin'"),
         ("09:00-10:00 ../../etc/passwd", "no time zone"),
         ("09:00-10:00 Europe", "no time zone"),
+        ("09:00-10:00 localtime", "no time zone 'localtime'"),
         ("09:00-09:00 UTC", "are the same"),
         ("09:00-10:00 UTC noday", "'mon', 'tue'"),
         ("09:00-10:00 UTC mon,mon", "named twice"),

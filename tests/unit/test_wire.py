@@ -10,6 +10,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from pgduet.acts import Act, Approve, Throttle
 from pgduet.messages import Outcome
 from pgduet.texts import FACT_CHARS, bounded, shown
+from pgduet.windows import Window
 from pgduet.wire import FIELDS_AT_MOST, TolerantConverter, Unreadable, problems, tolerant
 
 CONVERTER = TolerantConverter()
@@ -127,3 +128,11 @@ def test_what_is_wrong_with_a_message_is_told_by_its_own_keys() -> None:
     assert told.endswith(
         "; window.timezone: there is no time zone 'Berlin': expected a name such as Europe/Berlin or UTC"
     )
+
+
+def test_a_signal_may_have_a_window_as_the_command_line_has_it() -> None:
+    text = "22:00-05:00 Europe/Berlin fri"
+    assert Throttle.model_validate({"window": text}).window == Window.read(text)
+    assert Throttle.model_validate({"window": "none"}).window == "none"
+    with pytest.raises(ValidationError, match="expected a window such as"):
+        Throttle.model_validate({"window": "at night"})

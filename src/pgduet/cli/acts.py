@@ -19,7 +19,7 @@ from pgduet.wire import problems
 Gate = Annotated[Phase, typer.Option("--gate", help="The phase whose gate is approved.", show_default=False)]
 Percent = Annotated[int, typer.Option("--read-percent", min=0, max=100, metavar="P", show_default=False)]
 BatchTarget = Annotated[float | None, typer.Option("--batch-target-ms", min=1, max=250, help="How long a batch takes.")]
-Pause = Annotated[float | None, typer.Option("--pause-ms", min=0, max=60_000, help="The pause between batches.")]
+Pause = Annotated[float | None, typer.Option("--pause-ms", min=0, max=600_000, help="The pause between batches.")]
 Lag = Annotated[
     float | None, typer.Option("--max-replica-lag-s", min=0.001, max=86_400, help="Hold while a replica lags more.")
 ]

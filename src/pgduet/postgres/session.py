@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import psycopg
 from psycopg import errors, sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow, dict_row
 
 from pgduet.postgres.databases import Database
@@ -20,6 +21,16 @@ from pgduet.telemetry import spans
 Connection = psycopg.AsyncConnection[DictRow]
 
 APPLICATION = "pgduet"
+_SERVERS_OWN = {"08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "72", "F0", "XX"}
+"""Classes of errors whose messages are PostgreSQL's own, about objects and resources."""
+HANGING = {
+    "connect_timeout": "10",
+    "keepalives_idle": "15",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+"""A server or a network that is gone without a word is noticed in half a minute, unless the DSN says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +46,7 @@ async def session(database: Database, purpose: str, *, bare: bool = False) -> As
     """Open a connection for one activity; `bare` keeps the role's own search_path."""
     with spans.span("connect"), spans.untraced():
         conn = await psycopg.AsyncConnection.connect(
-            database.dsn,
+            hurried(database.dsn),
             autocommit=True,
             row_factory=dict_row,
             cursor_factory=TracedCursor,
@@ -51,6 +62,12 @@ async def session(database: Database, purpose: str, *, bare: bool = False) -> As
             await conn.execute("SET row_security = off")
             await conn.execute("SET idle_in_transaction_session_timeout = '60s'")
         yield conn
+
+
+def hurried(dsn: str) -> str:
+    """Give a DSN that waits for a silent server no longer than half a minute; what it says of that itself stands."""
+    said = {key: value for key, value in conninfo_to_dict(dsn).items() if value is not None}
+    return make_conninfo("", **{**HANGING, **said})
 
 
 async def rights(conn: Connection) -> Rights:
@@ -69,11 +86,11 @@ def told(error: psycopg.Error) -> str:
     """Say what went wrong: by the primary message only, since a DETAIL or a CONTEXT could carry a row's values.
 
     Where the message itself is about values, the name of the condition says it, and the constraint's. A connection's error names
-    the DSN's host: it is told as such.
+    the DSN's host: it is told as such. What a user's function raises with a message of its own is not ours to repeat either.
     """
     if error.sqlstate is None:
         return f"{type(error).__name__} (SQLSTATE none: the connection)"
-    if isinstance(error, psycopg.DataError | psycopg.IntegrityError):
+    if isinstance(error, psycopg.DataError | psycopg.IntegrityError) or error.sqlstate[:2] not in _SERVERS_OWN:
         name = error.diag.constraint_name
         return condition(error.sqlstate) + (f": {name}" if name else "")
     return f"{error.diag.message_primary} (SQLSTATE {error.sqlstate})"

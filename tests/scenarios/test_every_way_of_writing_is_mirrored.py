@@ -44,7 +44,7 @@ EMPTY_IS_MEANT = Clause(
     "what a new client leaves empty is meant, by the insert marker",
     "sync",
     "insert_mapping",
-    "NEW.{marker} IS NULL AND ",
+    "NEW.{marker} IS DISTINCT FROM {by_view} AND ",
 )
 INSERTS_FIRE = Code("inserts fire the sync as well", sync.triggers, 'sql.SQL("INSERT")', 'sql.SQL("UPDATE OF id")')
 

@@ -64,7 +64,7 @@ def test_an_attribute_has_another_value() -> None:
     "mutant",
     [
         Clause("gone", "sync", "fill", "no such clause"),
-        Clause("twice there", "sync", "update_mapping", "IS DISTINCT FROM 'on'"),
+        Clause("twice there", "sync", "update_mapping", "IS NOT DISTINCT FROM OLD.{marker}"),
         Clause("no block", "sync", "no_such_block", "x"),
         Clause("itself", "sync", "fill", "RETURN NEW;", "RETURN NEW;"),
         Code("gone", Counter.later, "no such piece", ""),

@@ -62,6 +62,11 @@ class NewColumn(Frozen):
     grants: tuple[tuple[str, str], ...] = ()
     """Grantee (empty for everybody) and privilege, as they are on the column that it stands for."""
 
+    @property
+    def sure(self) -> bool:
+        """Tell that `up` gives every row a value."""
+        return self.up is not None and self.up.always_becomes(self.type)
+
     def up_value(self, row: sql.Composable) -> sql.Composable:
         """Render `up` over a row, converted as an assignment to the column would convert it."""
         if self.up is None:
@@ -86,6 +91,11 @@ class OldColumn(Frozen):
     not_null: bool
     down: Expression | None = None
     """Nothing for a dropped column that keeps its own default."""
+
+    @property
+    def sure(self) -> bool:
+        """Tell that `down` gives every row a value."""
+        return self.down is None or self.down.always_becomes(self.type)
 
     def down_value(self, row: sql.Composable, renamed: dict[str, str] | None = None) -> sql.Composable:
         """Render `down` over a row of the new version."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pgduet.operations.statement import trusted
 
+_SIZED_TEXT = re.compile(r"(?:character varying|character|varchar|bpchar)\((\d+)\)(.*)")
 _NAME = r'("(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)'
 
 
@@ -43,6 +44,16 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Certainty(Frozen):
+    """What is certain of an expression's value, whatever the row holds; nothing by default."""
+
+    raises: bool = True
+    longest: int | None = None
+    """The most characters that a text can have."""
+    filled: bool = False
+    """It is never NULL."""
+
+
 class Expression(Frozen):
     """An expression over one row: `canonical` is PostgreSQL's own text, with columns as `<alias>.<name>`."""
 
@@ -50,6 +61,18 @@ class Expression(Frozen):
     canonical: str
     alias: str
     immutable: bool = True
+    certain: Certainty = Certainty()
+
+    def always_becomes(self, kind: str) -> bool:
+        """Tell that no row makes it raise, nor the assignment of its value to a column of a type.
+
+        A type's size, other than a text's length, is part of the expression: it was parsed as a cast to it.
+        """
+        if self.certain.raises:
+            return False
+        if not (sized := _SIZED_TEXT.fullmatch(kind)):
+            return True
+        return self.certain.longest is not None and not sized[2] and self.certain.longest <= int(sized[1])
 
     @property
     def columns(self) -> tuple[str, ...]:

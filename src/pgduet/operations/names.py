@@ -6,6 +6,10 @@ __all__ = ["MARKER", "fit", "version_schema"]  # the shared names belong with th
 
 MARKER = "_pgduet_v"
 """The hidden column that tells an insert through the new version's view from every other insert."""
+BY_VIEW = 1
+"""The marker's value in what that view inserts."""
+REPAIRED = 0
+"""The marker's value after a repair; after the next one it has none again. What counts is that it is another one than before."""
 
 
 def physical_column(plan: str, column: str) -> str:

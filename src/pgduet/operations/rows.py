@@ -11,6 +11,7 @@ from psycopg import sql
 
 from pgduet.operations.constraints import CarriedIndex, Exclusion
 from pgduet.operations.design import ROW, ColumnMapping, Design, OldColumn, TableDesign, image_differs
+from pgduet.operations.names import MARKER, REPAIRED
 from pgduet.operations.statement import Query, trusted
 from pgduet.phases import SyncMode
 from pgduet.sql import block
@@ -175,7 +176,7 @@ def repair_new(design: Design, table: TableDesign, mode: SyncMode, first: int, l
     )
     return block("rows", "repair_new").format(
         relation=table.heap,
-        assign=assign,
+        assign=_list([assign, _marked()]),
         pages=pages(first, last),
         inconsistent=_safely(design, table, inconsistent(table, mode)),
     )
@@ -183,15 +184,22 @@ def repair_new(design: Design, table: TableDesign, mode: SyncMode, first: int, l
 
 def repair_old(table: TableDesign, first: int, last: int) -> Query:
     """Give the old side of drifted rows what `down` says (authority: new)."""
+    values = [
+        sql.SQL("{} = {}").format(sql.Identifier(old.name), old.down_value(ROW, table.physical))
+        for old in table.mirrored
+    ]
     return block("rows", "repair_new").format(
         relation=table.heap,
-        assign=_list(
-            sql.SQL("{} = {}").format(sql.Identifier(old.name), old.down_value(ROW, table.physical))
-            for old in table.mirrored
-        ),
+        assign=_list([*values, _marked()]),
         pages=pages(first, last),
         inconsistent=sql.SQL("({})").format(inconsistent(table, SyncMode.BOTH)),
     )
+
+
+def _marked() -> Query:
+    """Change the marker: the sync triggers do not map such a write, which brings one side in line with the other."""
+    marker, repaired = sql.Identifier(MARKER), sql.Literal(REPAIRED)
+    return sql.SQL("{0} = CASE WHEN {1}.{0} IS DISTINCT FROM {2} THEN {2} END").format(marker, ROW, repaired)
 
 
 def archive_new(design: Design, table: TableDesign, attempt: int) -> list[Query]:

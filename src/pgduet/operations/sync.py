@@ -10,8 +10,17 @@ from collections.abc import Iterable
 from psycopg import sql
 
 from pgduet.operations import binding
-from pgduet.operations.design import ROW, ColumnMapping, Design, NewColumn, TableDesign, image_differs, is_exact
-from pgduet.operations.names import MARKER, trigger_name
+from pgduet.operations.design import (
+    ROW,
+    ColumnMapping,
+    Design,
+    NewColumn,
+    OldColumn,
+    TableDesign,
+    image_differs,
+    is_exact,
+)
+from pgduet.operations.names import BY_VIEW, MARKER, trigger_name
 from pgduet.operations.statement import Lock, Query, Statement, identifiers, trusted
 from pgduet.phases import SyncMode
 from pgduet.sql import block
@@ -20,7 +29,7 @@ NEW = sql.SQL("NEW")
 OLD = sql.SQL("OLD")
 _MARKER = sql.Identifier(MARKER)
 _MOVED = sql.Literal(2)
-"""The marker's value in a row that may be on its way to another partition; views set 1."""
+"""The marker's value in a row that may be on its way to another partition."""
 
 
 def install(design: Design, table: TableDesign, migration_id: int, mode: SyncMode) -> list[Statement]:
@@ -126,6 +135,7 @@ class _Bodies:
         mappings = [
             block("sync", "insert_mapping").format(
                 marker=_MARKER,
+                by_view=sql.Literal(BY_VIEW),
                 new_empty=_all(sql.SQL("{} IS NULL").format(column.of(NEW)) for column in mapping.columns),
                 up=self._up(mapping),
                 down=self._down(mapping),
@@ -156,9 +166,11 @@ class _Bodies:
             # An added column is the new version's own once new clients may write it: `up` gave it its first value.
             return block("sync", "update_added").format(new_changed=_any(changed), down=self._down(mapping))
         return block("sync", "update_mapping").format(
+            new_changed=sql.SQL("({})").format(_any(changed)),
             new_same=sql.SQL("NOT ({})").format(_any(changed)),
-            sources_changed=_changed(self.table, mapping.sources),
+            sources_changed=sql.SQL("({})").format(_changed(self.table, mapping.sources)),
             old_same=sql.SQL("NOT ({})").format(_changed(self.table, tuple(old.name for old in mapping.replaces))),
+            marker=_MARKER,
             up=self._up(mapping),
             down=self._down(mapping),
         )
@@ -173,12 +185,14 @@ class _Bodies:
         assign = _lines(
             sql.SQL("      {} := {};").format(column.of(NEW), column.up_value(NEW)) for column in mapping.derived
         )
+        if self._sure(mapping.derived):
+            return block("sync", "assigned").format(assign=assign, checks=self._must_hold(mapping))
         if self.mode is SyncMode.ENFORCE:
             return block("sync", "up_enforced").format(
                 assign=assign,
                 message=sql.Literal(f"version {self.design.to_version} of {self.table.label} cannot hold this row: "),
                 hint=sql.Literal("This version is in force since its cutover; write values that it can represent."),
-                checks=self._required(mapping),
+                checks=self._must_hold(mapping),
                 **self._where(),
             )
         return block("sync", "up_guarded").format(
@@ -200,6 +214,8 @@ class _Bodies:
             f"value of {names} in {self.table.label} has no equivalent in version {self.design.from_version}"
         )
         if self.design.unmappable == "archive":
+            if self._sure(mapping.replaces):
+                return sql.SQL("{}\n{}").format(checks, assign)
             return block("sync", "down_archive").format(
                 checks=checks,
                 assign=assign,
@@ -216,17 +232,36 @@ class _Bodies:
                 **self._where(),
                 **self._note(),
             )
-        return block("sync", "down_refuse").format(
-            checks=checks,
-            late_checks=_lines(self._bound(mapping) if self.mode is SyncMode.ENFORCE else []),
-            assign=assign,
-            lossy=_any(column.differs(column.of(NEW), column.up_value(NEW)) for column in mapping.derived),
-            message=message,
-            hint=sql.Literal(
+        late_checks = _lines(self._bound(mapping) if self.mode is SyncMode.ENFORCE else [])
+        told = {
+            "message": message,
+            "hint": sql.Literal(
                 f"Migration {self.design.name} refuses it while version {self.design.from_version} is in use "
                 "(policy.unmappable: refuse)."
             ),
             **self._where(),
+        }
+        attempt = block("sync", "down_attempt").format(assign=assign, late_checks=late_checks, **told)
+        return block("sync", "down_refuse").format(
+            checks=checks,
+            attempt=assign if self._sure(mapping.replaces) else attempt,
+            late_checks=late_checks,
+            lossy=_any(column.differs(column.of(NEW), column.up_value(NEW)) for column in mapping.derived),
+            **told,
+        )
+
+    def _sure(self, columns: Iterable[NewColumn | OldColumn]) -> bool:
+        """Tell that nothing can raise, now and later: a column that `UPDATE OF` names keeps the type that was judged."""
+        return not self.table.always_fire and all(column.sure for column in columns)
+
+    def _must_hold(self, mapping: ColumnMapping) -> Query:
+        """Check what `up` may have left empty, from cutover on."""
+        if self.mode is not SyncMode.ENFORCE:
+            return sql.SQL("")
+        return _lines(
+            self._required_check(column)
+            for column in mapping.columns
+            if not (column.nullable or (column.up and column.up.certain.filled))
         )
 
     def _required(self, mapping: ColumnMapping) -> Query:

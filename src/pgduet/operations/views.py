@@ -13,7 +13,7 @@ from psycopg import sql
 
 from pgduet.operations.alter_column import is_null
 from pgduet.operations.design import Design, TableDesign
-from pgduet.operations.names import MARKER, inner_view, version_schema
+from pgduet.operations.names import BY_VIEW, MARKER, inner_view, version_schema
 from pgduet.operations.statement import Lock, Role, Statement, locking, role, trusted
 from pgduet.sql import block
 
@@ -130,7 +130,7 @@ def inner(design: Design, table: TableDesign, relation: Relation) -> list[Statem
         return []
     name = inner_name(design, table)
     columns = [*table.kept_names, *((column.physical, column.name) for column in table.new_columns), (MARKER, MARKER)]
-    made = [_view(name, tuple(columns), table.relation), _set_default(name, MARKER, sql.SQL("1"))]
+    made = [_view(name, tuple(columns), table.relation), _set_default(name, MARKER, sql.Literal(BY_VIEW))]
     return made + _rights(name, relation, _shown(table))
 
 

@@ -9,6 +9,8 @@ the same tomorrow. Limits: a function that is declared immutable but is not cann
 import difflib
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -16,6 +18,7 @@ from psycopg import sql
 from pgduet.errors import ExpressionInvalid, ExpressionVolatile, PgduetError, UnknownColumn
 from pgduet.operations.expressions import Expression, Question
 from pgduet.operations.statement import Query, trusted
+from pgduet.postgres.certain import Called, certain
 from pgduet.postgres.session import Connection
 from pgduet.sql import block, text
 
@@ -82,7 +85,9 @@ async def analyse(conn: Connection, question: Question) -> Expression:
         raise _explain(error, question, len(head)) from error
     if found is None or found["outputs"] != 1:
         raise ExpressionInvalid(f"expected one expression, got {question.source!r}")
-    volatility = await _functions(conn, question, found["tree"])
+    parsed = str(found["tree"])
+    called = await _called(conn, parsed)
+    volatility = await _functions(conn, question, parsed, called)
     if question.kept and not volatility:
         raise ExpressionInvalid(
             "a generated column must be immutable",
@@ -90,7 +95,14 @@ async def analyse(conn: Connection, question: Question) -> Expression:
             hint="Name what it depends on, such as a time zone, or fill a plain column by the application.",
         )
     canonical = _value_of(found["definition"])
-    return Expression(source=question.source, canonical=canonical, alias=alias, immutable=volatility)
+    built_in = {int(row["oid"]): Called(row["short"], row["name"]) for row in called if row["built_in"]}
+    return Expression(
+        source=question.source,
+        canonical=canonical,
+        alias=alias,
+        immutable=volatility,
+        certain=certain(parsed, built_in),
+    )
 
 
 async def _parse(conn: Connection, query: Query) -> dict[str, object] | None:
@@ -106,9 +118,14 @@ async def _parse(conn: Connection, query: Query) -> dict[str, object] | None:
         return found
 
 
-async def _functions(conn: Connection, question: Question, tree: object) -> bool:
+async def _called(conn: Connection, parsed: str) -> list[dict[str, Any]]:
+    """Read what is known of the functions that a tree calls, also by way of operators."""
+    numbers = {"functions": _numbers(parsed, "funcid"), "operators": _numbers(parsed, "opno")}
+    return await (await conn.execute(block("expressions", "functions"), numbers)).fetchall()
+
+
+async def _functions(conn: Connection, question: Question, parsed: str, called: Sequence[Mapping[str, Any]]) -> bool:
     """Refuse what gives another value each time; tell whether the rest is immutable."""
-    parsed = str(tree)
     for flag, what in (
         ("hasSubLinks", "a subquery"),
         ("hasAggs", "an aggregate"),
@@ -121,8 +138,6 @@ async def _functions(conn: Connection, question: Question, tree: object) -> bool
                 snippet=question.source,
                 hint="Write it over the row's own columns.",
             )
-    numbers = {"functions": _numbers(parsed, "funcid"), "operators": _numbers(parsed, "opno")}
-    called = await (await conn.execute(block("expressions", "functions"), numbers)).fetchall()
     changing = [
         row["name"] for row in called if row["volatility"] == "v" or (row["built_in"] and row["short"] in _CHANGING)
     ]

@@ -64,7 +64,7 @@ async def repair(
                 query = rows.repair_new(migration.design, table, mode, first, last)
             else:
                 continue
-            written += await write_politely(conn, query, mute=mute, repair=True)
+            written += await write_politely(conn, query, mute=mute)
             progress(f"{table.label}: {written} rows repaired")
     return written
 

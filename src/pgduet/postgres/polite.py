@@ -11,17 +11,12 @@ from pgduet.postgres.session import Connection
 RETRY_S = 0.05
 
 
-async def write_politely(conn: Connection, query: Query, *, mute: bool, repair: bool = False) -> int:
-    """Run one short write until it finds its rows free; returns the rows written.
-
-    With `repair`, the sync triggers do not map the write back: it brings one side in line with the other.
-    """
+async def write_politely(conn: Connection, query: Query, *, mute: bool) -> int:
+    """Run one short write until it finds its rows free; returns the rows written."""
     while True:
         try:
             async with conn.transaction():
                 await conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(ROW_LOCK_WAIT)))
-                if repair:
-                    await conn.execute("SET LOCAL pgduet.repair = 'on'")
                 if mute:
                     await conn.execute("SET LOCAL session_replication_role = replica")
                 return (await conn.execute(query)).rowcount

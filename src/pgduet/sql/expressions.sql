@@ -10,7 +10,7 @@ SELECT pg_get_viewdef(c.oid) AS definition, c.relnatts AS outputs, r.ev_action::
  WHERE c.relname = '_pgduet_probe' AND c.relnamespace = pg_my_temp_schema()
 
 -- name: functions
-SELECT p.oid::regprocedure::text AS name, p.provolatile::text AS volatility, n.nspname = 'pg_catalog' AS built_in, p.proname AS short
+SELECT p.oid, p.oid::regprocedure::text AS name, p.provolatile::text AS volatility, n.nspname = 'pg_catalog' AS built_in, p.proname AS short
   FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
  WHERE p.oid = ANY (%(functions)s::oid[])
     OR p.oid IN (SELECT oprcode FROM pg_operator WHERE oid = ANY (%(operators)s::oid[]))

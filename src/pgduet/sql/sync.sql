@@ -32,7 +32,7 @@ BEGIN
 END
 
 -- name: insert_mapping
-  IF NEW.{marker} IS NULL AND {new_empty} THEN
+  IF NEW.{marker} IS DISTINCT FROM {by_view} AND {new_empty} THEN
 {up}
   ELSE
 {down}
@@ -52,12 +52,11 @@ END
   END IF;
 
 -- name: update_mapping
--- A repair writes the side without authority only: mapped back, it would change the other side wherever the map is lossy.
-  IF {new_same} THEN
-    IF {sources_changed} AND current_setting('pgduet.repair', true) IS DISTINCT FROM 'on' THEN
+-- What an old client writes is asked for first, and all of it at once: each expression costs as much as what it compares. A repair
+-- gives the marker another value. It writes one side only: mapped back, it would change the other wherever the map is lossy.
+  IF {sources_changed} AND {new_same} AND NEW.{marker} IS NOT DISTINCT FROM OLD.{marker} THEN
 {up}
-    END IF;
-  ELSIF {old_same} AND current_setting('pgduet.repair', true) IS DISTINCT FROM 'on' THEN
+  ELSIF {new_changed} AND {old_same} AND NEW.{marker} IS NOT DISTINCT FROM OLD.{marker} THEN
 {down}
   END IF;
 
@@ -65,6 +64,11 @@ END
   IF {new_changed} THEN
 {down}
   END IF;
+
+-- name: assigned
+-- Neither the expressions nor the assignments can raise: there is nothing to catch, which spares a subtransaction (ADR 26).
+{assign}
+{checks}
 
 -- name: up_guarded
 -- An old client must not see an error of ours: what cannot be mapped stays empty and is noted.
@@ -88,6 +92,14 @@ END
 -- name: down_refuse
 -- What breaks a constraint of the new version is told so, even where PostgreSQL, which asks after us, would refuse it.
 {checks}
+{attempt}
+    IF {lossy} THEN
+{late_checks}
+      RAISE EXCEPTION USING ERRCODE = 'data_exception',
+        MESSAGE = {message}, HINT = {hint}, SCHEMA = {schema}, TABLE = {table};
+    END IF;
+
+-- name: down_attempt
     BEGIN
 {assign}
     EXCEPTION WHEN OTHERS THEN
@@ -95,11 +107,6 @@ END
       RAISE EXCEPTION USING ERRCODE = 'data_exception',
         MESSAGE = {message}, DETAIL = SQLERRM, HINT = {hint}, SCHEMA = {schema}, TABLE = {table};
     END;
-    IF {lossy} THEN
-{late_checks}
-      RAISE EXCEPTION USING ERRCODE = 'data_exception',
-        MESSAGE = {message}, HINT = {hint}, SCHEMA = {schema}, TABLE = {table};
-    END IF;
 
 -- name: down_archive
 {checks}

@@ -13,7 +13,7 @@ from pgduet.operations.design import without_length
 from pgduet.operations.expressions import Expression, Question
 from pgduet.operations.statement import trusted
 from pgduet.phases import SyncMode
-from pgduet.postgres.certain import certain
+from pgduet.postgres.certain import CASTS, COMPARISONS, JOIN, TEXT_COMPARISONS, TRIMS, certain
 from pgduet.postgres.databases import Database
 from pgduet.postgres.expressions import analyse
 from pgduet.postgres.session import Connection, session
@@ -67,7 +67,7 @@ NEVER_RAISES = [
     ("i > l", "boolean"),
     ("i IS DISTINCT FROM s", "boolean"),
     ("f IS NOT TRUE", "boolean"),
-    ("n >= 0", "boolean"),
+    ("d >= '2020-01-01'", "boolean"),
     ("t IN ('a', 'b')", "boolean"),
     ("i = ANY (many)", "boolean"),
     ("btrim(v)", V20),
@@ -91,6 +91,7 @@ MAY_RAISE = [
     ("'eleven char'", "character varying(10)"),
     ("l", "character varying(19)"),
     ("u", "character varying(35)"),
+    ("n >= 0", "boolean"),
     ("t || t", TEXT),
     ("v || i", V200),
     ("btrim(t)", TEXT),
@@ -217,6 +218,22 @@ def test_a_tree_that_is_not_understood_makes_nothing_certain(other: str) -> None
     tree = "({QUERY :targetList ({TARGETENTRY :expr %s :resno 1}) :override 0})"
     assert not certain(tree % "{VAR :varattno 1 :vartype 25 :vartypmod -1}", {}).raises
     assert certain(tree % other, {}).raises
+
+
+async def test_postgresql_itself_says_of_the_listed_functions_that_they_raise_for_no_argument(bare: Connection) -> None:
+    rows = await (
+        await bare.execute(
+            """
+            SELECT proname, oid::regprocedure::text AS name, proleakproof FROM pg_proc
+             WHERE pronamespace = 'pg_catalog'::regnamespace AND prolang = (SELECT oid FROM pg_language WHERE lanname = 'internal')
+            """
+        )
+    ).fetchall()
+    listed = [r for r in rows if r["proname"] in COMPARISONS | TEXT_COMPARISONS or r["name"] in {*CASTS, *TRIMS, JOIN}]
+    assert len(listed) == len({*COMPARISONS, *TEXT_COMPARISONS, *CASTS, *TRIMS, JOIN}), "each is there, once"
+    told = {row["name"] for row in listed if row["proleakproof"]}
+    # Of these it does not, but all that they can fail on is a size, and they are given what they have room for.
+    assert {row["name"] for row in listed} - told == {*TRIMS, JOIN, "text(boolean)", "text(character)"}
 
 
 async def sized(conn: psycopg.AsyncConnection[Any], *, trigger: bool = False) -> None:

@@ -18,6 +18,7 @@ from support.plans import create_reviews
 from support.worlds import World
 
 from pgduet.messages import Status
+from pgduet.operations import sync
 from pgduet.phases import Phase
 from pgduet.postgres.parity import _Comparison
 
@@ -105,6 +106,10 @@ MUTANTS: list[tuple[list[Mutant], str]] = [
                 "EXCEPTION WHEN division_by_zero THEN",
             )
         ],
+        "invalid input syntax for type integer",
+    ),
+    (
+        [Code("the judgement of what can raise", sync._Bodies._sure, "return kept and", "return True or")],
         "invalid input syntax for type integer",
     ),
     (

@@ -24,16 +24,16 @@ _TEXTS = frozenset({"25", "1042", "1043"})  # text, character, character varying
 _AS_TEXT = {"20": 20, "21": 6, "23": 11, "2950": 36}
 """Types whose text depends on no setting, and how long it can be: bigint, smallint, integer, uuid."""
 
-_COMPARISONS = frozenset(
+COMPARISONS = frozenset(
     f"{kind}{how}"
     for kind in (
-        *("bool", "oid", "float4", "float8", "numeric_", "date_", "time_", "timestamp_", "timestamptz_", "uuid_"),
+        *("bool", "oid", "float4", "float8", "date_", "time_", "timestamp_", "timestamptz_", "uuid_"),
         *("int2", "int4", "int8", "int24", "int42", "int28", "int82", "int48", "int84"),
     )
     for how in ("eq", "ne", "lt", "le", "gt", "ge")
 )
-_TEXT_COMPARISONS = frozenset({"texteq", "textne"})
-_CASTS = {
+TEXT_COMPARISONS = frozenset({"texteq", "textne"})
+CASTS = {
     **dict.fromkeys(("int4(smallint)", "int8(smallint)", "int8(integer)", "int4(boolean)", "bool(integer)")),
     **dict.fromkeys(f'"numeric"({kind})' for kind in ("smallint", "integer", "bigint")),
     **dict.fromkeys(f"float8({kind})" for kind in ("smallint", "integer", "bigint", "real")),
@@ -42,8 +42,8 @@ _CASTS = {
     "text(character)": None,
 }
 """Conversions that take every value, and how long a text they give; nothing where that depends on the argument."""
-_TRIMS = frozenset(f"{side}trim({arguments})" for side in "blr" for arguments in ("text", "text,text"))
-_JOIN = "textcat(text,text)"
+TRIMS = frozenset(f"{side}trim({arguments})" for side in "blr" for arguments in ("text", "text,text"))
+JOIN = "textcat(text,text)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +146,14 @@ class _Judge:
         called = self._called(node)
         if called is None:
             return False
-        if called.short in _TEXT_COMPARISONS:
+        if called.short in TEXT_COMPARISONS:
             # Two columns may have two collations, and then PostgreSQL does not know which to use.
             read = {number for each in (*node.nodes("args"), *self.tested) for number in _columns(each)}
             return node.one("inputcollid") != "0" and len(read) <= 1
-        if called.name in _TRIMS or called.name == _JOIN:
+        if called.name in TRIMS or called.name == JOIN:
             sizes = [self.longest(each) for each in node.nodes("args")]
             return all(size is not None for size in sizes) and sum(size or 0 for size in sizes) <= _BIG
-        return called.short in _COMPARISONS or called.name in _CASTS
+        return called.short in COMPARISONS or called.name in CASTS
 
     def _called(self, node: _Node) -> Called | None:
         return self.built_in.get(int(node.one("funcid" if "funcid" in node.fields else "opfuncid")))
@@ -184,9 +184,9 @@ class _Judge:
         called, given = self._called(node), [self.longest(each) for each in node.nodes("args")]
         if called is None:
             return None
-        if called.name == _JOIN:
+        if called.name == JOIN:
             return None if None in given else sum(size or 0 for size in given)
-        return given[0] if called.name in {*_TRIMS, "text(character)"} else _CASTS.get(called.name)
+        return given[0] if called.name in {*TRIMS, "text(character)"} else CASTS.get(called.name)
 
     def _longest_of(self, nodes: list[_Node]) -> int | None:
         sizes = [self.longest(node) for node in nodes]

@@ -115,6 +115,10 @@ class Attribute:
 
 PROBE_LOOKS = Clause("dual_write's probe looks at its row", "probes", "forward", "NOT {needs} AS good", "true AS good")
 """Taken out together with a clause of the sync: the probe would notice that that is missing, and the migration not get on."""
+WAY_BACK_LOOKS = Clause(
+    "publication's probe looks at its row", "probes", "reverse", "NOT {inconsistent} AS good", "true AS good"
+)
+"""As `PROBE_LOOKS`, where the clause is needed for a new client's write."""
 
 
 async def must_fail(scenario: Coroutine[Any, Any, object], *mutants: Mutant, says: str) -> None:

@@ -251,8 +251,12 @@ class _Bodies:
         )
 
     def _sure(self, columns: Iterable[NewColumn | OldColumn]) -> bool:
-        """Tell that nothing can raise, now and later: a column that `UPDATE OF` names keeps the type that was judged."""
-        return not self.table.always_fire and all(column.sure for column in columns)
+        """Tell that nothing can raise, now and later.
+
+        It was judged by the columns' types. Nobody can change those while `UPDATE OF` names them, or both versions' views.
+        """
+        kept = self.mode is SyncMode.ENFORCE or not self.table.always_fire
+        return kept and all(column.sure for column in columns)
 
     def _must_hold(self, mapping: ColumnMapping) -> Query:
         """Check what `up` may have left empty, from cutover on."""

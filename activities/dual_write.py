@@ -4,12 +4,13 @@ from temporalio import activity
 
 from pgduet.activities.engine import Engine, Work
 from pgduet.barriers import reach
+from pgduet.errors import GateRefused
 from pgduet.messages import Outcome, Reference
 from pgduet.operations import probes, sync
 from pgduet.operations.design import TableDesign
 from pgduet.operations.statement import Statement
 from pgduet.phases import SyncMode
-from pgduet.postgres import store
+from pgduet.postgres import catalogue, store
 from pgduet.postgres.heaps import filled
 from pgduet.postgres.probing import probe
 from pgduet.postgres.session import Connection
@@ -58,6 +59,8 @@ async def _locked(
     heads: list[str] = []
 
     async def also(conn: Connection) -> None:
+        if mode is not None:
+            await _refuse_other_types(conn, table)
         await store.run(conn, "set_mode", {"id": work.migration.id, "mode": mode})
         heads.append(await store.audited(conn, work.reference, step, affected={"table": table.label}))
         await reach(f"{step}.before_commit")
@@ -65,3 +68,15 @@ async def _locked(
     tries = await work.locked(statements, also)
     await reach(f"{step}.after_commit")
     return tries, heads[-1]
+
+
+async def _refuse_other_types(conn: Connection, table: TableDesign) -> None:
+    """Compare, under the lock, with what preflight saw: triggers without a guard rest on it."""
+    found = await catalogue.rows(conn, "column_types", {"schema": table.schema_name, "table": table.table})
+    now = {row["name"]: row["type"] for row in found}
+    for name, kind in sync.judged(table).items():
+        if now.get(name) != kind:
+            raise GateRefused(
+                f'column "{name}" of {table.label} was {kind} at preflight, and is {now.get(name, "gone")} now',
+                hint="Abort and start again: what was judged by its type is then judged anew.",
+            )

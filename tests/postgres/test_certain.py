@@ -283,6 +283,21 @@ async def test_what_can_raise_keeps_its_guard_in_every_form(
             assert [('NEW."rating"' in body, "EXCEPTION WHEN" in body) for (body,) in functions] == [(True, True)] * 2
 
 
+@pytest.mark.parametrize(("down", "guards"), [("grade", 0), ("coalesce(grade, note, '')", 2)])
+async def test_a_down_that_reads_what_can_still_be_changed_keeps_its_guard(
+    dsn: str, conn: psycopg.AsyncConnection[Any], down: str, guards: int
+) -> None:
+    await create_reviews(conn, 10, trigger=False)
+    operation = replace(
+        "public.reviews", {"rating": down}, {"name": "grade", "type": TEXT, "up": "rating", "nullable": True}
+    )
+    async with mechanics(dsn, operation, unmappable="archive") as m:
+        await m.expand()
+        await m.install(SyncMode.BOTH)
+        ((body,),) = await m.rows(BODIES)
+        assert body.count("EXCEPTION WHEN") == guards
+
+
 async def test_a_column_whose_type_can_still_be_changed_keeps_its_guard(
     dsn: str, conn: psycopg.AsyncConnection[Any]
 ) -> None:

@@ -109,7 +109,7 @@ MUTANTS: list[tuple[list[Mutant], str]] = [
         "invalid input syntax for type integer",
     ),
     (
-        [Code("the judgement of what can raise", sync._Bodies._sure, "return kept and", "return True or")],
+        [Code("the judgement of what can raise", sync._up_is_sure, "return not", "return True or not")],
         "invalid input syntax for type integer",
     ),
     (

@@ -204,3 +204,24 @@ async def test_a_bad_start_fails_at_once_with_its_reason_and_can_be_asked(stage:
         status = await handle.query("status", result_type=Status)
         assert status.state is State.FAILED
         assert status.failure == caught.value.cause.message
+
+
+async def test_a_type_that_was_changed_since_preflight_is_refused_before_a_client_can_meet_it(
+    stage: Harness, conn: Connection
+) -> None:
+    await conn.execute("CREATE TABLE public.people (id integer PRIMARY KEY, name varchar(20))")
+    await conn.execute("INSERT INTO public.people VALUES (1, 'Ada')")
+    up = "CASE WHEN name IS NULL THEN 'nobody' ELSE name END"
+    change = {"table": "public.people", "column": "name", "nullable": False, "up": up, "down": "name"}
+    async with stage.worker():
+        await stage.start(stage.plan({"alter_column": change}, gates={"expand": "manual"}))
+        await stage.waits("gate", Phase.PREFLIGHT)
+        await conn.execute("ALTER TABLE public.people ALTER name TYPE text")
+        await stage.act("advance")
+        status = await stage.waits("error", Phase.DUAL_WRITE)
+        assert status.waiting_for is not None
+        assert 'column "name"' in (status.waiting_for.detail or "")
+        assert "character varying(20) at preflight, and is text now" in (status.waiting_for.detail or "")
+        await conn.execute("UPDATE public.people SET name = repeat('x', 30)")
+        await stage.act("abort", reason="test")
+        assert (await stage.result()).state is State.ROLLED_BACK

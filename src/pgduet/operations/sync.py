@@ -15,7 +15,6 @@ from pgduet.operations.design import (
     ColumnMapping,
     Design,
     NewColumn,
-    OldColumn,
     TableDesign,
     image_differs,
     is_exact,
@@ -91,6 +90,29 @@ def remove(design: Design, table: TableDesign) -> list[Statement]:
         ]
         + binding.drops(design, table)
     )
+
+
+def judged(table: TableDesign) -> dict[str, str]:
+    """Give the types of the table's columns by which it was judged that something cannot raise.
+
+    They must be the same when the triggers are installed. From then on PostgreSQL keeps them: `UPDATE OF` names the columns.
+    """
+    ups = [mapping.derived for mapping in table.mappings if _up_is_sure(table, mapping)]
+    downs = [mapping.replaces for mapping in table.mappings if _down_is_sure(table, mapping)]
+    read = [pair for derived in ups for column in derived if column.up for pair in column.up.certain.types]
+    return dict(read) | {old.name: old.type for replaced in downs for old in replaced}
+
+
+def _up_is_sure(table: TableDesign, mapping: ColumnMapping) -> bool:
+    """Tell that no row makes `up` raise; where the trigger fires on any UPDATE, a column may yet get another type."""
+    return not table.always_fire and all(column.sure for column in mapping.derived)
+
+
+def _down_is_sure(table: TableDesign, mapping: ColumnMapping) -> bool:
+    """Tell that no row makes `down` raise; a column that it reads beside the new ones may yet get another type."""
+    own = {column.name for column in mapping.columns}
+    read = {name for old in mapping.replaces if old.down for name in old.down.columns}
+    return not table.always_fire and read <= own and all(old.sure for old in mapping.replaces)
 
 
 def _update_events(table: TableDesign, mode: SyncMode) -> Query:
@@ -185,7 +207,7 @@ class _Bodies:
         assign = _lines(
             sql.SQL("      {} := {};").format(column.of(NEW), column.up_value(NEW)) for column in mapping.derived
         )
-        if self._sure(mapping.derived):
+        if _up_is_sure(self.table, mapping):
             return block("sync", "assigned").format(assign=assign, checks=self._must_hold(mapping))
         if self.mode is SyncMode.ENFORCE:
             return block("sync", "up_enforced").format(
@@ -214,7 +236,7 @@ class _Bodies:
             f"value of {names} in {self.table.label} has no equivalent in version {self.design.from_version}"
         )
         if self.design.unmappable == "archive":
-            if self._sure(mapping.replaces):
+            if _down_is_sure(self.table, mapping):
                 return sql.SQL("{}\n{}").format(checks, assign)
             return block("sync", "down_archive").format(
                 checks=checks,
@@ -244,19 +266,11 @@ class _Bodies:
         attempt = block("sync", "down_attempt").format(assign=assign, late_checks=late_checks, **told)
         return block("sync", "down_refuse").format(
             checks=checks,
-            attempt=assign if self._sure(mapping.replaces) else attempt,
+            attempt=assign if _down_is_sure(self.table, mapping) else attempt,
             late_checks=late_checks,
             lossy=_any(column.differs(column.of(NEW), column.up_value(NEW)) for column in mapping.derived),
             **told,
         )
-
-    def _sure(self, columns: Iterable[NewColumn | OldColumn]) -> bool:
-        """Tell that nothing can raise, now and later.
-
-        It was judged by the columns' types. Nobody can change those while `UPDATE OF` names them, or both versions' views.
-        """
-        kept = self.mode is SyncMode.ENFORCE or not self.table.always_fire
-        return kept and all(column.sure for column in columns)
 
     def _must_hold(self, mapping: ColumnMapping) -> Query:
         """Check what `up` may have left empty, from cutover on."""

@@ -96,13 +96,11 @@ async def analyse(conn: Connection, question: Question) -> Expression:
         )
     canonical = _value_of(found["definition"])
     built_in = {int(row["oid"]): Called(row["short"], row["name"]) for row in called if row["built_in"]}
-    return Expression(
-        source=question.source,
-        canonical=canonical,
-        alias=alias,
-        immutable=volatility,
-        certain=certain(parsed, built_in),
-    )
+    expression = Expression(source=question.source, canonical=canonical, alias=alias, immutable=volatility)
+    if (judged := certain(parsed, built_in)).raises:
+        return expression
+    types = tuple((name, question.scope[name]) for name in expression.columns)
+    return expression.model_copy(update={"certain": judged.model_copy(update={"types": types})})
 
 
 async def _parse(conn: Connection, query: Query) -> dict[str, object] | None:

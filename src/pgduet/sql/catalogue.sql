@@ -300,3 +300,8 @@ SELECT p.pubname AS name,
  WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND (p.pubupdate OR p.pubdelete)
    AND (p.puballtables OR r.oid IS NOT NULL OR EXISTS (SELECT FROM pg_publication_namespace WHERE pnpubid = p.oid AND pnnspid = n.oid))
  ORDER BY p.pubname
+
+-- name: column_types
+SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type
+  FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND a.attnum > 0 AND NOT a.attisdropped

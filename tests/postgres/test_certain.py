@@ -289,7 +289,7 @@ async def test_a_down_that_reads_what_can_still_be_changed_keeps_its_guard(
 ) -> None:
     await create_reviews(conn, 10, trigger=False)
     operation = replace(
-        "public.reviews", {"rating": down}, {"name": "grade", "type": TEXT, "up": "rating", "nullable": True}
+        "public.reviews", {"rating": down}, {"name": "grade", "type": TEXT, "up": "rating", "nullable": False}
     )
     async with mechanics(dsn, operation, unmappable="archive") as m:
         await m.expand()

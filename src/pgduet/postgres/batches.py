@@ -20,6 +20,7 @@ from pgduet.barriers import reach
 from pgduet.messages import SliceResult
 from pgduet.operations import rows
 from pgduet.operations.design import TableDesign
+from pgduet.operations.template import Template, blank
 from pgduet.postgres import store
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.muting import mutes
@@ -51,6 +52,16 @@ class Batches:
         self.migration = migration
         self.table = table
         self.where = {"id": migration.id, "relation": table.heap_label, "part": part}
+        self.filling = Template(
+            sql.SQL("{};\nBEGIN").format(rows.fill(migration.design, table, blank("first"), blank("last")))
+        )
+        self.moving = Template(
+            block("store", "range_advance").format(
+                block=blank("block"),
+                rows=blank("rows"),
+                **{name: sql.Literal(value) for name, value in self.where.items()},
+            )
+        )
         self.pages = self.known_pages = FIRST_PAGES
         self.first = self.end = self.cursor = 0
         self.rows = self.rows_before = self.batches = self.tries = 0
@@ -154,9 +165,9 @@ class Batches:
         A BEGIN that follows in one message opens the transaction in which the message's statements run already. It comes last
         so that a fill that fails leaves nothing open.
         """
-        fill = rows.fill(self.migration.design, self.table, self.cursor, last)
+        fill = self.filling.filled(first=rows.tid(self.cursor), last=rows.tid(last))
         async with self._undone_if_broken_off():
-            done = await self.conn.execute(sql.SQL("{};\nBEGIN").format(fill))
+            done = await self.conn.execute(fill)
             await reach("batch.before_commit")
             moved = await self.conn.execute(sql.SQL("{};\nCOMMIT").format(self._advance(last, done.rowcount)))
         await self._committed(last, done.rowcount, await moved.fetchone())
@@ -190,8 +201,8 @@ class Batches:
         async with self.conn.transaction():
             moved = await self.conn.execute(self._advance(last, self.unlocked_rows))
             await reach("batch.before_commit")
-        count, self.unlocked_rows, self.row_locks = self.unlocked_rows, 0, None
-        await self._committed(last, count, await moved.fetchone())
+        filled, self.unlocked_rows, self.row_locks = self.unlocked_rows, 0, None
+        await self._committed(last, filled, await moved.fetchone())
 
     async def _fill_mappable(self, last: int) -> None:
         """Fill the rows that `up` can map; note the others, which stay empty."""
@@ -210,11 +221,7 @@ class Batches:
 
     def _advance(self, last: int, count: int) -> sql.Composed:
         """Move the range's cursor; it tells whether the cursor still stood in the table's file."""
-        return block("store", "range_advance").format(
-            block=sql.Literal(last),
-            rows=sql.Literal(count),
-            **{name: sql.Literal(value) for name, value in self.where.items()},
-        )
+        return self.moving.filled(block=last, rows=count)
 
     async def _committed(self, last: int, count: int, found: DictRow | None) -> None:
         await reach("batch.after_commit")

@@ -1,11 +1,16 @@
 """Batches over heap pages: none waits for a client, none forgets a row, all can be done again."""
 
+import asyncio
+import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 from support.mechanics import Mechanics, mechanics
 from support.plans import create_reviews
 
@@ -43,6 +48,37 @@ async def recorded(m: Mechanics) -> tuple[int, int]:
     """Read rows and batches from the metadata."""
     (row,) = await m.rows("SELECT sum(rows_done)::int, sum(batches)::int FROM pgduet.backfill_range")
     return row
+
+
+@contextmanager
+def sent_by(conn: Connection, file: Path) -> Iterator[list[str]]:
+    """Collect what a session sends, message by message, as libpq's own trace tells it."""
+    messages: list[str] = []
+    with file.open("wb") as trace:
+        conn.pgconn.trace(trace.fileno())
+        try:
+            yield messages
+        finally:
+            conn.pgconn.untrace()
+    messages += re.findall(
+        r"^\d{4}-\S+ \S+\tF\t\d+\t(.*?)(?=^\d{4}-\S+ \S+\t|\Z)", file.read_text(), re.DOTALL | re.MULTILINE
+    )
+
+
+async def test_a_batch_costs_two_round_trips_however_many_rows_it_fills(
+    dsn: str, conn: Connection, tmp_path: Path
+) -> None:
+    await create_reviews(conn, ROWS)
+    async with mechanics(dsn) as m:
+        await ready(m)
+        batches = await m.batches()
+        with sent_by(m.conn, tmp_path / "trace") as messages:
+            while not batches.finished:
+                await batches.next(m.pace)
+        fills = [message for message in messages if "WHERE (t.ctid" in message]
+        moves = [message for message in messages if "pgduet.backfill_range" in message]
+        assert (len(fills), len(moves)) == (batches.tries, batches.batches), messages
+        assert len([message for message in messages if "SET statement_timeout" not in message]) == len(fills + moves)
 
 
 async def test_the_backfill_spares_itself_the_trigger_and_an_unrelated_update_does_not(
@@ -355,6 +391,41 @@ async def test_cursor_and_rows_commit_together(dsn: str, conn: Connection, monke
         monkeypatch.delitem(barriers.HOOKS, "batch.before_commit")
         await m.finish(batches)
         assert (await recorded(m))[0] == ROWS
+
+
+async def test_a_batch_that_is_broken_off_leaves_a_session_that_goes_on(
+    dsn: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create_reviews(conn, ROWS)
+
+    async def cancel() -> None:
+        raise asyncio.CancelledError
+
+    async with mechanics(dsn) as m:
+        await ready(m)
+        batches = await m.batches()
+        monkeypatch.setitem(barriers.HOOKS, "batch.before_commit", cancel)
+        with pytest.raises(asyncio.CancelledError):  # noqa: PT012  (a busy machine may cut the first tries)
+            while True:
+                await batches.next(m.pace)
+        assert m.conn.info.transaction_status is TransactionStatus.IDLE
+        await conn.execute("SET lock_timeout = '1s'; UPDATE public.reviews SET note = 'nobody holds it'")
+
+
+async def test_what_a_batch_wrote_into_a_rewritten_table_counts_although_its_cursor_does_not(
+    dsn: str, conn: Connection
+) -> None:
+    await create_reviews(conn, ROWS)
+    async with mechanics(dsn) as m:
+        await ready(m)
+        batches = await m.batches()
+        await conn.execute("VACUUM FULL public.reviews")
+        while not batches.rows:
+            await batches.next(m.pace)
+        assert batches.cursor == 0
+        await m.finish(batches)
+        assert (await recorded(m))[0] == batches.rows == batches.result().rows_total == ROWS
+        assert await empty(m) == []
 
 
 async def test_a_table_without_a_key_is_filled_too(dsn: str, conn: Connection) -> None:

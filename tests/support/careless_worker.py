@@ -7,14 +7,15 @@ from support.mutants import Code
 APART = Code(
     "the one transaction of batch and cursor",
     Batches._fill,
-    """        done = await self.conn.execute(rows.fill(self.migration.design, self.table, self.cursor, last))
-        await self._advance(last, done.rowcount)
-    await self._committed(last, done.rowcount)
+    r"""        done = await self.conn.execute(fill)
+        await reach("batch.before_commit")
+        moved = await self.conn.execute(sql.SQL("{};\nCOMMIT").format(self._advance(last, done.rowcount)))
+    await self._committed(last, done.rowcount, await moved.fetchone())
 """,
-    """        await self._advance(last, 0)
-    first = self.cursor
-    await self._committed(last, 0)
-    await self.conn.execute(rows.fill(self.migration.design, self.table, first, last))
+    """        moved = await self.conn.execute(self._advance(last, 0))
+    await self._committed(last, 0, await moved.fetchone())
+    await self.conn.execute(fill)
+    await self.conn.commit()
 """,
 )
 

@@ -17,11 +17,22 @@ from pgduet.phases import SyncMode
 from pgduet.sql import block
 
 FALSE = sql.SQL("false")
+Bound = int | sql.Composable
+"""A page, or what renders the `tid` of one."""
 
 
-def pages(first: int, last: int) -> Query:
+def pages(first: Bound, last: Bound) -> Query:
     """Restrict to the heap pages from `first` up to, not including, `last`."""
-    return block("rows", "pages").format(row=ROW, first=sql.Literal(f"({first},0)"), last=sql.Literal(f"({last},0)"))
+    return block("rows", "pages").format(row=ROW, first=_tid(first), last=_tid(last))
+
+
+def tid(page: int) -> str:
+    """Give what stands before the first row of a page, as text."""
+    return f"({page},0)"
+
+
+def _tid(bound: Bound) -> sql.Composable:
+    return sql.Literal(tid(bound)) if isinstance(bound, int) else bound
 
 
 def needs(table: TableDesign) -> Query:
@@ -113,7 +124,9 @@ def _clash(table: TableDesign, exclusion: Exclusion) -> dict[str, sql.Composable
     return {**parts, "clash": sql.SQL(" AND ").join(clash)}
 
 
-def fill(design: Design, table: TableDesign, first: int, last: int, *, how: str = "fill", safe: bool = False) -> Query:
+def fill(
+    design: Design, table: TableDesign, first: Bound, last: Bound, *, how: str = "fill", safe: bool = False
+) -> Query:
     """Fill a page range; `how` is a block of rows.sql: `fill`, `fill_unlocked` or `count_needed`.
 
     With `safe`, rows that `up` cannot map are made empty instead of failing the statement: they may have begun with a value.

@@ -1,20 +1,26 @@
 """Fills one range of heap pages batch by batch, never in a client's way for longer than a batch.
 
-A batch is one UPDATE over a few pages and the move of the cursor, in one transaction; the number of pages follows the time that
-the last batch took. It never waits for a row lock: when a client holds a row, the free rows of the pages are filled and the
+A batch is one UPDATE over a few pages and the move of the cursor, in one transaction and two round trips: between them the server
+waits for us, and where it has no core to spare for us that is what costs. The number of pages follows the time that the last
+batch took. It never waits for a row lock: when a client holds a row, the free rows of the pages are filled and the
 rest is tried again, counted by a statement of its own, until none is left. When `up` raises on a row, that row is left empty
 and noted, and its neighbours are filled. The user's triggers do not fire, unless the plan says so.
 """
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
-from psycopg import Error, errors, sql
+from psycopg import Error, OperationalError, errors, sql
+from psycopg.pq import TransactionStatus
+from psycopg.rows import DictRow
 
 from pgduet.barriers import reach
 from pgduet.messages import SliceResult
 from pgduet.operations import rows
 from pgduet.operations.design import TableDesign
+from pgduet.operations.template import Template, blank
 from pgduet.postgres import store
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.muting import mutes
@@ -46,6 +52,16 @@ class Batches:
         self.migration = migration
         self.table = table
         self.where = {"id": migration.id, "relation": table.heap_label, "part": part}
+        self.filling = Template(
+            sql.SQL("{};\nBEGIN").format(rows.fill(migration.design, table, blank("first"), blank("last")))
+        )
+        self.moving = Template(
+            block("store", "range_advance").format(
+                block=blank("block"),
+                rows=blank("rows"),
+                **{name: sql.Literal(value) for name, value in self.where.items()},
+            )
+        )
         self.pages = self.known_pages = FIRST_PAGES
         self.first = self.end = self.cursor = 0
         self.rows = self.rows_before = self.batches = self.tries = 0
@@ -67,8 +83,9 @@ class Batches:
         if await mutes(self.conn, self.table.label, self.migration.policy.user_triggers):
             await self.conn.execute("SET session_replication_role = replica")
         # Losing the last batches in a crash loses their cursor with them: nothing is out of step.
-        await self.conn.execute("SET synchronous_commit = off")
-        await self.conn.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(ROW_LOCK_WAIT)))
+        await self.conn.execute(
+            sql.SQL("SET synchronous_commit = off; SET lock_timeout = {}").format(sql.Literal(ROW_LOCK_WAIT))
+        )
         await self._limit(float(self.migration.policy.backfill.batch_target_ms))
 
     @property
@@ -99,8 +116,10 @@ class Batches:
         try:
             self.tries += 1
             with batches.batch(self.tries, self.table.label, first, last) as told:
-                await self._batch(last)
-                told.rows, told.row_locks = self.rows - written, self.row_locks is not None
+                try:
+                    await self._batch(last)
+                finally:
+                    told.rows, told.row_locks = self.rows - written, self.row_locks is not None
         except _Rewritten:
             await self.open()
             return
@@ -141,10 +160,28 @@ class Batches:
             self.known_pages = self.pages
 
     async def _fill(self, last: int) -> None:
-        async with self.conn.transaction():
-            done = await self.conn.execute(rows.fill(self.migration.design, self.table, self.cursor, last))
-            await self._advance(last, done.rowcount)
-        await self._committed(last, done.rowcount)
+        """Fill all that there is to fill, or nothing.
+
+        A BEGIN that follows in one message opens the transaction in which the message's statements run already. It comes last
+        so that a fill that fails leaves nothing open.
+        """
+        fill = self.filling.filled(first=rows.tid(self.cursor), last=rows.tid(last))
+        async with self._undone_if_broken_off():
+            done = await self.conn.execute(fill)
+            await reach("batch.before_commit")
+            moved = await self.conn.execute(sql.SQL("{};\nCOMMIT").format(self._advance(last, done.rowcount)))
+        await self._committed(last, done.rowcount, await moved.fetchone())
+
+    @asynccontextmanager
+    async def _undone_if_broken_off(self) -> AsyncIterator[None]:
+        """Roll back what is open, as psycopg's own transaction does, whose BEGIN and COMMIT are round trips of their own."""
+        try:
+            yield
+        except BaseException:
+            if self.conn.info.transaction_status in {TransactionStatus.INTRANS, TransactionStatus.INERROR}:
+                with suppress(OperationalError):  # the session went, and the transaction with it
+                    await self.conn.rollback()
+            raise
 
     async def _fill_unlocked(self, last: int) -> None:
         """Fill what nobody holds; go on only when a later statement counts nothing left."""
@@ -162,10 +199,10 @@ class Batches:
         self.row_lock_rest_s = ROW_LOCK_REST_S
         await self._note_unmapped(last)
         async with self.conn.transaction():
-            await self._advance(last, self.unlocked_rows)
-        await self._committed(last, self.unlocked_rows)
-        self.unlocked_rows = 0
-        self.row_locks = None
+            moved = await self.conn.execute(self._advance(last, self.unlocked_rows))
+            await reach("batch.before_commit")
+        filled, self.unlocked_rows, self.row_locks = self.unlocked_rows, 0, None
+        await self._committed(last, filled, await moved.fetchone())
 
     async def _fill_mappable(self, last: int) -> None:
         """Fill the rows that `up` can map; note the others, which stay empty."""
@@ -173,28 +210,23 @@ class Batches:
             query = rows.fill(self.migration.design, self.table, self.cursor, last, safe=True)
             done = await self.conn.execute(query)
             await self._note_unmapped(last)
-            await self._advance(last, done.rowcount)
-        await self._committed(last, done.rowcount)
+            moved = await self.conn.execute(self._advance(last, done.rowcount))
+            await reach("batch.before_commit")
+        await self._committed(last, done.rowcount, await moved.fetchone())
 
     async def _note_unmapped(self, last: int) -> None:
         query = rows.unmapped(self.migration.design, self.table, self.cursor, last, 100)
         for row in await (await self.conn.execute(query)).fetchall():
             await store.note_drift(self.conn, self.migration.id, self.table.label, row["key"], "unmapped", row["error"])
 
-    async def _advance(self, last: int, count: int) -> None:
-        advanced = await self.conn.execute(
-            block("store", "range_advance").format(
-                block=sql.Literal(last),
-                rows=sql.Literal(count),
-                **{name: sql.Literal(value) for name, value in self.where.items()},
-            )
-        )
-        if not advanced.rowcount:
-            raise _Rewritten
-        await reach("batch.before_commit")
+    def _advance(self, last: int, count: int) -> sql.Composed:
+        """Move the range's cursor; it tells whether the cursor still stood in the table's file."""
+        return self.moving.filled(block=last, rows=count)
 
-    async def _committed(self, last: int, count: int) -> None:
+    async def _committed(self, last: int, count: int, found: DictRow | None) -> None:
         await reach("batch.after_commit")
-        self.cursor = last
         self.rows += count
         self.batches += 1
+        if not (found and found["moved"]):
+            raise _Rewritten
+        self.cursor = last

@@ -123,11 +123,13 @@ UPDATE pgduet.backfill_range
  WHERE migration_id = %(id)s AND relation = %(relation)s AND part = %(part)s
 
 -- name: range_advance
--- Not over a table that was rewritten since: after the batch's own statement, its lock keeps that from happening.
+-- Not over a table that was rewritten since: after the batch's own statement, its lock keeps that from happening. What was
+-- written into the other file counts all the same.
 UPDATE pgduet.backfill_range
-   SET cursor_block = {block}, rows_done = rows_done + {rows}, batches = batches + 1, updated_at = clock_timestamp()
+   SET cursor_block = CASE WHEN relfilenode = pg_relation_filenode({relation}::regclass) THEN {block} ELSE cursor_block END,
+       rows_done = rows_done + {rows}, batches = batches + 1, updated_at = clock_timestamp()
  WHERE migration_id = {id} AND relation = {relation} AND part = {part}
-   AND relfilenode = pg_relation_filenode({relation}::regclass)
+RETURNING cursor_block = {block} AS moved
 
 -- name: pages
 SELECT (pg_relation_size(%(relation)s::text::regclass) / current_setting('block_size')::int)::bigint AS pages,

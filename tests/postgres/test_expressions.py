@@ -241,6 +241,14 @@ OTHERS = {
     "numeric": ({"price": "cents / 100.0"}, {"name": "cents", "type": "int", "up": "(price * 100)::int"}),
     "to numeric": ({"price": "cost"}, {"name": "cost", "type": "numeric(12,1)", "up": "price"}),
     "varchar": ({"code": "short"}, {"name": "short", "type": "varchar(10)", "up": "code"}),
+    "varchar array": (
+        {"code": "shorts[1]"},
+        {"name": "shorts", "type": "varchar(10)[]", "up": "CASE WHEN code IS NOT NULL THEN ARRAY[code] END"},
+    ),
+    "char array": (
+        {"code": "rtrim(fixed[1])"},
+        {"name": "fixed", "type": "char(8)[]", "up": "CASE WHEN code IS NOT NULL THEN ARRAY[code] END"},
+    ),
     "char": ({"code": "rtrim(fixed)"}, {"name": "fixed", "type": "char(8)", "up": "code"}),
     "a long name": (
         {"sixty-three bytes long, as long as a name can be in PostgreSQL.": "another_name_of_sixty_three_bytes_" + "x" * 29},

@@ -43,8 +43,11 @@ def is_exact(kind: str) -> bool:
 
 def without_length(kind: str) -> str:
     """Name the type to cast to: an explicit cast to varchar(n) or char(n) cuts silently where an assignment refuses."""
-    base = next((base for base in _NO_LENGTH if kind.startswith(f"{base}(")), kind)
-    return "bpchar" if base == "character" else base
+    base = next((base for base in _NO_LENGTH if kind.startswith(f"{base}(")), None)
+    if base is None:
+        return "bpchar" if kind == "character" else kind
+    dimensions = kind[kind.index(")") + 1 :]
+    return ("bpchar" if base == "character" else base) + dimensions
 
 
 class NewColumn(Frozen):

@@ -15,7 +15,7 @@ from pgduet.activities.partitioned import proper_names
 from pgduet.activities.versions import drop_older_views, drop_version
 from pgduet.barriers import reach
 from pgduet.messages import Outcome, Reference
-from pgduet.operations import columns, declare, dependents, replica_identity, rows, scripts, sync, views
+from pgduet.operations import columns, declare, dependents, rekey, replica_identity, rows, scripts, sync, views
 from pgduet.operations.constraints import DroppedIndex
 from pgduet.operations.design import TableDesign
 from pgduet.operations.names import archived_table
@@ -127,15 +127,18 @@ async def _final_shape(work: Work, table: TableDesign) -> list[Statement]:
     relations = await catalogue.relations(work.conn, table.schema_name)
     relation = next(each for each in relations if each.table == table.table)
     referred = await catalogue.foreign_targets(work.conn, table.label, [old.name for old in table.old_columns])
+    facts = await catalogue.table(work.conn, table.schema_name, table.table)
     return [
         *(locking(target, Lock.ACCESS_EXCLUSIVE) for target in referred),
         # Clients lock the view before the table: whoever does it the other way round can make one of them a deadlock's victim.
         *dependents.locks(over),
         *views.lock_views(table, versions),
         *(sync.remove(design, table) if table.synced else []),
+        *rekey.before(table, facts),
         *columns.finish(table, names, over),
         *declare.changed(table, there),
         *declare.proper_names(table),
+        *rekey.after(table, facts),
         *await proper_names(work, table),
         *replica_identity.at_contract(table),
         *views.direct_views(design, table, relation, versions),

@@ -69,6 +69,10 @@ async def release_constraints(work: Work) -> None:
         named = await _has_own_names(work, table)
         going = [*declare.bound(table, named=named), *(index.working for index in declare.late(table))]
         await refuse_standing_on(work.conn, table, going)
+        for inbound in table.rekey.inbound if table.rekey else ():
+            there = await _there(work, inbound, [inbound.key])
+            off = declare.release(inbound, [key.working for key in there])
+            await _locked(work, [*declare.release_keys(there), *off])
         keys = declare.release_keys(table.foreign_keys)
         bound = declare.release(table, declare.bound(table, named=named))
         await _locked(work, [*keys, *bound, *columns.release(design, table)], (table, False) if named else None)
@@ -91,6 +95,9 @@ async def _declare(work: Work, table: TableDesign) -> int:
     tries += await _locked(work, [*columns.prove_required(design, table), *declare.checks(table, table.checks)])
     for key in table.foreign_keys:
         tries += await _refer(work, table, key)
+    for inbound in table.rekey.inbound if table.rekey else ():
+        tries += await _refer(work, inbound, inbound.key)
+        await beside_clients(work, declare.validate(inbound, inbound.key.working))
     names = [check.working for check in table.checks] + [key.working for key in table.foreign_keys]
     validations = [*columns.validate_required(design, table), *(declare.validate(table, name) for name in names)]
     for statement in validations:

@@ -43,7 +43,7 @@ def indexes(
     """Make the indexes anew that hang on altered columns, then those that new unique constraints need."""
     label = sql.Identifier(table.schema_name, table.table).as_string(None)
     names = _kept_names(plan, table)
-    for index in table.indexes:
+    for index in table.all_indexes:
         accepted = answers.indexes.get((label, index.name))
         if accepted is not None and concerned(index.columns, mappings) and index.name in names:
             yield CarriedIndex(
@@ -51,11 +51,13 @@ def indexes(
                 working=working_name(plan.name, names[index.name]),
                 definition=accepted.definition,
                 unique=index.unique,
-                constraint=index.constraint,
+                constraint=index.constraint and not index.primary,
+                primary=index.primary,
+                key=index.primary,
                 deferrable=index.deferrable,
                 deferred=index.deferred,
                 shown=names[index.name],
-                keys=accepted.keys if index.unique else (),
+                keys=accepted.keys if index.unique and not index.primary else (),
                 predicate=accepted.predicate,
                 nulls_distinct=accepted.nulls_distinct,
             )
@@ -140,7 +142,7 @@ def foreign_keys(
 
 def _kept_names(plan: Plan, table: TableFacts) -> dict[str, str]:
     """Map what the plan does not drop to the name that it has at the end."""
-    names = {each.name for each in table.indexes} | {each.name for each in table.checks}
+    names = {each.name for each in table.all_indexes} | {each.name for each in table.checks}
     names = (names | {each.name for each in table.foreign}) - set(dropped(plan, table))
     names -= dropped_indexes(plan, table)
     return {name: name for name in names} | {name: to for name, to in renamed(plan, table) if name in names}
@@ -178,7 +180,7 @@ def lost(table: TableFacts, mappings: tuple[ColumnMapping, ...], kept: set[str])
 
 def wanted_indexes(table: TableFacts, mappings: tuple[ColumnMapping, ...]) -> list[IndexFacts]:
     """Name the indexes that are to be made over successors, if PostgreSQL accepts them."""
-    return [index for index in table.indexes if concerned(index.columns, mappings)]
+    return [index for index in table.all_indexes if concerned(index.columns, mappings)]
 
 
 def _rest(key: ForeignFacts) -> str:

@@ -45,13 +45,13 @@ def first(table: TableDesign) -> tuple[CarriedIndex, ...]:
 
 
 def early(table: TableDesign) -> tuple[CarriedIndex, ...]:
-    """Give the other indexes that bind nobody."""
-    return tuple(index for index in table.indexes if not (index.unique or index.first))
+    """Give the other indexes that bind nobody; a key's successor follows the key, so it binds nobody anew."""
+    return tuple(index for index in table.indexes if index.key or not (index.unique or index.first))
 
 
 def late(table: TableDesign) -> tuple[CarriedIndex, ...]:
     """Give the unique indexes, which bind everybody."""
-    return tuple(index for index in table.indexes if index.unique)
+    return tuple(index for index in table.indexes if index.unique and not index.key)
 
 
 def checks(table: Table, wanted: Sequence[Check]) -> list[Statement]:

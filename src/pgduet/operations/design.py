@@ -9,7 +9,15 @@ from typing import Literal
 
 from psycopg import sql
 
-from pgduet.operations.constraints import CarriedIndex, Check, DroppedIndex, Exclusion, ForeignKey, ReplicaIdentity
+from pgduet.operations.constraints import (
+    CarriedIndex,
+    Check,
+    DroppedIndex,
+    Exclusion,
+    ForeignKey,
+    Rekey,
+    ReplicaIdentity,
+)
 from pgduet.operations.expressions import Expression, Frozen
 from pgduet.operations.names import physical_column, routine_name, version_schema
 from pgduet.operations.statement import Query, trusted
@@ -185,6 +193,8 @@ class TableDesign(Frozen):
     dropped_constraints: tuple[str, ...] = ()
     renamed_constraints: tuple[tuple[str, str], ...] = ()
     identity: ReplicaIdentity | None = None
+    rekey: Rekey | None = None
+    """Where columns of the primary key change."""
     computed: tuple[str, ...] = ()
     """Columns that nobody can set: generated ones, and identities."""
     partitioned: bool = False
@@ -284,8 +294,12 @@ class TableDesign(Frozen):
     @property
     def new_key(self) -> tuple[str, ...]:
         """The primary key as the new version calls its columns."""
-        names = dict(self.kept_names)
+        names = dict(self.kept_names) | {old.name: new.name for m in self.mappings for old, new in m.pairs}
         return tuple(names[name] for name in self.key)
+
+    def rekeys(self, mapping: ColumnMapping) -> bool:
+        """Tell whether a mapping is about a column of the primary key."""
+        return self.rekey is not None and any(old.name in self.key for old in mapping.replaces)
 
     def differs(self, column: str, left: sql.Composable, right: sql.Composable) -> sql.Composable:
         """Render that a column of the table differs between two rows."""
@@ -355,6 +369,7 @@ class Design(Frozen):
         said = [name for script in self.scripts for name in script.tables]
         whole = [*(t.label for t in self.created), *(t.label for t in self.dropped)]
         whole += [index.table for index in self.dropped_indexes]
+        whole += [inbound.label for t in self.tables if t.rekey for inbound in t.rekey.inbound]
         return frozenset([*(t.label for t in self.tables), *whole, *new, *said])
 
     @property

@@ -71,6 +71,7 @@ class IndexFacts(Facts):
     """It stands behind a UNIQUE constraint."""
     deferrable: bool = False
     deferred: bool = False
+    primary: bool = False
 
 
 class NamedIndex(Facts):
@@ -110,6 +111,48 @@ class ForeignFacts(Facts):
     target_schema: str
     target: str
     target_columns: tuple[str, ...]
+    tail: str = ""
+    """What follows the columns of the target."""
+
+
+class InboundFacts(Facts):
+    """A foreign key that refers to the table, of itself or of another one."""
+
+    name: str
+    schema_name: str
+    table: str
+    kind: str
+    owned: bool
+    valid: bool
+    columns: tuple[str, ...]
+    target_columns: tuple[str, ...]
+    tail: str
+
+
+class NumberingFacts(Facts):
+    """A sequence that belongs to a column of the primary key; `identity` is PostgreSQL's letter, empty where a default calls it."""
+
+    column: str
+    identity: str
+    schema_name: str
+    name: str
+    start: int
+    increment: int
+    smallest: int | None
+    """Only where it is not the type's own."""
+    largest: int | None
+    cache: int
+    cycle: bool
+
+
+class KeyFacts(Facts):
+    """The primary key, with what stands on it."""
+
+    index: IndexFacts
+    others: tuple[str, ...] = ()
+    """What depends on the constraint itself: a view that groups by it."""
+    inbound: tuple[InboundFacts, ...] = ()
+    numbering: tuple[NumberingFacts, ...] = ()
 
 
 class ConstraintFacts(Facts):
@@ -151,6 +194,7 @@ class TableFacts(Facts):
     rows: float
     pages: int
     indexes: tuple[IndexFacts, ...] = ()
+    primary: KeyFacts | None = None
     checks: tuple[CheckFacts, ...] = ()
     foreign: tuple[ForeignFacts, ...] = ()
     constraints: tuple[ConstraintFacts, ...] = ()
@@ -162,6 +206,11 @@ class TableFacts(Facts):
     identity_index: str | None = None
     column_grants: tuple[tuple[str, str, str], ...] = ()
     """Column, grantee (empty for everybody) and privilege."""
+
+    @property
+    def all_indexes(self) -> tuple[IndexFacts, ...]:
+        """Every index, the primary key's as well."""
+        return (*self.indexes, self.primary.index) if self.primary else self.indexes
 
     def column(self, name: str) -> ColumnFacts | None:
         """Find a column by name."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from pgduet.errors import DownIncomplete, NameTaken, NotSupported, UnknownColumn
-from pgduet.operations import constraint_refusals, partitioned
+from pgduet.operations import constraint_refusals, partitioned, rekey
 from pgduet.operations.alter_column import copies
 from pgduet.operations.answers import KeyPath, place
 from pgduet.operations.create_table import named_indexes
@@ -34,6 +34,8 @@ MOST_PARTITIONS = 64
 """Each costs a change of the table about half a millisecond, under a lock that nobody gets past."""
 _LATER = "Drop what depends on it first, or leave the column out of the plan."
 _KEY: tuple[HangingKind, ...] = ("primary", "inbound")
+_FOLLOWS_KEY: tuple[HangingKind, ...] = (*_KEY, "itself")
+"""What is made anew to a key's successor."""
 _HOLDS: tuple[HangingKind, ...] = (*_KEY, "itself", "exclusion", "view", "trigger", "policy", "generated", "other")
 _MADE_ANEW: tuple[HangingKind, ...] = tuple(kind for kind in _HOLDS if kind not in {"view", "policy"})
 """For a column with a successor: views and policies are made anew at contract; `dependents_of` finds out whether they can be."""
@@ -73,10 +75,14 @@ def refuse_held(design: TableDesign, table: TableFacts) -> None:
     Raises:
         NotSupported: naming what depends on them.
     """
+    rekey.refuse_unknown(design, table)
     anew = {old.name for mapping in design.mappings for old, _ in mapping.pairs}
     for old in design.old_columns:
         column = table.column(old.name)
-        reasons = column.hanging(*(_MADE_ANEW if old.name in anew else _HOLDS)) if column else ()
+        kinds = _MADE_ANEW if old.name in anew else _HOLDS
+        if design.rekey and old.name in design.key:
+            kinds = tuple(kind for kind in kinds if kind not in _FOLLOWS_KEY)
+        reasons = column.hanging(*kinds) if column else ()
         if reasons:
             raise NotSupported(
                 f'"{old.name}" of {table.schema_name}.{table.table} cannot be dropped: on it depend {"; ".join(reasons)}',
@@ -94,7 +100,9 @@ def _check_columns(table: TableFacts, top: KeyPath, operation: ColumnOperation) 
             path = (*top, "column")
             column = _found(table, operation.column, path)
             if copies(operation, column):
-                _check_movable(table, column, path, "altered beyond its name, default and comment", _MADE_ANEW)
+                rekey.refuse(table, top, operation)
+                kinds = tuple(kind for kind in _MADE_ANEW if not (column.in_key and kind in _FOLLOWS_KEY))
+                _check_movable(table, column, path, "altered beyond its name, default and comment", kinds, key=True)
             elif operation.default is not None and (column.generated or column.identity):
                 raise NotSupported(f'"{column.name}" numbers or computes itself', place=place((*top, "default")))
         case RenameColumn():
@@ -127,24 +135,31 @@ def _found(table: TableFacts, name: str, path: KeyPath) -> ColumnFacts:
 
 
 def _check_movable(
-    table: TableFacts, column: ColumnFacts, path: KeyPath, verb: str, kinds: tuple[HangingKind, ...]
+    table: TableFacts,
+    column: ColumnFacts,
+    path: KeyPath,
+    verb: str,
+    kinds: tuple[HangingKind, ...],
+    *,
+    key: bool = False,
 ) -> None:
+    """Refuse what hangs on a column that is to go; with `key`, one of the primary key has been asked about already."""
     reasons = list(column.hanging(*kinds))
-    if column.in_key and not column.hanging("primary"):
+    if column.in_key and not key and not column.hanging("primary"):
         reasons.append("the primary key")
     if column.name in table.partition_key:
         reasons.append("the partition key")
     if column.generated:
         reasons.append("a generated value")
-    if column.identity:
+    if column.identity and not (key and column.in_key):
         reasons.append("an identity")
     if reasons:
-        key = column.in_key or bool(column.hanging("inbound"))
+        of_key = column.in_key or bool(column.hanging("inbound"))
         raise NotSupported(
             f'"{column.name}" of {table.schema_name}.{table.table} cannot be {verb} in this version: it carries'
             f" {'; '.join(reasons)}",
             place=place(path),
-            hint=f"{_LATER} Key columns come with a later version." if key else _LATER,
+            hint=f"{_LATER} A key's columns can change their type alone." if of_key else _LATER,
         )
 
 

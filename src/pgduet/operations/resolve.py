@@ -11,6 +11,7 @@ from pgduet.operations import (
     carry,
     create_table,
     drop_column,
+    rekey,
     rename_column,
     replace_columns,
     table_constraints,
@@ -48,6 +49,7 @@ def resolve(plan: Plan, facts: Mapping[str, TableFacts], answers: Answers, check
         NotSupported: an expression reads a generated column, which a BEFORE trigger does not see.
     """
     tables = tuple(_table(plan, name, facts[str(name)], answers, checks) for name in plan.tables())
+    tables = rekey.with_keys(plan.name, tables, facts)
     operations = list(enumerate(plan.operations))
     return Design(
         name=plan.name,
@@ -113,7 +115,7 @@ def _bound(
     keys = carry.foreign_keys(plan, table, mappings, answers)
     indexes = tuple(carry.indexes(plan, table, mappings, answers))
     brought = {column.name: column for column in design.new_columns}
-    moved = {each.name for each in table.indexes if carry.concerned(each.columns, mappings)}
+    moved = {each.name for each in table.all_indexes if carry.concerned(each.columns, mappings)}
     moved |= {each.name for each in table.checks if carry.concerned(each.columns, mappings)}
     moved |= {each.name for each in table.foreign if carry.concerned(each.columns, mappings)}
     return {

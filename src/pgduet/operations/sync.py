@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from psycopg import sql
 
-from pgduet.operations import binding
+from pgduet.operations import binding, claims
 from pgduet.operations.design import (
     ROW,
     ColumnMapping,
@@ -33,7 +33,8 @@ _MOVED = sql.Literal(2)
 
 def install(design: Design, table: TableDesign, migration_id: int, mode: SyncMode) -> list[Statement]:
     """Create or change a table's triggers and functions; to be run in one transaction."""
-    return [*functions(design, table, migration_id, mode), *triggers(design, table, mode)]
+    made = [*functions(design, table, migration_id, mode), *claims.triggers(design, table)]
+    return [*made, *triggers(design, table, mode)]
 
 
 def functions(design: Design, table: TableDesign, migration_id: int, mode: SyncMode) -> list[Statement]:
@@ -48,7 +49,8 @@ def functions(design: Design, table: TableDesign, migration_id: int, mode: SyncM
         for kind, body in routines
     ]
     made.append(Statement(_try_up(design, table), f"try_up of {table.label}"))
-    return [*binding.functions(design, table), *made, Statement(_try_down(design, table), f"try_down of {table.label}")]
+    looking = [*binding.functions(design, table), *claims.functions(design, table)]
+    return [*looking, *made, Statement(_try_down(design, table), f"try_down of {table.label}")]
 
 
 def triggers(design: Design, table: TableDesign, mode: SyncMode) -> list[Statement]:
@@ -80,7 +82,8 @@ def remove(design: Design, table: TableDesign) -> list[Statement]:
         for kind in ("insert", "update")
     ]
     return (
-        dropped
+        claims.untriggers(design, table)
+        + dropped
         + [
             Statement(
                 block("sync", "drop_function").format(function=design.routine(table, kind)),
@@ -89,6 +92,7 @@ def remove(design: Design, table: TableDesign) -> list[Statement]:
             for kind in ("sync_insert", "sync_update", "try_up", "try_down")
         ]
         + binding.drops(design, table)
+        + claims.drops(design, table)
     )
 
 
@@ -153,9 +157,9 @@ class _Bodies:
 
     def insert(self) -> Query:
         if self.mode is SyncMode.FILL:
-            return self._fill()
-        mappings = [
-            block("sync", "insert_mapping").format(
+            return self._fill(*claims.claiming(self.design, self.table))
+        mappings: list[Query] = [
+            block("sync", "insert_key_mapping" if self.table.rekeys(mapping) else "insert_mapping").format(
                 marker=_MARKER,
                 by_view=sql.Literal(BY_VIEW),
                 new_empty=_all(sql.SQL("{} IS NULL").format(column.of(NEW)) for column in mapping.columns),
@@ -165,6 +169,7 @@ class _Bodies:
             for mapping in self.table.mappings
             if _matters(self.table, mapping)
         ]
+        mappings += claims.claiming(self.design, self.table)
         if self.table.partition_key:
             return block("sync", "insert_moved").format(
                 mappings=_lines(mappings or [sql.SQL("    NULL;")]), marker=_MARKER, moved=_MOVED
@@ -197,8 +202,8 @@ class _Bodies:
             down=self._down(mapping),
         )
 
-    def _fill(self) -> Query:
-        ups = [self._up(mapping) for mapping in self.table.mappings if mapping.derived]
+    def _fill(self, *more: Query) -> Query:
+        ups = [self._up(mapping) for mapping in self.table.mappings if mapping.derived] + [*more]
         return block("sync", "fill").format(mappings=_lines(ups))
 
     def _up(self, mapping: ColumnMapping) -> Query:
@@ -235,7 +240,7 @@ class _Bodies:
         message = sql.Literal(
             f"value of {names} in {self.table.label} has no equivalent in version {self.design.from_version}"
         )
-        if self.design.unmappable == "archive":
+        if self.design.unmappable == "archive" and not self.table.rekeys(mapping):
             if _down_is_sure(self.table, mapping):
                 return sql.SQL("{}\n{}").format(checks, assign)
             return block("sync", "down_archive").format(

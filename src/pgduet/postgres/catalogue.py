@@ -20,6 +20,7 @@ from pgduet.operations.facts import (
     TableFacts,
 )
 from pgduet.operations.views import OURS, Relation
+from pgduet.postgres.keyed import key_facts
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
 
@@ -74,6 +75,7 @@ async def _table(conn: Connection, schema: str, name: str, facts: dict[str, Any]
         key=tuple(row["name"] for row in await rows(conn, "key", oid)),
         columns=tuple(ColumnFacts(**row, hangs=tuple(hangs[row["name"]])) for row in await rows(conn, "columns", oid)),
         indexes=tuple(IndexFacts(**row) for row in await rows(conn, "indexes", oid)),
+        primary=await key_facts(conn, oid),
         checks=tuple(CheckFacts(**row) for row in await rows(conn, "checks", oid)),
         foreign=tuple(ForeignFacts(**row) for row in await rows(conn, "foreign_keys", oid)),
         constraints=tuple(ConstraintFacts(**row) for row in await rows(conn, "constraints", oid)),

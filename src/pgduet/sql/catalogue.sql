@@ -123,7 +123,12 @@ SELECT k.conname AS name, pg_get_constraintdef(k.oid) AS definition, n.nspname A
        ARRAY(SELECT a.attname FROM unnest(k.conkey) WITH ORDINALITY u(attnum, place) JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
               ORDER BY u.place)::text[] AS columns,
        ARRAY(SELECT a.attname FROM unnest(k.confkey) WITH ORDINALITY u(attnum, place) JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum
-              ORDER BY u.place)::text[] AS target_columns
+              ORDER BY u.place)::text[] AS target_columns,
+       substr(pg_get_constraintdef(k.oid), 1 + length(format('FOREIGN KEY (%%s) REFERENCES %%s(%%s)',
+         (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.place) FROM unnest(k.conkey) WITH ORDINALITY u(attnum, place)
+            JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum), k.confrelid::regclass,
+         (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.place) FROM unnest(k.confkey) WITH ORDINALITY u(attnum, place)
+            JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum)))) AS tail
   FROM pg_constraint k JOIN pg_class c ON c.oid = k.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE k.conrelid = %(oid)s::oid AND k.contype = 'f' ORDER BY k.conname
 

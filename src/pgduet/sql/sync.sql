@@ -38,6 +38,14 @@ END
 {down}
   END IF;
 
+-- name: insert_key_mapping
+-- An empty key of a new client's means the number that the table's own default has given.
+  IF {new_empty} THEN
+{up}
+  ELSE
+{down}
+  END IF;
+
 -- name: update
 -- From publication on: whichever representation changed is mapped to the other one.
 BEGIN

@@ -1,0 +1,148 @@
+"""Plans that change a primary key in place, for the cycle: what refers to it, what numbers it, what conflicts on it."""
+
+from typing import Any
+
+from support.cycle import Case, base, new, old
+
+SHOP = """
+CREATE TABLE public.orders (id serial PRIMARY KEY, parent int REFERENCES public.orders, note text);
+CREATE TABLE public.lines (
+    id       int GENERATED ALWAYS AS IDENTITY (START 5 INCREMENT 5) PRIMARY KEY,
+    order_id int NOT NULL REFERENCES public.orders ON DELETE CASCADE ON UPDATE CASCADE,
+    n        int
+);
+CREATE TABLE public.marks (order_id int PRIMARY KEY REFERENCES public.orders (id) ON DELETE CASCADE, mark text);
+INSERT INTO public.orders (note) SELECT 'order ' || i FROM generate_series(1, 300) i;
+INSERT INTO public.lines (order_id, n) SELECT i, i FROM generate_series(1, 300) i;
+INSERT INTO public.marks SELECT i, 'mark' FROM generate_series(1, 50) i;
+"""
+"""Three ways to refer: the table itself, one whose column changes as well, one that the plan does not name."""
+
+
+def altered(table: str, column: str, **changes: Any) -> dict[str, Any]:
+    return {"alter_column": {"table": f"public.{table}", "column": column, "type": "bigint", **changes}}
+
+
+TYPES = (
+    "SELECT attrelid::regclass::text, attname::text, format_type(atttypid, NULL) FROM pg_attribute"
+    " WHERE attrelid IN ('orders'::regclass, 'lines'::regclass, 'marks'::regclass) AND attname IN ('id', 'order_id', 'parent')"
+    " AND NOT attisdropped ORDER BY 1, 2"
+)
+KEYS = (
+    "SELECT conrelid::regclass::text, conname::text, pg_get_constraintdef(oid), convalidated FROM pg_constraint"
+    " WHERE contype IN ('p', 'f') AND conrelid IN ('orders'::regclass, 'lines'::regclass, 'marks'::regclass) ORDER BY 1, 2"
+)
+SEQUENCES = (
+    "SELECT s.sequencename::text, s.data_type::text, s.start_value, s.increment_by, s.max_value,"
+    " pg_get_serial_sequence('public.' || t, 'id') FROM pg_sequences s, (VALUES ('lines'), ('orders')) v(t)"
+    " WHERE s.sequencename = t || '_id_seq' ORDER BY 1"
+)
+LARGEST = 9223372036854775807
+
+CASES = [
+    Case(
+        "alter_column type of a primary key, with all that refers to it",
+        [altered("orders", "id"), altered("lines", "order_id"), altered("lines", "id")],
+        [
+            # Whoever inserts gets the next number, and whoever names one has it.
+            old(
+                "INSERT INTO orders (note) VALUES ('old {n}') RETURNING id = currval('public.orders_id_seq')",
+                lambda _: [(True,)],
+            ),
+            new(
+                "INSERT INTO orders (note) VALUES ('new {n}') RETURNING id = currval('public.orders_id_seq')",
+                lambda _: [(True,)],
+            ),
+            old("INSERT INTO orders (id, note) VALUES ({n}, 'named')"),
+            new("INSERT INTO orders (id, note) VALUES ({n} + 1, 'named')"),
+            new("SELECT note FROM orders WHERE id = {n}", lambda _: [("named",)]),
+            old("SELECT note FROM orders WHERE id = {n} + 1", lambda _: [("named",)]),
+            # Upserts of what is there, and of what is not.
+            old(
+                "INSERT INTO orders (id, note) VALUES ({n} + 1, 'o') ON CONFLICT (id) DO UPDATE SET note = excluded.note"
+            ),
+            new(
+                "INSERT INTO orders (id, note) VALUES ({n}, 'n') ON CONFLICT (id) DO UPDATE SET id = excluded.id, note = excluded.note"
+            ),
+            new("INSERT INTO orders (id, note) VALUES ({n} + 2, 'n') ON CONFLICT (id) DO NOTHING"),
+            old("INSERT INTO orders (id, note) VALUES ({n} + 2, 'x') ON CONFLICT DO NOTHING"),
+            base(
+                "SELECT array_agg(note ORDER BY id) FROM orders WHERE id BETWEEN {n} AND {n} + 2",
+                lambda _: [(["n", "o", "n"],)],
+            ),
+            old("INSERT INTO orders (id) VALUES ({n})", lambda _: "23505"),
+            new("INSERT INTO orders (id) VALUES ({n})", lambda _: "23505"),
+            # What refers to it, by either version.
+            old("INSERT INTO lines (order_id, n) VALUES ({n}, 1)"),
+            new("INSERT INTO lines (order_id, n) VALUES ({n} + 1, 2)"),
+            old("INSERT INTO lines (order_id) VALUES (-{n})", lambda _: "23503"),
+            new("INSERT INTO lines (order_id) VALUES (-{n})", lambda _: "23503"),
+            old("INSERT INTO marks VALUES ({n}, 'm')"),
+            new("INSERT INTO marks VALUES ({n} + 2, 'm')"),
+            new("INSERT INTO marks VALUES (-{n}, 'm')", lambda _: "23503"),
+            new("UPDATE orders SET parent = {n} WHERE id = {n} + 1"),
+            old("UPDATE orders SET parent = -{n} WHERE id = {n} + 1", lambda _: "23503"),
+            # A key that changes takes its children along; a row that goes, too.
+            new("UPDATE orders SET id = {n} + 10, parent = NULL WHERE id = {n} + 1"),
+            old("SELECT n FROM lines WHERE order_id = {n} + 10", lambda _: [(2,)]),
+            old("UPDATE orders SET id = {n} + 11 WHERE id = {n} + 10"),
+            new("SELECT n FROM lines WHERE order_id = {n} + 11", lambda _: [(2,)]),
+            new("DELETE FROM orders WHERE id = {n} + 11"),
+            old("DELETE FROM orders WHERE id = {n}"),
+            base("SELECT count(*) FROM lines WHERE order_id >= {n} AND order_id < {n} + 100", lambda _: [(0,)]),
+            # What the old version cannot hold is refused while it lives.
+            new("INSERT INTO orders (id) VALUES (3000000000)", lambda _: "22000"),
+            new("UPDATE orders SET id = 3000000000 WHERE id = {n} + 2", lambda _: "22000"),
+        ],
+        [
+            base(
+                TYPES,
+                lambda _: [
+                    ("lines", "id", "bigint"),
+                    ("lines", "order_id", "bigint"),
+                    ("marks", "order_id", "integer"),
+                    ("orders", "id", "bigint"),
+                    ("orders", "parent", "integer"),
+                ],
+            ),
+            base(
+                KEYS,
+                lambda _: [
+                    (
+                        "lines",
+                        "lines_order_id_fkey",
+                        "FOREIGN KEY (order_id) REFERENCES orders(id) ON UPDATE CASCADE ON DELETE CASCADE",
+                        True,
+                    ),
+                    ("lines", "lines_pkey", "PRIMARY KEY (id)", True),
+                    (
+                        "marks",
+                        "marks_order_id_fkey",
+                        "FOREIGN KEY (order_id) REFERENCES orders(id) ON DELETE CASCADE",
+                        True,
+                    ),
+                    ("marks", "marks_pkey", "PRIMARY KEY (order_id)", True),
+                    ("orders", "orders_parent_fkey", "FOREIGN KEY (parent) REFERENCES orders(id)", True),
+                    ("orders", "orders_pkey", "PRIMARY KEY (id)", True),
+                ],
+            ),
+            base(
+                SEQUENCES,
+                lambda _: [
+                    ("lines_id_seq", "bigint", 5, 5, LARGEST, "public.lines_id_seq"),
+                    ("orders_id_seq", "bigint", 1, 1, LARGEST, "public.orders_id_seq"),
+                ],
+            ),
+            base(
+                "INSERT INTO orders (note) VALUES ('next') RETURNING id = currval('orders_id_seq')", lambda _: [(True,)]
+            ),
+            base("INSERT INTO lines (order_id) SELECT max(id) FROM orders RETURNING id % 5", lambda _: [(0,)]),
+            base("INSERT INTO lines (id, order_id) VALUES (7, 1)", lambda _: "428C9"),
+            base("INSERT INTO orders (id) VALUES (3000000000)"),
+            base("INSERT INTO lines (order_id) VALUES (3000000000)"),
+            new("INSERT INTO orders (note) VALUES ('v2') RETURNING id > 0", lambda _: [(True,)]),
+        ],
+        setup=SHOP,
+        policy={"unmappable": "archive"},
+    ),
+]

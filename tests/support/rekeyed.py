@@ -62,7 +62,8 @@ CASES = [
                 "INSERT INTO orders (id, note) VALUES ({n} + 1, 'o') ON CONFLICT (id) DO UPDATE SET note = excluded.note"
             ),
             new(
-                "INSERT INTO orders (id, note) VALUES ({n}, 'n') ON CONFLICT (id) DO UPDATE SET id = excluded.id, note = excluded.note"
+                "INSERT INTO orders (id, note) VALUES ({n}, 'n')"
+                " ON CONFLICT (id) DO UPDATE SET id = excluded.id, note = excluded.note"
             ),
             new("INSERT INTO orders (id, note) VALUES ({n} + 2, 'n') ON CONFLICT (id) DO NOTHING"),
             old("INSERT INTO orders (id, note) VALUES ({n} + 2, 'x') ON CONFLICT DO NOTHING"),

@@ -1,8 +1,8 @@
 """A primary key whose columns get a wider type in place: int to bigint, with all that refers to it.
 
 The old key stays the primary key until contract: old clients and foreign keys rely on it. The new column has a unique index from
-before publication on, so that new clients name rows by it, in `ON CONFLICT` too. Both hold the same numbers, so what one refuses
-the other would. Foreign keys to the successor stand beside the old ones from cutover on. A number comes from the same sequence
+before publication on, so that new clients name rows by it, in `ON CONFLICT` too. Both hold the same numbers: what one refuses, the
+other would. Foreign keys to the successor stand beside the old ones from cutover on. A number comes from the same sequence
 whoever inserts: the table's own default gives it to the old column, and the sync trigger to the new one.
 Limits: the value stays the same, so only a wider whole number can take a key's place; what the old column cannot hold is
 refused while the old version lives, whatever the plan's policy says.
@@ -259,5 +259,5 @@ def _options(numbering: NumberingFacts) -> str:
     return " ".join([*made, "CYCLE" if numbering.cycle else "NO CYCLE"])
 
 
-def _on(table: Table, file: str, name: str, summary: str, **parts: sql.Composable) -> Statement:
+def _on(table: Table, file: str, name: str, summary: str, /, **parts: sql.Composable) -> Statement:
     return on_table(table, file, name, summary, Lock.ACCESS_EXCLUSIVE, **parts)

@@ -20,14 +20,25 @@ _FAILED = re.compile(r"^number of failed transactions: (\d+)", re.MULTILINE)
 class Pgbench:
     """Some clients of one kind; their script marks each row that it inserts with `name` as the note."""
 
-    def __init__(self, world: World, name: str, script: str, *, clients: int, protocol: str, search_path: str) -> None:
-        """Say who they are."""
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        script: str,
+        *,
+        clients: int,
+        protocol: str,
+        search_path: str,
+        rate: int | None = PER_SECOND,
+    ) -> None:
+        """Say who they are; without a `rate` they go as fast as they can."""
         self.world = world
         self.name = name
         self.script = world.stage.scratch / f"{name}.sql"
         self.script.write_text(script)
         self.log = world.stage.scratch / f"{name}.log"
-        self.options = [f"--client={clients}", f"--protocol={protocol}", f"--rate={PER_SECOND}"]
+        self.options = [f"--client={clients}", f"--protocol={protocol}"]
+        self.options += [f"--rate={rate}"] if rate else []
         self.search_path = search_path
         self.process: subprocess.Popen[str] | None = None
 

@@ -152,6 +152,24 @@ _ALL = (
         "exclude: {elements: 'room WITH =, during WITH &&'} on a table of 1 GB",
         "exclude: {elements: 'room WITH =, during WITH &&'} on a table of 200 kB",
     ),
+    Rule(
+        "PD-H30",
+        "a primary key changes in place",
+        "until contract: each insert claims its key first (a bulk insert costs about twice as much); a new client that names a"
+        " key takes a number from its sequence all the same, whose use it needs; GENERATED ALWAYS does not hold for new clients;"
+        " keys beyond the old type are refused",
+        "load in bulk before or after; widen the key while there are numbers left",
+        "COPY orders FROM 'ten million rows' -- during the soak",
+        "COPY orders FROM 'ten million rows' -- after contract",
+    ),
+    Rule(
+        "PD-H31",
+        "a foreign key's column stays narrower than the key that it refers to",
+        "rows with larger keys cannot be referred to from there",
+        "alter the column in the same plan",
+        "alter_column: {table: orders, column: id, type: bigint}",
+        "alter_column: {table: orders, column: id, type: bigint} and alter_column: {table: lines, column: order_id, type: bigint}",
+    ),
 )
 
 RULES: dict[str, Rule] = {rule.id: rule for rule in _ALL}

@@ -118,6 +118,11 @@ class Rekey(Frozen):
     defaults: tuple[tuple[str, str], ...] = ()
     """Columns by their names in the new version, with their defaults from contract on."""
 
+    @property
+    def left(self) -> set[str]:
+        """Name the foreign keys whose own columns stay as they are."""
+        return {each.key.name for each in self.inbound}
+
     def knows(self, schema: str, table: str, name: str) -> bool:
         """Tell whether a foreign key has a successor."""
         own = ((each.schema_name, each.table, each.key.name) for each in self.inbound)

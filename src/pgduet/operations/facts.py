@@ -127,6 +127,8 @@ class InboundFacts(Facts):
     columns: tuple[str, ...]
     target_columns: tuple[str, ...]
     tail: str
+    narrow: bool = False
+    """A column of it holds less than a bigint."""
 
 
 class NumberingFacts(Facts):

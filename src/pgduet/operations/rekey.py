@@ -82,13 +82,18 @@ def with_keys(plan: str, tables: Sequence[TableDesign], facts: Mapping[str, Tabl
 
 
 def refuse_unknown(design: TableDesign, table: TableFacts) -> None:
-    """Refuse, while there is a way back, foreign keys to the old key that have no successor: somebody made them since preflight.
+    """Refuse, while there is a way back, what has come to stand on the old key since preflight, and has no successor.
 
     Raises:
         NotSupported: naming the foreign key.
     """
     if design.rekey is None:
         return
+    if table.primary and table.primary.others:
+        raise NotSupported(
+            f"on the key of {design.label}, which goes, depends {'; '.join(table.primary.others)}",
+            hint="Drop it, then advance; after contract it can be made again.",
+        )
     for each in standing(design, table):
         if not design.rekey.knows(each.schema_name, each.table, each.name):
             raise NotSupported(

@@ -5,7 +5,7 @@ from psycopg import sql
 
 from pgduet.errors import DownIncomplete
 from pgduet.hazards import Hazard, hazard
-from pgduet.operations import carry
+from pgduet.operations import carry, rekey
 from pgduet.operations.answers import KeyPath, place
 from pgduet.operations.design import ROW, ColumnMapping, OldColumn, TableDesign
 from pgduet.operations.facts import TableFacts
@@ -126,6 +126,10 @@ async def hazards_of(conn: Connection, plan: Plan, table: TableDesign, facts: Ta
     kept |= carry.dropped_indexes(plan, facts) | {key.name for key in table.foreign_keys}
     if lost := carry.lost(facts, table.mappings, kept):
         made.append(hazard("PD-H06", f"{table.label}: {', '.join(lost)}"))
+    if table.rekey:
+        made.append(hazard("PD-H30", table.label))
+        narrow = [each for each in rekey.standing(table, facts) if each.narrow and each.name in table.rekey.left]
+        made += [hazard("PD-H31", f"{each.schema_name}.{each.table}: {each.name}") for each in narrow]
     if facts.user_update_triggers:
         names = ", ".join(facts.user_update_triggers)
         if plan.policy.user_triggers == "fire":

@@ -15,10 +15,11 @@ SELECT c.relname AS name, pg_get_indexdef(i.indexrelid) AS definition, k.condefe
 SELECT k.conname AS name, n.nspname AS schema_name, c.relname AS table, c.relkind::text AS kind, k.convalidated AS valid,
        pg_has_role(current_user, c.relowner, 'USAGE') AS owned, l.names AS columns, l.targets AS target_columns,
        substr(replace(pg_get_constraintdef(k.oid), ' NOT VALID', ''), 1 + length(format('FOREIGN KEY (%%s) REFERENCES %%s(%%s)',
-         l.listed, k.confrelid::regclass, l.targets_listed))) AS tail
+         l.listed, k.confrelid::regclass, l.targets_listed))) AS tail, l.narrow
   FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace,
   LATERAL (SELECT array_agg(a.attname::text ORDER BY u.place) AS names, string_agg(quote_ident(a.attname), ', ' ORDER BY u.place) AS listed,
-                  array_agg(t.attname::text ORDER BY u.place) AS targets, string_agg(quote_ident(t.attname), ', ' ORDER BY u.place) AS targets_listed
+                  array_agg(t.attname::text ORDER BY u.place) AS targets, string_agg(quote_ident(t.attname), ', ' ORDER BY u.place) AS targets_listed,
+                  bool_or(a.atttypid IN ('int2'::regtype, 'int4'::regtype)) AS narrow
              FROM unnest(k.conkey, k.confkey) WITH ORDINALITY u(own, target, place)
              JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.own
              JOIN pg_attribute t ON t.attrelid = k.confrelid AND t.attnum = u.target) l

@@ -31,6 +31,7 @@ CREATE TABLE public.told (id int PRIMARY KEY);
 ALTER TABLE public.told REPLICA IDENTITY USING INDEX told_pkey;
 CREATE TABLE public.one (id int PRIMARY KEY);
 CREATE TABLE public.many (id int CONSTRAINT in_parts REFERENCES public.one) PARTITION BY RANGE (id);
+CREATE TABLE public.along (id int, more int, PRIMARY KEY (id) INCLUDE (more));
 CREATE TABLE public.two (id int PRIMARY KEY);
 CREATE TABLE public.unsure (two int);
 ALTER TABLE public.unsure ADD CONSTRAINT not_seen FOREIGN KEY (two) REFERENCES public.two NOT VALID;
@@ -66,6 +67,7 @@ WRONG = {
     "a view that groups by the key": Wrong("grouped", BIG, "column", "view public.groups"),
     "a partitioned table": Wrong("halves", BIG, "column", "the table is partitioned", "at"),
     "the replica identity": Wrong("told", BIG, "column", "by whose index replication names rows"),
+    "what only the key's index has": Wrong("along", BIG, "column", "and its index only carries it along", "more"),
     "a partitioned table that refers": Wrong("one", BIG, "column", "in_parts of public.many, which is partitioned"),
     "a reference that is not validated": Wrong(
         "two", BIG, "column", "not_seen of public.unsure, which is not validated"

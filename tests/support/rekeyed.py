@@ -38,6 +38,10 @@ SEQUENCES = (
     " WHERE s.sequencename = t || '_id_seq' ORDER BY 1"
 )
 LARGEST = 9223372036854775807
+REFERENCE = (
+    'FOREIGN KEY (tenant, "or,der)") REFERENCES "o;rders 100 %"(tenant, "num ber") ON DELETE SET NULL ("or,der)")'
+    " DEFERRABLE INITIALLY DEFERRED"
+)
 
 CASES = [
     Case(
@@ -182,8 +186,7 @@ CASES = [
                     ("a key", 'PRIMARY KEY (tenant, "num ber") INCLUDE (note)', False),
                     (
                         "a reference",
-                        'FOREIGN KEY (tenant, "or,der)") REFERENCES "o;rders 100 %"(tenant, "num ber") ON DELETE SET NULL ("or,der)")'
-                        + " DEFERRABLE INITIALLY DEFERRED",
+                        REFERENCE,
                         True,
                     ),
                     ("parts_pkey", "PRIMARY KEY (id)", False),

@@ -19,7 +19,7 @@ from pgduet.operations.design import TableDesign
 from pgduet.operations.facts import InboundFacts, NumberingFacts, TableFacts
 from pgduet.operations.names import working_name
 from pgduet.operations.statement import Lock, Statement, Table, identifiers, on_table, trusted
-from pgduet.plan.models import AlterColumn
+from pgduet.plan.models import AlterColumn, TableName
 from pgduet.sql import block
 
 _WIDER = {"smallint": ("integer", "bigint"), "integer": ("bigint",)}
@@ -46,6 +46,7 @@ def refuse(table: TableFacts, top: KeyPath, operation: AlterColumn) -> None:
                 hint=f"Leave `{given}` out: a key keeps its values.",
             )
     reasons = {
+        "and its index only carries it along": column.name not in table.key,
         "and the table is partitioned": table.kind == "p",
         "and the key is deferrable": key.index.deferrable,
         f"on which depends {'; '.join(key.others)}": bool(key.others),
@@ -71,12 +72,10 @@ def with_keys(plan: str, tables: Sequence[TableDesign], facts: Mapping[str, Tabl
     after = {table.label: found for table in tables if (found := _successors(table))}
     if not after:
         return tuple(tables)
-    turned = [_turned(table, after, facts[f"{table.schema_name}.{table.table}"]) for table in tables]
+    turned = [_turned(table, after, _facts(facts, table)) for table in tables]
     gone = {(t.schema_name, t.table, name) for t in tables for name in t.dropped_constraints}
     return tuple(
-        _rekeyed(plan, table, after[table.label], facts[f"{table.schema_name}.{table.table}"], turned, gone)
-        if table.label in after
-        else table
+        _rekeyed(plan, table, after[table.label], _facts(facts, table), turned, gone) if table.label in after else table
         for table in turned
     )
 
@@ -145,6 +144,10 @@ def _successors(table: TableDesign) -> dict[str, str]:
     if not any(old.name in table.key for old, _ in pairs):
         return {}
     return {old.name: new.physical for old, new in pairs}
+
+
+def _facts(facts: Mapping[str, TableFacts], table: TableDesign) -> TableFacts:
+    return facts[str(TableName(table.schema_name, table.table))]
 
 
 def _turned(table: TableDesign, successors: Mapping[str, dict[str, str]], facts: TableFacts) -> TableDesign:

@@ -59,9 +59,10 @@ SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, a.attnot
  ORDER BY a.attnum
 
 -- name: key
+-- Without columns that its index only carries along.
 SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type
   FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k(attnum, position), pg_attribute a
- WHERE i.indrelid = %(oid)s::oid AND i.indisprimary AND a.attrelid = i.indrelid AND a.attnum = k.attnum
+ WHERE i.indrelid = %(oid)s::oid AND i.indisprimary AND a.attrelid = i.indrelid AND a.attnum = k.attnum AND k.position <= i.indnkeyatts
  ORDER BY k.position
 
 -- name: dependents

@@ -17,16 +17,16 @@ from pgduet import barriers
 from pgduet.operations import declare
 from pgduet.phases import Phase, State
 
-ROWS = 2_000
-TABLES = f"""
+ROWS, MANY = 2_000, 1_000_000
+TABLES = """
 CREATE TABLE public.reviews (id serial PRIMARY KEY, n int NOT NULL DEFAULT 0, note text);
 CREATE INDEX reviews_n ON public.reviews (n);
 CREATE TABLE public.replies (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     review int NOT NULL REFERENCES public.reviews ON DELETE CASCADE);
 CREATE INDEX replies_review ON public.replies (review);
 CREATE TABLE public.stars (review int PRIMARY KEY REFERENCES public.reviews ON UPDATE CASCADE, stars int);
-INSERT INTO public.reviews (note) SELECT 'note ' || i FROM generate_series(1, {ROWS}) i;
-INSERT INTO public.replies (review) SELECT i FROM generate_series(1, {ROWS}) i;
+INSERT INTO public.reviews (note) SELECT 'note ' || i FROM generate_series(1, {rows}) i;
+INSERT INTO public.replies (review) SELECT i FROM generate_series(1, {rows}) i;
 """
 GROWS: list[dict[str, Any]] = [
     {"alter_column": {"table": "public.reviews", "column": "id", "type": "bigint"}},
@@ -108,9 +108,10 @@ async def clients_of(world: World) -> AsyncIterator[Clients]:
         yield found
 
 
-async def test_clients_of_both_versions_see_no_error_there_and_back_and_to_the_end(world: World) -> None:
-    await world.conn.execute(TABLES.encode())
-    stage = world.stage
+@pytest.mark.parametrize("rows", [ROWS, pytest.param(MANY, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+async def test_clients_of_both_versions_see_no_error_there_and_back_and_to_the_end(world: World, rows: int) -> None:
+    await world.conn.execute(TABLES.format(rows=rows).encode())
+    stage, patience_s = world.stage, 30 + rows / 5_000
     plan = stage.plan(*GROWS, **POLICY)
     async with stage.worker(), clients_of(world) as clients:
         for last in (False, True):
@@ -118,11 +119,11 @@ async def test_clients_of_both_versions_see_no_error_there_and_back_and_to_the_e
             await clients.begin(f"base {turn}", "public")
             with holding(clients.working):
                 await stage.start(plan)
-                await stage.waits("gate", Phase.SHADOW)
+                await stage.waits("gate", Phase.SHADOW, patience_s)
                 await clients.begin(f"v1 {turn}", "public_v1")
                 await clients.begin(f"v2 {turn}", "public_v2")
                 await stage.act("advance")
-                await stage.waits("window", Phase.SOAK)
+                await stage.waits("window", Phase.SOAK, patience_s)
                 await many_rows_at_once(world)
                 error = await client_error(world.conn, "INSERT INTO public_v2.reviews (id) VALUES (3000000000)")
                 assert error is not None
@@ -135,10 +136,10 @@ async def test_clients_of_both_versions_see_no_error_there_and_back_and_to_the_e
                     clients.working.clear()
                     await clients.until.aclose()
                     await stage.act("abort")
-                status = await stage.result(60)
+                status = await stage.result(patience_s)
                 assert status.state is (State.DONE if last else State.ROLLED_BACK)
         await clients.end()
-    assert await world.one("SELECT count(*) FROM reviews JOIN replies r ON r.review = reviews.id") > ROWS
+    assert await world.one("SELECT count(*) FROM reviews JOIN replies r ON r.review = reviews.id") > rows
     largest = await world.one("SELECT max(id) FROM reviews WHERE id < 2000000")
     assert await world.one("INSERT INTO reviews DEFAULT VALUES RETURNING id") > largest, "the next number is taken"
     await world.conn.execute("SELECT setval('reviews_id_seq', (2 ^ 31)::bigint)")
@@ -156,7 +157,7 @@ async def many_rows_at_once(world: World) -> None:
 
 async def upserted(world: World) -> None:
     """Upsert the same few keys as fast as the server can, by both versions, once there are two unique indexes."""
-    await world.conn.execute(TABLES.encode())
+    await world.conn.execute(TABLES.format(rows=ROWS).encode())
     async with mechanics(world.stage.dsn, GROWS[0]) as m:
         await m.published()
         for index in declare.early(m.table):
@@ -179,7 +180,7 @@ async def test_upserts_of_absent_hot_keys_are_never_refused(world: World) -> Non
     await upserted(world)
 
 
-UNCLAIMED = Clause("whoever inserts a key claims it", "rekey", "claiming", "PERFORM {function}({values});", "NULL;")
+UNCLAIMED = Clause("whoever inserts a key claims it", "rekey", "claim_body", "INSERT INTO {claims} VALUES ({key});")
 UNLOCKED = Clause("a row that is there stays there", "rekey", "claim_body", "FOR KEY SHARE", "")
 
 

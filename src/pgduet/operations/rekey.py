@@ -158,8 +158,8 @@ def _turned(table: TableDesign, successors: Mapping[str, dict[str, str]], facts:
         names = successors.get(key.target_relation.as_string(None), {})
         if key.carried and set(names) & set(key.target_columns):
             targets = tuple(names.get(name, name) for name in key.target_columns)
-            changes = {"target_columns": targets, "rest": _rest(key.target_relation, targets, tails[key.shown])}
-            keys.append(key.model_copy(update=changes))
+            # Rows are looked up by the old columns: they hold the same, and have an index from the beginning.
+            keys.append(key.model_copy(update={"rest": _rest(key.target_relation, targets, tails[key.shown])}))
         else:
             keys.append(key)
     return table.model_copy(update={"foreign_keys": tuple(keys)})
@@ -213,7 +213,7 @@ def _key(plan: str, facts: InboundFacts, table: TableDesign, successors: Mapping
         columns=facts.columns,
         target_schema=table.schema_name,
         target=table.table,
-        target_columns=targets,
+        target_columns=facts.target_columns,
         rest=_rest(table.relation, targets, facts.tail),
         shown=facts.name,
         carried=True,

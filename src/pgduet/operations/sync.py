@@ -157,8 +157,8 @@ class _Bodies:
 
     def insert(self) -> Query:
         if self.mode is SyncMode.FILL:
-            return self._fill(*claims.claiming(self.design, self.table))
-        mappings: list[Query] = [
+            return self._fill()
+        mappings = [
             block("sync", "insert_key_mapping" if self.table.rekeys(mapping) else "insert_mapping").format(
                 marker=_MARKER,
                 by_view=sql.Literal(BY_VIEW),
@@ -169,7 +169,6 @@ class _Bodies:
             for mapping in self.table.mappings
             if _matters(self.table, mapping)
         ]
-        mappings += claims.claiming(self.design, self.table)
         if self.table.partition_key:
             return block("sync", "insert_moved").format(
                 mappings=_lines(mappings or [sql.SQL("    NULL;")]), marker=_MARKER, moved=_MOVED
@@ -202,8 +201,8 @@ class _Bodies:
             down=self._down(mapping),
         )
 
-    def _fill(self, *more: Query) -> Query:
-        ups = [self._up(mapping) for mapping in self.table.mappings if mapping.derived] + [*more]
+    def _fill(self) -> Query:
+        ups = [self._up(mapping) for mapping in self.table.mappings if mapping.derived]
         return block("sync", "fill").format(mappings=_lines(ups))
 
     def _up(self, mapping: ColumnMapping) -> Query:

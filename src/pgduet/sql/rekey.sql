@@ -45,7 +45,8 @@ CREATE UNLOGGED TABLE IF NOT EXISTS {claims} (key bigint PRIMARY KEY) WITH (auto
 DROP TABLE IF EXISTS {claims}
 
 -- name: claim
-CREATE OR REPLACE FUNCTION {function}({arguments}) RETURNS void LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body}
+-- A trigger's function cannot be called by anybody, who could lock rows by it.
+CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body}
 
 -- name: claim_body
 -- Of a row that is there, keep whoever would delete it away, and where it is about to be updated, whoever would update it: as the
@@ -60,20 +61,17 @@ BEGIN
   ELSE
     PERFORM FROM {relation} AS t WHERE {same} FOR KEY SHARE;
   END IF;
-  IF FOUND THEN
-    RETURN;
+  IF NOT FOUND THEN
+    INSERT INTO {claims} VALUES ({key});
+    DELETE FROM {claims} AS c WHERE c.key = {key};
+    IF how = 'UPDATE KEY' THEN
+      PERFORM FROM {relation} AS t WHERE {same} FOR UPDATE;
+    ELSE
+      PERFORM FROM {relation} AS t WHERE {same} FOR NO KEY UPDATE;
+    END IF;
   END IF;
-  INSERT INTO {claims} VALUES ({key});
-  DELETE FROM {claims} AS c WHERE c.key = {key};
-  IF how = 'UPDATE KEY' THEN
-    PERFORM FROM {relation} AS t WHERE {same} FOR UPDATE;
-  ELSE
-    PERFORM FROM {relation} AS t WHERE {same} FOR NO KEY UPDATE;
-  END IF;
+  RETURN NEW;
 END
-
--- name: claiming
-  PERFORM {function}({values});
 
 -- name: say_body
 -- An INSERT that may update is announced as both, in this order.

@@ -10,7 +10,8 @@ from support.mechanics import mechanics
 from support.plans import parsed
 
 from pgduet.errors import NotSupported
-from pgduet.operations import refusals
+from pgduet.operations import columns, declare, refusals, rekey, sync, views
+from pgduet.operations.dependents import Dependents
 from pgduet.postgres import catalogue
 from pgduet.postgres.databases import Database
 from pgduet.postgres.session import Connection, session
@@ -96,10 +97,31 @@ async def test_what_a_key_cannot_do_is_refused(bare: Connection, wrong: Wrong) -
 async def test_what_stays_narrower_than_the_key_is_told(bare: Connection) -> None:
     widened = Wrong("shops", BIG, "", "").operation
     also = {"alter_column": {"table": "public.sales", "column": "shop", **BIG}}
-    for operations, told in ([(widened,), ["public.sales: sold_in"]], [(widened, also), []]):
-        found = (await survey(bare, parsed(*operations))).hazards
+    for more, told in ([], ["public.sales: sold_in"]), ([also], []):
+        found = (await survey(bare, parsed(widened, *more))).hazards
         assert [hazard.where for hazard in found if hazard.id == "PD-H31"] == told
         assert "PD-H30" in {hazard.id for hazard in found}
+
+
+async def test_a_foreign_key_that_was_dropped_since_does_not_come_back(dsn: str, conn: Client) -> None:
+    await conn.execute(WORLD.encode())
+    async with mechanics(dsn, Wrong("shops", BIG, "", "").operation) as m:
+        await m.published()
+        for index in declare.early(m.table):
+            await m.conn.execute(declare.build(m.table, index).sql)
+        await m.run([*columns.prove_required(m.design, m.table), *columns.require(m.design, m.table)])
+        assert m.table.rekey
+        (inbound,) = m.table.rekey.inbound
+        await m.run(declare.foreign_key(inbound, inbound.key))
+        await conn.execute("ALTER TABLE public.sales DROP CONSTRAINT sold_in")
+        facts = await catalogue.table(m.conn, "public", "shops")
+        gone = [*views.drop_schema("public", "2", ("shops",)), *views.drop_inner_view(m.design, m.table)]
+        before, after = rekey.before(m.table, facts), rekey.after(m.table, facts)
+        final = [*columns.finish(m.table, {}, Dependents()), *declare.proper_names(m.table)]
+        await m.run([*gone, *sync.remove(m.design, m.table), *before, *final, *after])
+        keys = "SELECT conname FROM pg_constraint WHERE contype IN ('p', 'f') AND conrelid = ANY (%s::regclass[])"
+        found = await m.rows(keys, [["public.shops", "public.sales"]])
+        assert sorted(found) == [("sales_pkey",), ("shops_pkey",)]
 
 
 async def test_what_has_come_to_stand_on_the_key_since_preflight_holds_contract(dsn: str, conn: Client) -> None:

@@ -37,7 +37,7 @@ class Pgbench:
         self.script = world.stage.scratch / f"{name}.sql"
         self.script.write_text(script)
         self.log = world.stage.scratch / f"{name}.log"
-        self.options = [f"--client={clients}", f"--protocol={protocol}"]
+        self.options: list[str] = [f"--client={clients}", f"--protocol={protocol}"]
         self.options += [f"--rate={rate}"] if rate else []
         self.search_path = search_path
         self.process: subprocess.Popen[str] | None = None

@@ -12,11 +12,12 @@ CREATE TABLE public.lines (
     n        int
 );
 CREATE TABLE public.marks (order_id int PRIMARY KEY REFERENCES public.orders (id) ON DELETE CASCADE, mark text);
+CREATE TABLE public.tags (order_id int REFERENCES public.orders, tag text);
 INSERT INTO public.orders (note) SELECT 'order ' || i FROM generate_series(1, 300) i;
 INSERT INTO public.lines (order_id, n) SELECT i, i FROM generate_series(1, 300) i;
 INSERT INTO public.marks SELECT i, 'mark' FROM generate_series(1, 50) i;
 """
-"""Three ways to refer: the table itself, one whose column changes as well, one that the plan does not name."""
+"""Ways to refer: the table itself, a column that changes as well, a key that does, a table that the plan does not name."""
 
 
 def altered(table: str, column: str, **changes: Any) -> dict[str, Any]:
@@ -46,7 +47,7 @@ REFERENCE = (
 CASES = [
     Case(
         "alter_column type of a primary key, with all that refers to it",
-        [altered("orders", "id"), altered("lines", "order_id"), altered("lines", "id")],
+        [altered("orders", "id"), altered("lines", "order_id"), altered("lines", "id"), altered("marks", "order_id")],
         [
             # Whoever inserts gets the next number, and whoever names one has it.
             old(
@@ -83,8 +84,12 @@ CASES = [
             old("INSERT INTO lines (order_id) VALUES (-{n})", lambda _: "23503"),
             new("INSERT INTO lines (order_id) VALUES (-{n})", lambda _: "23503"),
             old("INSERT INTO marks VALUES ({n}, 'm')"),
-            new("INSERT INTO marks VALUES ({n} + 2, 'm')"),
-            new("INSERT INTO marks VALUES (-{n}, 'm')", lambda _: "23503"),
+            new("INSERT INTO marks (order_id, mark) VALUES ({n} + 2, 'm')"),
+            new("INSERT INTO marks (order_id, mark) VALUES (-{n}, 'm')", lambda _: "23503"),
+            old("INSERT INTO marks VALUES ({n} + 2, 'o') ON CONFLICT (order_id) DO UPDATE SET mark = 'o'"),
+            new("SELECT mark FROM marks WHERE order_id = {n} + 2", lambda _: [("o",)]),
+            new("INSERT INTO tags VALUES ({n} + 2, 't')"),
+            old("INSERT INTO tags VALUES (-{n}, 't')", lambda _: "23503"),
             new("UPDATE orders SET parent = {n} WHERE id = {n} + 1"),
             old("UPDATE orders SET parent = -{n} WHERE id = {n} + 1", lambda _: "23503"),
             # A key that changes takes its children along; a row that goes, too.
@@ -105,7 +110,7 @@ CASES = [
                 lambda _: [
                     ("lines", "id", "bigint"),
                     ("lines", "order_id", "bigint"),
-                    ("marks", "order_id", "integer"),
+                    ("marks", "order_id", "bigint"),
                     ("orders", "id", "bigint"),
                     ("orders", "parent", "integer"),
                 ],
@@ -145,6 +150,7 @@ CASES = [
             base("INSERT INTO lines (id, order_id) VALUES (7, 1)", lambda _: "428C9"),
             base("INSERT INTO orders (id) VALUES (3000000000)"),
             base("INSERT INTO lines (order_id) VALUES (3000000000)"),
+            base("INSERT INTO tags VALUES (-1)", lambda _: "23503"),
             new("INSERT INTO orders (note) VALUES ('v2') RETURNING id > 0", lambda _: [(True,)]),
         ],
         setup=SHOP,

@@ -155,10 +155,11 @@ _ALL = (
     Rule(
         "PD-H30",
         "a primary key changes in place",
-        "until contract: each insert claims its key first (a bulk insert costs about twice as much); a new client that names a"
-        " key takes a number from its sequence all the same, whose use it needs; GENERATED ALWAYS does not hold for new clients;"
-        " keys beyond the old type are refused",
-        "load in bulk before or after; widen the key while there are numbers left",
+        "until contract: each insert claims its key first (a bulk insert takes about twice as long); a new client that names a"
+        " key takes a number from its sequence all the same, for which it needs the right; GENERATED ALWAYS does not hold for new"
+        " clients; keys beyond the old type are refused; `ON CONFLICT (key) DO NOTHING` of a row that others update at that very"
+        " moment can be refused",
+        "load in bulk before or after; write `ON CONFLICT DO NOTHING`; widen the key while there are numbers left",
         "COPY orders FROM 'ten million rows' -- during the soak",
         "COPY orders FROM 'ten million rows' -- after contract",
     ),

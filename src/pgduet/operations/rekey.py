@@ -133,9 +133,17 @@ def after(design: TableDesign, table: TableFacts) -> list[Statement]:
         made.append(_on(design, "columns", "set_default", "its default", **parts))
     for numbering in _numbered(design, table):
         made += _numbers_stay(design, numbering)
+    there = {(each.schema_name, each.table, each.name) for each in table.primary.inbound}
     for each in design.rekey.inbound:
-        parts = {"constraint": sql.Identifier(each.key.working), "name": sql.Identifier(each.key.name)}
-        made.append(_on(each, "columns", "rename_constraint", f"{each.key.name} gets its name", **parts))
+        working, name = sql.Identifier(each.key.working), sql.Identifier(each.key.name)
+        if (each.schema_name, each.table, each.key.working) not in there:
+            continue
+        if (each.schema_name, each.table, each.key.name) in there:
+            parts = {"constraint": working, "name": name}
+            made.append(_on(each, "columns", "rename_constraint", f"{each.key.name} gets its name", **parts))
+        else:
+            # Who has dropped it since does not want it back.
+            made.append(_on(each, "columns", "drop_constraint", f"no {each.key.name}", constraint=working))
     return made
 
 

@@ -1,13 +1,15 @@
 """A primary key turns from int into bigint under clients of both versions, with all that refers to it and upserts of hot keys."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
+import psycopg
 import pytest
 from support.asking import client_error
 from support.cycle import QUICK
+from support.harness import schema_dump
 from support.mechanics import mechanics
 from support.mutants import Clause, must_fail
 from support.pgbench import Pgbench
@@ -188,3 +190,58 @@ UNLOCKED = Clause("a row that is there stays there", "rekey", "claim_body", "FOR
 @pytest.mark.parametrize("mutant", [UNCLAIMED, UNLOCKED], ids=lambda mutant: mutant.name)
 async def test_without_the_clause_they_are(world: World, mutant: Clause) -> None:
     await must_fail(upserted(world), mutant, says=ERRORS)
+
+
+@pytest.mark.long
+@on_newest
+async def test_every_step_that_is_cut_short_is_taken_again(world: World) -> None:
+    await world.conn.execute(TABLES.format(rows=ROWS).encode())
+    stage, cut = world.stage, Cut()
+    before = schema_dump(world.server.bin_dir, stage.dsn)
+    async with stage.worker():
+        for last in (False, True):
+            with cut.everywhere():
+                await stage.start(stage.plan(*GROWS, **POLICY))
+                await stage.waits("gate", Phase.SHADOW, 60)
+                await stage.act("advance")
+                await stage.waits("window", Phase.SOAK, 60)
+                await stage.act("advance" if last else "abort")
+                assert (await stage.result(60)).state is (State.DONE if last else State.ROLLED_BACK)
+            if not last:
+                assert schema_dump(world.server.bin_dir, stage.dsn) == before
+    assert cut.times > 20
+    assert await world.one("SELECT count(*) FROM pg_constraint WHERE conname LIKE '\\_pgduet%'") == 0
+    assert await world.one("INSERT INTO reviews DEFAULT VALUES RETURNING id") == ROWS + 1
+
+
+class Cut:
+    """Cuts a step short at a moment's first, third, seventh, fifteenth … time, so that it is taken again and gets further."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    @contextmanager
+    def everywhere(self) -> Iterator[None]:
+        """Cut before and after each commit."""
+        names = [name.replace("after", when) for name in MOMENTS for when in ("before", "after")]
+        names = [name for name in names if name in barriers.NAMES]
+        for name in names:
+            barriers.HOOKS[name] = self._hook()
+        try:
+            yield
+        finally:
+            for name in names:
+                del barriers.HOOKS[name]
+
+    def _hook(self) -> Callable[[], Awaitable[None]]:
+        seen, due = 0, 1
+
+        async def hook() -> None:
+            nonlocal seen, due
+            seen += 1
+            if seen == due:
+                due = 2 * due + 1
+                self.times += 1
+                raise psycopg.OperationalError("the connection went")
+
+        return hook

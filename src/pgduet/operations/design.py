@@ -9,17 +9,10 @@ from typing import Literal
 
 from psycopg import sql
 
-from pgduet.operations.constraints import (
-    CarriedIndex,
-    Check,
-    DroppedIndex,
-    Exclusion,
-    ForeignKey,
-    Rekey,
-    ReplicaIdentity,
-)
+from pgduet.operations.constraints import CarriedIndex, Check, DroppedIndex, Exclusion, ForeignKey, ReplicaIdentity
 from pgduet.operations.expressions import Expression, Frozen
 from pgduet.operations.names import physical_column, routine_name, version_schema
+from pgduet.operations.referring import Rekey
 from pgduet.operations.statement import Query, trusted
 from pgduet.operations.whole_tables import CreatedTable, DroppedTable, Script
 
@@ -194,7 +187,6 @@ class TableDesign(Frozen):
     renamed_constraints: tuple[tuple[str, str], ...] = ()
     identity: ReplicaIdentity | None = None
     rekey: Rekey | None = None
-    """Where columns of the primary key change."""
     computed: tuple[str, ...] = ()
     """Columns that nobody can set: generated ones, and identities."""
     partitioned: bool = False
@@ -367,10 +359,11 @@ class Design(Frozen):
         """The quoted names of all tables that the migration changes, brings or takes."""
         new = [sql.Identifier(t.schema_name, t.new_name).as_string(None) for t in self.tables if t.new_name]
         said = [name for script in self.scripts for name in script.tables]
-        whole = [*(t.label for t in self.created), *(t.label for t in self.dropped)]
-        whole += [index.table for index in self.dropped_indexes]
-        whole += [inbound.label for t in self.tables if t.rekey for inbound in t.rekey.inbound]
-        return frozenset([*(t.label for t in self.tables), *whole, *new, *said])
+        refers = (each.label for t in self.tables if t.rekey for each in t.rekey.inbound)
+        dropped = (index.table for index in self.dropped_indexes)
+        return frozenset(
+            [*(t.label for t in (*self.tables, *self.created, *self.dropped)), *refers, *dropped, *new, *said]
+        )
 
     @property
     def index_names(self) -> frozenset[str]:

@@ -14,10 +14,11 @@ from psycopg import sql
 
 from pgduet.errors import NotSupported
 from pgduet.operations.answers import KeyPath, place
-from pgduet.operations.constraints import ForeignKey, Inbound, Referring, Rekey
+from pgduet.operations.constraints import ForeignKey
 from pgduet.operations.design import TableDesign
 from pgduet.operations.facts import InboundFacts, NumberingFacts, TableFacts
 from pgduet.operations.names import working_name
+from pgduet.operations.referring import Inbound, Referring, Rekey
 from pgduet.operations.statement import Lock, Statement, Table, identifiers, on_table, trusted
 from pgduet.plan.models import AlterColumn, TableName
 from pgduet.sql import block

@@ -16,6 +16,7 @@ from psycopg import sql
 
 from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.names import trigger_name
+from pgduet.operations.rekey import concerns
 from pgduet.operations.statement import Lock, Query, Statement, identifiers
 from pgduet.sql import block
 
@@ -45,7 +46,7 @@ def triggers(design: Design, table: TableDesign) -> list[Statement]:
     """Create the triggers."""
     if table.rekey is None:
         return []
-    own = [*table.key, *(new.physical for m in table.mappings if table.rekeys(m) for new in m.columns)]
+    own = [*table.key, *(new.physical for m in table.mappings if concerns(table, m) for new in m.columns)]
     of_key = sql.SQL("UPDATE OF {}").format(identifiers(own))
     say, claim = (design.routine(table, name) for name in ("say", "claim"))
     made = []

@@ -187,6 +187,7 @@ class TableDesign(Frozen):
     renamed_constraints: tuple[tuple[str, str], ...] = ()
     identity: ReplicaIdentity | None = None
     rekey: Rekey | None = None
+    """Where columns of the primary key change."""
     computed: tuple[str, ...] = ()
     """Columns that nobody can set: generated ones, and identities."""
     partitioned: bool = False
@@ -289,10 +290,6 @@ class TableDesign(Frozen):
         names = dict(self.kept_names) | {old.name: new.name for m in self.mappings for old, new in m.pairs}
         return tuple(names[name] for name in self.key)
 
-    def rekeys(self, mapping: ColumnMapping) -> bool:
-        """Tell whether a mapping is about a column of the primary key."""
-        return self.rekey is not None and any(old.name in self.key for old in mapping.replaces)
-
     def differs(self, column: str, left: sql.Composable, right: sql.Composable) -> sql.Composable:
         """Render that a column of the table differs between two rows."""
         return self.differs_from(column, left, sql.SQL("{}.{}").format(right, sql.Identifier(column)))
@@ -359,11 +356,10 @@ class Design(Frozen):
         """The quoted names of all tables that the migration changes, brings or takes."""
         new = [sql.Identifier(t.schema_name, t.new_name).as_string(None) for t in self.tables if t.new_name]
         said = [name for script in self.scripts for name in script.tables]
-        refers = (each.label for t in self.tables if t.rekey for each in t.rekey.inbound)
-        dropped = (index.table for index in self.dropped_indexes)
-        return frozenset(
-            [*(t.label for t in (*self.tables, *self.created, *self.dropped)), *refers, *dropped, *new, *said]
-        )
+        whole = [*(t.label for t in self.created), *(t.label for t in self.dropped)]
+        whole += [index.table for index in self.dropped_indexes]
+        whole += [inbound.label for t in self.tables if t.rekey for inbound in t.rekey.inbound]
+        return frozenset([*(t.label for t in self.tables), *whole, *new, *said])
 
     @property
     def index_names(self) -> frozenset[str]:

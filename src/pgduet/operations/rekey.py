@@ -15,7 +15,7 @@ from psycopg import sql
 from pgduet.errors import NotSupported
 from pgduet.operations.answers import KeyPath, place
 from pgduet.operations.constraints import ForeignKey
-from pgduet.operations.design import TableDesign
+from pgduet.operations.design import ColumnMapping, TableDesign
 from pgduet.operations.facts import InboundFacts, NumberingFacts, TableFacts
 from pgduet.operations.names import working_name
 from pgduet.operations.referring import Inbound, Referring, Rekey
@@ -26,6 +26,11 @@ from pgduet.sql import block
 _WIDER = {"smallint": ("integer", "bigint"), "integer": ("bigint",)}
 _GIVEN = ("up", "down", "nullable", "default", "check", "unique", "references")
 _LEAVE = "Leave the column out of the plan."
+
+
+def concerns(table: TableDesign, mapping: ColumnMapping) -> bool:
+    """Tell whether a mapping is about a column of the primary key."""
+    return table.rekey is not None and any(old.name in table.key for old in mapping.replaces)
 
 
 def refuse(table: TableFacts, top: KeyPath, operation: AlterColumn) -> None:
@@ -104,7 +109,7 @@ def refuse_unknown(design: TableDesign, table: TableFacts) -> None:
 
 def standing(design: TableDesign, table: TableFacts) -> list[InboundFacts]:
     """Give the foreign keys that refer to the old key now."""
-    going = {old.name for mapping in design.mappings if design.rekeys(mapping) for old in mapping.replaces}
+    going = {old.name for mapping in design.mappings if concerns(design, mapping) for old in mapping.replaces}
     return [each for each in (table.primary.inbound if table.primary else ()) if going & set(each.target_columns)]
 
 
@@ -185,7 +190,7 @@ def _rekeyed(
     table = table.model_copy(update={"rekey": Rekey()})
     mappings, defaults = [], []
     for mapping in table.mappings:
-        if not table.rekeys(mapping):
+        if not concerns(table, mapping):
             mappings.append(mapping)
             continue
         for old, new in mapping.pairs:
@@ -235,7 +240,7 @@ def _rest(target: sql.Identifier, columns: tuple[str, ...], tail: str) -> str:
 
 def _numbered(design: TableDesign, table: TableFacts) -> list[NumberingFacts]:
     """Give the sequences of columns that change."""
-    going = {old.name for mapping in design.mappings if design.rekeys(mapping) for old in mapping.replaces}
+    going = {old.name for mapping in design.mappings if concerns(design, mapping) for old in mapping.replaces}
     return [each for each in (table.primary.numbering if table.primary else ()) if each.column in going]
 
 

@@ -20,6 +20,7 @@ from pgduet.operations.design import (
     is_exact,
 )
 from pgduet.operations.names import BY_VIEW, MARKER, trigger_name
+from pgduet.operations.rekey import concerns
 from pgduet.operations.statement import Lock, Query, Statement, identifiers, trusted
 from pgduet.phases import SyncMode
 from pgduet.sql import block
@@ -159,7 +160,7 @@ class _Bodies:
         if self.mode is SyncMode.FILL:
             return self._fill()
         mappings = [
-            block("sync", "insert_key_mapping" if self.table.rekeys(mapping) else "insert_mapping").format(
+            block("sync", "insert_key_mapping" if concerns(self.table, mapping) else "insert_mapping").format(
                 marker=_MARKER,
                 by_view=sql.Literal(BY_VIEW),
                 new_empty=_all(sql.SQL("{} IS NULL").format(column.of(NEW)) for column in mapping.columns),
@@ -239,7 +240,7 @@ class _Bodies:
         message = sql.Literal(
             f"value of {names} in {self.table.label} has no equivalent in version {self.design.from_version}"
         )
-        if self.design.unmappable == "archive" and not self.table.rekeys(mapping):
+        if self.design.unmappable == "archive" and not concerns(self.table, mapping):
             if _down_is_sure(self.table, mapping):
                 return sql.SQL("{}\n{}").format(checks, assign)
             return block("sync", "down_archive").format(

@@ -69,8 +69,9 @@ def _value(measure: str, side: Measured) -> Query:
 
 
 def _groups(side: Measured) -> Query:
-    texts = sql.SQL(", ").join(sql.SQL("({})::text").format(side.over(group)) for group in side.groups)
-    return sql.SQL("jsonb_build_array({})").format(texts)
+    """Render a group's values as jsonb, in which 1.0 and 1.00 are one."""
+    values = sql.SQL(", ").join(side.over(group) for group in side.groups)
+    return sql.SQL("jsonb_build_array({})").format(values)
 
 
 def _by(side: Measured) -> Query:

@@ -196,6 +196,7 @@ def between(
     shadow: dict[str, Trait],
     key: tuple[str, ...],
     mappings: tuple[Mapping, ...] = (),
+    /,
     **other: Any,
 ) -> Comparison:
     """Compare two tables by columns of one name, but for those that `mappings` speak of."""

@@ -5,8 +5,8 @@ snapshot and the tolerance is zero; its snapshot is as old as a chunk takes. The
 suspects, in one transaction: a worker that is killed compares one chunk again. Parts of the keys have cursors of their own, and are
 compared side by side on sessions of their own.
 
-Limits: a row whose key changes while a comparison runs may be in no chunk of it. Where keys have no common order, slices by hash take
-the place of ranges, and each reads both tables whole.
+Limits: a row whose key changes while a comparison runs may be in no chunk of it. Where keys have no common order, slices by hash
+take the place of ranges, and each reads both tables whole.
 """
 
 import json
@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from psycopg import DataError, Error
 from psycopg.errors import RaiseException
@@ -55,7 +55,7 @@ class Counts:
     found: list[list[Any]] = field(default_factory=list)
     """Kind, key and versions of each row that differs."""
 
-    def __iadd__(self, other: "Counts") -> "Counts":
+    def __iadd__(self, other: "Counts") -> Self:
         """Take in another chunk."""
         for name in ("rows", "shadow_rows", "mismatches", "missing", "extra", "unmapped"):
             setattr(self, name, getattr(self, name) + getattr(other, name))

@@ -1,8 +1,8 @@
 """Rows that a comparison found to differ: looked at again after a delay, confirmed or cleared, noted, and repaired.
 
 A suspect is confirmed when a later snapshot finds the same two row versions and they still disagree. Where a version has changed
-meanwhile, somebody is writing: it is looked at again. A repair locks a row as clients do, the source's first, and decides by what it
-then finds, so that it can run twice; its record in the audit log commits with it.
+meanwhile, somebody is writing: it is looked at again. A repair locks a row as clients do, the source's first, and decides by what
+it then finds, so that it can run twice; its record in the audit log commits with it.
 """
 
 import asyncio
@@ -83,7 +83,7 @@ async def settled(conn: Connection, parts: Sequence[int]) -> Settled:
 async def note(
     conn: Connection, comparison: Comparison, migration_id: int, parts: Sequence[int], before: datetime | None
 ) -> None:
-    """Note confirmed drift by key in `pgduet.drift`, with both rows; what a comparison begun at `before` did not find is resolved."""
+    """Note confirmed drift in `pgduet.drift`, with both rows; what a comparison begun at `before` did not find is resolved."""
     relation = {"migration": migration_id, "relation": comparison.source_label}
     if before is not None:
         await run(conn, "resolved", relation | {"before": before})

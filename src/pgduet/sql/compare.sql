@@ -109,7 +109,8 @@ HAVING bool_and(a.attname IS NOT NULL AND a.attnotnull)
 
 -- name: size
 SELECT greatest(sum(c.reltuples) FILTER (WHERE c.reltuples >= 0), 0)::float8 AS rows, bool_or(c.reltuples < 0) AS unknown
-  FROM pg_partition_tree(%(relation)s::text::regclass) p JOIN pg_class c ON c.oid = p.relid WHERE p.isleaf
+  FROM pg_class c
+ WHERE c.relkind = 'r' AND c.oid IN (SELECT %(relation)s::text::regclass UNION SELECT relid FROM pg_partition_tree(%(relation)s::text::regclass))
 
 -- name: begin
 INSERT INTO pgduet.comparison (migration_id, source, shadow, part, shape, low, high)

@@ -6,6 +6,7 @@ it then finds, so that it can run twice; its record in the audit log commits wit
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -164,20 +165,20 @@ async def _repair_all(
     mute: bool,  # noqa: FBT001
     result: Repaired,
 ) -> None:
-    """Repair rows at once; where a client holds one of them, in halves, so that it alone is waited for."""
-    while True:
+    """Repair rows at once; where a client holds one of them, in halves, so that in the end it alone is waited for."""
+    batches = deque([suspects])
+    while batches:
+        batch = batches.popleft()
         try:
-            written = await _repair(conn, comparison, reference, suspects, authority, mute=mute)
+            written = await _repair(conn, comparison, reference, batch, authority, mute=mute)
         except (errors.LockNotAvailable, errors.DeadlockDetected):
-            if (middle := len(suspects) // 2) == 0:
+            middle = len(batch) // 2
+            batches += [half for half in (batch[:middle], batch[middle:]) if half]
+            if not middle:
                 await asyncio.sleep(RETRY_S)
-                continue
-            for half in (suspects[:middle], suspects[middle:]):
-                await _repair_all(conn, comparison, reference, half, authority, mute, result)
-            return
+            continue
         result.written += written
-        result.left += max(0, len(suspects) - written)
-        return
+        result.left += max(0, len(batch) - written)
 
 
 async def _repair(

@@ -104,8 +104,19 @@ async def test_one_value_kept_in_two_ways_is_no_difference(dsn: str, conn: Conne
     assert await compared(dsn, conn, SAME) == []
 
 
+async def test_one_value_is_no_difference_the_other_way_round_either(dsn: str, conn: Connection) -> None:
+    turned = [(*pair[2:], *pair[:2]) for pair in SAME]
+    assert await compared(dsn, conn, turned) == [("float4", "0.1", "float8", "0.1")], "which is not 0.1 as float8 has it"
+
+
 async def test_two_values_that_can_be_told_apart_are_a_difference(dsn: str, conn: Connection) -> None:
     assert await compared(dsn, conn, DIFFERENT) == DIFFERENT
+
+
+async def test_two_values_are_a_difference_the_other_way_round_as_well(dsn: str, conn: Connection) -> None:
+    turned = [(*pair[2:], *pair[:2]) for pair in DIFFERENT]
+    found = await compared(dsn, conn, turned)
+    assert [pair for pair in turned if pair not in found] == [("float8", "0.1", "float4", "0.1")], "float4 has no more digits"
 
 
 async def test_letters_that_a_collation_calls_equal_are_compared_by_their_bytes(dsn: str, conn: Connection) -> None:

@@ -25,7 +25,7 @@ async def make(conn: Connection, rows: int = 300) -> None:
     await conn.execute("UPDATE new SET note = 'another' WHERE id <= 3")
     await conn.execute("DELETE FROM new WHERE id BETWEEN 11 AND 13")
     await conn.execute(
-        "INSERT INTO new OVERRIDING SYSTEM VALUE SELECT i, 0, 'x' FROM generate_series(%s, %s) i",
+        "INSERT INTO new OVERRIDING SYSTEM VALUE SELECT i, 0, 'x' FROM generate_series(%s::int, %s::int) i",
         (rows + 701, rows + 703),
         prepare=False,
     )

@@ -23,7 +23,9 @@ def measured(table: str, value: str | None = None, kind: str = "", *groups: str)
 
 async def make(conn: Connection) -> None:
     await conn.execute("CREATE TABLE old (id int PRIMARY KEY, cents int, shop text, ratio float8, at timestamptz)")
-    await conn.execute('CREATE TABLE new (id int PRIMARY KEY, "am %s.ount" numeric(10,2), shop text, ratio float8, at timestamptz)')
+    await conn.execute(
+        'CREATE TABLE new (id int PRIMARY KEY, "am %s.ount" numeric(10,2), shop text, ratio float8, at timestamptz)'
+    )
     await conn.execute(
         """INSERT INTO old SELECT i, i * 3, CASE i % 4 WHEN 0 THEN NULL ELSE 'shop ' || i % 4 END, 1e16 / i,
         '2026-01-01'::timestamptz + i * interval '1 h' FROM generate_series(1, 100) i"""

@@ -43,7 +43,7 @@ SAME: list[Pair] = [
     ("numrange", "[1.0,2]", "numrange", "[1,2.0]"),
     ("int4range", "[1,3]", "int4range", "[1,4)"),
     ("mood", "sad", "mood", "sad"),
-    ("pair", '(1,"x")', "pair", '(1,x)'),
+    ("pair", '(1,"x")', "pair", "(1,x)"),
     ("cents", "1.50", "numeric(8,3)", "1.500"),
     ("text", None, "text", None),
     ("json", None, "json", None),
@@ -94,7 +94,7 @@ async def compared(dsn: str, conn: Connection, pairs: list[Pair]) -> list[Pair]:
             bare = kind.partition(" COLLATE")[0]
             await conn.execute(f"INSERT INTO {table}_{number} VALUES (1, %s::{bare})".encode(), (value,))
         async with twins(dsn, ("public", f"old_{number}"), ("public", f"new_{number}")) as t:
-            if (found := await t.drifted()):
+            if found := await t.drifted():
                 assert found == [("mismatch", {"id": 1})]
                 differing.append(pair)
     return differing
@@ -106,7 +106,9 @@ async def test_one_value_kept_in_two_ways_is_no_difference(dsn: str, conn: Conne
 
 async def test_one_value_is_no_difference_the_other_way_round_either(dsn: str, conn: Connection) -> None:
     turned = [(*pair[2:], *pair[:2]) for pair in SAME]
-    assert await compared(dsn, conn, turned) == [("float4", "0.1", "float8", "0.1")], "which is not 0.1 as float8 has it"
+    assert await compared(dsn, conn, turned) == [("float4", "0.1", "float8", "0.1")], (
+        "which is not 0.1 as float8 has it"
+    )
 
 
 async def test_two_values_that_can_be_told_apart_are_a_difference(dsn: str, conn: Connection) -> None:
@@ -116,12 +118,16 @@ async def test_two_values_that_can_be_told_apart_are_a_difference(dsn: str, conn
 async def test_two_values_are_a_difference_the_other_way_round_as_well(dsn: str, conn: Connection) -> None:
     turned = [(*pair[2:], *pair[:2]) for pair in DIFFERENT]
     found = await compared(dsn, conn, turned)
-    assert [pair for pair in turned if pair not in found] == [("float8", "0.1", "float4", "0.1")], "float4 has no more digits"
+    assert [pair for pair in turned if pair not in found] == [("float8", "0.1", "float4", "0.1")], (
+        "float4 has no more digits"
+    )
 
 
 async def test_letters_that_a_collation_calls_equal_are_compared_by_their_bytes(dsn: str, conn: Connection) -> None:
     try:
-        await conn.execute("CREATE COLLATION careless (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+        await conn.execute(
+            "CREATE COLLATION careless (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+        )
     except psycopg.errors.FeatureNotSupported:
         # This build has no ICU, and so no collation that calls two texts equal: then the statement is all there is to see.
         await conn.execute('CREATE COLLATION careless (locale = "C")')
@@ -141,4 +147,6 @@ async def test_a_generated_column_is_compared_and_never_written(dsn: str, conn: 
     async with twins(dsn) as t:
         assert await t.drifted() == [("mismatch", {"id": 1}), ("mismatch", {"id": 2}), ("missing", {"id": 3})]
         await t.repair()
-        assert await t.drifted() == [("mismatch", {"id": 2})], "what is computed of wrong values cannot be put right here"
+        assert await t.drifted() == [("mismatch", {"id": 2})], (
+            "what is computed of wrong values cannot be put right here"
+        )

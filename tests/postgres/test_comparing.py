@@ -156,12 +156,12 @@ async def test_hostile_names_and_keys(dsn: str, conn: Connection) -> None:
     for name in HOSTILE:
         table = '"' + name.replace('"', '""') + '"'
         await conn.execute(
-            f'CREATE TABLE {table} ("K""e%%y {{0}}" text, "n;" int, "%%(v)s" text, PRIMARY KEY ("K""e%%y {{0}}", "n;"))'
-            .replace("%%", "%").encode()
+            f'CREATE TABLE {table} ("K""e%%y {{0}}" text, "n;" int, "%%(v)s" text, PRIMARY KEY ("K""e%%y {{0}}", "n;"))'.replace(
+                "%%", "%"
+            ).encode()
         )
         await conn.execute(
-            f"INSERT INTO {table} VALUES ('it''s %s \"{{}}\" \\', 1, 'a'), ('é%%', 2, 'b'), ('', 3, NULL), ('Z', 4, ''), ('z', 4, '')"
-            .encode()
+            f"INSERT INTO {table} VALUES ('it''s %s \"{{}}\" \\', 1, 'a'), ('é%%', 2, 'b'), ('', 3, NULL), ('Z', 4, ''), ('z', 4, '')".encode()
         )
     quoted = '"' + HOSTILE[1].replace('"', '""') + '"'
     async with twins(dsn, ("public", HOSTILE[0]), ("public", HOSTILE[1]), ('K"e%y {0}', "n;")) as t:
@@ -170,7 +170,7 @@ async def test_hostile_names_and_keys(dsn: str, conn: Connection) -> None:
         await conn.execute(f'DELETE FROM {quoted} WHERE "n;" = 2'.encode())
         found = await t.drifted()
         assert found == [
-            ("mismatch", {'K"e%y {0}': "it's %s \"{}\" \\", "n;": 1}),
+            ("mismatch", {'K"e%y {0}': 'it\'s %s "{}" \\', "n;": 1}),
             ("missing", {'K"e%y {0}': "é%%", "n;": 2}),
         ]
         assert (await t.repair()).written == 2
@@ -182,10 +182,14 @@ async def test_composite_and_text_keys_in_small_chunks(
 ) -> None:
     monkeypatch.setattr(comparing, "FIRST_ROWS", 50)
     for table, kind in (("old", "varchar(20)"), ("new", "text")):
-        await conn.execute(f"CREATE TABLE {table} (a {kind}, b int, c timestamptz, v int, PRIMARY KEY (a, b, c))".encode())
+        await conn.execute(
+            f"CREATE TABLE {table} (a {kind}, b int, c timestamptz, v int, PRIMARY KEY (a, b, c))".encode()
+        )
         await conn.execute(
             f"""INSERT INTO {table} SELECT (ARRAY['a', 'A', 'ä', 'b', 'B', ''])[i %% 6 + 1] || i %% 5, i %% 17,
-            '2026-01-01 UTC'::timestamptz + i * interval '1 us', i FROM generate_series(1, 1000) i""".replace("%%", "%").encode()
+            '2026-01-01 UTC'::timestamptz + i * interval '1 us', i FROM generate_series(1, 1000) i""".replace(
+                "%%", "%"
+            ).encode()
         )
     await conn.execute("UPDATE new SET v = 0 WHERE v IN (11, 999)")
     await conn.execute("DELETE FROM new WHERE v = 500")
@@ -289,7 +293,9 @@ async def test_rows_on_which_an_expression_raises_are_named_and_the_others_compa
             await t.compare()
 
 
-async def test_writers_at_work_leave_no_drift_behind(dsn: str, conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_writers_at_work_leave_no_drift_behind(
+    dsn: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The shadow is written a moment after the source: as first seen rows differ, but none does when they are at rest."""
     await make(conn)
     monkeypatch.setattr(comparing, "FIRST_ROWS", 100)
@@ -301,7 +307,9 @@ async def test_writers_at_work_leave_no_drift_behind(dsn: str, conn: Connection,
                 key = number * 100 + 1
                 await client.execute("UPDATE old SET note = note || 'x' WHERE id = %s", (key,))
                 await asyncio.sleep(0.005)
-                await client.execute("UPDATE new SET note = (SELECT note FROM old WHERE id = %s) WHERE id = %s", (key, key))
+                await client.execute(
+                    "UPDATE new SET note = (SELECT note FROM old WHERE id = %s) WHERE id = %s", (key, key)
+                )
 
     async with twins(dsn) as t:
         writers = [asyncio.create_task(write(number)) for number in range(4)]
@@ -331,7 +339,9 @@ async def test_drift_that_nobody_writes_is_confirmed_after_the_delay_and_not_bef
 async def test_a_table_in_partitions_is_compared_with_one_that_has_none(dsn: str, conn: Connection) -> None:
     await make(conn)
     await conn.execute("DROP TABLE new")
-    await conn.execute("CREATE TABLE new (id bigint PRIMARY KEY, amount numeric(12,3), note text) PARTITION BY HASH (id)")
+    await conn.execute(
+        "CREATE TABLE new (id bigint PRIMARY KEY, amount numeric(12,3), note text) PARTITION BY HASH (id)"
+    )
     for number in range(3):
         await conn.execute(
             f"CREATE TABLE new_{number} PARTITION OF new FOR VALUES WITH (MODULUS 3, REMAINDER {number})".encode()

@@ -14,7 +14,9 @@ Connection = psycopg.AsyncConnection[Any]
 
 
 async def make(conn: Connection, rows: int = 300) -> None:
-    await conn.execute("CREATE TABLE old (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, amount numeric(10,2), note text)")
+    await conn.execute(
+        "CREATE TABLE old (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, amount numeric(10,2), note text)"
+    )
     await conn.execute(
         "CREATE TABLE new (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, amount numeric(10,2), note text)"
     )
@@ -110,7 +112,9 @@ async def test_a_repair_waits_for_no_client_and_comes_back_to_what_it_holds(dsn:
         assert await t.drifted() == []
 
 
-async def test_a_row_that_a_client_inserts_while_its_extra_twin_is_taken_away_is_kept(dsn: str, conn: Connection) -> None:
+async def test_a_row_that_a_client_inserts_while_its_extra_twin_is_taken_away_is_kept(
+    dsn: str, conn: Connection
+) -> None:
     """The client's trigger writes the shadow after the source: whoever comes first, both rows are there in the end."""
     await make(conn)
     await conn.execute(
@@ -132,7 +136,9 @@ async def test_a_row_that_a_client_inserts_while_its_extra_twin_is_taken_away_is
         assert await t.drifted() == []
 
 
-async def test_confirmed_drift_is_noted_by_key_and_resolved_when_it_is_not_found_again(dsn: str, conn: Connection) -> None:
+async def test_confirmed_drift_is_noted_by_key_and_resolved_when_it_is_not_found_again(
+    dsn: str, conn: Connection
+) -> None:
     await make(conn)
     async with twins(dsn) as t:
         await t.drifted()

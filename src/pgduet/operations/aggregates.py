@@ -24,12 +24,12 @@ class Measured(Frozen):
     """Nothing where rows are counted."""
     type: str = ""
     groups: tuple[Expression, ...] = ()
-    physical: dict[str, str] = {}
+    physical: tuple[tuple[str, str], ...] = ()
     """What its columns are called in the relation, where it is a column in the making."""
 
     def over(self, expression: Expression) -> sql.Composable:
         """Render an expression over the relation's row."""
-        return expression.over(ROW, renamed=self.physical)
+        return expression.over(ROW, renamed=dict(self.physical))
 
 
 class Aggregate(Frozen):

@@ -1,7 +1,7 @@
 """Statements that compare a source with its shadow, look again at suspects, and bring one side in line with the other.
 
-A span is a range of keys, `low` exclusive and `high` inclusive, as texts; None is without end. Where keys have no common order, a span is
-a slice by hash instead: each slice reads both tables whole, and its snapshot is as old as that takes.
+A span is a range of keys, `low` exclusive and `high` inclusive, as texts; None is without end. Where keys have no common order, a span
+is a slice by hash instead: each slice reads both tables whole, and its snapshot is as old as that takes.
 """
 
 from collections.abc import Sequence
@@ -81,7 +81,9 @@ def quantiles(comparison: Comparison, parts: int, percent: float) -> Query:
 def spanned(comparison: Comparison, span: Span, limit: int) -> Query:
     """Name the source's rows of a range."""
     return block("compare", "spanned").format(
-        names=_object((column.source, key) for column, key in zip(comparison.key, _source_keys(comparison), strict=True)),
+        names=_object(
+            (column.source, key) for column, key in zip(comparison.key, _source_keys(comparison), strict=True)
+        ),
         source=comparison.source_relation,
         span=_in_range(_source_keys(comparison), comparison, span),
         order=_list(_source_keys(comparison)),
@@ -136,10 +138,11 @@ def repairs(comparison: Comparison, suspects: Sequence[dict[str, Any]], authorit
     by_shadow = [each for each in suspects if each["kind"] == "extra"]
     towards = _Towards(comparison, authority)
     lacking, surplus = (by_source, by_shadow) if authority is Authority.OLD else (by_shadow, by_source)
-    queries = [towards.delete(surplus)] if surplus else []
-    if by_source:
-        queries.append(towards.update(by_source))
-    return [*queries, *([towards.insert(lacking)] if lacking else [])]
+    return [
+        *([towards.delete(surplus)] if surplus else []),
+        *([towards.update(by_source)] if by_source else []),
+        *([towards.insert(lacking)] if lacking else []),
+    ]
 
 
 class _Towards:
@@ -222,12 +225,8 @@ def _parts(comparison: Comparison) -> dict[str, sql.Composable]:
         "source_key": sql.SQL("s.{}").format(sql.Identifier(comparison.key[0].source)),
         "shadow_key": sql.SQL("f.{}").format(sql.Identifier(comparison.key[0].shadow)),
     }
-    source_names = _object(
-        (c.source, value) for c, value in zip(comparison.key, _source_keys(comparison), strict=True)
-    )
-    shadow_names = _object(
-        (c.shadow, value) for c, value in zip(comparison.key, _shadow_keys(comparison), strict=True)
-    )
+    source_names = _object((c.source, value) for c, value in zip(comparison.key, _source_keys(comparison), strict=True))
+    shadow_names = _object((c.shadow, value) for c, value in zip(comparison.key, _shadow_keys(comparison), strict=True))
     return {
         **keys,
         "bad": block("compare", "bad").format(differs=_differs(comparison), **keys),
@@ -328,23 +327,23 @@ def _in_range(keys: Sequence[sql.Composable], comparison: Comparison, span: Span
     row = sql.SQL("({})").format(_list(keys))
     ends = [(">", span.low), ("<=", span.high)]
     return _all(
-        sql.SQL("{} {} ({})").format(row, sql.SQL(sign), _literals(comparison, end)) for sign, end in ends if end is not None
+        sql.SQL("{} {} ({})").format(row, sql.SQL(sign), _literals(comparison, end))
+        for sign, end in ends
+        if end is not None
     )
 
 
 def _literals(comparison: Comparison, key: Key) -> Query:
-    return _list(
-        _cast(sql.Literal(text), column.common_type) for column, text in zip(comparison.key, key, strict=True)
-    )
+    return _list(_cast(sql.Literal(text), column.common_type) for column, text in zip(comparison.key, key, strict=True))
 
 
 def _in_slice(keys: Sequence[sql.Composable], span: Span) -> Query:
     if span.slices == 1:
         return ALL
     texts = _list(sql.SQL("({})::text").format(key) for key in keys)
-    return sql.SQL("(pg_catalog.hashtextextended(pg_catalog.jsonb_build_array({})::text, 0) & 2147483647) % {} = {}").format(
-        texts, sql.Literal(span.slices), sql.Literal(span.slice)
-    )
+    return sql.SQL(
+        "(pg_catalog.hashtextextended(pg_catalog.jsonb_build_array({})::text, 0) & 2147483647) % {} = {}"
+    ).format(texts, sql.Literal(span.slices), sql.Literal(span.slice))
 
 
 def _names(comparison: Comparison, *, extra: bool) -> list[str]:

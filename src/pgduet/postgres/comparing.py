@@ -69,7 +69,9 @@ async def run(conn: Connection, name: str, values: dict[str, Any]) -> list[dict[
     return await cursor.fetchall() if cursor.description else []
 
 
-async def begin(conn: Connection, comparison: Comparison, migration_id: int, parts: int = 1, *, anew: bool = False) -> list[int]:
+async def begin(
+    conn: Connection, comparison: Comparison, migration_id: int, parts: int = 1, *, anew: bool = False
+) -> list[int]:
     """Give the parts of a comparison: those of one that has not finished, unless `anew` or its shape is another; else new ones.
 
     Raises:

@@ -91,7 +91,11 @@ async def note(
     async for suspects in _confirmed(conn, parts, AT_ONCE):
         seen = await _seen(conn, comparison, suspects)
         found = [
-            {"key": each["key"], "kind": each["kind"], "detail": (seen.get(each["id"]) or {}).get("detail") or each["kind"]}
+            {
+                "key": each["key"],
+                "kind": each["kind"],
+                "detail": (seen.get(each["id"]) or {}).get("detail") or each["kind"],
+            }
             for each in suspects
         ]
         await run(conn, "note", relation | {"found": Jsonb(found)})

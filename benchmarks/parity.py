@@ -1,9 +1,9 @@
 """Rows per second of a full comparison of a table and its shadow, with the key of each row that differs.
 
 The shadow has a wider key, wider numbers and the same texts and times. Nothing differs, or 100 rows do: changed, missing and extra
-ones. Compared: pgduet with one session and with two, each with its cursor written after each chunk, suspects kept and looked at again;
-reladiff by its own command line; `EXCEPT` both ways; and the bare full outer join that names the keys. Every subject must name exactly
-the keys that differ.
+ones. Compared: pgduet with one session and with two, each with its cursor written after each chunk, suspects kept and looked at
+again; reladiff by its own command line; `EXCEPT` both ways; and the bare full outer join that names the keys. Every subject must
+name exactly the keys that differ.
 
 Limits: pgduet is measured by its engine, not through a workflow: no operation has a shadow yet. It looks at suspects again at once,
 as suits triggers, which write both rows in one transaction; where something else fills the shadow, a delay comes on top.

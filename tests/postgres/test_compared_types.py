@@ -1,4 +1,4 @@
-"""What counts as the same value, type by type, in both directions: what a client could tell apart is a difference, how it is kept is none."""
+"""What counts as the same value, type by type, in both directions: what a client could tell apart is a difference."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A table and its shadow are compared by key: each kind of difference is found and named, whatever the types, and taken up again."""
+"""A table and its shadow are compared by key: each kind of difference is named, and a comparison that was stopped goes on."""
 
 import asyncio
 from typing import Any
@@ -161,7 +161,8 @@ async def test_hostile_names_and_keys(dsn: str, conn: Connection) -> None:
             ).encode()
         )
         await conn.execute(
-            f"INSERT INTO {table} VALUES ('it''s %s \"{{}}\" \\', 1, 'a'), ('é%%', 2, 'b'), ('', 3, NULL), ('Z', 4, ''), ('z', 4, '')".encode()
+            f"""INSERT INTO {table} VALUES ('it''s %s \"{{}}\" \\', 1, 'a'), ('é%%', 2, 'b'), ('', 3, NULL),
+            ('Z', 4, ''), ('z', 4, '')""".encode()
         )
     quoted = '"' + HOSTILE[1].replace('"', '""') + '"'
     async with twins(dsn, ("public", HOSTILE[0]), ("public", HOSTILE[1]), ('K"e%y {0}', "n;")) as t:

@@ -188,7 +188,8 @@ async def test_a_repair_that_is_stopped_has_no_record_of_what_it_did_not_write(d
             """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$"""
         )
         await conn.execute(
-            "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON new DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"
+            "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON new DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW EXECUTE FUNCTION refuse()"
         )
         with pytest.raises(psycopg.errors.RaiseException):
             await t.repair()

@@ -54,7 +54,8 @@ class Twins:
     async def named(self) -> list[tuple[str, Any]]:
         """Name what is confirmed."""
         return await self.rows(
-            "SELECT kind, key FROM pgduet.suspect WHERE confirmed_at IS NOT NULL AND comparison_id = ANY (%s) ORDER BY kind, key::text",
+            "SELECT kind, key FROM pgduet.suspect WHERE confirmed_at IS NOT NULL AND comparison_id = ANY (%s)"
+            " ORDER BY kind, key::text",
             (self.parts,),
         )
 

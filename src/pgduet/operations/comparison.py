@@ -98,8 +98,7 @@ class Mapping(Frozen):
 class KeyColumn(Frozen):
     """One column of the key: what it is called and its type on each side, and the way across.
 
-    Without `up` it is the same value on both sides, in one order, so that ranges of it are ranges on both. `up` may read columns of the
-    source's key only.
+    Without `up` it is the same value on both sides, in one order, so that ranges of it are ranges on both.
     """
 
     source: str

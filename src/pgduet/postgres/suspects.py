@@ -16,7 +16,7 @@ from psycopg import errors, sql
 from psycopg.types.json import Jsonb
 
 from pgduet.messages import Reference
-from pgduet.operations import comparing
+from pgduet.operations import comparing, mending
 from pgduet.operations.comparison import Comparison
 from pgduet.phases import Authority
 from pgduet.postgres import store
@@ -202,9 +202,9 @@ async def _repair(
             await conn.execute("SET LOCAL session_replication_role = replica")
         for extra in (False, True):
             if held := [suspect for suspect in suspects if (suspect["kind"] == "extra") is extra]:
-                await conn.execute(comparing.lock(comparison, held, extra=extra))
+                await conn.execute(mending.lock(comparison, held, extra=extra))
         written = 0
-        for query in comparing.repairs(comparison, suspects, authority):
+        for query in mending.repairs(comparison, suspects, authority):
             written += max(0, (await conn.execute(query)).rowcount)
         if written:
             await store.audited(

@@ -215,7 +215,17 @@ async def _part(conn: Connection, comparison: Comparison, part_id: int) -> float
 
 async def _reladiff(dsn: str, program: Path) -> Took:
     columns = [word for name in ("customer", "amount", "note", "at") for word in ("-c", name)]
-    command = [program, dsn, "source", "shadow", "-k", "id", *columns, "--assume-unique-key", "--json"]
+    command: list[str | Path] = [
+        program,
+        dsn,
+        "source",
+        "shadow",
+        "-k",
+        "id",
+        *columns,
+        "--assume-unique-key",
+        "--json",
+    ]
     ran = await run_program(command, limit_s=_RELADIFF_LIMIT_S, environment={"COLUMNS": "1000"})
     return Took(
         ran.seconds, frozenset(int(key) for key in re.findall(r'^\["[-+]", \["(-?\d+)"', ran.said, re.MULTILINE))

@@ -121,7 +121,16 @@ async def _build_reshape(peer: Peer, scratch: Path) -> Path:
 async def _build_reladiff(peer: Peer, scratch: Path) -> Path:
     """Install it beside; what is moved into place is a link into its environment."""
     tools = peer.path.parent / "tools"
-    command = [Path(sys.executable).parent / "uv", "tool", "install", "--quiet", "--force", "--with", "psycopg2-binary"]
+    command: list[str | Path] = [
+        Path(sys.executable).parent / "uv",
+        "tool",
+        "install",
+        "--quiet",
+        "--force",
+        "--with",
+        "psycopg2-binary",
+    ]
     environment = {"UV_TOOL_DIR": str(tools), "UV_TOOL_BIN_DIR": str(scratch / "bin")}
-    await run([*command, f"{peer.name}=={peer.version}"], environment=environment, limit_s=_BUILD_LIMIT_S)
+    command.append(f"{peer.name}=={peer.version}")
+    await run(command, environment=environment, limit_s=_BUILD_LIMIT_S)
     return scratch / "bin" / peer.name

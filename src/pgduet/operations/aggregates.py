@@ -65,7 +65,7 @@ def _value(measure: str, side: Measured) -> Query:
     if measure == "sum" and side.type in _FLOATS:
         value = sql.SQL("{}::numeric").format(value)
     template = {"count": "count({})", "sum": "sum({})", "min": "min({})", "max": "max({})"}[measure]
-    return sql.SQL(template).format(value)  # type: ignore[arg-type]
+    return sql.SQL(template).format(value)
 
 
 def _groups(side: Measured) -> Query:
@@ -83,6 +83,7 @@ def _by(side: Measured) -> Query:
 
 def _differ(measure: str, side: Measured) -> Query:
     """Render that the sides differ: numbers by value, whatever their scale."""
+    differ: Query
     if measure in {"count", "sum"} and side.type not in {"interval", "money"}:
         differ = sql.SQL("old::numeric IS DISTINCT FROM new::numeric")
     elif side.type:

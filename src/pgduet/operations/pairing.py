@@ -17,7 +17,7 @@ _AT_ONCE = 40
 
 def match(comparison: Comparison, *, mapped: bool = True) -> Query:
     """Render that two rows are a pair; `mapped`, where the source's side has computed its key across."""
-    pairs = []
+    pairs: list[sql.Composable] = []
     for number, column in enumerate(comparison.key):
         shadow = sql.SQL("f.{}").format(sql.Identifier(column.shadow))
         if comparison.aligned:

@@ -41,9 +41,9 @@ class Twins:
                 self.chunks += part.chunks
         return self.counts
 
-    async def settle(self, after_s: float = 0.0) -> Settled:
+    async def settle(self, after_s: float = 0.0, looks: int = suspects.LOOKS) -> Settled:
         """Look again."""
-        return await suspects.settle(self.conn, self.comparison, self.parts, after_s=after_s)
+        return await suspects.settle(self.conn, self.comparison, self.parts, after_s=after_s, looks=looks)
 
     async def drifted(self) -> list[tuple[str, Any]]:
         """Compare, settle, and name what is confirmed."""

@@ -2,8 +2,8 @@
 
 The shadow has a wider key, wider numbers and the same texts and times. Nothing differs, or 100 rows do: changed, missing and extra
 ones. Compared: pgduet with one session and with two, each with its cursor written after each chunk, suspects kept and looked at
-again; reladiff as it comes, with what makes it fastest, and by hashes; `EXCEPT` both ways; and the bare full outer join that names the keys. Every subject must
-name exactly the keys that differ.
+again; reladiff as it comes, with what makes it fastest, and by hashes; `EXCEPT` both ways; and the bare full outer join that names
+the keys. Every subject must name exactly the keys that differ.
 
 Limits: pgduet is measured by its engine, not through a workflow: no operation has a shadow yet. It looks at suspects again at once,
 as suits triggers, which write both rows in one transaction; where something else fills the shadow, a delay comes on top.
@@ -231,7 +231,7 @@ async def _reladiff(dsn: str, program: Path, words: Sequence[str]) -> Took:
         "-k",
         "id",
         *columns,
-        "--assume-unique-key",
+        *words,
         "--json",
     ]
     ran = await run_program(command, limit_s=_RELADIFF_LIMIT_S, environment={"COLUMNS": "1000"})

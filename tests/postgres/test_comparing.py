@@ -10,7 +10,7 @@ from support.twins import twins
 from pgduet.errors import GateRefused
 from pgduet.operations.comparison import Mapping, column, itself
 from pgduet.operations.expressions import Expression
-from pgduet.postgres import comparing
+from pgduet.postgres import comparing, store
 from pgduet.postgres.traits import traits
 
 Connection = psycopg.AsyncConnection[Any]
@@ -129,6 +129,17 @@ async def test_a_comparison_that_was_stopped_goes_on_where_it_was(
         await t.settle()
         assert await t.named() == DRIFT
         assert await comparing.begin(t.conn, t.comparison, 1) != [part_id], "a finished one is begun anew"
+
+
+async def test_a_database_that_was_set_up_by_an_earlier_release_gets_what_is_missing(
+    dsn: str, conn: Connection
+) -> None:
+    await make(conn)
+    async with twins(dsn) as t:
+        await conn.execute("DROP TABLE pgduet.suspect, pgduet.comparison")
+        assert await store.is_set_up(t.conn), "its migrations are still there"
+        assert [await store.set_up(t.conn), await store.set_up(t.conn)] == [True, False]
+        assert (await t.compare()).rows == 1000
 
 
 async def test_a_cursor_of_another_comparison_is_not_followed(dsn: str, conn: Connection) -> None:
@@ -302,8 +313,8 @@ async def test_writers_whose_triggers_write_both_rows_are_never_under_suspicion(
     await conn.execute(
         """CREATE FUNCTION sync() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         IF TG_OP = 'INSERT' THEN INSERT INTO public.new VALUES (NEW.*);
-        ELSIF TG_OP = 'DELETE' THEN DELETE FROM public.new WHERE id = OLD.id;
-        ELSE UPDATE public.new SET note = NEW.note WHERE id = NEW.id; END IF; RETURN NULL; END $$"""
+        ELSIF TG_OP = 'DELETE' THEN DELETE FROM public.new AS f WHERE f.id = OLD.id;
+        ELSE UPDATE public.new AS f SET note = NEW.note WHERE f.id = NEW.id; END IF; RETURN NULL; END $$"""
     )
     await conn.execute(
         "CREATE TRIGGER sync AFTER INSERT OR UPDATE OR DELETE ON old FOR EACH ROW EXECUTE FUNCTION sync()"

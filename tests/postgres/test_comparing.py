@@ -88,6 +88,22 @@ async def test_an_empty_side_and_two_empty_sides(dsn: str, conn: Connection) -> 
         assert (await t.settle()).confirmed == {"missing": 250}
 
 
+async def test_what_differs_beyond_the_rows_that_are_kept_is_counted_all_the_same(
+    dsn: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(conn)
+    await conn.execute("UPDATE new SET note = 'another' WHERE id > 100")
+    await drift(conn)
+    monkeypatch.setattr(comparing, "FIRST_ROWS", 100)
+    monkeypatch.setattr(comparing, "NAMED_AT_MOST", 150)
+    async with twins(dsn) as t:
+        found = await t.compare(chunk_ms=0.0)
+        assert (found.rows, found.shadow_rows, found.mismatches) == (1000, 1000, 901)
+        assert (found.missing, found.extra) == (2, 2)
+        ((kept,),) = await t.rows("SELECT count(*) FROM pgduet.suspect")
+        assert 150 <= kept < 300
+
+
 async def test_many_extra_rows_between_two_keys_do_not_make_a_chunk_large(
     dsn: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

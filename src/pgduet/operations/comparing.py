@@ -49,7 +49,10 @@ def chunk(comparison: Comparison, span: Span, *, named: bool = True) -> Query:
     parts = _parts(comparison)
     found = block("compare", "named" if named else "counted").format(**parts)
     return block("compare", "chunk").format(
-        found=found, source=_source_side(comparison, span), shadow=_shadow_side(comparison, span), **_keyed(parts)
+        found=found,
+        source=_source_side(comparison, span),
+        shadow=_shadow_side(comparison, span),
+        match=parts["match"],
     )
 
 
@@ -149,10 +152,6 @@ def _parts(comparison: Comparison) -> dict[str, sql.Composable]:
         "seen": block("compare", "seen"),
         "match": match(comparison),
     }
-
-
-def _keyed(parts: dict[str, sql.Composable]) -> dict[str, sql.Composable]:
-    return {name: parts[name] for name in ("source_key", "shadow_key", "match")}
 
 
 def _source_side(comparison: Comparison, span: Span) -> Query:

@@ -11,6 +11,7 @@ take the place of ranges, and each reads both tables whole.
 
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -214,10 +215,13 @@ class Comparing:
         named = self.named < NAMED_AT_MOST
         query = comparing.chunk(self.comparison, span, named=named)
         (row,) = await (await self.conn.execute(query)).fetchall()
-        bad = len(row["found"]) if named else row["found"]
-        differing = bad - row["missing"] - row["extra"]
-        found = row["found"] if named else []
-        return Counts(row["rows"], row["shadow_rows"], differing, row["missing"], row["extra"], found=found)
+        if named:
+            kinds = Counter(kind for kind, _, _ in row["found"])
+            missing, extra, bad, found = kinds["missing"], kinds["extra"], kinds.total(), row["found"]
+        else:
+            missing, extra, bad, found = row["missing"], row["extra"], row["bad"], []
+        rows, shadow_rows = row["pairs"] - extra, row["pairs"] - missing
+        return Counts(rows, shadow_rows, bad - missing - extra, missing, extra, found=found)
 
     async def _advance(self, chunk: Counts, span: Span, *, last: bool) -> None:
         values = {name: value for name, value in vars(chunk).items() if name != "found"}

@@ -5,16 +5,16 @@
 (SELECT {row}.tableoid AS _pgduet_t, {row}.ctid AS _pgduet_c, {row}.xmin AS _pgduet_x, {also} {row}.* FROM {relation} AS {row} WHERE {where}) AS {row}
 
 -- name: chunk
--- What is said of a row is made for those that differ only: the filter stands before the arguments.
-SELECT count({source_key}) AS rows, count({shadow_key}) AS shadow_rows,
-       count(*) FILTER (WHERE {shadow_key} IS NULL) AS missing, count(*) FILTER (WHERE {source_key} IS NULL) AS extra, {found} AS found
-  FROM {source} FULL JOIN {shadow} ON {match}
+-- Each aggregate costs something for each row: what can be told of those that differ is not counted here.
+SELECT count(*) AS pairs, {found} FROM {source} FULL JOIN {shadow} ON {match}
 
 -- name: named
-coalesce(jsonb_agg(jsonb_build_array({kind}, {key}, {seen})) FILTER (WHERE {bad}), '[]')
+-- What is said of a row is made for those that differ only: the filter stands before the arguments.
+coalesce(jsonb_agg(jsonb_build_array({kind}, {key}, {seen})) FILTER (WHERE {bad}), '[]') AS found
 
 -- name: counted
-count(*) FILTER (WHERE {bad})
+count(*) FILTER (WHERE {bad}) AS bad, count(*) FILTER (WHERE {shadow_key} IS NULL) AS missing,
+count(*) FILTER (WHERE {source_key} IS NULL) AS extra
 
 -- name: bad
 ({source_key} IS NULL OR {shadow_key} IS NULL OR {differs})

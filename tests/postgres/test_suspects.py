@@ -113,9 +113,10 @@ async def test_a_repair_waits_for_no_client_and_comes_back_to_what_it_holds(dsn:
 
 
 async def test_a_row_that_a_client_inserts_while_its_extra_twin_is_taken_away_is_kept(
-    dsn: str, conn: Connection
+    dsn: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client's trigger writes the shadow after the source: whoever comes first, both rows are there in the end."""
+    """The repair waits for the client's row, and decides by what it finds after that, not by what it saw before."""
+    monkeypatch.setattr(suspects, "ROW_LOCK_WAIT", "30s")
     await make(conn)
     await conn.execute(
         """CREATE FUNCTION sync() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -127,8 +128,9 @@ async def test_a_row_that_a_client_inserts_while_its_extra_twin_is_taken_away_is
         await t.drifted()
         await client.execute("INSERT INTO old OVERRIDING SYSTEM VALUE VALUES (1002, 7, 'theirs')")
         task = asyncio.create_task(t.repair())
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         async with asyncio.timeout(20):
-            while await count(conn, "SELECT count(*) FROM new WHERE id IN (1001, 1003)"):
+            while not await count(conn, waits):
                 await asyncio.sleep(0.02)
         await client.commit()
         await task

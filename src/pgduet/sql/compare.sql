@@ -186,3 +186,10 @@ SELECT groups, old, new, old_groups, new_groups
          GROUP BY groups) AS compared
  WHERE {differs}
  ORDER BY groups LIMIT {limit}
+
+-- name: began
+SELECT min(began_at) AS at FROM pgduet.comparison WHERE id = ANY (%(ids)s)
+
+-- name: examples
+SELECT kind, key FROM pgduet.suspect
+ WHERE comparison_id = ANY (%(ids)s) AND confirmed_at IS NOT NULL ORDER BY comparison_id, id LIMIT %(limit)s

@@ -16,7 +16,7 @@ from benchmarks.common.figures import Result
 from benchmarks.common.options import Options
 from pgduet.local.stopping import interruptible
 
-NAMES = ("backfill", "write_amplification", "foreground", "ddl_lock", "resume", "rollback", "history")
+NAMES = ("backfill", "write_amplification", "foreground", "ddl_lock", "resume", "rollback", "history", "parity")
 PAGE = options.ROOT / "docs" / "explanation" / "benchmarks.md"
 FAILED, INTERRUPTED = 2, 130
 

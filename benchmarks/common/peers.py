@@ -1,11 +1,12 @@
-"""pgroll and reshape: built once a machine, into the cache beside `temporal`, by `make bench-peers`; found here, or skipped.
+"""pgroll, reshape and reladiff: built once a machine, into the cache beside `temporal`, by `make bench-peers`; found, or skipped.
 
-Mechanism: pgroll is a tool of the Go module in `benchmarks/peers/pgroll`, which pins it; reshape is installed by cargo. Both
-need a C compiler, reshape also libclang (Debian: libclang-dev). What is built is renamed into place under a lock; nothing
-goes into the tree.
+Mechanism: pgroll is a tool of the Go module in `benchmarks/peers/pgroll`, which pins it; reshape is installed by cargo, reladiff by
+uv in an environment of its own. The first two need a C compiler, reshape also libclang (Debian: libclang-dev). What is built is
+renamed into place under a lock; nothing goes into the tree.
 """
 
 import re
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ _BUILD_LIMIT_S = 3600.0
 _PGROLL = "github.com/xataio/pgroll"
 _MODULE = ROOT / "benchmarks" / "peers" / "pgroll"
 RESHAPE_VERSION = "0.11.2"
+RELADIFF_VERSION = "0.6.0"
 
 
 def pgroll_version() -> str:
@@ -64,9 +66,15 @@ def reshape() -> Peer:
     return Peer("reshape", RESHAPE_VERSION, "cargo, a C compiler and libclang (Debian: libclang-dev)")
 
 
+def reladiff() -> Peer:
+    """Give reladiff, the kept-up fork of data-diff."""
+    return Peer("reladiff", RELADIFF_VERSION, "uv, which `make setup` installs")
+
+
 async def build_all(say: Callable[[str], None]) -> bool:
     """Build what is not there yet; tells whether all are there now."""
-    return all([await _built(pgroll(), _build_pgroll, say), await _built(reshape(), _build_reshape, say)])
+    peers = ((pgroll(), _build_pgroll), (reshape(), _build_reshape), (reladiff(), _build_reladiff))
+    return all([await _built(peer, build, say) for peer, build in peers])
 
 
 async def _built(peer: Peer, build: Callable[[Peer, Path], Awaitable[Path]], say: Callable[[str], None]) -> bool:
@@ -108,3 +116,21 @@ async def _build_reshape(peer: Peer, scratch: Path) -> Path:
     ]
     await run(command, environment={"CARGO_TARGET_DIR": str(scratch / "target")}, limit_s=_BUILD_LIMIT_S)
     return scratch / "out" / "bin" / peer.name
+
+
+async def _build_reladiff(peer: Peer, scratch: Path) -> Path:
+    """Install it beside; what is moved into place is a link into its environment."""
+    tools = peer.path.parent / "tools"
+    command: list[str | Path] = [
+        Path(sys.executable).parent / "uv",
+        "tool",
+        "install",
+        "--quiet",
+        "--force",
+        "--with",
+        "psycopg2-binary",
+    ]
+    environment = {"UV_TOOL_DIR": str(tools), "UV_TOOL_BIN_DIR": str(scratch / "bin")}
+    command.append(f"{peer.name}=={peer.version}")
+    await run(command, environment=environment, limit_s=_BUILD_LIMIT_S)
+    return scratch / "bin" / peer.name

@@ -1,8 +1,10 @@
 """Each benchmark misses its goal when what it measured is not good enough, and says for what."""
 
+from functools import partial
+
 import pytest
 
-from benchmarks import backfill, ddl_lock, foreground, history, resume, rollback, write_amplification
+from benchmarks import backfill, ddl_lock, foreground, history, parity, resume, rollback, write_amplification
 from benchmarks.common.figures import Figure
 from benchmarks.common.journeys import Passage
 from benchmarks.common.measures import Span, Taken
@@ -138,3 +140,20 @@ def test_a_phase_with_too_few_transactions_of_a_live_version_is_missed() -> None
     only_new = passage(10, ("soak",), foreground.NEW)
     figures = foreground.figures_of(metric, {"control": [control], "pgduet, x": [only_new]})
     assert [name for name, _ in missed(figures)] == ["fewest transactions through the old version in soak"]
+
+
+@pytest.mark.parametrize(
+    ("two_s", "found"),
+    [
+        (1.0, []),
+        (1.05, ["reladiff"]),
+        (2.1, ["reladiff", "EXCEPT both ways"]),
+        (3.0, ["reladiff", "EXCEPT both ways", "bare full join"]),
+    ],
+)
+def test_parity(two_s: float, found: list[str]) -> None:
+    seconds = {parity.ONE: 9.0, parity.TWO: two_s, parity.RELADIFF: 8.0, parity.EXCEPT: 3.0, parity.JOIN: 2.0}
+    took = {name: [parity.Took(s, frozenset())] for name, s in seconds.items()}
+    figures = parity.figures_of(partial(metric, "compared"), 1_000_000, took)
+    assert missed(figures) == [("compared, 1,000,000 rows", name) for name in found]
+    assert judged(figures) == 3

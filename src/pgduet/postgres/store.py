@@ -66,7 +66,7 @@ async def set_up(conn: Connection) -> bool:
     Raises:
         MissingRights: the role may not create schemas here.
     """
-    if await is_set_up(conn):
+    if (await run(conn, "is_complete"))[0]["ready"]:
         return False
     allowed = await (
         await conn.execute("SELECT has_database_privilege(current_database(), 'CREATE') AS may, current_user AS role")

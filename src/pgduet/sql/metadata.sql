@@ -87,12 +87,49 @@ CREATE TABLE IF NOT EXISTS pgduet.drift (
     migration_id bigint NOT NULL,
     relation     text NOT NULL,
     key          jsonb NOT NULL,
-    kind         text NOT NULL,                -- unmapped | unmappable | mismatch | constraint
+    kind         text NOT NULL,                -- unmapped | unmappable | mismatch | constraint | missing | extra
     detail       text NOT NULL,
     seen_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     resolved_at  timestamptz
 );
 CREATE INDEX IF NOT EXISTS drift_open ON pgduet.drift (migration_id, relation, md5(key::text)) WHERE resolved_at IS NULL;
+
+-- How far a comparison of a table with its shadow has come, a row for each part of the keys.
+CREATE TABLE IF NOT EXISTS pgduet.comparison (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    migration_id bigint NOT NULL,
+    source       text NOT NULL,                -- quoted names with schema
+    shadow       text NOT NULL,
+    part         integer NOT NULL,
+    shape        text NOT NULL,                -- a hash of what is compared: another one begins anew
+    low          jsonb,                        -- keys as arrays of texts, `low` exclusive, or slices; null: without end
+    high         jsonb,
+    reached      jsonb,                        -- up to which key both sides were compared
+    rows         bigint NOT NULL DEFAULT 0,
+    shadow_rows  bigint NOT NULL DEFAULT 0,
+    mismatches   bigint NOT NULL DEFAULT 0,    -- as first seen; confirmed ones are in pgduet.suspect
+    missing      bigint NOT NULL DEFAULT 0,
+    extra        bigint NOT NULL DEFAULT 0,
+    unmapped     bigint NOT NULL DEFAULT 0,
+    named        bigint NOT NULL DEFAULT 0,
+    chunks       bigint NOT NULL DEFAULT 0,
+    began_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    updated_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at  timestamptz,
+    UNIQUE (migration_id, source, shadow, part)
+);
+
+CREATE TABLE IF NOT EXISTS pgduet.suspect (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    comparison_id bigint NOT NULL REFERENCES pgduet.comparison ON DELETE CASCADE,
+    kind          text NOT NULL,               -- mismatch | missing | extra | unmapped
+    key           jsonb NOT NULL,              -- of the source, or where only the shadow has the row, of the shadow
+    seen          text NOT NULL,               -- the versions of the two rows
+    seen_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    looks         integer NOT NULL DEFAULT 1,
+    confirmed_at  timestamptz
+);
+CREATE INDEX IF NOT EXISTS suspect_open ON pgduet.suspect (comparison_id, seen_at, id);
 
 CREATE TABLE IF NOT EXISTS pgduet_archive.value (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -3,6 +3,10 @@
 -- name: is_set_up
 SELECT to_regclass('pgduet.audit') IS NOT NULL AND to_regclass('pgduet.route') IS NOT NULL AS ready
 
+-- name: is_complete
+-- With what later releases brought as well.
+SELECT to_regclass('pgduet.audit') IS NOT NULL AND to_regclass('pgduet.suspect') IS NOT NULL AS ready
+
 -- name: latest
 SELECT m.*, r.read_percent FROM pgduet.migration m LEFT JOIN pgduet.route r ON r.migration = m.name
  WHERE m.name = %(name)s ORDER BY m.attempt DESC LIMIT 1

@@ -1,0 +1,265 @@
+"""Compares a source table with its shadow, chunk by chunk, from a cursor in the database.
+
+A chunk is a range of keys that has so many rows at most on either side. One statement compares it, so that both sides are of one
+snapshot and the tolerance is zero; its snapshot is as old as a chunk takes. Then the cursor moves, and what differs is kept as
+suspects, in one transaction: a worker that is killed compares one chunk again. Parts of the keys have cursors of their own, and are
+compared side by side on sessions of their own.
+
+Limits: a row whose key changes while a comparison runs may be in no chunk of it. Where keys have no common order, slices by hash
+take the place of ranges, and each reads both tables whole.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Self
+
+from psycopg import DataError, Error
+from psycopg.errors import RaiseException
+from psycopg.types.json import Jsonb
+
+from pgduet.errors import GateRefused
+from pgduet.operations import comparing
+from pgduet.operations.comparing import Span
+from pgduet.operations.comparison import Comparison
+from pgduet.postgres.executor import is_transient
+from pgduet.postgres.session import Connection, condition
+from pgduet.postgres.traits import require_keys, rows_estimated
+from pgduet.sql import block
+
+FIRST_ROWS = 10_000
+MOST_ROWS = 500_000
+CHUNK_MS = 50.0
+"""What a chunk aims at: the speed is the same from 10,000 rows on (ADR 29), and the snapshot stays short."""
+NAMED_AT_MOST = 100_000
+"""Rows of a part that are kept by key; what differs beyond them is counted."""
+UNMAPPED_AT_MOST = 100
+SAMPLED_ROWS = 20_000
+SLICE_ROWS = 2_000_000
+MOST_SLICES = 16
+
+
+@dataclass
+class Counts:
+    """What chunks found, as first seen."""
+
+    rows: int = 0
+    shadow_rows: int = 0
+    mismatches: int = 0
+    missing: int = 0
+    extra: int = 0
+    unmapped: int = 0
+    found: list[list[Any]] = field(default_factory=list)
+    """Kind, key and versions of each row that differs."""
+
+    def __iadd__(self, other: "Counts") -> Self:
+        """Take in another chunk."""
+        for name in ("rows", "shadow_rows", "mismatches", "missing", "extra", "unmapped"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.found += other.found
+        return self
+
+
+async def run(conn: Connection, name: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run a block of compare.sql; rows if it gives any."""
+    cursor = await conn.execute(block("compare", name), values)
+    return await cursor.fetchall() if cursor.description else []
+
+
+async def begin(
+    conn: Connection, comparison: Comparison, migration_id: int, parts: int = 1, *, anew: bool = False
+) -> list[int]:
+    """Give the parts of a comparison: those of one that has not finished, unless `anew` or its shape is another; else new ones.
+
+    Raises:
+        GateRefused: rows cannot be told apart by the key.
+    """
+    await require_keys(conn, comparison)
+    where = {"id": migration_id, "source": comparison.source_label, "shadow": comparison.shadow_label}
+    found = await run(conn, "parts", where)
+    if not anew and any(part["finished_at"] is None and part["shape"] == comparison.shape for part in found):
+        return [part["id"] for part in found]
+    bounds = await _bounds(conn, comparison, parts)
+    async with conn.transaction():
+        await run(conn, "forget", where)
+        for number, (low, high) in enumerate(zip([None, *bounds], [*bounds, None], strict=True)):
+            values = {"part": number, "shape": comparison.shape, "low": _json(low), "high": _json(high)}
+            await run(conn, "begin", where | values)
+    return [part["id"] for part in await run(conn, "parts", where)]
+
+
+async def _bounds(conn: Connection, comparison: Comparison, parts: int) -> list[Any]:
+    """Cut the keys in parts of about one size; slices are counted up instead where keys have no order."""
+    rows = await rows_estimated(conn, comparison.source_label)
+    if not comparison.aligned:
+        slices = 1 if rows == float("inf") else min(MOST_SLICES, int(rows / SLICE_ROWS) + 1)
+        return [{"slice": number, "of": slices} for number in range(1, slices)]
+    if parts == 1 or rows < parts * FIRST_ROWS:
+        return []
+    percent = 100.0 if rows == float("inf") else min(100.0, 100.0 * SAMPLED_ROWS / rows)
+    found = await (await conn.execute(comparing.quantiles(comparison, parts, percent))).fetchall()
+    return [row["bound"] for row in found[:-1]]
+
+
+class Comparing:
+    """One part of a comparison, from its cursor to its end."""
+
+    def __init__(self, conn: Connection, comparison: Comparison, part_id: int, *, chunk_ms: float = CHUNK_MS) -> None:
+        self.conn = conn
+        self.comparison = comparison
+        self.id = part_id
+        self.chunk_ms = chunk_ms
+        self.size = FIRST_ROWS
+        self.reached: list[str] | None = None
+        self.high: list[str] | None = None
+        self.named = self.chunks = 0
+        self.finished = False
+        self.counts = Counts()
+        self.longest_ms = 0.0
+        self.began_at: datetime | None = None
+        self._span = Span()
+
+    async def open(self) -> None:
+        """Read the cursor, and make the session one in which chunks go by the key's index.
+
+        Raises:
+            GateRefused: somebody has begun the comparison anew.
+        """
+        found = await run(self.conn, "part", {"id": self.id})
+        if not found or found[0]["shape"] != self.comparison.shape:
+            raise GateRefused("the comparison was begun anew by another run", hint="Start it again.")
+        (part,) = found
+        self.finished = part["finished_at"] is not None
+        self.began_at = part["began_at"]
+        self.named, self.chunks = part["named"], part["chunks"]
+        self.counts = Counts(*(part[n] for n in ("rows", "shadow_rows", "mismatches", "missing", "extra", "unmapped")))
+        if self.comparison.aligned:
+            self.reached, self.high = part["reached"] or part["low"], part["high"]
+            # A table that was just filled has no statistics: without this each chunk could read all of it.
+            await self.conn.execute("SET enable_seqscan = off")
+        else:
+            self._span = _slice(part)
+        await self.conn.execute("SET jit = off")
+        # Losing the last chunks in a crash loses their cursor with them.
+        await self.conn.execute("SET synchronous_commit = off")
+
+    async def next(self) -> None:
+        """Compare the next chunk; the pause after it is the caller's."""
+        began = time.monotonic()
+        span, last = await self._next_span()
+        found = await self._compared(span)
+        self.longest_ms = max(self.longest_ms, took_ms := (time.monotonic() - began) * 1000)
+        await self._advance(found, span, last=last)
+        self._adapt(took_ms)
+
+    async def _next_span(self) -> tuple[Span, bool]:
+        if not self.comparison.aligned:
+            return self._span, True
+        high = await self._bound(self.reached, self.high, self.size)
+        return Span(self.reached, high or self.high), high is None
+
+    async def _bound(self, low: list[str] | None, high: list[str] | None, rows: int) -> list[str] | None:
+        query = comparing.bound(self.comparison, low, high, rows)
+        row = await (await self.conn.execute(query)).fetchone()
+        return row["bound"] if row else None
+
+    async def _compared(self, span: Span) -> Counts:
+        try:
+            return await self._chunk(span)
+        except (DataError, RaiseException) as error:
+            if is_transient(error):
+                raise
+            if not self.comparison.aligned:
+                raise GateRefused(
+                    f"rows of {self.comparison.source_label} cannot be mapped: {condition(error.sqlstate)}",
+                    hint="Correct the rows, or write an `up` that maps them.",
+                ) from None
+        counts = Counts()
+        await self._carefully(span, self.size, counts)
+        return counts
+
+    async def _carefully(self, span: Span, rows: int, counts: Counts) -> None:
+        """Halve a span in which an expression raises, until the rows are found on which it does; the others are compared."""
+        low, end = list(span.low) if span.low is not None else None, list(span.high) if span.high is not None else None
+        while True:
+            middle = await self._bound(low, end, max(1, rows // 2))
+            part = Span(low, middle or end)
+            try:
+                counts += await self._chunk(part)
+            except (DataError, RaiseException) as error:
+                if rows <= 1:
+                    await self._unmapped(part, counts, error)
+                else:
+                    await self._carefully(part, max(1, rows // 2), counts)
+            if middle is None or middle == end:
+                return
+            low = middle
+
+    async def _unmapped(self, span: Span, counts: Counts, error: Error) -> None:
+        for row in await (await self.conn.execute(comparing.spanned(self.comparison, span, 2))).fetchall():
+            counts.rows += 1
+            counts.unmapped += 1
+            counts.found.append(["unmapped", row["key"], condition(error.sqlstate)])
+        if counts.unmapped > UNMAPPED_AT_MOST:
+            raise GateRefused(
+                f"more than {UNMAPPED_AT_MOST} rows of {self.comparison.source_label} cannot be mapped, the first:"
+                f" {json.dumps(counts.found[0][1], ensure_ascii=False)}: {condition(error.sqlstate)}",
+                hint="Correct the rows, or write an `up` that maps them.",
+            )
+
+    async def _chunk(self, span: Span) -> Counts:
+        named = self.named < NAMED_AT_MOST
+        query = comparing.chunk(self.comparison, span, named=named)
+        (row,) = await (await self.conn.execute(query)).fetchall()
+        if named:
+            kinds = Counter(kind for kind, _, _ in row["found"])
+            missing, extra, bad, found = kinds["missing"], kinds["extra"], kinds.total(), row["found"]
+        else:
+            missing, extra, bad, found = row["missing"], row["extra"], row["bad"], []
+        rows, shadow_rows = row["pairs"] - extra, row["pairs"] - missing
+        return Counts(rows, shadow_rows, bad - missing - extra, missing, extra, found=found)
+
+    async def _advance(self, chunk: Counts, span: Span, *, last: bool) -> None:
+        values = {name: value for name, value in vars(chunk).items() if name != "found"}
+        async with self.conn.transaction():
+            if chunk.found:
+                await run(self.conn, "suspect", {"id": self.id, "found": Jsonb(chunk.found)})
+            reached = {"reached": _json(span.high), "named": len(chunk.found), "finished": last}
+            await run(self.conn, "advance", {"id": self.id, **reached, **values})
+        self.named += len(chunk.found)
+        self.chunks += 1
+        self.finished = last
+        self.reached = list(span.high) if span.high is not None else None
+        self.counts += replace(chunk, found=[])
+
+    def _adapt(self, took_ms: float) -> None:
+        factor = min(2.0, max(0.5, self.chunk_ms / max(took_ms, 0.1)))
+        self.size = min(MOST_ROWS, max(100, round(self.size * factor)))
+
+
+def _slice(part: dict[str, Any]) -> Span:
+    """Read which slice a part is: `low` says the one before which it begins."""
+    low, high = part["low"], part["high"]
+    of = (low or high or {"of": 1})["of"]
+    return Span(slices=of, slice=low["slice"] if low else 0)
+
+
+def _json(value: Any) -> Jsonb | None:
+    return None if value is None else Jsonb(value)
+
+
+@asynccontextmanager
+async def opened(conn: Connection, comparison: Comparison, part_id: int, **how: Any) -> AsyncIterator[Comparing]:
+    """Open a part, and leave the session as it was."""
+    part = Comparing(conn, comparison, part_id, **how)
+    try:
+        await part.open()
+        yield part
+    finally:
+        if not conn.closed:
+            for setting in ("enable_seqscan", "jit", "synchronous_commit"):
+                await conn.execute(b"RESET " + setting.encode())

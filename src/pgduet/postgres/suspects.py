@@ -1,0 +1,220 @@
+"""Rows that a comparison found to differ: looked at again after a delay, confirmed or cleared, noted, and repaired.
+
+A suspect is confirmed when a later snapshot finds the same two row versions and they still disagree. Where a version has changed
+meanwhile, somebody is writing: it is looked at again. A repair locks a row as clients do, the source's first, and decides by what
+it then finds, so that it can run twice; its record in the audit log commits with it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from psycopg import errors, sql
+from psycopg.types.json import Jsonb
+
+from pgduet.messages import Reference
+from pgduet.operations import comparing, mending
+from pgduet.operations.comparison import Comparison
+from pgduet.phases import Authority
+from pgduet.postgres import store
+from pgduet.postgres.batches import ROW_LOCK_WAIT
+from pgduet.postgres.comparing import run
+from pgduet.postgres.session import Connection
+
+AFTER_S = 1.0
+"""How long after a row was seen to differ it is looked at again."""
+LOOKS = 5
+"""How often a row that is written all the time is looked at; then it counts as not settled."""
+AT_ONCE = 500
+REPAIRED_AT_ONCE = 100
+RETRY_S = 0.05
+
+
+@dataclass
+class Settled:
+    """What is left of the suspects: confirmed ones by kind, and those that changed at each look."""
+
+    confirmed: dict[str, int] = field(default_factory=dict)
+    unsettled: int = 0
+
+    @property
+    def clean(self) -> bool:
+        """Tell whether nothing differs, and nothing is left open."""
+        return not self.confirmed and not self.unsettled
+
+
+@dataclass
+class Repaired:
+    """Rows that a repair wrote, and those that stay as they are: for want of a way, or since they were in step already."""
+
+    written: int = 0
+    left: int = 0
+
+
+async def settle(
+    conn: Connection, comparison: Comparison, parts: Sequence[int], *, after_s: float = AFTER_S, looks: int = LOOKS
+) -> Settled:
+    """Look again at each suspect, once it was seen long enough ago, until it is confirmed or cleared."""
+    where = {"ids": list(parts), "after_s": after_s, "looks": looks}
+    while True:
+        found = await run(conn, "due", where | {"limit": AT_ONCE})
+        if not found:
+            return await settled(conn, parts)
+        if due := [suspect for suspect in found if suspect["due"]]:
+            await _look(conn, comparison, due)
+            continue
+        waiting = await run(conn, "waiting", where)
+        await asyncio.sleep(min(60.0, waiting[0]["seconds"] + 0.001))
+
+
+async def settled(conn: Connection, parts: Sequence[int]) -> Settled:
+    """Count what is left of the suspects."""
+    result = Settled()
+    for row in await run(conn, "tally", {"ids": list(parts)}):
+        if row["confirmed"]:
+            result.confirmed[row["kind"]] = row["rows"]
+        else:
+            result.unsettled += row["rows"]
+    return result
+
+
+async def note(
+    conn: Connection, comparison: Comparison, migration_id: int, parts: Sequence[int], before: datetime | None
+) -> None:
+    """Note confirmed drift in `pgduet.drift`, with both rows; what a comparison begun at `before` did not find is resolved."""
+    relation = {"migration": migration_id, "relation": comparison.source_label}
+    if before is not None:
+        await run(conn, "resolved", relation | {"before": before})
+    async for suspects in _confirmed(conn, parts, AT_ONCE):
+        seen = await _seen(conn, comparison, suspects)
+        found = [
+            {
+                "key": each["key"],
+                "kind": each["kind"],
+                "detail": (seen.get(each["id"]) or {}).get("detail") or each["kind"],
+            }
+            for each in suspects
+        ]
+        await run(conn, "note", relation | {"found": Jsonb(found)})
+
+
+async def repair(
+    conn: Connection,
+    comparison: Comparison,
+    reference: Reference,
+    parts: Sequence[int],
+    authority: Authority,
+    *,
+    mute: bool = False,
+) -> Repaired:
+    """Give confirmed rows what the side with authority says; each batch of rows and its record are one transaction."""
+    result = Repaired()
+    async for suspects in _confirmed(conn, parts, REPAIRED_AT_ONCE):
+        mappable = [suspect for suspect in suspects if suspect["kind"] != "unmapped"]
+        result.left += len(suspects) - len(mappable)
+        if mappable:
+            await _repair_all(conn, comparison, reference, mappable, authority, mute, result)
+    return result
+
+
+async def _look(conn: Connection, comparison: Comparison, suspects: Sequence[dict[str, Any]]) -> None:
+    seen = await _seen(conn, comparison, suspects)
+    cleared, confirmed, again = [], [], []
+    for suspect in suspects:
+        if suspect["kind"] == "unmapped":
+            confirmed.append(suspect["id"])
+            continue
+        now = seen.get(suspect["id"])
+        if now is None or now["kind"] is None:
+            cleared.append(suspect["id"])
+        elif (now["kind"], now["seen"]) == (suspect["kind"], suspect["seen"]):
+            confirmed.append(suspect["id"])
+        else:
+            again.append({name: now[name] for name in ("id", "kind", "key", "seen")})
+    async with conn.transaction():
+        await run(conn, "cleared", {"ids": cleared})
+        await run(conn, "confirmed", {"ids": confirmed})
+        await run(conn, "unsettled", {"found": Jsonb(again)})
+
+
+async def _seen(
+    conn: Connection, comparison: Comparison, suspects: Sequence[dict[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """Ask how suspects stand now, by id."""
+    seen: dict[int, dict[str, Any]] = {}
+    known = [suspect for suspect in suspects if suspect["kind"] != "unmapped"]
+    for extra in (False, True):
+        if asked := [suspect for suspect in known if (suspect["kind"] == "extra") is extra]:
+            rows = await (await conn.execute(comparing.look(comparison, asked, extra=extra))).fetchall()
+            seen |= {row["id"]: row for row in rows}
+    return seen
+
+
+async def _confirmed(conn: Connection, parts: Sequence[int], limit: int) -> Any:
+    after = 0
+    while found := await run(conn, "drifted", {"ids": list(parts), "after": after, "limit": limit}):
+        after = found[-1]["id"]
+        yield found
+
+
+async def _repair_all(
+    conn: Connection,
+    comparison: Comparison,
+    reference: Reference,
+    suspects: Sequence[dict[str, Any]],
+    authority: Authority,
+    mute: bool,  # noqa: FBT001
+    result: Repaired,
+) -> None:
+    """Repair rows at once; where a client holds one of them, in halves, so that in the end it alone is waited for."""
+    batches = deque([suspects])
+    while batches:
+        batch = batches.popleft()
+        try:
+            written = await _repair(conn, comparison, reference, batch, authority, mute=mute)
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            middle = len(batch) // 2
+            batches += [half for half in (batch[:middle], batch[middle:]) if half]
+            if not middle:
+                await asyncio.sleep(RETRY_S)
+            continue
+        result.written += written
+        result.left += max(0, len(batch) - written)
+
+
+async def _repair(
+    conn: Connection,
+    comparison: Comparison,
+    reference: Reference,
+    suspects: Sequence[dict[str, Any]],
+    authority: Authority,
+    *,
+    mute: bool,
+) -> int:
+    """Lock the rows, the source's first; then, in new snapshots, write what still differs."""
+    async with conn.transaction():
+        await conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(ROW_LOCK_WAIT)))
+        await conn.execute("SET LOCAL pgduet.repair = 'on'")
+        if mute:
+            await conn.execute("SET LOCAL session_replication_role = replica")
+        for extra in (False, True):
+            if held := [suspect for suspect in suspects if (suspect["kind"] == "extra") is extra]:
+                await conn.execute(mending.lock(comparison, held, extra=extra))
+        written = 0
+        for query in mending.repairs(comparison, suspects, authority):
+            written += max(0, (await conn.execute(query)).rowcount)
+        if written:
+            await store.audited(
+                conn,
+                reference,
+                "repair",
+                affected={"relation": comparison.source_label, "shadow": comparison.shadow_label, "rows": written},
+                evidence={
+                    "authority": str(authority),
+                    "repaired": [{"kind": suspect["kind"], "key": suspect["key"]} for suspect in suspects],
+                },
+            )
+    return written

@@ -33,26 +33,38 @@ CREATE INDEX {name} ON {shadow} ({columns})
 -- name: add_unique
 CREATE UNIQUE INDEX CONCURRENTLY {name} ON {shadow} ({columns})
 
--- name: taken
--- The next keys of the journal. They are back where the transaction fails.
-WITH gone AS (DELETE FROM {journal} AS j WHERE j.ctid = ANY (ARRAY(SELECT j.ctid FROM {journal} AS j ORDER BY j.ctid LIMIT {limit} FOR UPDATE SKIP LOCKED))
-              RETURNING {journal_key})
-INSERT INTO {taken} SELECT DISTINCT * FROM gone
+-- name: drain_function
+CREATE OR REPLACE FUNCTION {function}(most integer, OUT taken_keys bigint, OUT left_keys bigint) RETURNS record LANGUAGE plpgsql VOLATILE
+  SET search_path = pg_catalog, pg_temp AS {body}
 
--- name: create_taken
-CREATE TEMPORARY TABLE IF NOT EXISTS {taken} (LIKE {journal}) ON COMMIT DELETE ROWS
+-- name: drain
+-- Each statement has a snapshot of its own. Rows that clients hold are left for the next time: we never wait for one.
+DECLARE
+  taken {journal}[];
+  free {journal}[];
+BEGIN
+  WITH gone AS (DELETE FROM {journal} AS j WHERE j.ctid = ANY (ARRAY(SELECT ctid FROM {journal} LIMIT most)) RETURNING {j_key})
+  SELECT array_agg(DISTINCT ROW({g_key})::{journal}) INTO taken FROM gone AS g;
+  taken_keys := coalesce(cardinality(taken), 0);
+  PERFORM set_config('pgduet.engine', {label}, true);
+  WITH locked AS (SELECT {o_key} FROM {relation} AS o JOIN unnest(taken) AS j ON {o_is_j} FOR NO KEY UPDATE OF o SKIP LOCKED)
+  SELECT array_agg(ROW({g_key})::{journal}) INTO free FROM locked AS g;
+  -- Ours until the transaction ends: their sync triggers have been before us, or come after us.
+  DELETE FROM {shadow} AS s USING unnest(free) AS j WHERE {s_is_j};
+  INSERT INTO {shadow} ({columns}) SELECT {values} FROM {relation} AS o JOIN unnest(free) AS j ON {o_is_j}{condition};
+  -- What the anchor has no longer. One who writes that key anew at this moment holds the row or waits for us.
+  WITH stale AS MATERIALIZED (SELECT {s_key} FROM {shadow} AS s JOIN unnest(taken) AS j ON {s_is_j}
+         WHERE NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_j}) FOR UPDATE OF s SKIP LOCKED)
+  DELETE FROM {shadow} AS s USING stale WHERE {s_is_stale};
+  INSERT INTO {journal} SELECT {j_key} FROM unnest(taken) AS j
+   WHERE NOT EXISTS (SELECT FROM unnest(free) AS f WHERE {f_is_j})
+     AND (EXISTS (SELECT FROM {relation} AS o WHERE {o_is_j}) OR EXISTS (SELECT FROM {shadow} AS s WHERE {s_is_j}));
+  GET DIAGNOSTICS left_keys = ROW_COUNT;
+  PERFORM set_config('pgduet.engine', '', true);
+END
 
--- name: held
--- A row that a client holds is left for the next time: we never wait for one.
-WITH free AS MATERIALIZED (SELECT {o_key} FROM {relation} AS o JOIN {taken} AS j ON {o_is_j} FOR NO KEY UPDATE OF o SKIP LOCKED),
-     held AS (DELETE FROM {taken} AS j WHERE EXISTS (SELECT FROM {relation} AS o WHERE {o_is_j})
-                 AND NOT EXISTS (SELECT FROM free AS o WHERE {o_is_j}) RETURNING {journal_key})
-INSERT INTO {journal} SELECT * FROM held
-
--- name: rewrite
--- The rows are ours until the transaction ends, so their sync triggers wait for us or have been before us. What is gone has no row.
-WITH gone AS MATERIALIZED (SELECT {o_key} FROM {relation} AS o JOIN {taken} AS j ON {o_is_j} FOR NO KEY UPDATE OF o SKIP LOCKED)
-SELECT count(*) FROM gone
+-- name: call_drain
+SELECT taken_keys, left_keys FROM {function}({most})
 
 -- name: journal_left
 SELECT count(*) AS rows FROM {journal}
@@ -95,8 +107,7 @@ END
 DECLARE
   guard text := current_setting('pgduet.row', true);
   r {relation}%ROWTYPE;
-  n {shadow}%ROWTYPE;
-  fits boolean := true;
+  why text;
 BEGIN
   IF guard IN ({old_token}, {new_token}) THEN
     RETURN NULL;
@@ -112,14 +123,14 @@ BEGIN
     END IF;
     SELECT * INTO r FROM {relation} AS o WHERE {o_is_new};
     IF FOUND THEN
-{mapped}
-      IF fits THEN
-        UPDATE {shadow} AS s SET {assign} WHERE {s_is_n};
-        IF NOT FOUND THEN
+{judge}
+      IF why IS NOT NULL{unless_exists} THEN
+        DELETE FROM {shadow} AS s WHERE {s_is_r};
+      ELSE
+        UPDATE {shadow} AS s SET {assign} WHERE {s_is_r};
+        IF NOT FOUND{and_fits} THEN
           INSERT INTO {shadow} ({columns}) VALUES ({values});
         END IF;
-      ELSE
-        DELETE FROM {shadow} AS s WHERE {s_is_n};
       END IF;
     END IF;
   END IF;
@@ -127,35 +138,51 @@ BEGIN
   RETURN NULL;
 END
 
--- name: mapped
-{key}
-{assign}
-
--- name: mapped_guarded
+-- name: judge
 -- An old client must not see an error of ours: what cannot be mapped has no row in the new version, and is noted.
-{key}
-      BEGIN
-{assign}
-      EXCEPTION WHEN OTHERS THEN
-        fits := false;
-        PERFORM pgduet.note_drift({migration_id}, {label}, {drift_key}, 'unmapped', SQLSTATE || ': ' || SQLERRM);
-      END;
-
--- name: required
-      IF fits AND ({empty}) THEN
-        fits := false;
-        PERFORM pgduet.note_drift({migration_id}, {label}, {drift_key}, 'unmapped', 'a column that must not be empty would be');
+      IF {changed} THEN
+        why := {fits}(r);
+        IF why IS NOT NULL THEN
+          PERFORM pgduet.note_drift({migration_id}, {label}, {drift_key}, 'unmapped', why);
+        END IF;
       END IF;
 
--- name: exists
-      fits := fits AND coalesce({exists}, false);
+-- name: judge_enforced
+-- The new version's contract binds everyone: what it cannot hold is refused before commit.
+      IF {changed} THEN
+        why := {fits}(r);
+        IF why IS NOT NULL THEN
+          RAISE EXCEPTION USING ERRCODE = 'data_exception', MESSAGE = {message} || why, HINT = {hint}, SCHEMA = {schema}, TABLE = {table};
+        END IF;
+      END IF;
+
+-- name: fits
+-- Tells why the shadow cannot hold a row of the anchor, or NULL where it can.
+CREATE OR REPLACE FUNCTION {function}(o {relation}) RETURNS text LANGUAGE plpgsql STABLE COST 10000 SET search_path = pg_catalog, pg_temp AS {body}
+
+-- name: fits_body
+DECLARE
+  n {shadow}%ROWTYPE;
+BEGIN
+{assign}
+  RETURN CASE WHEN {empty} THEN 'a column that must not be empty would be' END;
+EXCEPTION WHEN OTHERS THEN
+  RETURN SQLSTATE || ': ' || SQLERRM;
+END
 
 -- name: truncate
--- Rows by rows once new clients are there: TRUNCATE would lock the shadow, which they lock before the anchor.
+-- Nobody but us uses the shadow yet; whoever locks both locks the anchor first.
 BEGIN
-  PERFORM set_config('pgduet.emptied', {label}, true);
-  DELETE FROM {shadow};
-  PERFORM set_config('pgduet.emptied', '', true);
+  TRUNCATE {shadow};
+  RETURN NULL;
+END
+
+-- name: truncate_published
+-- Row by row: TRUNCATE would lock the shadow, which a new client's statement locks before the anchor.
+BEGIN
+  PERFORM set_config('pgduet.engine', {label}, true);
+  DELETE FROM {shadow} AS s WHERE NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_s});
+  PERFORM set_config('pgduet.engine', '', true);
   RETURN NULL;
 END
 
@@ -168,7 +195,7 @@ DECLARE
   tries integer := 0;
 BEGIN
   IF TG_OP = 'DELETE' THEN
-    IF guard = {old_token} OR current_setting('pgduet.emptied', true) = {label} THEN
+    IF guard = {old_token} OR current_setting('pgduet.engine', true) = {label} THEN
       RETURN OLD;
     END IF;
 {moved_away}
@@ -178,7 +205,7 @@ BEGIN
     RETURN OLD;
   END IF;
 {number}
-  IF guard IN ({old_token}, {new_token}) THEN
+  IF guard IN ({old_token}, {new_token}) OR current_setting('pgduet.engine', true) = {label} THEN
     RETURN NEW;
   END IF;
   IF TG_OP = 'UPDATE' THEN
@@ -330,7 +357,7 @@ CREATE OR REPLACE FUNCTION {function}({arguments}) RETURNS boolean LANGUAGE plpg
 
 -- name: lock_body
 BEGIN
-  IF current_setting('pgduet.row', true) = {token} OR current_setting('pgduet.emptied', true) = {label} THEN
+  IF current_setting('pgduet.row', true) = {token} OR current_setting('pgduet.engine', true) = {label} THEN
     RETURN true;
   END IF;
   PERFORM FROM {relation} AS o WHERE {o_is_given} FOR {strength};
@@ -359,3 +386,10 @@ CREATE POLICY pgduet_delete ON {shadow} FOR DELETE USING ({function}({key}))
 -- One statement, one snapshot: rows that only one side has, or that differ.
 SELECT count(*) AS rows, count(*) FILTER (WHERE {differs}) AS mismatches
   FROM (SELECT * FROM {relation} AS o{exists}) AS o FULL JOIN {shadow} AS s ON {same}
+
+-- name: view
+-- With its owner's rights, not the caller's: the policies on the shadow bind the owner, and so whoever comes this way.
+CREATE OR REPLACE VIEW {view} AS SELECT {columns} FROM {shadow}
+
+-- name: grant_view_owner
+GRANT SELECT, INSERT, UPDATE, DELETE ON {shadow} TO {role}

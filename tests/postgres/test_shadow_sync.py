@@ -1,0 +1,162 @@
+"""A shadow in step with its anchor, statement by statement, on the rendered SQL."""
+
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors
+from support.shadows import Shadow, create_orders, parted, wide
+
+from pgduet.operations.shadow_sync import Form
+
+Connection = psycopg.AsyncConnection[Any]
+
+
+async def both(m: Shadow, key: int) -> tuple[Any, ...]:
+    """Read a row on both sides: code, amount, note."""
+    ask = "SELECT code, amount, note FROM {} WHERE id = %s"
+    old = await (await m.conn.execute(ask.format("public.orders").encode(), (key,))).fetchone()
+    new = await (await m.conn.execute(ask.format("public_v2.orders").encode(), (key,))).fetchone()
+    assert old == new
+    return tuple(old) if old else ()
+
+
+@pytest.fixture
+async def m(conn: Connection) -> Shadow:
+    """Give a published shadow of ten orders."""
+    await create_orders(conn, 10)
+    shadow = Shadow(conn, wide())
+    await shadow.published()
+    assert await shadow.parity() == (10, 0)
+    return shadow
+
+
+@pytest.mark.parametrize("role", ["origin", "replica"])
+async def test_every_way_an_old_client_writes_reaches_the_shadow(m: Shadow, role: str) -> None:
+    conn = m.conn
+    await conn.execute(f"SET session_replication_role = {role}".encode())
+    await conn.execute("INSERT INTO public.orders (id, code) VALUES (100, 'x')")
+    assert await both(m, 100) == ("x", 0, None)
+    await conn.execute("UPDATE public.orders SET amount = 7, note = NULL WHERE id = 1")
+    assert await both(m, 1) == ("c1", 7, None)
+    await conn.execute("DELETE FROM public.orders WHERE id = 2")
+    assert await both(m, 2) == ()
+    await conn.execute("UPDATE public.orders SET id = 300 WHERE id = 3")
+    assert (await both(m, 3), await both(m, 300)) == ((), ("c3", 0, None))
+    await conn.execute("INSERT INTO public.orders (id, code) VALUES (4, 'c4') ON CONFLICT (id) DO UPDATE SET amount = 44")
+    assert await both(m, 4) == ("c4", 44, None)
+    async with conn.cursor().copy("COPY public.orders (id, code, amount) FROM STDIN") as copy:
+        await copy.write("500\tcopied\t5\n")
+    assert await both(m, 500) == ("copied", 5, None)
+    await conn.execute(
+        "MERGE INTO public.orders o USING (VALUES (5, 'c5'), (501, 'merged')) v(id, code) ON o.id = v.id"
+        " WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT (id, code) VALUES (v.id, v.code)"
+    )
+    assert (await both(m, 5), await both(m, 501)) == ((), ("merged", 0, None))
+    rows, wrong = await m.parity()
+    assert wrong == 0
+    await conn.execute("TRUNCATE public.orders")
+    assert await m.parity() == (0, 0)
+    assert rows == 11
+
+
+async def test_every_way_a_new_client_writes_reaches_the_anchor(m: Shadow) -> None:
+    conn = m.conn
+    (key,) = await m.one("INSERT INTO public_v2.orders (code) VALUES ('numbered') RETURNING id")
+    assert await both(m, key) == ("numbered", 0, None)
+    await conn.execute("UPDATE public_v2.orders SET amount = amount + 7 WHERE id = 1")
+    assert await both(m, 1) == ("c1", 7, None)
+    await conn.execute("DELETE FROM public_v2.orders WHERE id = 2")
+    assert await both(m, 2) == ()
+    await conn.execute("UPDATE public_v2.orders SET id = 300 WHERE id = 3")
+    assert (await both(m, 3), await both(m, 300)) == ((), ("c3", 0, None))
+    upsert = "INSERT INTO public_v2.orders AS o (id, code) VALUES (4, 'c4') ON CONFLICT ({}) DO UPDATE SET amount = o.amount + 44"
+    await conn.execute(upsert.format("id").encode())
+    await conn.execute(upsert.format("code").encode())
+    assert await both(m, 4) == ("c4", 88, None)
+    await conn.execute("INSERT INTO public_v2.orders (id, code) VALUES (4, 'c4') ON CONFLICT DO NOTHING")
+    assert await both(m, 4) == ("c4", 88, None)
+    await conn.execute("INSERT INTO public_v2.orders (id, code) VALUES (400, 'c400') ON CONFLICT DO NOTHING")
+    assert await both(m, 400) == ("c400", 0, None)
+    with pytest.raises(errors.UniqueViolation):
+        await conn.execute("INSERT INTO public_v2.orders (id, code) VALUES (400, 'other')")
+    with pytest.raises(errors.UniqueViolation):
+        await conn.execute("INSERT INTO public_v2.orders (id, code) VALUES (401, 'c400')")
+    await conn.execute("UPDATE public_v2.orders o SET note = v.note FROM (VALUES (6, 'a'), (7, 'b')) v(id, note) WHERE o.id = v.id")
+    assert (await both(m, 6), await both(m, 7)) == (("c6", 0, "a"), ("c7", 0, "b"))
+    assert (await m.parity())[1] == 0
+
+
+async def test_a_value_that_the_anchor_cannot_hold_is_refused_with_its_reason(m: Shadow) -> None:
+    with pytest.raises(errors.DataException, match="no equivalent in the version before"):
+        await m.conn.execute("UPDATE public_v2.orders SET amount = 3000000000 WHERE id = 1")
+    with pytest.raises(errors.DataException, match="no equivalent in the version before"):
+        await m.conn.execute("INSERT INTO public_v2.orders (id, code) VALUES (3000000000, 'far')")
+    assert await both(m, 1) == ("c1", 0, None)
+    assert (await m.parity())[1] == 0
+
+
+async def test_what_a_trigger_of_the_user_writes_meanwhile_reaches_both_sides(conn: Connection) -> None:
+    await create_orders(conn, 5)
+    await conn.execute(
+        """
+        CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS
+          $$ BEGIN NEW.note := 'touched'; RETURN NEW; END $$;
+        CREATE FUNCTION public.next_one() RETURNS trigger LANGUAGE plpgsql AS
+          $$ BEGIN IF pg_trigger_depth() < 4 THEN UPDATE public.orders SET amount = amount + 1 WHERE id = NEW.id + 1; END IF; RETURN NULL; END $$;
+        CREATE TRIGGER touch BEFORE UPDATE ON public.orders FOR EACH ROW EXECUTE FUNCTION public.touch();
+        CREATE TRIGGER next_one AFTER UPDATE ON public.orders FOR EACH ROW EXECUTE FUNCTION public.next_one();
+        """
+    )
+    m = Shadow(conn, wide(rereads=True))
+    await m.published()
+    await conn.execute("UPDATE public_v2.orders SET amount = 10 WHERE id = 1")
+    assert await both(m, 1) == ("c1", 10, "touched")
+    assert await both(m, 2) == ("c2", 1, "touched")
+    await conn.execute("UPDATE public.orders SET amount = amount + 100")
+    assert (await m.parity()) == (5, 0)
+
+
+async def test_a_row_of_a_partitioned_shadow_moves_between_partitions_by_either_version(conn: Connection) -> None:
+    await create_orders(conn, 10)
+    m = Shadow(conn, parted())
+    await m.published()
+    await conn.execute("UPDATE public.orders SET at = '2026-02-10' WHERE id = 1")
+    assert await m.one("SELECT count(*) FROM public.orders_1") == (1,)
+    async with conn.transaction():
+        await conn.execute("UPDATE public_v2.orders SET at = '2026-02-20 00:00+00' WHERE id = 2")
+        await conn.execute("UPDATE public_v2.orders SET at = '2026-02-21 00:00+00' WHERE id = 2")
+        await conn.execute("UPDATE public_v2.orders SET at = '2026-05-21 00:00+00', amount = 2 WHERE id = 3")
+        assert await m.parity() == (10, 0)
+        await conn.execute("DELETE FROM public_v2.orders WHERE id = 2")
+        assert await m.parity() == (9, 0)
+        await conn.execute("INSERT INTO public_v2.orders (id, code, at) VALUES (2, 'again', '2026-02-21 00:00+00')")
+    assert await m.parity() == (10, 0)
+    assert await both(m, 3) == ("c3", 2, None)
+    with pytest.raises(errors.UniqueViolation):
+        await conn.execute("INSERT INTO public_v2.orders (id, code, at) VALUES (2, 'twice', '2026-01-05 00:00+00')")
+    assert await m.parity() == (10, 0)
+
+
+async def test_what_changes_while_rows_are_copied_is_in_the_shadow_in_the_end(conn: Connection) -> None:
+    await create_orders(conn, 3000)
+    m = Shadow(conn, wide())
+    await m.expand()
+    last = await m.pages()
+    for first in range(last):
+        await conn.execute(f"UPDATE public.orders SET amount = amount + 1 WHERE id % 50 = {first % 50}".encode())
+        await conn.execute(f"DELETE FROM public.orders WHERE id % 100 = {first % 100} AND id < 1000".encode())
+        await conn.execute(f"INSERT INTO public.orders (id, code) VALUES ({10000 + first}, 'n{first}')".encode())
+        await copy_pages(m, first, first + 1)
+    await m.keyed()
+    await conn.execute("UPDATE public.orders SET amount = amount + 1 WHERE id % 7 = 0")
+    assert await m.drain(100) > 0
+    assert (await m.parity())[1] == 0
+    await m.form(Form.BOTH)
+
+
+async def copy_pages(m: Shadow, first: int, last: int) -> None:
+    """Copy some pages."""
+    from pgduet.operations import shadow_rows
+
+    await m.conn.execute(shadow_rows.copy(m.design, m.design.relation, first, last))

@@ -125,19 +125,19 @@ class Shadow:
         """Build the key, then write the shadow in the writers' transactions."""
         await self.conn.execute(shadow_rows.clear_journalled(self.design))
         await self.run([*shadow.key(self.design), shadow_rows.drain_function(self.design)])
-        await self.run(shadow_sync.reverse(self.design, PLAN))
+        await self.run(shadow_sync.policies(self.design))
         await self.form(Form.MIRROR)
 
     async def drain(self, most: int = 1000) -> int:
         """Empty the journal; tells how many keys it had."""
-        total = 0
+        total, place = 0, shadow_rows.START
         while True:
-            row = await (await self.conn.execute(shadow_rows.drain(self.design, most))).fetchone()
+            row = await (await self.conn.execute(shadow_rows.drain(self.design, most, place))).fetchone()
             assert row is not None
-            taken, left = row
-            total += taken - left
-            if taken == 0:
+            if not row[1] and place == shadow_rows.START:
                 return total
+            place = row[0]
+            total += row[1] - row[2]
 
     async def publish(self) -> None:
         """Open the view, for clients of both versions."""
@@ -145,6 +145,7 @@ class Shadow:
             await self.conn.execute(statement.sql)
         await self.form(Form.BOTH)
         await self.drain()
+        await self.run(shadow_sync.reverse(self.design, PLAN))
         await self.conn.execute("CREATE SCHEMA IF NOT EXISTS public_v2")
         # A role outlives the test's database.
         await self.conn.execute(f"DO $$ BEGIN CREATE ROLE {OWNER} NOLOGIN; EXCEPTION WHEN duplicate_object THEN END $$".encode())

@@ -54,7 +54,7 @@ def drop(design: ShadowDesign) -> list[Statement]:
 
 def drop_journal(design: ShadowDesign) -> list[Statement]:
     """Drop the journal, and what empties it, once the trigger writes the shadow and nobody's snapshot is older."""
-    function = sql.SQL("{}(integer)").format(design.routine("drain"))
+    function = sql.SQL("{}(integer, tid)").format(design.routine("drain"))
     return [
         Statement(block("shadow", "drop_function").format(function=function), "drop its drain"),
         Statement(block("shadow", "drop_table").format(relation=design.journal), "drop its journal", Lock.ACCESS_EXCLUSIVE),

@@ -12,7 +12,8 @@ from pgduet.operations.shadow_sync import O, S, anchor_key, same, shadow_key, to
 from pgduet.operations.statement import Query, Statement, identifiers
 from pgduet.sql import block
 
-J, G, F = sql.SQL("j"), sql.SQL("g"), sql.SQL("f")
+START = "(0,0)"
+J, G = sql.SQL("j"), sql.SQL("g")
 
 
 def copy(design: ShadowDesign, heap: sql.Identifier, first: int, last: int, *, safe: bool = False) -> Query:
@@ -52,7 +53,6 @@ def drain_function(design: ShadowDesign) -> Statement:
         o_key=_names(anchor_key(design, O)),
         s_key=_names(shadow_key(design, S)),
         o_is_j=same(anchor_key(design, O), anchor_key(design, J)),
-        f_is_j=same(anchor_key(design, F), anchor_key(design, J)),
         s_is_j=same(shadow_key(design, S), to_shadow(design, J)),
         s_is_stale=same(shadow_key(design, S), shadow_key(design, sql.SQL("stale"))),
         **_mapped(design, safe=design.guarded, joined=True),
@@ -63,9 +63,13 @@ def drain_function(design: ShadowDesign) -> Statement:
     return Statement(query, f"drain of {design.shadow_label}")
 
 
-def drain(design: ShadowDesign, most: int) -> Query:
-    """Carry over the next journalled keys; tells how many there were, and how many are left for the next time."""
-    return block("shadow", "call_drain").format(function=design.routine("drain"), most=sql.Literal(most))
+def drain(design: ShadowDesign, most: int, place: str = START) -> Query:
+    """Carry over the journalled keys from a place on; tells where it ended, how many there were, how many are left for the next time.
+
+    A pass ends where there were none; the journal is empty when that was so from `START` on.
+    """
+    parts = {"most": sql.Literal(most), "place": sql.Literal(place)}
+    return block("shadow", "call_drain").format(function=design.routine("drain"), **parts)
 
 
 def journal_left(design: ShadowDesign) -> Query:

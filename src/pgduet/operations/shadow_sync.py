@@ -261,14 +261,10 @@ def _truncate(design: ShadowDesign, *, published: bool) -> Query:
 # New to old
 
 
-def reverse(design: ShadowDesign, plan: str) -> list[Statement]:
-    """Create what leads new clients' writes to the anchor: to be there before the shadow is published."""
-    make = _Reverse(design, plan)
+def policies(design: ShadowDesign) -> list[Statement]:
+    """Create what leads new clients to the anchor's row before the shadow's: while nobody but us uses the shadow."""
     label = design.shadow_label
-    made = [_function(design, "shadow_reverse", make.body())]
-    when = "BEFORE INSERT OR UPDATE OR DELETE"
-    made += _trigger(design, design.shadow, trigger_name(plan, "shadow_reverse"), "shadow_reverse", when, "ROW")
-    made += [_lock_function(design, "lock_update", "NO KEY UPDATE"), _lock_function(design, "lock_delete", "UPDATE")]
+    made = [_lock_function(design, "lock_update", "NO KEY UPDATE"), _lock_function(design, "lock_delete", "UPDATE")]
     parts = {"shadow": design.shadow, "key": identifiers(design.key_names)}
     for name, function in (
         ("policy_read", None),
@@ -282,6 +278,23 @@ def reverse(design: ShadowDesign, plan: str) -> list[Statement]:
         query = block("shadow", name).format(**parts, **called)
         made.append(Statement(query, f"{name} on {label}", Lock.ACCESS_EXCLUSIVE, label))
     return made
+
+
+def reverse(design: ShadowDesign, plan: str) -> list[Statement]:
+    """Create what writes the anchor before the shadow: to be there before the shadow is published, and no earlier, for it costs."""
+    made = [_function(design, "shadow_reverse", _Reverse(design, plan).body())]
+    when = "BEFORE INSERT OR UPDATE OR DELETE"
+    return [
+        *made,
+        *_trigger(design, design.shadow, trigger_name(plan, "shadow_reverse"), "shadow_reverse", when, "ROW"),
+    ]
+
+
+def drop_reverse(design: ShadowDesign, plan: str) -> list[Statement]:
+    """Drop the shadow's trigger, once the new version's view is gone."""
+    name = sql.Identifier(trigger_name(plan, "shadow_reverse"))
+    query = block("sync", "drop_trigger").format(trigger=name, relation=design.shadow)
+    return [Statement(query, f"drop the trigger on {design.shadow_label}", Lock.ACCESS_EXCLUSIVE, design.shadow_label)]
 
 
 def _lock_function(design: ShadowDesign, kind: str, strength: str) -> Statement:

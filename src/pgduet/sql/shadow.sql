@@ -34,17 +34,19 @@ CREATE INDEX {name} ON {shadow} ({columns})
 CREATE UNIQUE INDEX CONCURRENTLY {name} ON {shadow} ({columns})
 
 -- name: drain_function
-CREATE OR REPLACE FUNCTION {function}(most integer, OUT taken_keys bigint, OUT left_keys bigint) RETURNS record LANGUAGE plpgsql VOLATILE
+CREATE OR REPLACE FUNCTION {function}(most integer, INOUT place tid, OUT taken_keys bigint, OUT left_keys bigint) RETURNS record LANGUAGE plpgsql VOLATILE
   SET search_path = pg_catalog, pg_temp AS {body}
 
 -- name: drain
+-- `place` is where to go on: what was deleted stays in the journal's pages until they are vacuumed, and need not be passed again and again.
 -- Each statement has a snapshot of its own. Rows that clients hold are left for the next time: we never wait for one.
 DECLARE
   taken {journal}[];
   free {journal}[];
 BEGIN
-  WITH gone AS (DELETE FROM {journal} AS j WHERE j.ctid = ANY (ARRAY(SELECT ctid FROM {journal} LIMIT most)) RETURNING {j_key})
-  SELECT array_agg(DISTINCT ROW({g_key})::{journal}) INTO taken FROM gone AS g;
+  WITH gone AS (DELETE FROM {journal} AS j WHERE j.ctid = ANY (ARRAY(SELECT ctid FROM {journal} WHERE ctid >= place LIMIT most))
+                RETURNING j.ctid AS _pgduet_place, {j_key})
+  SELECT array_agg(DISTINCT ROW({g_key})::{journal}), coalesce(max(_pgduet_place), '(0,0)') INTO taken, place FROM gone AS g;
   taken_keys := coalesce(cardinality(taken), 0);
   PERFORM set_config('pgduet.engine', {label}, true);
   WITH locked AS (SELECT {o_key} FROM {relation} AS o JOIN unnest(taken) AS j ON {o_is_j} FOR NO KEY UPDATE OF o SKIP LOCKED)
@@ -56,15 +58,14 @@ BEGIN
   WITH stale AS MATERIALIZED (SELECT {s_key} FROM {shadow} AS s JOIN unnest(taken) AS j ON {s_is_j}
          WHERE NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_j}) FOR UPDATE OF s SKIP LOCKED)
   DELETE FROM {shadow} AS s USING stale WHERE {s_is_stale};
-  INSERT INTO {journal} SELECT {j_key} FROM unnest(taken) AS j
-   WHERE NOT EXISTS (SELECT FROM unnest(free) AS f WHERE {f_is_j})
-     AND (EXISTS (SELECT FROM {relation} AS o WHERE {o_is_j}) OR EXISTS (SELECT FROM {shadow} AS s WHERE {s_is_j}));
+  INSERT INTO {journal} SELECT {j_key} FROM (SELECT {j_key} FROM unnest(taken) AS j EXCEPT SELECT {j_key} FROM unnest(free) AS j) AS j
+   WHERE (EXISTS (SELECT FROM {relation} AS o WHERE {o_is_j}) OR EXISTS (SELECT FROM {shadow} AS s WHERE {s_is_j}));
   GET DIAGNOSTICS left_keys = ROW_COUNT;
   PERFORM set_config('pgduet.engine', '', true);
 END
 
 -- name: call_drain
-SELECT taken_keys, left_keys FROM {function}({most})
+SELECT place::text AS place, taken_keys, left_keys FROM {function}({most}, {place}::tid)
 
 -- name: journal_left
 SELECT count(*) AS rows FROM {journal}

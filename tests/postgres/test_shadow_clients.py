@@ -1,125 +1,21 @@
 """Clients of both versions at once on a shadow and its anchor, and a ledger of what was acknowledged to them."""
 
 import asyncio
-import random
-import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import IsolationLevel, errors
+from support.mutants import Clause, must_fail
+from support.shadow_clients import LONG_S, NEW, OLD, clients, errors_in
 from support.shadows import Shadow, create_orders, wide
 
 from pgduet.operations import shadow_rows
 from pgduet.operations.shadow_sync import Form
 
 Connection = psycopg.AsyncConnection[Any]
-OLD, NEW = "public.orders", "public_v2.orders"
-CLIENTS = 16
-LONG_S = 2.0
-
-
-class Client:
-    """One client on one connection: never retries, and counts what was acknowledged."""
-
-    def __init__(self, conn: Connection, number: int, relation: str, keys: int, ledger: Counter[str]) -> None:
-        self.conn = conn
-        self.chance = random.Random(number)
-        self.relation = relation
-        self.keys = keys
-        self.ledger = ledger
-
-    async def run(self, kinds: list[str], stop: Callable[[], bool]) -> None:
-        """Work until told to stop."""
-        while not stop():
-            kind = self.chance.choice(kinds)
-            work: Callable[[], Awaitable[int]] = getattr(self, kind)
-            try:
-                amount = await work()  # apart: others count while we wait
-                self.ledger["amount"] += amount
-                self.ledger["done"] += 1
-            except psycopg.Error as error:
-                self.ledger[f"{type(error).__name__}: {kind} through {self.relation}"] += 1
-
-    def key(self) -> int:
-        """Choose a row."""
-        return self.chance.randint(1, self.keys)
-
-    async def execute(self, query: str, *values: Any) -> Any:
-        """Run a statement on this client's relation."""
-        return await self.conn.execute(query.format(self.relation).encode(), values)
-
-    async def increment(self) -> int:
-        return int((await self.execute("UPDATE {} SET amount = amount + 1 WHERE id = %s", self.key())).rowcount)
-
-    async def two_in_order(self) -> int:
-        done = 0
-        async with self.conn.transaction():
-            for key in sorted({self.key(), self.key()}):
-                done += (await self.execute("UPDATE {} SET amount = amount + 1 WHERE id = %s", key)).rowcount
-        return done
-
-    async def upsert(self) -> int:
-        key = self.key()
-        query = "INSERT INTO {} AS o (id, code, amount) VALUES (%s, %s, 1) ON CONFLICT (id) DO UPDATE SET amount = o.amount + 1"
-        await self.execute(query, key, f"c{key}")
-        return 1
-
-    async def upsert_by_code(self) -> int:
-        key = self.key()
-        query = "INSERT INTO {} AS o (id, code, amount) VALUES (%s, %s, 1) ON CONFLICT (code) DO UPDATE SET amount = o.amount + 1"
-        await self.execute(query, key, f"c{key}")
-        return 1
-
-    async def if_absent(self) -> int:
-        key = self.key()
-        query = "INSERT INTO {} (id, code, amount) VALUES (%s, %s, 1) ON CONFLICT DO NOTHING"
-        return int((await self.execute(query, key, f"c{key}")).rowcount)
-
-    async def delete(self) -> int:
-        gone = await (await self.execute("DELETE FROM {} WHERE id = %s RETURNING amount", self.key())).fetchone()
-        return -int(gone[0]) if gone else 0
-
-    async def read_then_write(self) -> int:
-        key = self.key()
-        async with self.conn.transaction():
-            found = await (await self.execute("SELECT amount FROM {} WHERE id = %s FOR UPDATE", key)).fetchone()
-            if not found:
-                return 0
-            await self.execute("UPDATE {} SET amount = %s WHERE id = %s", found[0] + 1, key)
-        return 1
-
-    async def unrelated(self) -> int:
-        await self.execute("UPDATE {} SET note = %s WHERE id = %s", str(self.chance.random()), self.key())
-        return 0
-
-
-@asynccontextmanager
-async def clients(dsn: str, keys: int, kinds: list[str], relations: tuple[str, ...]) -> AsyncIterator[Counter[str]]:
-    """Let sixteen clients work while the block runs."""
-    ledger: Counter[str] = Counter()
-    stopped = False
-
-    async def client(number: int) -> None:
-        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
-            one = Client(conn, number, relations[number % len(relations)], keys, ledger)
-            await one.run(kinds, lambda: stopped)
-
-    async with asyncio.TaskGroup() as group:
-        for number in range(CLIENTS):
-            group.create_task(client(number))
-        try:
-            yield ledger
-        finally:
-            stopped = True
-
-
-def errors_in(ledger: Counter[str]) -> dict[str, int]:
-    """Give what went wrong."""
-    return {what: count for what, count in ledger.items() if ":" in what}
 
 
 @pytest.mark.parametrize("keys", [5, 4096])
@@ -154,22 +50,24 @@ async def test_with_two_unique_keys_upserts_end_as_they_do_without_us(dsn: str, 
 
 async def test_clients_that_write_all_through_the_copy_see_no_error_and_lose_nothing(dsn: str, conn: Connection) -> None:
     await create_orders(conn, 20_000)
-    m = Shadow(conn, wide())
+    await conn.execute("ALTER TABLE public.orders DROP CONSTRAINT orders_code_key")
+    m = Shadow(conn, wide(unique=()))
     await m.expand()
     kinds = ["increment", "two_in_order", "if_absent", "delete", "unrelated"]
-    async with clients(dsn, 20_000, kinds, (OLD,)) as ledger:
-        began = time.monotonic()
-        while ledger["done"] < 100:
+    async with clients(dsn, 20_000, kinds, (OLD,)) as before:
+        while before["done"] < 100:
             await asyncio.sleep(0.01)
         await m.copy(step=4)
         await m.keyed()
         await m.drain(200)
-        while time.monotonic() < began + LONG_S:
-            await m.drain(200)
-    await m.drain()
-    assert errors_in(ledger) == {}
+        await m.publish()
+        async with clients(dsn, 200, kinds, (OLD, NEW)) as after:
+            await asyncio.sleep(LONG_S / 2)
+    assert errors_in(before) == errors_in(after) == {}
+    assert min(before["done"], after["done"]) > 200
     assert (await m.parity())[1] == 0
-    assert await m.one("SELECT sum(amount)::int FROM public.orders") == (ledger["amount"],)
+    total = before["amount"] + after["amount"]
+    assert await m.one("SELECT sum(amount)::int FROM public.orders") == (total,)
 
 
 async def test_a_client_whose_snapshot_is_older_than_the_copy_brings_no_row_back(dsn: str, conn: Connection) -> None:
@@ -244,3 +142,27 @@ async def test_a_policy_locks_the_anchor_before_the_shadow(dsn: str, conn: Conne
         await conn.execute("SET lock_timeout = '100ms'")
         shadow = m.design.shadow_label
         await conn.execute(f"SELECT FROM {shadow} WHERE id = 1 FOR UPDATE NOWAIT".encode())
+
+
+AT_MOST_ONE_SIDE = Clause("the policy locks the anchor", "shadow", "lock_body", "  PERFORM FROM {relation} AS o WHERE {o_is_given} FOR {strength};\n")
+UNLOCKED_INSERT = Clause("an insert locks the row that is there", "shadow", "probe", "WHERE {same} FOR NO KEY UPDATE;", "WHERE {same};")
+NO_ISOLATION = Clause("old snapshots are noted", "shadow", "note_always", "IN ('repeatable read', 'serializable')", "= 'none'")
+FORGETFUL = Clause("a held row stays in the journal", "shadow", "drain", "WHERE (EXISTS", "WHERE false AND (EXISTS")
+WHOLE = Clause("TRUNCATE deletes row by row", "shadow", "truncate_published", "DELETE FROM {shadow} AS s WHERE NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_s})", "TRUNCATE {shadow}")
+
+
+@pytest.mark.parametrize(
+    ("scenario", "mutant", "says"),
+    [
+        (partial(test_clients_of_both_versions_neither_deadlock_nor_lose_a_write, keys=5), AT_MOST_ONE_SIDE, "DeadlockDet"),
+        (partial(test_clients_of_both_versions_neither_deadlock_nor_lose_a_write, keys=5), UNLOCKED_INSERT, "DeadlockDet"),
+        (test_a_client_whose_snapshot_is_older_than_the_copy_brings_no_row_back, NO_ISOLATION, "duplicate key"),
+        (test_the_drain_waits_for_nobody_and_forgets_nothing, FORGETFUL, "(10, 0) == (10, 2)"),
+        (test_truncate_beside_new_clients_does_not_deadlock, WHOLE, "DeadlockDet"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Clause) else "",
+)
+async def test_the_rule_is_needed(
+    dsn: str, conn: Connection, scenario: Callable[..., Coroutine[Any, Any, None]], mutant: Clause, says: str
+) -> None:
+    await must_fail(scenario(dsn=dsn, conn=conn), mutant, says=says)

@@ -1,12 +1,15 @@
 """A shadow in step with its anchor, statement by statement, on the rendered SQL."""
 
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import errors
+from support.mutants import Clause, must_fail
 from support.shadows import Shadow, create_orders, parted, wide
 
+from pgduet.operations import shadow_rows
 from pgduet.operations.shadow_sync import Form
 
 Connection = psycopg.AsyncConnection[Any]
@@ -119,6 +122,8 @@ async def test_what_a_trigger_of_the_user_writes_meanwhile_reaches_both_sides(co
 
 async def test_a_row_of_a_partitioned_shadow_moves_between_partitions_by_either_version(conn: Connection) -> None:
     await create_orders(conn, 10)
+    await conn.execute("CREATE TABLE public.items (order_id int REFERENCES public.orders ON DELETE CASCADE)")
+    await conn.execute("INSERT INTO public.items VALUES (3)")
     m = Shadow(conn, parted())
     await m.published()
     await conn.execute("UPDATE public.orders SET at = '2026-02-10' WHERE id = 1")
@@ -133,6 +138,7 @@ async def test_a_row_of_a_partitioned_shadow_moves_between_partitions_by_either_
         await conn.execute("INSERT INTO public_v2.orders (id, code, at) VALUES (2, 'again', '2026-02-21 00:00+00')")
     assert await m.parity() == (10, 0)
     assert await both(m, 3) == ("c3", 2, None)
+    assert await m.one("SELECT count(*) FROM public.items") == (1,)
     with pytest.raises(errors.UniqueViolation):
         await conn.execute("INSERT INTO public_v2.orders (id, code, at) VALUES (2, 'twice', '2026-01-05 00:00+00')")
     assert await m.parity() == (10, 0)
@@ -147,7 +153,7 @@ async def test_what_changes_while_rows_are_copied_is_in_the_shadow_in_the_end(co
         await conn.execute(f"UPDATE public.orders SET amount = amount + 1 WHERE id % 50 = {first % 50}".encode())
         await conn.execute(f"DELETE FROM public.orders WHERE id % 100 = {first % 100} AND id < 1000".encode())
         await conn.execute(f"INSERT INTO public.orders (id, code) VALUES ({10000 + first}, 'n{first}')".encode())
-        await copy_pages(m, first, first + 1)
+        await conn.execute(shadow_rows.copy(m.design, m.design.relation, first, first + 1))
     await m.keyed()
     await conn.execute("UPDATE public.orders SET amount = amount + 1 WHERE id % 7 = 0")
     assert await m.drain(100) > 0
@@ -155,8 +161,23 @@ async def test_what_changes_while_rows_are_copied_is_in_the_shadow_in_the_end(co
     await m.form(Form.BOTH)
 
 
-async def copy_pages(m: Shadow, first: int, last: int) -> None:
-    """Copy some pages."""
-    from pgduet.operations import shadow_rows
+TWICE = Clause("what may be there twice goes", "shadow", "clear_journalled", "WHERE {s_is_j}", "WHERE false AND {s_is_j}")
+AS_IT_WAS = Clause("the row is read again", "shadow", "forward", "SELECT * INTO r FROM {relation} AS o WHERE {o_is_new};", "SELECT NEW.* INTO r;")
+DEAF = Clause("the guard names a row", "shadow", "forward", "guard IN ({old_token}, {new_token})", "guard <> ''")
+TORN = Clause("a move is no delete", "shadow", "moved_away", "FOUND AND ({differs})", "false AND ({differs})")
 
-    await m.conn.execute(shadow_rows.copy(m.design, m.design.relation, first, last))
+
+@pytest.mark.parametrize(
+    ("scenario", "mutant", "says"),
+    [
+        (test_what_changes_while_rows_are_copied_is_in_the_shadow_in_the_end, TWICE, "could not create unique index"),
+        (test_what_a_trigger_of_the_user_writes_meanwhile_reaches_both_sides, AS_IT_WAS, "assert"),
+        (test_what_a_trigger_of_the_user_writes_meanwhile_reaches_both_sides, DEAF, "assert"),
+        (test_a_row_of_a_partitioned_shadow_moves_between_partitions_by_either_version, TORN, "assert"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Clause) else "",
+)
+async def test_the_rule_is_needed(
+    conn: Connection, scenario: Callable[..., Coroutine[Any, Any, None]], mutant: Clause, says: str
+) -> None:
+    await must_fail(scenario(conn), mutant, says=says)

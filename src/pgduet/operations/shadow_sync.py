@@ -117,6 +117,7 @@ def drop_functions(design: ShadowDesign) -> list[Statement]:
     names: list[sql.Composable] = [sql.SQL("{}()").format(design.routine(kind)) for kind in kinds]
     names += [sql.SQL("{}({})").format(design.routine(kind), _key_types(design)) for kind in ("lock_update", "lock_delete")]
     names.append(sql.SQL("{}({})").format(design.routine("shadow_fits"), design.relation))
+    names.append(sql.SQL("{}(integer, tid)").format(design.routine("drain")))
     query = block("shadow", "drop_function")
     return [Statement(query.format(function=name), "drop a function of the shadow") for name in names]
 

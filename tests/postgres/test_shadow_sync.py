@@ -5,9 +5,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import errors
+from psycopg import errors, sql
 from support.mutants import Clause, must_fail
-from support.shadows import Shadow, create_orders, parted, wide
+from support.shadows import PARTS, Shadow, create_orders, of_parts, parted, wide
 
 from pgduet.operations import shadow_rows
 from pgduet.operations.shadow_sync import Form
@@ -87,6 +87,12 @@ async def test_every_way_a_new_client_writes_reaches_the_anchor(m: Shadow) -> No
         await conn.execute("INSERT INTO public_v2.orders (id, code) VALUES (401, 'c400')")
     await conn.execute("UPDATE public_v2.orders o SET note = v.note FROM (VALUES (6, 'a'), (7, 'b')) v(id, note) WHERE o.id = v.id")
     assert (await both(m, 6), await both(m, 7)) == (("c6", 0, "a"), ("c7", 0, "b"))
+    if conn.info.server_version >= 170000:  # before, MERGE cannot write through a view
+        await conn.execute(
+            "MERGE INTO public_v2.orders o USING (VALUES (8, 'c8'), (600, 'merged')) v(id, code) ON o.id = v.id"
+            " WHEN MATCHED THEN UPDATE SET note = 'matched' WHEN NOT MATCHED THEN INSERT (id, code) VALUES (v.id, v.code)"
+        )
+        assert (await both(m, 8), await both(m, 600)) == (("c8", 0, "matched"), ("merged", 0, None))
     assert (await m.parity())[1] == 0
 
 
@@ -142,6 +148,44 @@ async def test_a_row_of_a_partitioned_shadow_moves_between_partitions_by_either_
     with pytest.raises(errors.UniqueViolation):
         await conn.execute("INSERT INTO public_v2.orders (id, code, at) VALUES (2, 'twice', '2026-01-05 00:00+00')")
     assert await m.parity() == (10, 0)
+
+
+async def test_keys_that_move_along_in_one_statement_lose_no_row(conn: Connection) -> None:
+    await create_orders(conn, 10)
+    await conn.execute("ALTER TABLE public.orders DROP CONSTRAINT orders_code_key, DROP CONSTRAINT orders_pkey")
+    await conn.execute("ALTER TABLE public.orders ADD PRIMARY KEY (id) DEFERRABLE")
+    m = Shadow(conn, wide(unique=()))
+    await m.published()
+    for change in ("id + 1", "id - 1", "-id", "13 - id", "CASE id WHEN -1 THEN -2 WHEN -2 THEN -1 ELSE id END"):
+        await conn.execute(f"UPDATE public.orders SET id = {change}".encode())
+        assert await m.parity() == (10, 0), change
+
+
+async def test_rows_of_a_partitioned_table_have_their_shadow_wherever_they_go(conn: Connection) -> None:
+    await create_orders(conn, 0)
+    await conn.execute("DROP TABLE public.orders")
+    await conn.execute(PARTS)
+    m = Shadow(conn, of_parts())
+    await m.expand()
+    for leaf in ("january", "later"):
+        await conn.execute(shadow_rows.copy(m.design, sql.Identifier("public", leaf), 0, 10))
+    await conn.execute("UPDATE public.orders SET at = '2026-03-01' WHERE id = 1")
+    await m.keyed()
+    await m.drain()
+    await m.publish()
+    assert await m.parity() == (10, 0)
+    await conn.execute("UPDATE public.orders SET at = '2026-03-01', amount = 2 WHERE id = 2")
+    await conn.execute("UPDATE public_v2.orders SET at = '2026-03-01', amount = 3 WHERE id = 3")
+    await conn.execute("UPDATE public_v2.orders SET amount = 4 WHERE id = 4")
+    await conn.execute("DELETE FROM public_v2.orders WHERE id = 5")
+    await conn.execute("INSERT INTO public_v2.orders (id, code, at) VALUES (50, 'new', '2026-04-01')")
+    assert await m.parity() == (10, 0)
+    assert await m.one("SELECT count(*), sum(amount)::int FROM public.later") == (4, 5)
+    await conn.execute("SET session_replication_role = replica")
+    await conn.execute("DELETE FROM public.later WHERE id = 2")
+    assert await m.parity() == (9, 0)
+    await conn.execute("TRUNCATE public.orders")
+    assert await m.parity() == (0, 0)
 
 
 async def test_what_changes_while_rows_are_copied_is_in_the_shadow_in_the_end(conn: Connection) -> None:

@@ -224,3 +224,36 @@ def addresses(**changes: Any) -> ShadowDesign:
         guarded=False,
     )
     return base.model_copy(update=changes)
+
+
+def of_parts() -> ShadowDesign:
+    """Design the shadow of a partitioned table, whose key has the time in it, as a plain one."""
+    return wide(
+        key=(
+            KeyColumn(anchor="id", anchor_type="integer", shadow="id", shadow_type="bigint"),
+            KeyColumn(
+                anchor="at", anchor_type="timestamp without time zone", shadow="at", shadow_type="timestamp without time zone"
+            ),
+        ),
+        columns=(
+            *(column for column in wide().columns if column.name != "at"),
+            ShadowColumn(name="at", type="timestamp without time zone", nullable=False, same="at"),
+        ),
+        anchors=(
+            *(column for column in wide().anchors if column.name != "at"),
+            AnchorColumn(name="at", type="timestamp without time zone", same="at", may_raise=False),
+        ),
+        unique=(),
+        numbering=None,
+        identity=False,
+        parted=True,
+    )
+
+
+PARTS = """
+CREATE TABLE public.orders (id int NOT NULL, code text NOT NULL, amount int NOT NULL DEFAULT 0, note text,
+    at timestamp NOT NULL DEFAULT timestamp '2026-01-01', PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+CREATE TABLE public.january PARTITION OF public.orders FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+CREATE TABLE public.later PARTITION OF public.orders DEFAULT;
+INSERT INTO public.orders (id, code) SELECT i, 'c' || i FROM generate_series(1, 10) i;
+"""

@@ -160,19 +160,34 @@ def _forward(design: ShadowDesign, plan: str, migration_id: int, form: Form) -> 
     if form is Form.NOTE:
         return block("shadow", "note").format(**noted)
     keep = form is not Form.MIRROR  # before publication nobody but us has written the shadow
-    exists = sql.SQL(" OR NOT coalesce({}, false)").format(design.exists.over(R)) if design.exists else sql.SQL("")
+    carried = _carried(design, plan, migration_id, form, keep=keep)
+    keys: dict[str, sql.Composable] = {
+        "relation": design.relation,
+        "shadow": design.shadow,
+        "old_token": _token(design, to_shadow(design, OLD)),
+        "new_token": _token(design, to_shadow(design, NEW)),
+        "s_is_old": same(shadow_key(design, S), to_shadow(design, OLD)),
+        "s_is_new": same(shadow_key(design, S), to_shadow(design, NEW)),
+        "o_is_old": same(anchor_key(design, O), anchor_key(design, OLD)),
+        "o_is_new": same(anchor_key(design, O), anchor_key(design, NEW)),
+        "carried": carried,
+    }
+    rekey = _assign(zip(design.key_names, to_shadow(design, NEW), strict=True))
+    moved = sql.SQL(" OR {} = current_setting('pgduet.row_to', true)").format(keys["new_token"])
     return block("shadow", "forward").format(
-        relation=design.relation,
-        shadow=design.shadow,
-        old_token=_token(design, to_shadow(design, OLD)),
-        new_token=_token(design, to_shadow(design, NEW)),
+        **keys,
+        or_moved=moved if design.parted else sql.SQL(""),
         late=sql.SQL("") if keep else block("shadow", "note_always").format(**noted),
         key_changed=changed,
-        s_is_old=same(shadow_key(design, S), to_shadow(design, OLD)),
-        o_is_old=same(anchor_key(design, O), anchor_key(design, OLD)),
-        o_is_new=same(anchor_key(design, O), anchor_key(design, NEW)),
+        rekeyed=block("shadow", "rekeyed").format(**keys, rekey=rekey),
+    )
+
+
+def _carried(design: ShadowDesign, plan: str, migration_id: int, form: Form, *, keep: bool) -> Query:
+    exists = sql.SQL(" OR NOT coalesce({}, false)").format(design.exists.over(R)) if design.exists else sql.SQL("")
+    return block("shadow", "carried").format(
+        shadow=design.shadow,
         s_is_r=same(shadow_key(design, S), to_shadow(design, R)),
-        rekey=_assign(zip(design.key_names, to_shadow(design, NEW), strict=True)),
         judge=_judge(design, plan, migration_id, form, keep=keep),
         unless_exists=exists,
         and_fits=_and_fits(design, keep=keep),
@@ -384,6 +399,7 @@ class _Reverse:
             **self._parts(),
             down=_lines([*downs, *self._refusals(lossy)]),
             assign=self._written(),
+            moving=block("shadow", "moving").format(**self._parts()) if design.parted else sql.SQL(""),
             moves=moves,
         )
 

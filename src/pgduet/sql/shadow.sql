@@ -110,7 +110,7 @@ DECLARE
   r {relation}%ROWTYPE;
   why text;
 BEGIN
-  IF guard IN ({old_token}, {new_token}) THEN
+  IF guard IN ({old_token}, {new_token}){or_moved} THEN
     RETURN NULL;
   END IF;
 {late}
@@ -120,10 +120,31 @@ BEGIN
   ELSE
     PERFORM set_config('pgduet.row', {new_token}, true);
     IF TG_OP = 'UPDATE' AND {key_changed} THEN
-      UPDATE {shadow} AS s SET {rekey} WHERE {s_is_old} AND NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_old});
+{rekeyed}
     END IF;
     SELECT * INTO r FROM {relation} AS o WHERE {o_is_new};
     IF FOUND THEN
+{carried}
+    END IF;
+  END IF;
+  PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+  RETURN NULL;
+END
+
+-- name: rekeyed
+-- In a statement that moves keys along (deferrable keys allow it) the next key may be there still, and the old one have its next row.
+      UPDATE {shadow} AS s SET {rekey} WHERE {s_is_old} AND NOT EXISTS (SELECT FROM {shadow} AS s WHERE {s_is_new});
+      IF NOT FOUND THEN
+        DELETE FROM {shadow} AS s WHERE {s_is_old} AND NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_old});
+      END IF;
+      SELECT * INTO r FROM {relation} AS o WHERE {o_is_old};
+      IF FOUND THEN
+        PERFORM set_config('pgduet.row', {old_token}, true);
+{carried}
+        PERFORM set_config('pgduet.row', {new_token}, true);
+      END IF;
+
+-- name: carried
 {judge}
       IF why IS NOT NULL{unless_exists} THEN
         DELETE FROM {shadow} AS s WHERE {s_is_r};
@@ -133,14 +154,10 @@ BEGIN
           INSERT INTO {shadow} ({columns}) VALUES ({values});
         END IF;
       END IF;
-    END IF;
-  END IF;
-  PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
-  RETURN NULL;
-END
 
 -- name: judge
 -- An old client must not see an error of ours: what cannot be mapped has no row in the new version, and is noted.
+      why := NULL;
       IF {changed} THEN
         why := {fits}(r);
         IF why IS NOT NULL THEN
@@ -150,6 +167,7 @@ END
 
 -- name: judge_enforced
 -- The new version's contract binds everyone: what it cannot hold is refused before commit.
+      why := NULL;
       IF {changed} THEN
         why := {fits}(r);
         IF why IS NOT NULL THEN
@@ -240,6 +258,7 @@ END
     END IF;
 {down}
     PERFORM set_config('pgduet.row', {old_token}, true);
+{moving}
     UPDATE {relation} AS o SET {assign} WHERE {o_is_old};
     IF NOT FOUND THEN  -- a trigger of the user's refused it silently
       PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
@@ -247,6 +266,10 @@ END
     END IF;
     PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
 {moves}
+
+-- name: moving
+-- Where the key decides about the anchor's partition, its row goes by DELETE and INSERT: the one has the old key, the other the new one.
+    PERFORM set_config('pgduet.row_to', {new_token}, true);
 
 -- name: down_of_changed
     IF {changed} THEN

@@ -19,7 +19,9 @@ Connection = psycopg.AsyncConnection[Any]
 
 
 @pytest.mark.parametrize("keys", [5, 4096])
-async def test_clients_of_both_versions_neither_deadlock_nor_lose_a_write(dsn: str, conn: Connection, keys: int) -> None:
+async def test_clients_of_both_versions_neither_deadlock_nor_lose_a_write(
+    dsn: str, conn: Connection, keys: int
+) -> None:
     await create_orders(conn, keys)
     # One unique key, so that no upsert has an error of its own.
     await conn.execute("ALTER TABLE public.orders DROP CONSTRAINT orders_code_key")
@@ -48,7 +50,9 @@ async def test_with_two_unique_keys_upserts_end_as_they_do_without_us(dsn: str, 
     assert (await m.parity())[1] == 0
 
 
-async def test_clients_that_write_all_through_the_copy_see_no_error_and_lose_nothing(dsn: str, conn: Connection) -> None:
+async def test_clients_that_write_all_through_the_copy_see_no_error_and_lose_nothing(
+    dsn: str, conn: Connection
+) -> None:
     await create_orders(conn, 20_000)
     await conn.execute("ALTER TABLE public.orders DROP CONSTRAINT orders_code_key")
     m = Shadow(conn, wide(unique=()))
@@ -144,18 +148,41 @@ async def test_a_policy_locks_the_anchor_before_the_shadow(dsn: str, conn: Conne
         await conn.execute(f"SELECT FROM {shadow} WHERE id = 1 FOR UPDATE NOWAIT".encode())
 
 
-AT_MOST_ONE_SIDE = Clause("the policy locks the anchor", "shadow", "lock_body", "  PERFORM FROM {relation} AS o WHERE {o_is_given} FOR {strength};\n")
-UNLOCKED_INSERT = Clause("an insert locks the row that is there", "shadow", "probe", "WHERE {same} FOR NO KEY UPDATE;", "WHERE {same};")
-NO_ISOLATION = Clause("old snapshots are noted", "shadow", "note_always", "IN ('repeatable read', 'serializable')", "= 'none'")
+AT_MOST_ONE_SIDE = Clause(
+    "the policy locks the anchor",
+    "shadow",
+    "lock_body",
+    "  PERFORM FROM {relation} AS o WHERE {o_is_given} FOR {strength};\n",
+)
+UNLOCKED_INSERT = Clause(
+    "an insert locks the row that is there", "shadow", "probe", "WHERE {same} FOR NO KEY UPDATE;", "WHERE {same};"
+)
+NO_ISOLATION = Clause(
+    "old snapshots are noted", "shadow", "note_always", "IN ('repeatable read', 'serializable')", "= 'none'"
+)
 FORGETFUL = Clause("a held row stays in the journal", "shadow", "drain", "WHERE (EXISTS", "WHERE false AND (EXISTS")
-WHOLE = Clause("TRUNCATE deletes row by row", "shadow", "truncate_published", "DELETE FROM {shadow} AS s WHERE NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_s})", "TRUNCATE {shadow}")
+WHOLE = Clause(
+    "TRUNCATE deletes row by row",
+    "shadow",
+    "truncate_published",
+    "DELETE FROM {shadow} AS s WHERE NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_s})",
+    "TRUNCATE {shadow}",
+)
 
 
 @pytest.mark.parametrize(
     ("scenario", "mutant", "says"),
     [
-        (partial(test_clients_of_both_versions_neither_deadlock_nor_lose_a_write, keys=5), AT_MOST_ONE_SIDE, "DeadlockDet"),
-        (partial(test_clients_of_both_versions_neither_deadlock_nor_lose_a_write, keys=5), UNLOCKED_INSERT, "DeadlockDet"),
+        (
+            partial(test_clients_of_both_versions_neither_deadlock_nor_lose_a_write, keys=5),
+            AT_MOST_ONE_SIDE,
+            "DeadlockDet",
+        ),
+        (
+            partial(test_clients_of_both_versions_neither_deadlock_nor_lose_a_write, keys=5),
+            UNLOCKED_INSERT,
+            "DeadlockDet",
+        ),
         (test_a_client_whose_snapshot_is_older_than_the_copy_brings_no_row_back, NO_ISOLATION, "duplicate key"),
         (test_the_drain_waits_for_nobody_and_forgets_nothing, FORGETFUL, "(10, 0) == (10, 2)"),
         (test_truncate_beside_new_clients_does_not_deadlock, WHOLE, "eadlock"),

@@ -5,12 +5,11 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import errors
-from support.shadows import CUSTOMERS, Shadow, addresses, create_orders, over, wide
+from support.shadows import CUSTOMERS, PLAN, Shadow, addresses, create_orders, over, wide
 
-from pgduet.operations import shadow, shadow_sync
+from pgduet.operations import shadow, shadow_reverse, shadow_sync
 from pgduet.operations.shadow_design import AnchorColumn, ShadowColumn
 from pgduet.operations.shadow_sync import Form
-from support.shadows import PLAN
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -59,7 +58,8 @@ async def test_a_new_clients_writes_reach_the_parents_columns(m: Shadow) -> None
     await m.conn.execute("DELETE FROM public_v2.addresses WHERE customer_id = 4")
     assert await parent(m, 4) == (None, None)
     await m.conn.execute(
-        "INSERT INTO public_v2.addresses VALUES (6, 'upserted', 'OSLO') ON CONFLICT (customer_id) DO UPDATE SET street = excluded.street"
+        "INSERT INTO public_v2.addresses VALUES (6, 'upserted', 'OSLO')"
+        " ON CONFLICT (customer_id) DO UPDATE SET street = excluded.street"
     )
     assert await parent(m, 6) == ("upserted", "c6")
     assert (await m.parity())[1] == 0
@@ -79,13 +79,16 @@ async def test_what_the_parent_cannot_hold_is_refused(m: Shadow) -> None:
     assert await m.parity() == (5, 0)
 
 
-async def test_what_up_cannot_map_has_no_row_is_noted_and_is_refused_once_the_new_version_is_in_force(conn: Connection) -> None:
+async def test_what_up_cannot_map_has_no_row_is_noted_and_is_refused_once_the_new_version_is_in_force(
+    conn: Connection,
+) -> None:
     await create_orders(conn, 0)
     await conn.execute("ALTER TABLE public.orders ALTER note SET DEFAULT '0'")
     await conn.execute("INSERT INTO public.orders (code) SELECT 'c' || i FROM generate_series(1, 5) i")
     await conn.execute("UPDATE public.orders SET note = 'no number' WHERE id = 3")
     await conn.execute(
-        "INSERT INTO pgduet.migration (name, database, attempt, checksum, from_version, to_version, phase, state, plan, design, workflow_id)"
+        "INSERT INTO pgduet.migration"
+        " (name, database, attempt, checksum, from_version, to_version, phase, state, plan, design, workflow_id)"
         " VALUES ('x', 'shop', 1, 'x', '1', '2', 'backfill', 'running', '{}', '{}', 'test')"
     )
     base = wide()
@@ -119,7 +122,7 @@ async def test_all_of_it_can_be_taken_away_again(conn: Connection) -> None:
     await conn.execute("DROP VIEW public_v2.orders")
     for _ in range(2):
         if await exists(m, m.design.shadow_label):
-            await m.run(shadow_sync.drop_reverse(m.design, PLAN))
+            await m.run(shadow_reverse.drop_reverse(m.design, PLAN))
         await m.run(shadow_sync.drop_triggers(m.design, PLAN))
         await m.run(shadow.drop(m.design))
         await m.run(shadow_sync.drop_functions(m.design))

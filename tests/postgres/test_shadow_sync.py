@@ -46,7 +46,9 @@ async def test_every_way_an_old_client_writes_reaches_the_shadow(m: Shadow, role
     assert await both(m, 2) == ()
     await conn.execute("UPDATE public.orders SET id = 300 WHERE id = 3")
     assert (await both(m, 3), await both(m, 300)) == ((), ("c3", 0, None))
-    await conn.execute("INSERT INTO public.orders (id, code) VALUES (4, 'c4') ON CONFLICT (id) DO UPDATE SET amount = 44")
+    await conn.execute(
+        "INSERT INTO public.orders (id, code) VALUES (4, 'c4') ON CONFLICT (id) DO UPDATE SET amount = 44"
+    )
     assert await both(m, 4) == ("c4", 44, None)
     async with conn.cursor().copy("COPY public.orders (id, code, amount) FROM STDIN") as copy:
         await copy.write("500\tcopied\t5\n")
@@ -85,7 +87,9 @@ async def test_every_way_a_new_client_writes_reaches_the_anchor(m: Shadow) -> No
         await conn.execute("INSERT INTO public_v2.orders (id, code) VALUES (400, 'other')")
     with pytest.raises(errors.UniqueViolation):
         await conn.execute("INSERT INTO public_v2.orders (id, code) VALUES (401, 'c400')")
-    await conn.execute("UPDATE public_v2.orders o SET note = v.note FROM (VALUES (6, 'a'), (7, 'b')) v(id, note) WHERE o.id = v.id")
+    await conn.execute(
+        "UPDATE public_v2.orders o SET note = v.note FROM (VALUES (6, 'a'), (7, 'b')) v(id, note) WHERE o.id = v.id"
+    )
     assert (await both(m, 6), await both(m, 7)) == (("c6", 0, "a"), ("c7", 0, "b"))
     if conn.info.server_version >= 170000:  # before, MERGE cannot write through a view
         await conn.execute(
@@ -112,7 +116,9 @@ async def test_what_a_trigger_of_the_user_writes_meanwhile_reaches_both_sides(co
         CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS
           $$ BEGIN NEW.note := 'touched'; RETURN NEW; END $$;
         CREATE FUNCTION public.next_one() RETURNS trigger LANGUAGE plpgsql AS
-          $$ BEGIN IF pg_trigger_depth() < 4 THEN UPDATE public.orders SET amount = amount + 1 WHERE id = NEW.id + 1; END IF; RETURN NULL; END $$;
+          $$ BEGIN IF pg_trigger_depth() < 4 THEN
+            UPDATE public.orders SET amount = amount + 1 WHERE id = NEW.id + 1;
+          END IF; RETURN NULL; END $$;
         CREATE TRIGGER touch BEFORE UPDATE ON public.orders FOR EACH ROW EXECUTE FUNCTION public.touch();
         CREATE TRIGGER next_one AFTER UPDATE ON public.orders FOR EACH ROW EXECUTE FUNCTION public.next_one();
         """
@@ -205,8 +211,16 @@ async def test_what_changes_while_rows_are_copied_is_in_the_shadow_in_the_end(co
     await m.form(Form.BOTH)
 
 
-TWICE = Clause("what may be there twice goes", "shadow", "clear_journalled", "WHERE {s_is_j}", "WHERE false AND {s_is_j}")
-AS_IT_WAS = Clause("the row is read again", "shadow", "forward", "SELECT * INTO r FROM {relation} AS o WHERE {o_is_new};", "SELECT NEW.* INTO r;")
+TWICE = Clause(
+    "what may be there twice goes", "shadow", "clear_journalled", "WHERE {s_is_j}", "WHERE false AND {s_is_j}"
+)
+AS_IT_WAS = Clause(
+    "the row is read again",
+    "shadow",
+    "forward",
+    "SELECT * INTO r FROM {relation} AS o WHERE {o_is_new};",
+    "SELECT NEW.* INTO r;",
+)
 DEAF = Clause("the guard names a row", "shadow", "forward", "guard IN ({old_token}, {new_token})", "guard <> ''")
 TORN = Clause("a move is no delete", "shadow", "moved_away", "FOUND AND ({differs})", "false AND ({differs})")
 

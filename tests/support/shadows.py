@@ -8,7 +8,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from pgduet.operations import shadow, shadow_rows, shadow_sync
+from pgduet.operations import shadow, shadow_reverse, shadow_rows, shadow_sync
 from pgduet.operations.expressions import Expression
 from pgduet.operations.shadow_design import AnchorColumn, KeyColumn, Partition, ShadowColumn, ShadowDesign, ShadowKey
 from pgduet.operations.shadow_sync import Form
@@ -53,7 +53,10 @@ def wide(**changes: Any) -> ShadowDesign:
             ShadowColumn(name="amount", type="bigint", nullable=False, same="amount", default="0"),
             ShadowColumn(name="note", type="text", same="note"),
             ShadowColumn(
-                name="at", type="timestamp with time zone", nullable=False, up=over("(t.at AT TIME ZONE 'UTC'::text)"),
+                name="at",
+                type="timestamp with time zone",
+                nullable=False,
+                up=over("(t.at AT TIME ZONE 'UTC'::text)"),
                 default="'2026-01-01 00:00:00+00'::timestamp with time zone",
             ),
         ),
@@ -64,7 +67,9 @@ def wide(**changes: Any) -> ShadowDesign:
             AnchorColumn(name="note", type="text", same="note", may_raise=False),
             AnchorColumn(name="at", type="timestamp without time zone", down=over("(t.at AT TIME ZONE 'UTC'::text)")),
         ),
-        unique=(ShadowKey(name="orders_code_key", working="_pgduet_wide-orders_code", anchor=("code",), shadow=("code",)),),
+        unique=(
+            ShadowKey(name="orders_code_key", working="_pgduet_wide-orders_code", anchor=("code",), shadow=("code",)),
+        ),
         guarded=False,
         identity=True,
         numbering="nextval('public.orders_id_seq'::regclass)",
@@ -74,7 +79,10 @@ def wide(**changes: Any) -> ShadowDesign:
 
 def parted() -> ShadowDesign:
     """Design a shadow of the same rows, partitioned by the month."""
-    bounds = [("'2026-01-01 00:00:00+00'", "'2026-02-01 00:00:00+00'"), ("'2026-02-01 00:00:00+00'", "'2026-03-01 00:00:00+00'")]
+    bounds = [
+        ("'2026-01-01 00:00:00+00'", "'2026-02-01 00:00:00+00'"),
+        ("'2026-02-01 00:00:00+00'", "'2026-03-01 00:00:00+00'"),
+    ]
     parts = [Partition(name=f"orders_{n}", bound=f"FOR VALUES FROM ({a}) TO ({b})") for n, (a, b) in enumerate(bounds)]
     return wide(
         partition_by="RANGE (at)",
@@ -126,7 +134,7 @@ class Shadow:
         """Build the key, then write the shadow in the writers' transactions."""
         await self.conn.execute(shadow_rows.clear_journalled(self.design))
         await self.run([*shadow.key(self.design), shadow_rows.drain_function(self.design)])
-        await self.run(shadow_sync.policies(self.design))
+        await self.run(shadow_reverse.policies(self.design))
         await self.form(Form.MIRROR)
 
     async def drain(self, most: int = 1000) -> int:
@@ -146,10 +154,12 @@ class Shadow:
             await self.conn.execute(statement.sql)
         await self.form(Form.BOTH)
         await self.drain()
-        await self.run(shadow_sync.reverse(self.design, PLAN))
+        await self.run(shadow_reverse.reverse(self.design, PLAN))
         await self.conn.execute("CREATE SCHEMA IF NOT EXISTS public_v2")
         # A role outlives the test's database.
-        await self.conn.execute(f"DO $$ BEGIN CREATE ROLE {OWNER} NOLOGIN; EXCEPTION WHEN duplicate_object THEN END $$".encode())
+        await self.conn.execute(
+            f"DO $$ BEGIN CREATE ROLE {OWNER} NOLOGIN; EXCEPTION WHEN duplicate_object THEN END $$".encode()
+        )
         await self.conn.execute(f"GRANT USAGE, CREATE ON SCHEMA public, public_v2 TO {OWNER}".encode())
         name = sql.Identifier("public_v2", self.design.shown_as)
         relation = Relation(self.design.schema_name, self.design.table, (), "postgres", {})
@@ -232,7 +242,10 @@ def of_parts() -> ShadowDesign:
         key=(
             KeyColumn(anchor="id", anchor_type="integer", shadow="id", shadow_type="bigint"),
             KeyColumn(
-                anchor="at", anchor_type="timestamp without time zone", shadow="at", shadow_type="timestamp without time zone"
+                anchor="at",
+                anchor_type="timestamp without time zone",
+                shadow="at",
+                shadow_type="timestamp without time zone",
             ),
         ),
         columns=(

@@ -8,7 +8,11 @@ from pydantic import ValidationError
 from pgduet.plan.shadow_operations import ExtractTable, ShadowTable
 
 HASH = {"method": "hash", "columns": ["id"], "modulus": 8}
-MONTHS = {"method": "range", "columns": ["at"], "partitions": {"old": "FOR VALUES FROM (MINVALUE) TO ('2026-01-01')", "rest": "DEFAULT"}}
+MONTHS = {
+    "method": "range",
+    "columns": ["at"],
+    "partitions": {"old": "FOR VALUES FROM (MINVALUE) TO ('2026-01-01')", "rest": "DEFAULT"},
+}
 
 
 def shadow(**keys: Any) -> ShadowTable:
@@ -51,7 +55,9 @@ def test_a_shape_that_cannot_be_is_refused_with_its_reason(keys: dict[str, Any],
 
 
 def test_a_column_moves_under_its_own_name_or_another() -> None:
-    made = extract(columns=["street", {"name": "city", "to": "town", "type": "text", "up": "upper(city)", "down": "town"}])
+    made = extract(
+        columns=["street", {"name": "city", "to": "town", "type": "text", "up": "upper(city)", "down": "town"}]
+    )
     assert [column.new_name for column in made.columns] == ["street", "town"]
     assert made.target.name == "addresses"
 

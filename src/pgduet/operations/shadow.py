@@ -1,7 +1,7 @@
 """A shadow and what belongs to it, made and taken away: table, journal, keys, the view of the new version (ADR 28).
 
-The shadow is empty and unused when it is made, so it may have its NOT NULL from the start. Its key is built once the rows are copied, which
-is faster and needs no conflict to be thought of; other unique indexes once it is in step, beside the writers' triggers.
+The shadow is empty and unused when it is made, so it may have its NOT NULL from the start. Its key is built once the rows are
+copied, which is faster and needs no conflict to be thought of; other unique indexes once it is in step, beside the writers' triggers.
 Every statement can be undone by its neighbour here, and nothing touches the anchor.
 """
 
@@ -35,7 +35,9 @@ def create(design: ShadowDesign) -> list[Statement]:
         )
         for partition in design.partitions
     ]
-    keys = [sql.SQL("{} {} NOT NULL").format(sql.Identifier(key.anchor), trusted(key.anchor_type)) for key in design.key]
+    keys = [
+        sql.SQL("{} {} NOT NULL").format(sql.Identifier(key.anchor), trusted(key.anchor_type)) for key in design.key
+    ]
     journal = block("shadow", "create_journal").format(journal=design.journal, columns=sql.SQL(", ").join(keys))
     return [*made, Statement(journal, "create its journal")]
 
@@ -57,7 +59,9 @@ def drop_journal(design: ShadowDesign) -> list[Statement]:
     function = sql.SQL("{}(integer, tid)").format(design.routine("drain"))
     return [
         Statement(block("shadow", "drop_function").format(function=function), "drop its drain"),
-        Statement(block("shadow", "drop_table").format(relation=design.journal), "drop its journal", Lock.ACCESS_EXCLUSIVE),
+        Statement(
+            block("shadow", "drop_table").format(relation=design.journal), "drop its journal", Lock.ACCESS_EXCLUSIVE
+        ),
     ]
 
 
@@ -69,14 +73,14 @@ def partition_name(design: ShadowDesign, partition: Partition) -> sql.Identifier
 def key(design: ShadowDesign) -> list[Statement]:
     """Build the shadow's key: nobody reads or writes it yet but us."""
     name = sql.Identifier(fit(f"{design.physical}_pkey"))
-    query = block("shadow", "add_key").format(
-        shadow=design.shadow, name=name, columns=identifiers(design.primary_key)
-    )
+    query = block("shadow", "add_key").format(shadow=design.shadow, name=name, columns=identifiers(design.primary_key))
     made = [Statement(query, f"key of {design.shadow_label}", Lock.ACCESS_EXCLUSIVE, design.shadow_label)]
     if design.primary_key[: len(design.key)] != design.key_names:
         # The triggers find a row by the anchor's key, whatever the shadow's own begins with.
         name = sql.Identifier(fit(f"{design.physical}_anchor"))
-        query = block("shadow", "add_index").format(shadow=design.shadow, name=name, columns=identifiers(design.key_names))
+        query = block("shadow", "add_index").format(
+            shadow=design.shadow, name=name, columns=identifiers(design.key_names)
+        )
         made.append(Statement(query, f"index of {design.shadow_label}", Lock.SHARE_ROW_EXCLUSIVE, design.shadow_label))
     return made
 

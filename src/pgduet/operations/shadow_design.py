@@ -1,8 +1,8 @@
 """The design of a shadow: the rows of a table, the anchor, in another shape (ADR 28).
 
 Two operations have one. `shadow_table`: each row of the anchor has one row in the shadow, which takes the anchor's place at
-contract. `extract_table`: columns of the anchor move to a table of their own, whose rows are named by the anchor's key; a row is there
-where `exists` says so. Like every design it holds names and expressions, no oids.
+contract. `extract_table`: columns of the anchor move to a table of their own, whose rows are named by the anchor's key; a row is
+there where `exists` says so. Like every design it holds names and expressions, no oids.
 """
 
 from typing import Literal

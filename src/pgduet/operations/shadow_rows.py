@@ -1,14 +1,14 @@
 """Statements over the rows of a shadow: the copy by page ranges, what empties the journal, parity (ADR 28).
 
-The copy takes no row lock and knows no conflict. A row that changes meanwhile may be copied twice, as it was, or not at all; its key
-stands in the journal, which was there before the first page was read. So before the key is built, all journalled rows are
+The copy takes no row lock and knows no conflict. A row that changes meanwhile may be copied twice, as it was, or not at all; its
+key stands in the journal, which was there before the first page was read. So before the key is built, all journalled rows are
 deleted, and afterwards they are read again, each under its own lock.
 """
 
 from psycopg import sql
 
 from pgduet.operations.shadow_design import ShadowDesign
-from pgduet.operations.shadow_sync import O, S, anchor_key, same, shadow_key, to_shadow
+from pgduet.operations.shadow_keys import O, S, anchor_key, same, shadow_key, to_shadow
 from pgduet.operations.statement import Query, Statement, identifiers
 from pgduet.sql import block
 
@@ -64,7 +64,7 @@ def drain_function(design: ShadowDesign) -> Statement:
 
 
 def drain(design: ShadowDesign, most: int, place: str = START) -> Query:
-    """Carry over the journalled keys from a place on; tells where it ended, how many there were, how many are left for the next time.
+    """Carry over the journalled keys from a place on; tells where it ended, how many there were, how many are left.
 
     A pass ends where there were none; the journal is empty when that was so from `START` on.
     """

@@ -1,7 +1,7 @@
 """Operations that give a table another shape: by a second table beside it, which is in step until contract.
 
-`shadow_table` keeps the rows and changes what they look like or how they are stored; columns that it does not name stay as they are.
-`extract_table` moves columns to a table of their own, named by the key of the row that they come from.
+`shadow_table` keeps the rows and changes what they look like or how they are stored; columns that it does not name stay as they
+are. `extract_table` moves columns to a table of their own, named by the key of the row that they come from.
 """
 
 from collections.abc import Iterator
@@ -52,14 +52,18 @@ class PartitionBy(Part):
         if self.method == "hash" and self.modulus is None:
             yield Problem("hash needs `modulus`: how many partitions there are", at=("modulus",), hint="`modulus: 8`")
         if self.method == "hash" and self.partitions:
-            yield Problem("hash partitions have no bounds", at=("partitions",), hint="Delete the key: `modulus` makes them.")
+            yield Problem(
+                "hash partitions have no bounds", at=("partitions",), hint="Delete the key: `modulus` makes them."
+            )
         if self.method != "hash" and self.modulus is not None:
             yield Problem("only hash has a `modulus`", at=("modulus",), hint="Delete the key.")
         if self.method != "hash" and not self.partitions:
             hint = "Give each its bound, and one `DEFAULT` for what fits into none."
             yield Problem("there are no partitions", at=("partitions",), hint=hint)
         if self.method == "list" and len(self.columns) > 1:
-            yield Problem("PostgreSQL spreads by lists over one column only", at=("columns", 1), hint="Delete the others.")
+            yield Problem(
+                "PostgreSQL spreads by lists over one column only", at=("columns", 1), hint="Delete the others."
+            )
         names = [each.name for each in self.partitions]
         for index, name in enumerate(names):
             if name in names[:index]:
@@ -94,12 +98,16 @@ class ShadowTable(OnTable):
         names = [column.name for column in self.columns]
         for index, name in enumerate(names):
             if name in names[:index]:
-                yield Problem(f"column `{name}` stands twice", at=("columns", index, "name"), hint="Delete one of them.")
+                yield Problem(
+                    f"column `{name}` stands twice", at=("columns", index, "name"), hint="Delete one of them."
+                )
         missing = [name for name in dict.fromkeys(self.replaces) if name not in self.down]
         if missing:
             cure = " and ".join(f"`{name}: <SQL expression>`" for name in missing)
             hint = f"Add {cure} over the new shape's columns."
-            yield Problem(f"`down` has no expression for {listed(missing)}", at=("down",), error=DownIncomplete, hint=hint)
+            yield Problem(
+                f"`down` has no expression for {listed(missing)}", at=("down",), error=DownIncomplete, hint=hint
+            )
         known = [*self.replaces, *names]
         for name in self.down:
             if name not in known:
@@ -131,7 +139,11 @@ class MovedColumn(Part):
     def _maps_both_ways(self) -> "MovedColumn":
         if (self.up is None) != (self.down is None):
             absent = "up" if self.up is None else "down"
-            refuse(Problem(f"`{absent}` is missing: nothing says how a value goes that way", at=(absent,), error=DownIncomplete))
+            refuse(
+                Problem(
+                    f"`{absent}` is missing: nothing says how a value goes that way", at=(absent,), error=DownIncomplete
+                )
+            )
         return self
 
 
@@ -170,12 +182,16 @@ class ExtractTable(OnTable):
             yield Problem(f"{self.target} cannot be extracted into itself", at=("into",), hint="Choose another name.")
         if self.target.schema != self.relation.schema:
             yield Problem(
-                f"{self.target} would be in another schema than {self.relation}", at=("into",), hint="Extract within the schema."
+                f"{self.target} would be in another schema than {self.relation}",
+                at=("into",),
+                hint="Extract within the schema.",
             )
         seen = list(self.key.values())
         for index, column in enumerate(self.columns):
             if column.new_name in seen:
-                yield Problem(f"column `{column.new_name}` stands twice in {self.target}", at=("columns", index, "name"))
+                yield Problem(
+                    f"column `{column.new_name}` stands twice in {self.target}", at=("columns", index, "name")
+                )
             seen.append(column.new_name)
             if column.name in self.key:
                 message = f"`{column.name}` is of the key, which both tables have"

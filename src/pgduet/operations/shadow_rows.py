@@ -8,7 +8,7 @@ deleted, and afterwards they are read again, each under its own lock.
 from psycopg import sql
 
 from pgduet.operations.shadow_design import ShadowDesign
-from pgduet.operations.shadow_keys import O, S, anchor_key, same, shadow_key, to_shadow
+from pgduet.operations.shadow_keys import O, S, anchor_key, key_as_json, same, shadow_key, to_shadow
 from pgduet.operations.statement import Query, Statement, identifiers
 from pgduet.sql import block
 
@@ -26,9 +26,26 @@ def copy(design: ShadowDesign, heap: sql.Identifier, first: int, last: int, *, s
     )
 
 
-def lock_anchor(design: ShadowDesign) -> Query:
-    """Lock the anchor, in a batch's transaction and before the shadow: TRUNCATE locks them in this order, too."""
-    return block("shadow", "lock_shared").format(relation=design.relation)
+def lock_anchor(design: ShadowDesign, heap: sql.Identifier | None = None) -> Query:
+    """Lock the anchor, or a partition, in a batch's transaction and before the shadow: TRUNCATE locks them in this order, too."""
+    return block("shadow", "lock_shared").format(relation=heap or design.relation)
+
+
+def journal_all(design: ShadowDesign, heap: sql.Identifier) -> Query:
+    """Put the keys of all rows of the anchor, or of a partition, into the journal."""
+    keys = _names(anchor_key(design, O))
+    return block("shadow", "journal_all").format(journal=design.journal, keys=keys, relation=heap)
+
+
+def unmapped(design: ShadowDesign, heap: sql.Identifier, first: int, last: int, limit: int) -> Query:
+    """Name the rows of a page range that the shadow cannot hold, with PostgreSQL's reason."""
+    return block("shadow", "unmapped").format(
+        key=key_as_json(design, O),
+        fits=design.routine("shadow_fits"),
+        relation=heap,
+        pages=_pages(first, last),
+        limit=sql.Literal(limit),
+    )
 
 
 def clear_journalled(design: ShadowDesign) -> Query:

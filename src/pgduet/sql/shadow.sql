@@ -417,3 +417,24 @@ CREATE OR REPLACE VIEW {view} AS SELECT {columns} FROM {shadow}
 
 -- name: grant_view_owner
 GRANT SELECT, INSERT, UPDATE, DELETE ON {shadow} TO {role}
+
+-- name: journal_all
+INSERT INTO {journal} SELECT {keys} FROM {relation} AS o
+
+-- name: unmapped
+SELECT {key} AS key, {fits}(o) AS error FROM {relation} AS o WHERE {pages} AND {fits}(o) IS NOT NULL LIMIT {limit}
+
+-- name: advance
+-- A batch of the copy cannot be done twice: only from where it began, and not over a table that was rewritten since.
+UPDATE pgduet.backfill_range
+   SET cursor_block = %(block)s, rows_done = rows_done + %(rows)s, batches = batches + 1, updated_at = clock_timestamp()
+ WHERE migration_id = %(id)s AND relation = %(relation)s AND part = %(part)s AND cursor_block = %(from)s
+   AND relfilenode = pg_relation_filenode(%(relation)s::regclass)
+
+-- name: ranges_done
+-- The table was rewritten: its ranges are left to the journal. Whoever sees it first writes that down, for all of them.
+UPDATE pgduet.backfill_range SET cursor_block = block_to, relfilenode = %(filenode)s, updated_at = clock_timestamp()
+ WHERE migration_id = %(id)s AND relation = %(relation)s AND relfilenode <> %(filenode)s
+
+-- name: has_key
+SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass(%(relation)s) AND contype = 'p') AS there

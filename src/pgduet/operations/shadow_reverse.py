@@ -167,6 +167,7 @@ class _Reverse:
             down=lines([*downs, *self._refusals(lossy)]),
             assign=self._written(),
             moving=block("shadow", "moving").format(**self._parts()) if design.parted else NOTHING,
+            moved=block("shadow", "moved") if design.parted else NOTHING,
             moves=moves,
         )
 

@@ -212,6 +212,7 @@ DECLARE
   r {relation}%ROWTYPE;
   d {relation}%ROWTYPE;
   tries integer := 0;
+  done boolean;
 BEGIN
   IF TG_OP = 'DELETE' THEN
     IF guard = {old_token} OR current_setting('pgduet.engine', true) = {label} THEN
@@ -260,16 +261,20 @@ END
     PERFORM set_config('pgduet.row', {old_token}, true);
 {moving}
     UPDATE {relation} AS o SET {assign} WHERE {o_is_old};
-    IF NOT FOUND THEN  -- a trigger of the user's refused it silently
-      PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+    done := FOUND;
+    PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+{moved}
+    IF NOT done THEN  -- a trigger of the user's refused it silently
       RETURN NULL;
     END IF;
-    PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
 {moves}
 
 -- name: moving
 -- Where the key decides about the anchor's partition, its row goes by DELETE and INSERT: the one has the old key, the other the new one.
     PERFORM set_config('pgduet.row_to', {new_token}, true);
+
+-- name: moved
+    PERFORM set_config('pgduet.row_to', '', true);
 
 -- name: down_of_changed
     IF {changed} THEN

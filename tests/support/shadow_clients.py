@@ -85,6 +85,17 @@ class Client:
             await self.execute("UPDATE {} SET amount = %s WHERE id = %s", found[0] + 1, key)
         return 1
 
+    async def move(self) -> int:
+        """Write the time, by which the shadow's partitions go."""
+        month = self.chance.randint(1, 4)
+        await self.execute("UPDATE {} SET at = %s, amount = amount + 1 WHERE id = %s", f"2026-0{month}-07", self.key())
+        return 1
+
+    async def child(self) -> int:
+        """Refer to a row, by a foreign key to the anchor."""
+        await self.conn.execute("INSERT INTO public.items VALUES (%s)", (self.key(),))
+        return 0
+
     async def unrelated(self) -> int:
         await self.execute("UPDATE {} SET note = %s WHERE id = %s", str(self.chance.random()), self.key())
         return 0

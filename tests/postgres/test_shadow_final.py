@@ -44,14 +44,21 @@ async def test_a_shadow_takes_its_anchors_place_with_all_that_hung_on_it(conn: C
     await conn.execute(AROUND)
     base = wide()
     shop = ("shop", "integer")
-    columns = (*base.columns, base.columns[3].model_copy(update={"name": shop[0], "type": shop[1], "same": "shop", "default": "1"}))
+    columns = (
+        *base.columns,
+        base.columns[3].model_copy(update={"name": shop[0], "type": shop[1], "same": "shop", "default": "1"}),
+    )
     anchors = (*base.anchors, base.anchors[3].model_copy(update={"name": shop[0], "type": shop[1], "same": "shop"}))
     m = Shadow(conn, wide(columns=columns, anchors=anchors, rereads=True))
     await m.published()
     await conn.execute("INSERT INTO public.orders (code) VALUES ('by the old')")
     (last,) = await m.one("INSERT INTO public_v2.orders (code) VALUES ('by the new') RETURNING id")
     await finish(m)
-    assert await m.one("INSERT INTO public.orders (code) VALUES ('afterwards') RETURNING id, amount, shop") == (last + 1, 0, 1)
+    assert await m.one("INSERT INTO public.orders (code) VALUES ('afterwards') RETURNING id, amount, shop") == (
+        last + 1,
+        0,
+        1,
+    )
     assert await m.one("UPDATE public_v2.orders SET amount = 3000000000 WHERE id = 3 RETURNING note") == ("touched",)
     with pytest.raises(errors.UniqueViolation, match="orders_code_key"):
         await conn.execute("INSERT INTO public.orders (code) VALUES ('c1')")
@@ -65,12 +72,18 @@ async def test_a_shadow_takes_its_anchors_place_with_all_that_hung_on_it(conn: C
         await conn.execute("INSERT INTO public.items VALUES (999)")
     await conn.execute("DELETE FROM public_v2.orders WHERE id = 1")
     assert await m.one("SELECT count(*) FROM public.items") == (1,)
-    names = "SELECT array_agg(relname::text ORDER BY relname) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname LIKE %s"
+    names = (
+        "SELECT array_agg(relname::text ORDER BY relname) FROM pg_class"
+        " WHERE relnamespace = 'public'::regnamespace AND relname LIKE %s"
+    )
     assert await m.one(names, "%order%") == (["orders", "orders_code_key", "orders_id_seq", "orders_pkey"],)
     left = "SELECT count(*)::int FROM pg_proc WHERE pronamespace = 'pgduet'::regnamespace AND proname LIKE %s"
     assert await m.one(left, "%orders%") == (0,)
     assert await m.one("SELECT count(*)::int FROM pg_constraint WHERE NOT convalidated") == (0,)
-    described = "SELECT obj_description('public.orders'::regclass), relrowsecurity, relforcerowsecurity FROM pg_class WHERE oid = 'public.orders'::regclass"
+    described = (
+        "SELECT obj_description(oid, 'pg_class'), relrowsecurity, relforcerowsecurity FROM pg_class"
+        " WHERE oid = 'public.orders'::regclass"
+    )
     assert await m.one(described) == ("what was ordered", False, False)
 
 
@@ -80,7 +93,10 @@ async def test_an_extracted_table_stands_by_itself_and_belongs_to_its_parent(con
     m = Shadow(conn, addresses())
     await m.published()
     await finish(m)
-    columns = "SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'public.customers'::regclass AND attnum > 0 AND NOT attisdropped"
+    columns = (
+        "SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute"
+        " WHERE attrelid = 'public.customers'::regclass AND attnum > 0 AND NOT attisdropped"
+    )
     assert await m.one(columns) == (["id", "name"],)
     await conn.execute("UPDATE public_v2.addresses SET city = 'small letters' WHERE customer_id = 2")
     assert await m.one("SELECT street, city FROM public.addresses WHERE customer_id = 2") == ("s2", "small letters")

@@ -1,5 +1,6 @@
 """From the plan and the catalogue to a shadow that works: both operations, through all forms."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -9,9 +10,10 @@ from support.shadows import CUSTOMERS, Shadow, create_orders
 
 from pgduet.errors import NotSupported, PgduetError, UnknownColumn
 from pgduet.operations import shadow_resolve
-from pgduet.operations.answers import Answers
+from pgduet.operations.answers import Answers, KeyPath
 from pgduet.operations.shadow_design import ShadowDesign
-from pgduet.plan.shadow_operations import ExtractTable, ShadowTable
+from pgduet.plan.columns import NewColumn
+from pgduet.plan.shadow_operations import ExtractTable, MovedColumn, ShadowTable
 from pgduet.postgres import catalogue
 from pgduet.postgres.expressions import analyse, canonical_type
 
@@ -26,14 +28,18 @@ async def resolved(conn: Connection, operation: ShadowTable | ExtractTable) -> S
         relation = operation.relation
         facts = await catalogue.table(conn, relation.schema, relation.name)
         shadow_resolve.refuse(0, operation, facts)
-        types = {
-            ("operations", 0, operation.kind, "columns", number): await canonical_type(conn, column.type)
-            for number, column in enumerate(operation.columns)
-            if column.type is not None
+        columns: Sequence[NewColumn | MovedColumn] = operation.columns
+        named = [(number, column.type) for number, column in enumerate(columns)]
+        types: dict[KeyPath, str] = {
+            ("operations", 0, operation.kind, "columns", number): await canonical_type(conn, kind)
+            for number, kind in named
+            if kind is not None
         }
         asked = shadow_resolve.questions(0, operation, facts, types)
         expressions = {question.path: await analyse(conn, question) for question in asked}
-        found = await (await conn.execute("SELECT pg_get_serial_sequence(%s, 'id') AS name", (str(relation),))).fetchone()
+        found = await (
+            await conn.execute("SELECT pg_get_serial_sequence(%s, 'id') AS name", (str(relation),))
+        ).fetchone()
         answers = Answers(types, expressions)
         return shadow_resolve.resolve("p", 0, operation, facts, answers, sequence=found["name"] if found else None)
     finally:
@@ -105,7 +111,11 @@ async def test_columns_that_move_to_a_table_of_their_own(conn: Connection) -> No
         ({"replaces": ["nope"], "down": {"nope": "1"}}, UnknownColumn, "has no column `nope`"),
         ({"replaces": ["id"], "down": {"id": "1"}}, NotSupported, "of the primary key"),
         ({"columns": [{"name": "id", "type": "bigint", "up": "id + 1"}]}, NotSupported, "of the primary key"),
-        ({"partition_by": {"method": "hash", "columns": ["code"], "modulus": 2}}, NotSupported, "primary key lacks code"),
+        (
+            {"partition_by": {"method": "hash", "columns": ["code"], "modulus": 2}},
+            NotSupported,
+            "primary key lacks code",
+        ),
     ],
 )
 async def test_what_cannot_be_carried_is_refused(

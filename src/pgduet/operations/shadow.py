@@ -1,8 +1,8 @@
 """A shadow and what belongs to it, made and taken away: table, journal, keys, the view of the new version (ADR 28).
 
 The shadow is empty and unused when it is made, so it may have its NOT NULL from the start. Its key is built once the rows are
-copied, which is faster and needs no conflict to be thought of; other unique indexes once it is in step, beside the writers' triggers.
-Every statement can be undone by its neighbour here, and nothing touches the anchor.
+copied, which is faster and needs no conflict to be thought of; other unique indexes once it is in step, beside the writers'
+triggers. Every statement can be undone by its neighbour here, and nothing touches the anchor.
 """
 
 from psycopg import sql

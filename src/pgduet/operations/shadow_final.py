@@ -1,8 +1,8 @@
 """A shadow takes its anchor's place, in contract's one transaction: no way back (ADR 28).
 
-What hung on the anchor hangs on its successor when clients see it next: foreign keys from and to it and checks (NOT VALID, which scans
-nothing; they held until this moment, and are validated afterwards), the user's triggers, the sequence with its place, owner, grants.
-Indexes that are not unique have been built before, under working names.
+What hung on the anchor hangs on its successor when clients see it next: foreign keys from and to it and checks (NOT VALID, which
+scans nothing; they held until this moment, and are validated afterwards), the user's triggers, the sequence with its place,
+owner, grants. Indexes that are not unique have been built before, under working names.
 """
 
 from psycopg import sql
@@ -118,7 +118,12 @@ class _Final:
         made.append(self._on(design.relation, "drop_anchor", "drop the old table"))
         made.append(self._on_shadow("rename", f"becomes {design.shown_as}", name=sql.Identifier(design.shown_as)))
         made += [
-            self._after("rename_sequence", f"{each.name} keeps its name", working=self._working(each), name=sql.Identifier(each.name))
+            self._after(
+                "rename_sequence",
+                f"{each.name} keeps its name",
+                working=self._working(each),
+                name=sql.Identifier(each.name),
+            )
             for each in hung.numbering
             if each.identity
         ]
@@ -154,7 +159,9 @@ class _Final:
         made.append(self._after("rename_constraint", "its key", constraint=key, name=name))
         names = sql.SQL(", ").join(sql.Identifier(column.shadow) for column in design.key)
         targets = sql.SQL(", ").join(sql.Identifier(column.anchor) for column in design.key)
-        parent = sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({}) ON DELETE CASCADE").format(names, design.relation, targets)
+        parent = sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({}) ON DELETE CASCADE").format(
+            names, design.relation, targets
+        )
         return [*made, *self._defaults(), self._bound(self.final, _parent_key(design), parent)]
 
     def described(self, relation: Relation) -> list[Statement]:
@@ -196,7 +203,9 @@ class _Final:
                 step=sql.Literal(each.step),
                 cache=sql.Literal(each.cache),
             ),
-            self._on_shadow("go_on", "from where it is", working=sql.Literal(working.as_string(None)), sequence=sequence),
+            self._on_shadow(
+                "go_on", "from where it is", working=sql.Literal(working.as_string(None)), sequence=sequence
+            ),
         ]
 
     def _defaults(self) -> list[Statement]:

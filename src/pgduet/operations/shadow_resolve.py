@@ -1,7 +1,8 @@
 """Resolves `shadow_table` and `extract_table`: what to ask of PostgreSQL, what cannot be, and the design of the shadow (ADR 28).
 
-A column whose value stays the same, in its type or a wider integer, needs no expression; every other one has `up` and `down`, and left
-out they mean the column itself, converted. Limits: unique indexes over expressions or with a condition stay the anchor's until contract.
+A column whose value stays the same, in its type or a wider integer, needs no expression; every other one has `up` and `down`, and
+left out they mean the column itself, converted. Limits: unique indexes over expressions or with a condition stay the anchor's
+until contract.
 """
 
 from collections.abc import Iterator, Mapping
@@ -46,13 +47,13 @@ def _of_shadow(index: int, operation: ShadowTable, table: TableFacts, types: Typ
         if column.default is not None:
             yield Question((*path, "default"), column.default, {}, into, str(operation.relation), may_change=True)
     new = f"the new shape of {operation.relation}"
-    for column in table.columns:
-        path = (*top, "down", column.name)
-        into = without_length(column.type)
-        if column.name in operation.down:
-            yield Question(path, operation.down[column.name], after, into, new)
-        elif column.name in after and not _stays(column.type, after[column.name]):
-            yield Question(path, same(column.name), after, into, new, implied=True)
+    for each in table.columns:
+        path = (*top, "down", each.name)
+        into = without_length(each.type)
+        if each.name in operation.down:
+            yield Question(path, operation.down[each.name], after, into, new)
+        elif each.name in after and not _stays(each.type, after[each.name]):
+            yield Question(path, same(each.name), after, into, new, implied=True)
 
 
 def _of_extraction(index: int, operation: ExtractTable, table: TableFacts, types: Types) -> Iterator[Question]:
@@ -91,7 +92,9 @@ def refuse(index: int, operation: ShadowTable | ExtractTable, table: TableFacts)
     policies = sorted({what for column in table.columns for what in column.hanging("policy")})
     if policies:
         hint = "Drop the policies for as long as the migration takes, or change the columns in place."
-        raise NotSupported(f"row level security of {operation.relation} is not carried over", place=place(top), hint=hint)
+        raise NotSupported(
+            f"row level security of {operation.relation} is not carried over", place=place(top), hint=hint
+        )
     columns = [column.name for column in table.columns]
     for path, name in _named(operation):
         if name not in columns:
@@ -117,7 +120,9 @@ def _refuse_shape(top: KeyPath, operation: ShadowTable, table: TableFacts) -> No
     absent = [name for name in operation.partition_by.columns if name not in key]
     if absent:
         hint = f"primary_key: [{', '.join((*key, *absent))}]"
-        raise NotSupported(f"the primary key lacks {', '.join(absent)}, by which the rows are spread", place=place(top), hint=hint)
+        raise NotSupported(
+            f"the primary key lacks {', '.join(absent)}, by which the rows are spread", place=place(top), hint=hint
+        )
 
 
 def _named(operation: ShadowTable | ExtractTable) -> Iterator[tuple[KeyPath, str]]:

@@ -1,10 +1,11 @@
 """The triggers on the anchor: old clients' writes reach the shadow (ADR 28).
 
 The row is read again after it was written: what a trigger of the user's made of it meanwhile is newer. `pgduet.row` names the row
-that is being written for both sides, so that neither side's trigger answers the other; a trigger of the user's that writes other rows is heard.
+that is being written for both sides, so that neither side's trigger answers the other; a trigger of the user's that writes other
+rows is heard.
 
-The trigger has four forms (`Form`). A form changes by replacing the function, which locks no table: transactions that are
-under way may still write in the form before, and each form bears its neighbours.
+The trigger has four forms (`Form`). A form changes by replacing the function, which locks no table: transactions that are under
+way may still write in the form before, and each form bears its neighbours.
 """
 
 from enum import StrEnum

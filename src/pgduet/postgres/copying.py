@@ -1,8 +1,9 @@
 """Fills a shadow: the copy by page ranges, then its key, then the journal emptied; and reads what hangs on an anchor (ADR 28).
 
-A batch of the copy is one INSERT … SELECT over some pages and the move of the cursor, in one transaction. It locks no row, so nobody waits
-for it. It cannot be done twice: it goes on only from the cursor that it began with. Where the anchor was rewritten meanwhile
-(VACUUM FULL, TRUNCATE), page numbers mean nothing any more: all its keys are put into the journal instead, which carries every row over.
+A batch of the copy is one INSERT … SELECT over some pages and the move of the cursor, in one transaction. It locks no row, so
+nobody waits for it. It cannot be done twice: it goes on only from the cursor that it began with. Where the anchor was rewritten
+meanwhile (VACUUM FULL, TRUNCATE), page numbers mean nothing any more: all its keys are put into the journal instead, which
+carries every row over.
 """
 
 import time
@@ -33,7 +34,9 @@ class _Elsewhere(Exception):
 class Copying:
     """One range of pages of an anchor, or of a partition of it, from its cursor to its end."""
 
-    def __init__(self, conn: Connection, migration_id: int, design: ShadowDesign, heap: sql.Identifier, part: int) -> None:
+    def __init__(
+        self, conn: Connection, migration_id: int, design: ShadowDesign, heap: sql.Identifier, part: int
+    ) -> None:
         self.conn = conn
         self.migration_id = migration_id
         self.design = design

@@ -1,10 +1,12 @@
 """Columns that move to a table of their own: the parent's row is the anchor."""
 
+import asyncio
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import errors
+from support.shadow_clients import LONG_S, clients, errors_in
 from support.shadows import CUSTOMERS, PLAN, Shadow, addresses, create_orders, over, wide
 
 from pgduet.operations import shadow, shadow_reverse, shadow_sync
@@ -62,6 +64,30 @@ async def test_a_new_clients_writes_reach_the_parents_columns(m: Shadow) -> None
         " ON CONFLICT (customer_id) DO UPDATE SET street = excluded.street"
     )
     assert await parent(m, 6) == ("upserted", "c6")
+    assert (await m.parity())[1] == 0
+
+
+async def test_clients_of_both_versions_neither_deadlock_nor_lose_a_write(dsn: str, conn: Connection) -> None:
+    await create_orders(conn, 0)
+    await conn.execute(CUSTOMERS)
+    await conn.execute("UPDATE public.customers SET street = NULL, city = NULL")
+    await conn.execute("ALTER TABLE public.customers ADD visits int")
+    base = addresses()
+    visits = ShadowColumn(name="visits", type="integer", same="visits")
+    counted = AnchorColumn(name="visits", type="integer", same="visits", may_raise=False)
+    m = Shadow(
+        conn,
+        addresses(
+            columns=(*base.columns, visits), anchors=(*base.anchors, counted), exists=over("(t.visits IS NOT NULL)")
+        ),
+    )
+    await m.published()
+    kinds, relations = ["moved_in", "visited", "visited", "moved_out"], ("public.customers", "public_v2.addresses")
+    async with clients(dsn, 5, kinds, relations) as ledger:
+        await asyncio.sleep(LONG_S / 2)
+    assert errors_in(ledger) == {}
+    assert ledger["done"] > 300
+    assert await m.one("SELECT coalesce(sum(visits), 0)::int FROM public.customers") == (ledger["amount"],)
     assert (await m.parity())[1] == 0
 
 

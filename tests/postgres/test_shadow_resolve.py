@@ -90,6 +90,34 @@ async def test_rows_spread_by_hash_over_partitions(conn: Connection) -> None:
         await conn.execute("INSERT INTO public_v2.orders (code) VALUES ('c1')")
     await conn.execute("UPDATE public_v2.orders SET amount = 3 WHERE id = 7")
     assert await m.parity() == (40, 0)
+    # Our own triggers are nobody's reason to read a row again.
+    assert not (await resolved(conn, ShadowTable.model_validate({"table": "orders", "partition_by": spread}))).rereads
+    await conn.execute(
+        "CREATE TRIGGER own BEFORE UPDATE ON public.orders FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+    )
+    assert (await resolved(conn, ShadowTable.model_validate({"table": "orders", "partition_by": spread}))).rereads
+
+
+async def test_a_table_with_generated_columns_that_refers_to_itself(conn: Connection) -> None:
+    await create_orders(conn, 10)
+    await conn.execute("ALTER TABLE public.orders ADD total int GENERATED ALWAYS AS (amount * 2) STORED")
+    await conn.execute(
+        "ALTER TABLE public.orders ADD parent int REFERENCES public.orders ON UPDATE CASCADE ON DELETE SET NULL"
+    )
+    await conn.execute("UPDATE public.orders SET parent = greatest(1, id - 1)")
+    change = {"table": "orders", "columns": [{"name": "id", "type": "bigint"}]}
+    m = Shadow(conn, await resolved(conn, ShadowTable.model_validate(change)))
+    await m.published()
+    for view in ("public_v2", "public"):
+        await conn.execute(f"UPDATE {view}.orders SET id = id + 100, amount = 3 WHERE id = 1".encode())
+        assert await m.parity() == (10, 0)
+        await conn.execute(f"UPDATE {view}.orders SET id = 1 WHERE id = 101".encode())
+        assert await m.parity() == (10, 0)
+    assert await m.one("SELECT total, parent FROM public_v2.orders WHERE id = 1") == (6, 1)
+    await conn.execute("DELETE FROM public_v2.orders WHERE id = 5")
+    await conn.execute("DELETE FROM public.orders WHERE id = 8")
+    assert await m.one("SELECT count(*)::int FROM public_v2.orders WHERE parent IS NULL") == (2,)
+    assert await m.parity() == (8, 0)
 
 
 async def test_columns_that_move_to_a_table_of_their_own(conn: Connection) -> None:

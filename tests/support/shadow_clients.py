@@ -91,6 +91,35 @@ class Client:
         await self.execute("UPDATE {} SET at = %s, amount = amount + 1 WHERE id = %s", f"2026-0{month}-07", self.key())
         return 1
 
+    async def moved_in(self) -> int:
+        """Give the parent a value to extract; or insert the extracted row."""
+        key = self.key()
+        if self.relation == "public.customers":
+            query = "UPDATE public.customers SET visits = 1 WHERE id = %s AND visits IS NULL"
+        else:
+            query = "INSERT INTO {} (customer_id, visits) VALUES (%s, 1) ON CONFLICT DO NOTHING"
+        return int((await self.execute(query, key)).rowcount)
+
+    async def visited(self) -> int:
+        """Count one more."""
+        name = "id" if self.relation == "public.customers" else "customer_id"
+        query = f"UPDATE {{}} SET visits = visits + 1 WHERE {name} = %s AND visits IS NOT NULL"
+        return int((await self.execute(query, self.key())).rowcount)
+
+    async def moved_out(self) -> int:
+        """Take it away again."""
+        key = self.key()
+        if self.relation != "public.customers":
+            gone = await self.execute("DELETE FROM {} WHERE customer_id = %s RETURNING visits", key)
+            return -sum([int(row[0]) async for row in gone])
+        async with self.conn.transaction():
+            query = "SELECT visits FROM {} WHERE id = %s AND visits IS NOT NULL FOR UPDATE"
+            found = await (await self.execute(query, key)).fetchone()
+            if not found:  # and whoever comes now is not ours to undo
+                return 0
+            await self.execute("UPDATE {} SET visits = NULL WHERE id = %s", key)
+        return -int(found[0])
+
     async def child(self) -> int:
         """Refer to a row, by a foreign key to the anchor."""
         await self.conn.execute("INSERT INTO public.items VALUES (%s)", (self.key(),))

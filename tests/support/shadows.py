@@ -259,7 +259,7 @@ def of_parts() -> ShadowDesign:
         unique=(),
         numbering=None,
         identity=False,
-        parted=True,
+        moves=True,
     )
 
 

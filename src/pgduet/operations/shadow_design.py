@@ -148,8 +148,8 @@ class ShadowDesign(Frozen):
     """The anchor numbers its rows itself."""
     numbering: str | None = None
     """What gives a new row its key, in PostgreSQL's words."""
-    parted: bool = False
-    """The anchor is partitioned: its key says where a row belongs."""
+    moves: bool = False
+    """The anchor's row is written under its new key by the way: it is partitioned, or refers to itself."""
     partition_by: str | None = None
     """`RANGE (at)` and the like."""
     partition_key: tuple[str, ...] = ()

@@ -181,7 +181,7 @@ def _shadow(
         rereads=_rereads(table),
         identity=any(column.identity for column in table.columns),
         numbering=default,
-        parted=table.kind == "p",
+        moves=table.kind == "p" or _refers_to_itself(table),
         **_partitioned(operation.partition_by, table.table),
     )
 
@@ -199,7 +199,7 @@ def _columns(top: KeyPath, operation: ShadowTable, table: TableFacts, answers: A
                 type=old.type,
                 nullable=not old.not_null,
                 same=None if old.generated else old.name,
-                generated=old.default if old.generated else None,
+                generated=old.formula,
                 default=None if old.generated or old.name in table.key else old.default,
                 collation=old.collation,
                 comment=old.comment,
@@ -311,7 +311,7 @@ def _extraction(plan: str, index: int, operation: ExtractTable, table: TableFact
         exists=answers.expressions[*top, "when"],
         guarded=any(column.up is not None for column in columns),
         rereads=_rereads(table),
-        parted=table.kind == "p",
+        moves=table.kind == "p" or _refers_to_itself(table),
     )
 
 
@@ -326,8 +326,13 @@ def _guarded(columns: list[ShadowColumn], table: TableFacts) -> bool:
 
 
 def _rereads(table: TableFacts) -> bool:
-    triggers = table.user_before_triggers or table.user_update_triggers
-    return bool(triggers) or any(column.generated for column in table.columns)
+    generated = any(column.generated for column in table.columns)
+    return bool(table.user_triggers) or generated or _refers_to_itself(table)
+
+
+def _refers_to_itself(table: TableFacts) -> bool:
+    """Tell whether PostgreSQL may write a row by the way while it is written: a cascade from its own key."""
+    return any((key.target_schema, key.target) == (table.schema_name, table.table) for key in table.foreign)
 
 
 def _stays(before: str, after: str) -> bool:

@@ -166,8 +166,8 @@ class _Reverse:
             **self._parts(),
             down=lines([*downs, *self._refusals(lossy)]),
             assign=self._written(),
-            moving=block("shadow", "moving").format(**self._parts()) if design.parted else NOTHING,
-            moved=block("shadow", "moved") if design.parted else NOTHING,
+            moving=block("shadow", "moving").format(**self._parts()) if design.moves else NOTHING,
+            moved=block("shadow", "moved") if design.moves else NOTHING,
             moves=moves,
         )
 

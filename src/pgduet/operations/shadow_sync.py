@@ -133,7 +133,7 @@ def _forward(design: ShadowDesign, plan: str, migration_id: int, form: Form) -> 
     moved = sql.SQL(" OR {} = current_setting('pgduet.row_to', true)").format(keys["new_token"])
     return block("shadow", "forward").format(
         **keys,
-        or_moved=moved if design.parted else NOTHING,
+        or_moved=moved if design.moves else NOTHING,
         late=NOTHING if keep else block("shadow", "note_always").format(**noted),
         key_changed=changed,
         rekeyed=block("shadow", "rekeyed").format(**keys, rekey=rekey),

@@ -270,7 +270,8 @@ END
 {moves}
 
 -- name: moving
--- Where the key decides about the anchor's partition, its row goes by DELETE and INSERT: the one has the old key, the other the new one.
+-- Where the key decides about the anchor's partition, its row goes by DELETE and INSERT: the one has the old key, the other the new
+-- one. A row that refers to itself is written under its new key, too.
     PERFORM set_config('pgduet.row_to', {new_token}, true);
 
 -- name: moved

@@ -215,6 +215,45 @@ async def test_what_changes_while_rows_are_copied_is_in_the_shadow_in_the_end(co
     await m.form(Form.BOTH)
 
 
+ROLES = """
+DO $$ BEGIN
+  IF to_regrole('shadow_worker') IS NULL THEN CREATE ROLE shadow_worker NOLOGIN; CREATE ROLE shadow_app NOLOGIN; END IF;
+  IF to_regrole('pgduet_view_owner') IS NULL THEN CREATE ROLE pgduet_view_owner NOLOGIN; END IF;
+  EXECUTE format('GRANT CREATE ON DATABASE %I TO shadow_worker', current_database());
+END $$;
+GRANT pgduet_view_owner TO shadow_worker;
+GRANT ALL ON SCHEMA public TO shadow_worker;
+GRANT USAGE ON SCHEMA public TO shadow_app;
+"""
+
+
+async def test_neither_worker_nor_clients_need_to_be_superusers(conn: Connection) -> None:
+    await conn.execute(ROLES)
+    await conn.execute("SET SESSION AUTHORIZATION shadow_worker")
+    await create_orders(conn, 10)
+    m = Shadow(conn, wide())
+    await m.expand()
+    await m.copy()
+    await conn.execute("UPDATE public.orders SET amount = 1")
+    await m.keyed()
+    assert await m.drain() == 10
+    await m.publish()
+    await conn.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON public.orders, public_v2.orders TO shadow_app")
+    await conn.execute("GRANT USAGE ON SCHEMA public_v2 TO shadow_app")
+    await conn.execute("SET SESSION AUTHORIZATION shadow_app")
+    await conn.execute("SET row_security = off")  # as an old client may have it
+    await conn.execute("UPDATE public.orders SET amount = 5 WHERE id = 1")
+    await conn.execute("INSERT INTO public.orders (code) VALUES ('old')")
+    await conn.execute("RESET row_security")
+    await conn.execute("UPDATE public_v2.orders SET amount = 6 WHERE id = 2")
+    await conn.execute("INSERT INTO public_v2.orders (code) VALUES ('new')")
+    await conn.execute("DELETE FROM public_v2.orders WHERE id = 3")
+    await conn.execute("DELETE FROM public.orders WHERE id = 4")
+    assert (await both(m, 1), await both(m, 2)) == (("c1", 5, None), ("c2", 6, None))
+    await conn.execute("RESET SESSION AUTHORIZATION")
+    assert await m.parity() == (10, 0)
+
+
 TWICE = Clause(
     "what may be there twice goes", "shadow", "clear_journalled", "WHERE {s_is_j}", "WHERE false AND {s_is_j}"
 )

@@ -158,7 +158,7 @@ class Shadow:
         await self.conn.execute("CREATE SCHEMA IF NOT EXISTS public_v2")
         # A role outlives the test's database.
         await self.conn.execute(
-            f"DO $$ BEGIN CREATE ROLE {OWNER} NOLOGIN; EXCEPTION WHEN duplicate_object THEN END $$".encode()
+            f"DO $$ BEGIN IF to_regrole('{OWNER}') IS NULL THEN CREATE ROLE {OWNER} NOLOGIN; END IF; END $$".encode()
         )
         await self.conn.execute(f"GRANT USAGE, CREATE ON SCHEMA public, public_v2 TO {OWNER}".encode())
         name = sql.Identifier("public_v2", self.design.shown_as)

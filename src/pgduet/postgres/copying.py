@@ -51,6 +51,7 @@ class Copying:
         await self._read()
         # Losing the last batches in a crash loses their cursor with them.
         await self.conn.execute("SET synchronous_commit = off")
+        await see_all(self.conn)
         await self.conn.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(LOCK_WAIT)))
 
     @property
@@ -152,6 +153,7 @@ class Drain:
 
     async def open(self) -> None:
         """Make the session one that batches may run in."""
+        await see_all(self.conn)
         await self.conn.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(LOCK_WAIT)))
 
     async def next(self, pace: Pace) -> None:
@@ -175,8 +177,14 @@ class Drain:
         self.most = min(MOST_KEYS, max(10, round(self.most * factor)))
 
 
+async def see_all(conn: Connection) -> None:
+    """Let the shadow's policies be, which hide nothing but bind its owner, too: elsewhere the engine refuses to be filtered."""
+    await conn.execute("SET row_security = on")
+
+
 async def give_key(conn: Connection, design: ShadowDesign, plan: str, migration_id: int) -> bool:
     """Build the shadow's key and have the trigger write it, in one transaction; tells whether that was to be done."""
+    await see_all(conn)
     async with conn.transaction():
         found = await (await conn.execute(block("shadow", "has_key"), {"relation": design.shadow_label})).fetchone()
         if found and found["there"]:

@@ -35,7 +35,7 @@ CREATE UNIQUE INDEX CONCURRENTLY {name} ON {shadow} ({columns})
 
 -- name: drain_function
 CREATE OR REPLACE FUNCTION {function}(most integer, INOUT place tid, OUT taken_keys bigint, OUT left_keys bigint) RETURNS record LANGUAGE plpgsql VOLATILE
-  SET search_path = pg_catalog, pg_temp AS {body}
+  SET search_path = pg_catalog, pg_temp SET row_security = on AS {body}
 
 -- name: drain
 -- `place` is where to go on: what was deleted stays in the journal's pages until they are vacuumed, and need not be passed again and again.
@@ -74,7 +74,7 @@ SELECT count(*) AS rows FROM {journal}
 CREATE OR REPLACE TRIGGER {trigger} {when} ON {relation} FOR EACH {each} EXECUTE FUNCTION {function}()
 
 -- name: function
-CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body}
+CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on AS {body}
 
 -- name: drop_function
 DROP FUNCTION IF EXISTS {function}
@@ -177,7 +177,7 @@ END
 
 -- name: fits
 -- Tells why the shadow cannot hold a row of the anchor, or NULL where it can.
-CREATE OR REPLACE FUNCTION {function}(o {relation}) RETURNS text LANGUAGE plpgsql STABLE COST 10000 SET search_path = pg_catalog, pg_temp AS {body}
+CREATE OR REPLACE FUNCTION {function}(o {relation}) RETURNS text LANGUAGE plpgsql STABLE COST 10000 SET search_path = pg_catalog, pg_temp SET row_security = on AS {body}
 
 -- name: fits_body
 DECLARE
@@ -383,7 +383,7 @@ END
 -- name: lock_function
 -- Called by the policies, before PostgreSQL locks the shadow's row: it locks the anchor's.
 CREATE OR REPLACE FUNCTION {function}({arguments}) RETURNS boolean LANGUAGE plpgsql VOLATILE COST 10000 SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp AS {body}
+  SET search_path = pg_catalog, pg_temp SET row_security = on AS {body}
 
 -- name: lock_body
 BEGIN

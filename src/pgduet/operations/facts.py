@@ -49,6 +49,8 @@ class ColumnFacts(Facts):
     """False where its collation calls different texts equal."""
     identity: bool = False
     default: str | None = None
+    formula: str | None = None
+    """What a generated column is computed from."""
     collation: str | None = None
     """A quoted name with its schema, where it is not the type's own."""
     statistics: int | None = None
@@ -204,6 +206,7 @@ class TableFacts(Facts):
     """Names of constraints and indexes that are taken in the table's schema or on the table."""
     user_before_triggers: tuple[str, ...] = ()
     user_update_triggers: tuple[str, ...] = ()
+    user_triggers: tuple[str, ...] = ()
     replica_identity: Identity = "default"
     identity_index: str | None = None
     column_grants: tuple[tuple[str, str, str], ...] = ()

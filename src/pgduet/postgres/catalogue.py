@@ -83,6 +83,7 @@ async def _table(conn: Connection, schema: str, name: str, facts: dict[str, Any]
         column_grants=tuple((row["column"], row["grantee"], row["privilege"]) for row in grants),
         user_before_triggers=tuple(row["name"] for row in triggers if row["before"]),
         user_update_triggers=tuple(row["name"] for row in triggers if row["on_update"]),
+        user_triggers=tuple(row["name"] for row in triggers),
     )
 
 

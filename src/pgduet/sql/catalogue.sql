@@ -50,6 +50,7 @@ SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, a.attnot
        coalesce((SELECT collisdeterministic FROM pg_collation WHERE oid = a.attcollation), true) AS exact,
        a.attgenerated <> '' AS generated, a.attidentity <> '' AS identity,
        CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END AS default,
+       CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END AS formula,
        (SELECT format('%%I.%%I', n.nspname, o.collname) FROM pg_collation o JOIN pg_namespace n ON n.oid = o.collnamespace, pg_type y
          WHERE o.oid = a.attcollation AND y.oid = a.atttypid AND y.typcollation <> a.attcollation) AS collation,
        CASE WHEN a.attstattarget >= 0 THEN a.attstattarget::int END AS statistics, col_description(a.attrelid, a.attnum) AS comment,
@@ -83,7 +84,7 @@ SELECT a.attname AS name, pg_describe_object(d.classid, d.objid, d.objsubid) || 
            -- A partitioned table depends on the columns of its own key.
            (SELECT CASE WHEN oid = d.refobjid THEN 'own' WHEN relkind IN ('i', 'I') THEN 'index' WHEN relkind = 'S' THEN 'own' ELSE 'other' END
               FROM pg_class WHERE oid = d.objid)
-         WHEN 'pg_trigger'::regclass THEN (SELECT CASE WHEN tgname LIKE '~pgduet%%' THEN 'own' ELSE 'trigger' END FROM pg_trigger WHERE oid = d.objid)
+         WHEN 'pg_trigger'::regclass THEN (SELECT CASE WHEN tgname LIKE '~pgduet%%' OR tgname LIKE '!pgduet%%' THEN 'own' ELSE 'trigger' END FROM pg_trigger WHERE oid = d.objid)
          WHEN 'pg_rewrite'::regclass THEN
            (SELECT CASE WHEN n.nspname = 'pgduet_views' OR coalesce(obj_description(n.oid, 'pg_namespace') LIKE %(ours)s || '%%', false) THEN 'own'
                         ELSE 'view' END
@@ -203,14 +204,14 @@ SELECT c.oid::bigint AS oid, has_table_privilege(c.oid, 'REFERENCES') AS may_ref
 SELECT tgname AS name, (tgtype & 2) > 0 AS before, (tgtype & 16) > 0 AS on_update
   FROM pg_trigger
  WHERE (tgrelid = %(oid)s::oid OR tgparentid = 0 AND tgrelid IN (SELECT relid FROM pg_partition_tree(%(oid)s::oid)))
-   AND NOT tgisinternal AND tgname NOT LIKE '~pgduet%%' AND tgenabled <> 'D'
+   AND NOT tgisinternal AND tgname NOT LIKE '~pgduet%%' AND tgname NOT LIKE '!pgduet%%' AND tgenabled <> 'D'
 
 -- name: update_triggers
 -- The user's own triggers that an UPDATE may fire, and in which sessions: O ordinary ones, R those of replicas, A all.
 SELECT tgname AS name, tgenabled::text AS fires FROM pg_trigger
  WHERE (tgrelid = %(relation)s::text::regclass
         OR tgparentid = 0 AND tgrelid IN (SELECT relid FROM pg_partition_tree(%(relation)s::text::regclass)))
-   AND NOT tgisinternal AND tgname NOT LIKE '~pgduet%%' AND tgenabled <> 'D'
+   AND NOT tgisinternal AND tgname NOT LIKE '~pgduet%%' AND tgname NOT LIKE '!pgduet%%' AND tgenabled <> 'D'
    AND (tgtype & 16) > 0
  ORDER BY tgname
 
@@ -219,7 +220,7 @@ SELECT tgname AS name, tgenabled::text AS fires FROM pg_trigger
 SELECT DISTINCT f.nspname AS schema, p.proname AS function, p.prosrc AS source
   FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace f ON f.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
- WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND NOT t.tgisinternal AND t.tgname NOT LIKE '~pgduet%%'
+ WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND NOT t.tgisinternal AND t.tgname NOT LIKE '~pgduet%%' AND t.tgname NOT LIKE '!pgduet%%'
    AND t.tgenabled <> 'D' AND l.lanname NOT IN ('c', 'internal')
  ORDER BY 1, 2
 

@@ -1,0 +1,146 @@
+"""A shadow and what belongs to it, made and taken away: table, journal, keys, the view of the new version (ADR 28).
+
+The shadow is empty and unused when it is made, so it may have its NOT NULL from the start. Its key is built once the rows are
+copied, which is faster and needs no conflict to be thought of; other unique indexes once it is in step, beside the writers'
+triggers. Every statement can be undone by its neighbour here, and nothing touches the anchor.
+"""
+
+from psycopg import sql
+
+from pgduet.operations.names import fit
+from pgduet.operations.shadow_design import Partition, ShadowColumn, ShadowDesign
+from pgduet.operations.statement import Lock, Role, Statement, identifiers, role, trusted
+from pgduet.operations.views import Relation
+from pgduet.sql import block
+
+_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+
+def create(design: ShadowDesign) -> list[Statement]:
+    """Create the shadow, its partitions, and the journal."""
+    columns = sql.SQL(", ").join(_column(column) for column in design.columns)
+    partitioned = trusted(f" PARTITION BY {design.partition_by}" if design.partition_by else "")
+    made = [
+        Statement(
+            block("shadow", "create").format(shadow=design.shadow, parts=columns, partitioned=partitioned),
+            f"create {design.shadow_label}",
+        )
+    ]
+    made += [
+        Statement(
+            block("shadow", "create_partition").format(
+                partition=partition_name(design, partition), shadow=design.shadow, bound=trusted(partition.bound)
+            ),
+            f"create partition {partition.name}",
+        )
+        for partition in design.partitions
+    ]
+    keys = [
+        sql.SQL("{} {} NOT NULL").format(sql.Identifier(key.anchor), trusted(key.anchor_type)) for key in design.key
+    ]
+    journal = block("shadow", "create_journal").format(journal=design.journal, columns=sql.SQL(", ").join(keys))
+    return [*made, Statement(journal, "create its journal")]
+
+
+def drop(design: ShadowDesign) -> list[Statement]:
+    """Drop what `create` created."""
+    return [
+        Statement(
+            block("shadow", "drop_table").format(relation=relation),
+            f"drop {relation.as_string(None)}",
+            Lock.ACCESS_EXCLUSIVE,
+        )
+        for relation in (design.shadow, design.journal)
+    ]
+
+
+def drop_journal(design: ShadowDesign) -> list[Statement]:
+    """Drop the journal, and what empties it, once the trigger writes the shadow and nobody's snapshot is older."""
+    function = sql.SQL("{}(integer, tid)").format(design.routine("drain"))
+    return [
+        Statement(block("shadow", "drop_function").format(function=function), "drop its drain"),
+        Statement(
+            block("shadow", "drop_table").format(relation=design.journal), "drop its journal", Lock.ACCESS_EXCLUSIVE
+        ),
+    ]
+
+
+def partition_name(design: ShadowDesign, partition: Partition) -> sql.Identifier:
+    """Name a partition of the shadow, which has its own name from the start."""
+    return sql.Identifier(design.schema_name, partition.name)
+
+
+def key(design: ShadowDesign) -> list[Statement]:
+    """Build the shadow's key: nobody reads or writes it yet but us."""
+    name = sql.Identifier(fit(f"{design.physical}_pkey"))
+    query = block("shadow", "add_key").format(shadow=design.shadow, name=name, columns=identifiers(design.primary_key))
+    made = [Statement(query, f"key of {design.shadow_label}", Lock.ACCESS_EXCLUSIVE, design.shadow_label)]
+    if design.primary_key[: len(design.key)] != design.key_names:
+        # The triggers find a row by the anchor's key, whatever the shadow's own begins with.
+        name = sql.Identifier(fit(f"{design.physical}_anchor"))
+        query = block("shadow", "add_index").format(
+            shadow=design.shadow, name=name, columns=identifiers(design.key_names)
+        )
+        made.append(Statement(query, f"index of {design.shadow_label}", Lock.SHARE_ROW_EXCLUSIVE, design.shadow_label))
+    return made
+
+
+def uniqueness(design: ShadowDesign) -> list[Statement]:
+    """Build the other unique indexes, each beside the triggers' writes: outside any transaction."""
+    return [
+        Statement(
+            block("shadow", "add_unique").format(
+                name=sql.Identifier(each.working), shadow=design.shadow, columns=identifiers(each.shadow)
+            ),
+            f"unique index {each.working}",
+            Lock.SHARE_UPDATE_EXCLUSIVE,
+            design.shadow_label,
+        )
+        for each in design.unique
+    ]
+
+
+def view(design: ShadowDesign, name: sql.Identifier, relation: Relation, owner: str, version: str) -> list[Statement]:
+    """Create the new version's view: it reads the shadow with the rights of `owner`, whom the policies bind.
+
+    Whoever reads or writes the view is bound by them so, a superuser and the tables' owner included.
+    """
+    del version
+    listed = identifiers(column.name for column in design.columns)
+    made = [
+        Statement(
+            block("shadow", "grant_view_owner").format(shadow=design.shadow, role=Role(owner)), "the view's owner may"
+        ),
+        Statement(
+            block("shadow", "view").format(view=name, columns=listed, shadow=design.shadow),
+            f"view {name.as_string(None)}",
+        ),
+    ]
+    made += [
+        Statement(
+            block("views", "default").format(
+                view=name, column=sql.Identifier(column.name), value=trusted(column.default)
+            ),
+            f"default of {column.name}",
+        )
+        for column in design.columns
+        if column.default is not None
+    ]
+    for grantee, privileges in sorted(relation.grants.items()):
+        rights = [trusted(right) for right in _RIGHTS if right in privileges]
+        if rights:
+            query = block("views", "grant").format(privileges=sql.SQL(", ").join(rights), view=name, role=role(grantee))
+            made.append(Statement(query, "its grants"))
+    made.append(Statement(block("views", "owner").format(view=name, role=Role(owner)), "its owner"))
+    return made
+
+
+def _column(column: ShadowColumn) -> sql.Composable:
+    parts: list[sql.Composable] = [sql.Identifier(column.name), trusted(column.type)]
+    if column.collation:
+        parts += [sql.SQL("COLLATE"), trusted(column.collation)]
+    if column.generated is not None:
+        parts.append(sql.SQL("GENERATED ALWAYS AS ({}) STORED").format(trusted(column.generated)))
+    if not column.nullable:
+        parts.append(sql.SQL("NOT NULL"))
+    return sql.SQL(" ").join(parts)

@@ -1,0 +1,215 @@
+"""The design of a shadow: the rows of a table, the anchor, in another shape (ADR 28).
+
+Two operations have one. `shadow_table`: each row of the anchor has one row in the shadow, which takes the anchor's place at
+contract. `extract_table`: columns of the anchor move to a table of their own, whose rows are named by the anchor's key; a row is
+there where `exists` says so. Like every design it holds names and expressions, no oids.
+"""
+
+from typing import Literal
+
+from psycopg import sql
+
+from pgduet.operations.design import BY_TEXT, image_differs, is_exact, without_length
+from pgduet.operations.expressions import Expression, Frozen
+from pgduet.operations.names import fit
+from pgduet.operations.statement import Query, trusted
+
+
+class KeyColumn(Frozen):
+    """A column of the anchor's primary key, and the shadow's for it; the value is the same, in the other type."""
+
+    anchor: str
+    anchor_type: str
+    shadow: str
+    shadow_type: str
+
+
+class ShadowColumn(Frozen):
+    """A column of the shadow; `up` reads the anchor's row."""
+
+    name: str
+    type: str
+    nullable: bool = True
+    up: Expression | None = None
+    """Nothing for a generated column, and for one that only the new version knows."""
+    same: str | None = None
+    """The column of the anchor whose value it has, in its own type."""
+    default: str | None = None
+    generated: str | None = None
+    collation: str | None = None
+    comment: str | None = None
+    statistics: int | None = None
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The anchor's columns that it is made from."""
+        if self.same is not None:
+            return (self.same,)
+        return self.up.columns if self.up else ()
+
+    def up_value(self, row: sql.Composable) -> Query:
+        """Render the column's value from a row of the anchor, as an assignment would convert it."""
+        if self.same is not None:
+            return sql.SQL("{}.{}").format(row, sql.Identifier(self.same))
+        if self.up is None:
+            return sql.SQL("NULL")
+        return sql.SQL("({}::{})").format(self.up.over(row), trusted(without_length(self.type)))
+
+    def of(self, row: sql.Composable) -> Query:
+        """Render the column of a row."""
+        return sql.SQL("{}.{}").format(row, sql.Identifier(self.name))
+
+    def differs(self, left: sql.Composable, right: sql.Composable) -> Query:
+        """Render that two values are not equal, by text for types that have no equality."""
+        template = "({}::text IS DISTINCT FROM {}::text)" if self.type in BY_TEXT else "({} IS DISTINCT FROM {})"
+        return sql.SQL(template).format(left, right)
+
+
+class AnchorColumn(Frozen):
+    """A column of the anchor that new clients' writes reach; `down` reads the shadow's row."""
+
+    name: str
+    type: str
+    not_null: bool = False
+    down: Expression | None = None
+    same: str | None = None
+    """The column of the shadow whose value it has."""
+    may_raise: bool = True
+    """Not every value of the shadow's column has its place in it."""
+    emptied: str = "NULL"
+    """What it holds while the extracted table has no row."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The shadow's columns that it is made from."""
+        if self.same is not None:
+            return (self.same,)
+        return self.down.columns if self.down else ()
+
+    def down_value(self, row: sql.Composable) -> Query:
+        """Render the column's value from a row of the shadow, as an assignment would convert it."""
+        if self.same is not None:
+            return sql.SQL("{}.{}").format(row, sql.Identifier(self.same))
+        if self.down is None:
+            return sql.SQL("NULL")
+        return sql.SQL("({}::{})").format(self.down.over(row), trusted(without_length(self.type)))
+
+    def changed(self, left: sql.Composable, right: sql.Composable) -> Query:
+        """Render that the column was changed between two rows of the anchor, bit by bit."""
+        name = sql.Identifier(self.name)
+        return image_differs(
+            sql.SQL("{}.{}").format(left, name), sql.SQL("{}.{}").format(right, name), not is_exact(self.type)
+        )
+
+
+class ShadowKey(Frozen):
+    """A uniqueness that both tables have, by the columns of each in the same order."""
+
+    name: str
+    working: str
+    anchor: tuple[str, ...]
+    shadow: tuple[str, ...]
+
+
+class Partition(Frozen):
+    """A partition of the shadow; `bound` is PostgreSQL's text from `FOR VALUES` on, or `DEFAULT`."""
+
+    name: str
+    bound: str
+
+
+class ShadowDesign(Frozen):
+    """A table in another shape beside the anchor."""
+
+    kind: Literal["shadow_table", "extract_table"]
+    position: int
+    schema_name: str
+    table: str
+    """The anchor."""
+    physical: str
+    """The shadow's name until contract, in the anchor's schema."""
+    shown_as: str
+    """What the new version calls the shadow."""
+    key: tuple[KeyColumn, ...]
+    columns: tuple[ShadowColumn, ...]
+    anchors: tuple[AnchorColumn, ...]
+    primary: tuple[str, ...] = ()
+    """The shadow's primary key, where it has more columns than the anchor's (a partitioned shadow's must)."""
+    unique: tuple[ShadowKey, ...] = ()
+    """All but the primary key."""
+    exists: Expression | None = None
+    """Whether the extracted table has a row, over the anchor's; nothing where each row has one."""
+    unmappable: Literal["refuse", "archive"] = "refuse"
+    guarded: bool = True
+    """`up` can raise, or leave empty what must not be."""
+    rereads: bool = False
+    """The anchor has triggers of the user's, or generated columns: what was written is read again."""
+    identity: bool = False
+    """The anchor numbers its rows itself."""
+    numbering: str | None = None
+    """What gives a new row its key, in PostgreSQL's words."""
+    moves: bool = False
+    """The anchor's row is written under its new key by the way: it is partitioned, or refers to itself."""
+    partition_by: str | None = None
+    """`RANGE (at)` and the like."""
+    partition_key: tuple[str, ...] = ()
+    partitions: tuple[Partition, ...] = ()
+
+    @property
+    def relation(self) -> sql.Identifier:
+        """The anchor's quoted name."""
+        return sql.Identifier(self.schema_name, self.table)
+
+    @property
+    def label(self) -> str:
+        """The anchor's quoted name as text."""
+        return self.relation.as_string(None)
+
+    @property
+    def shadow(self) -> sql.Identifier:
+        """The shadow's quoted name."""
+        return sql.Identifier(self.schema_name, self.physical)
+
+    @property
+    def shadow_label(self) -> str:
+        """The shadow's quoted name as text: what marks rows that are written for both."""
+        return self.shadow.as_string(None)
+
+    @property
+    def journal(self) -> sql.Identifier:
+        """The table that lists keys of rows changed while they are copied."""
+        return sql.Identifier("pgduet", fit(f"journal_{self.schema_name}.{self.physical}"))
+
+    def routine(self, kind: str) -> sql.Identifier:
+        """Name one of the shadow's functions."""
+        return sql.Identifier("pgduet", fit(f"{kind}_{self.schema_name}.{self.physical}"))
+
+    @property
+    def written(self) -> tuple[ShadowColumn, ...]:
+        """The shadow's columns that are written: all but generated ones."""
+        return tuple(column for column in self.columns if column.generated is None)
+
+    @property
+    def mapped(self) -> tuple[ShadowColumn, ...]:
+        """The written columns that are made from the anchor's row."""
+        return tuple(column for column in self.written if column.sources)
+
+    @property
+    def lossy(self) -> tuple[ShadowColumn, ...]:
+        """The columns that may hold what the anchor cannot."""
+        return tuple(column for column in self.mapped if column.same is None)
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """The shadow's columns for the anchor's key."""
+        return tuple(column.shadow for column in self.key)
+
+    @property
+    def primary_key(self) -> tuple[str, ...]:
+        """The shadow's primary key."""
+        return self.primary or self.key_names
+
+    @property
+    def downs(self) -> tuple[AnchorColumn, ...]:
+        """The anchor's columns that new clients' writes reach."""
+        return tuple(column for column in self.anchors if column.sources)

@@ -1,0 +1,252 @@
+"""A shadow takes its anchor's place, in contract's one transaction: no way back (ADR 28).
+
+What hung on the anchor hangs on its successor when clients see it next: foreign keys from and to it and checks (NOT VALID, which
+scans nothing; they held until this moment, and are validated afterwards), the user's triggers, the sequence with its place,
+owner, grants. Indexes that are not unique have been built before, under working names.
+"""
+
+from psycopg import sql
+
+from pgduet.operations import shadow_reverse, shadow_sync
+from pgduet.operations.expressions import Frozen
+from pgduet.operations.names import fit
+from pgduet.operations.shadow_design import ShadowDesign
+from pgduet.operations.statement import Lock, Role, Statement, role, trusted
+from pgduet.operations.views import Relation
+from pgduet.sql import block
+
+_FIRES = {"D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
+_IDENTITY = {"a": "ALWAYS", "d": "BY DEFAULT"}
+_POLICIES = ("pgduet_read", "pgduet_insert", "pgduet_update", "pgduet_delete")
+
+
+class HungConstraint(Frozen):
+    """A constraint of a table, in PostgreSQL's words."""
+
+    schema_name: str
+    table: str
+    name: str
+    definition: str
+    valid: bool
+
+    @property
+    def relation(self) -> sql.Identifier:
+        """The quoted name of the table that has it."""
+        return sql.Identifier(self.schema_name, self.table)
+
+
+class Numbering(Frozen):
+    """A sequence that numbers a column's rows; `identity` is PostgreSQL's letter, empty for a sequence with a default."""
+
+    column: str
+    identity: str
+    schema_name: str
+    name: str
+    step: int
+    cache: int
+
+
+class Hung(Frozen):
+    """What hangs on an anchor, as it is found at contract."""
+
+    owner: str
+    key: str
+    comment: str | None = None
+    inbound: tuple[HungConstraint, ...] = ()
+    outbound: tuple[HungConstraint, ...] = ()
+    """Foreign keys of the anchor, and its checks."""
+    triggers: tuple[tuple[str, str, str], ...] = ()
+    """Name, definition, and when it fires, by PostgreSQL's letter."""
+    numbering: tuple[Numbering, ...] = ()
+
+
+def finish(
+    design: ShadowDesign, plan: str, hung: Hung, relation: Relation, view: sql.Identifier, view_owner: str
+) -> list[Statement]:
+    """Put the shadow in the anchor's place. Views of the old version must be gone, `view` is the new version's."""
+    make = _Final(design, hung)
+    extracts = design.kind == "extract_table"
+    return [
+        *shadow_sync.drop_triggers(design, plan),
+        *shadow_reverse.drop_reverse(design, plan),
+        *make.open_shadow(view_owner),
+        *(make.without_columns() if extracts else make.replaced()),
+        *make.described(relation),
+        *make.own_view(view),
+        *shadow_sync.drop_functions(design),
+    ]
+
+
+def validate(design: ShadowDesign, hung: Hung) -> list[Statement]:
+    """Validate what was added: reads whole tables, lets everybody read and write meanwhile. Twice is no harm."""
+    if design.kind == "extract_table":
+        found = [(sql.Identifier(design.schema_name, design.shown_as), _parent_key(design))]
+    else:
+        found = [(each.relation, each.name) for each in (*hung.outbound, *hung.inbound) if each.valid]
+    return [
+        Statement(
+            block("shadow_final", "validate").format(relation=relation, name=sql.Identifier(name)),
+            f"every row keeps {name}",
+            Lock.SHARE_UPDATE_EXCLUSIVE,
+            relation.as_string(None),
+        )
+        for relation, name in found
+    ]
+
+
+class _Final:
+    def __init__(self, design: ShadowDesign, hung: Hung) -> None:
+        self.design = design
+        self.hung = hung
+        self.final = sql.Identifier(design.schema_name, design.shown_as)
+
+    def open_shadow(self, view_owner: str) -> list[Statement]:
+        """Take the policies away: from here on the shadow is a table like others."""
+        made = [self._on_shadow("drop_policy", "its policy goes", policy=sql.Identifier(name)) for name in _POLICIES]
+        made.append(self._on_shadow("no_security", "no policies"))
+        made.append(self._on_shadow("revoke_view_owner", "the view's owner needs no rights", role=Role(view_owner)))
+        return made
+
+    def replaced(self) -> list[Statement]:
+        """Let the anchor go, and give the shadow its name and what hung on it."""
+        design, hung = self.design, self.hung
+        made = [
+            self._on(each.relation, "drop_constraint", f"{each.name} stands on the old table", constraint=_name(each))
+            for each in hung.inbound
+        ]
+        made += [statement for each in hung.numbering for statement in self._numbered(each)]
+        made.append(self._on(design.relation, "drop_anchor", "drop the old table"))
+        made.append(self._on_shadow("rename", f"becomes {design.shown_as}", name=sql.Identifier(design.shown_as)))
+        made += [
+            self._after(
+                "rename_sequence",
+                f"{each.name} keeps its name",
+                working=self._working(each),
+                name=sql.Identifier(each.name),
+            )
+            for each in hung.numbering
+            if each.identity
+        ]
+        key = sql.Identifier(fit(f"{design.physical}_pkey"))
+        made.append(self._after("rename_constraint", "its key", constraint=key, name=sql.Identifier(hung.key)))
+        made += [
+            self._after("unique_using", each.name, name=sql.Identifier(each.name), index=sql.Identifier(each.working))
+            for each in design.unique
+        ]
+        made += self._defaults()
+        for constraint in (*hung.outbound, *hung.inbound):
+            at = constraint.relation if constraint in hung.inbound else self.final
+            made.append(self._bound(at, constraint.name, trusted(constraint.definition)))
+        for name, definition, fires in hung.triggers:
+            made.append(Statement(trusted(definition), f"trigger {name}"))
+            if fires in _FIRES:
+                how = trusted(_FIRES[fires])
+                made.append(self._after("enable_trigger", f"when {name} fires", how=how, trigger=sql.Identifier(name)))
+        return made
+
+    def without_columns(self) -> list[Statement]:
+        """Drop the columns that have moved; the extracted table gets its name, and its foreign key to the parent."""
+        design = self.design
+        keys = {column.anchor for column in design.key}
+        made = [self._on_shadow("rename", f"becomes {design.shown_as}", name=sql.Identifier(design.shown_as))]
+        made += [
+            self._on(design.relation, "drop_column", f"{column.name} has moved", column=sql.Identifier(column.name))
+            for column in design.downs
+            if column.name not in keys
+        ]
+        key = sql.Identifier(fit(f"{design.physical}_pkey"))
+        name = sql.Identifier(fit(f"{design.shown_as}_pkey"))
+        made.append(self._after("rename_constraint", "its key", constraint=key, name=name))
+        names = sql.SQL(", ").join(sql.Identifier(column.shadow) for column in design.key)
+        targets = sql.SQL(", ").join(sql.Identifier(column.anchor) for column in design.key)
+        parent = sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({}) ON DELETE CASCADE").format(
+            names, design.relation, targets
+        )
+        return [*made, *self._defaults(), self._bound(self.final, _parent_key(design), parent)]
+
+    def described(self, relation: Relation) -> list[Statement]:
+        """Give the table owner, grants and comment of the one before."""
+        made = []
+        for grantee, rights in sorted(relation.grants.items()):
+            if rights:
+                listed = sql.SQL(", ").join(trusted(right) for right in rights)
+                query = block("tables", "grant").format(rights=listed, relation=self.final, role=role(grantee))
+                made.append(Statement(query, "its grants"))
+        if self.hung.comment is not None:
+            made.append(self._after("comment", "its comment", text=sql.Literal(self.hung.comment)))
+        return [*made, self._after("owner", "its owner", role=Role(self.hung.owner))]
+
+    def own_view(self, view: sql.Identifier) -> list[Statement]:
+        """Let the view run with its caller's rights, as all others do."""
+        owner = block("views", "owner").format(view=view, role=Role(self.hung.owner))
+        return [
+            Statement(block("shadow_final", "invoker").format(view=view), "with the caller's rights"),
+            Statement(owner, "its owner"),
+        ]
+
+    def _numbered(self, each: Numbering) -> list[Statement]:
+        """Carry a sequence over with its place: nobody writes the anchor now."""
+        sequence, column = sql.Identifier(each.schema_name, each.name), sql.Identifier(self._shadow_column(each.column))
+        if not each.identity:
+            return [
+                self._on_shadow("own_sequence", f"{each.name} numbers it", sequence=sequence, column=column),
+                self._on_shadow("widen_sequence", "as far as bigint", sequence=sequence),
+            ]
+        working = self._working(each)
+        return [
+            self._on_shadow(
+                "identity",
+                f"{each.column} numbers itself",
+                column=column,
+                kind=trusted(_IDENTITY[each.identity]),
+                working=working,
+                step=sql.Literal(each.step),
+                cache=sql.Literal(each.cache),
+            ),
+            self._on_shadow(
+                "go_on", "from where it is", working=sql.Literal(working.as_string(None)), sequence=sequence
+            ),
+        ]
+
+    def _defaults(self) -> list[Statement]:
+        identities = {self._shadow_column(each.column) for each in self.hung.numbering if each.identity}
+        found = [(c.name, c.default) for c in self.design.columns if c.default is not None]
+        if self.design.numbering is not None and not identities:
+            found.append((self.design.key[0].shadow, self.design.numbering))
+        return [
+            self._after("set_default", f"default of {name}", column=sql.Identifier(name), value=trusted(value))
+            for name, value in found
+            if name not in identities
+        ]
+
+    def _shadow_column(self, name: str) -> str:
+        found = [column.name for column in self.design.columns if column.sources == (name,)]
+        return found[0] if found else name
+
+    def _working(self, each: Numbering) -> sql.Identifier:
+        return sql.Identifier(each.schema_name, fit(f"_pgduet_{each.name}"))
+
+    def _bound(self, relation: sql.Identifier, name: str, definition: sql.Composable) -> Statement:
+        parts = {"relation": relation, "name": sql.Identifier(name), "definition": definition}
+        return Statement(block("shadow_final", "add_constraint").format(**parts), f"{name}, to be validated")
+
+    def _on(self, relation: sql.Identifier, template: str, summary: str, /, **parts: sql.Composable) -> Statement:
+        query = block("shadow_final", template).format(relation=relation, **parts)
+        return Statement(query, summary, Lock.ACCESS_EXCLUSIVE, relation.as_string(None))
+
+    def _on_shadow(self, template: str, summary: str, /, **parts: sql.Composable) -> Statement:
+        shadow = self.design.shadow
+        query = block("shadow_final", template).format(shadow=shadow, relation=shadow, **parts)
+        return Statement(query, summary, Lock.ACCESS_EXCLUSIVE, self.design.shadow_label)
+
+    def _after(self, template: str, summary: str, /, **parts: sql.Composable) -> Statement:
+        """Make a statement on the table under its final name: it is locked already."""
+        return Statement(block("shadow_final", template).format(relation=self.final, **parts), summary)
+
+
+def _name(each: HungConstraint) -> sql.Identifier:
+    return sql.Identifier(each.name)
+
+
+def _parent_key(design: ShadowDesign) -> str:
+    return fit(f"{design.shown_as}_{'_'.join(column.shadow for column in design.key)}_fkey")

@@ -1,0 +1,345 @@
+"""Resolves `shadow_table` and `extract_table`: what to ask of PostgreSQL, what cannot be, and the design of the shadow (ADR 28).
+
+A column whose value stays the same, in its type or a wider integer, needs no expression; every other one has `up` and `down`, and
+left out they mean the column itself, converted. Limits: unique indexes over expressions or with a condition stay the anchor's
+until contract.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from pgduet.errors import NotSupported, UnknownColumn
+from pgduet.operations.alter_column import same
+from pgduet.operations.answers import Answers, KeyPath, place
+from pgduet.operations.design import without_length
+from pgduet.operations.expressions import Expression, Question
+from pgduet.operations.facts import ColumnFacts, TableFacts
+from pgduet.operations.names import fit, working_name
+from pgduet.operations.shadow_design import AnchorColumn, KeyColumn, Partition, ShadowColumn, ShadowDesign, ShadowKey
+from pgduet.plan.columns import NewColumn
+from pgduet.plan.problems import did_you_mean
+from pgduet.plan.shadow_operations import ExtractTable, PartitionBy, ShadowTable
+
+Types = Mapping[KeyPath, str]
+_WIDER = {("smallint", "integer"), ("smallint", "bigint"), ("integer", "bigint")}
+
+
+def questions(index: int, operation: ShadowTable | ExtractTable, table: TableFacts, types: Types) -> Iterator[Question]:
+    """Ask for every expression, over the columns that it may read."""
+    if isinstance(operation, ExtractTable):
+        yield from _of_extraction(index, operation, table, types)
+    else:
+        yield from _of_shadow(index, operation, table, types)
+
+
+def _of_shadow(index: int, operation: ShadowTable, table: TableFacts, types: Types) -> Iterator[Question]:
+    top: KeyPath = ("operations", index, "shadow_table")
+    before = {column.name: column.type for column in table.columns}
+    after = {name: kind for name, kind in before.items() if name not in operation.replaces}
+    after |= {column.name: types[*top, "columns", number] for number, column in enumerate(operation.columns)}
+    for number, column in enumerate(operation.columns):
+        path = (*top, "columns", number)
+        into = without_length(types[path])
+        old = table.column(column.name)
+        if column.up is not None:
+            yield Question((*path, "up"), column.up, before, into, str(operation.relation))
+        elif old is not None and not _stays(old.type, types[path]):
+            yield Question((*path, "up"), same(column.name), before, into, str(operation.relation), implied=True)
+        if column.default is not None:
+            yield Question((*path, "default"), column.default, {}, into, str(operation.relation), may_change=True)
+    new = f"the new shape of {operation.relation}"
+    for each in table.columns:
+        path = (*top, "down", each.name)
+        into = without_length(each.type)
+        if each.name in operation.down:
+            yield Question(path, operation.down[each.name], after, into, new)
+        elif each.name in after and not _stays(each.type, after[each.name]):
+            yield Question(path, same(each.name), after, into, new, implied=True)
+
+
+def _of_extraction(index: int, operation: ExtractTable, table: TableFacts, types: Types) -> Iterator[Question]:
+    top: KeyPath = ("operations", index, "extract_table")
+    before = {column.name: column.type for column in table.columns}
+    after = {shown: before[name] for name, shown in operation.key.items() if name in before}
+    for number, moved in enumerate(operation.columns):
+        after[moved.new_name] = types.get((*top, "columns", number), before.get(moved.name, ""))
+    for number, moved in enumerate(operation.columns):
+        path = (*top, "columns", number)
+        old, new = before.get(moved.name, ""), after[moved.new_name]
+        if moved.up is None and moved.down is None and _stays(old, new):
+            continue
+        up, down = moved.up or same(moved.name), moved.down or same(moved.new_name)
+        implied = moved.up is None
+        yield Question((*path, "up"), up, before, without_length(new), str(operation.relation), implied=implied)
+        yield Question((*path, "down"), down, after, without_length(old), str(operation.target), implied=implied)
+    filled = " OR ".join(f"{same(moved.name)} IS NOT NULL" for moved in operation.columns)
+    when = operation.when or filled
+    yield Question((*top, "when"), when, before, "boolean", str(operation.relation), implied=operation.when is None)
+
+
+def refuse(index: int, operation: ShadowTable | ExtractTable, table: TableFacts) -> None:
+    """Refuse what the catalogue cannot take.
+
+    Raises:
+        UnknownColumn: a column of the plan is not there.
+        NotSupported: the table, or its key, cannot be carried.
+    """
+    top: KeyPath = ("operations", index, operation.kind)
+    if not table.key:
+        hint = "Give the table a primary key first, in a plan of its own."
+        raise NotSupported(f"{operation.relation} has no primary key to tell its rows by", place=place(top), hint=hint)
+    if table.inherits:
+        raise NotSupported(f"{operation.relation} is part of an inheritance tree", place=place(top))
+    policies = sorted({what for column in table.columns for what in column.hanging("policy")})
+    if policies:
+        hint = "Drop the policies for as long as the migration takes, or change the columns in place."
+        raise NotSupported(
+            f"row level security of {operation.relation} is not carried over", place=place(top), hint=hint
+        )
+    columns = [column.name for column in table.columns]
+    for path, name in _named(operation):
+        if name not in columns:
+            message = f"{operation.relation} has no column `{name}`{did_you_mean(name, columns)}"
+            raise UnknownColumn(message, place=place((*top, *path)))
+    if isinstance(operation, ExtractTable):
+        if set(operation.key) != set(table.key):
+            hint = f"Its primary key is ({', '.join(table.key)})."
+            raise NotSupported("`key` is not the table's primary key", place=place((*top, "key")), hint=hint)
+        return
+    _refuse_shape(top, operation, table)
+
+
+def _refuse_shape(top: KeyPath, operation: ShadowTable, table: TableFacts) -> None:
+    gone = [name for name in table.key if name in operation.replaces]
+    changed = [column.name for column in operation.columns if column.name in table.key and column.up is not None]
+    for name in (*gone, *changed):
+        message = f"`{name}` is of the primary key, by which both versions know a row: its value must stay"
+        raise NotSupported(message, place=place(top), hint="Its type may change: leave `up` and `down` out.")
+    if operation.partition_by is None:
+        return
+    key = operation.primary_key or table.key
+    absent = [name for name in operation.partition_by.columns if name not in key]
+    if absent:
+        hint = f"primary_key: [{', '.join((*key, *absent))}]"
+        raise NotSupported(
+            f"the primary key lacks {', '.join(absent)}, by which the rows are spread", place=place(top), hint=hint
+        )
+
+
+def _named(operation: ShadowTable | ExtractTable) -> Iterator[tuple[KeyPath, str]]:
+    if isinstance(operation, ExtractTable):
+        yield from ((("columns", number, "name"), moved.name) for number, moved in enumerate(operation.columns))
+        yield from ((("key", name), name) for name in operation.key)
+    else:
+        yield from ((("replaces", number), name) for number, name in enumerate(operation.replaces))
+
+
+def resolve(
+    plan: str,
+    index: int,
+    operation: ShadowTable | ExtractTable,
+    table: TableFacts,
+    answers: Answers,
+    *,
+    sequence: str | None = None,
+) -> ShadowDesign:
+    """Make the design; `sequence` is the quoted name of the one that numbers an identity."""
+    if isinstance(operation, ExtractTable):
+        return _extraction(plan, index, operation, table, answers)
+    return _shadow(plan, index, operation, table, answers, sequence)
+
+
+def _shadow(
+    plan: str, index: int, operation: ShadowTable, table: TableFacts, answers: Answers, sequence: str | None
+) -> ShadowDesign:
+    top: KeyPath = ("operations", index, "shadow_table")
+    columns = _ordered(operation, list(_columns(top, operation, table, answers)))
+    types = {column.name: column.type for column in columns}
+    anchors = tuple(_anchor(top, column, types, answers) for column in table.columns)
+    unchanged = {column.same for column in columns if column.same is not None}
+    identity = next((c for c in table.columns if c.identity and c.name in table.key), None)
+    (first, *_) = table.key
+    number = table.column(first)
+    default = number.default if number and len(table.key) == 1 else None
+    if identity is not None and sequence is not None:
+        default = f"nextval('{sequence.replace(chr(39), chr(39) * 2)}'::regclass)"
+    return ShadowDesign(
+        kind="shadow_table",
+        position=index,
+        schema_name=table.schema_name,
+        table=table.table,
+        physical=fit(f"_pgduet_{plan}_{table.table}"),
+        shown_as=table.table,
+        key=tuple(
+            KeyColumn(anchor=name, anchor_type=_facts(table, name).type, shadow=name, shadow_type=types[name])
+            for name in table.key
+        ),
+        columns=tuple(columns),
+        anchors=anchors,
+        primary=operation.primary_key,
+        unique=tuple(_unique(plan, operation, table, unchanged)),
+        guarded=_guarded(columns, table),
+        rereads=_rereads(table),
+        identity=any(column.identity for column in table.columns),
+        numbering=default,
+        moves=table.kind == "p" or _refers_to_itself(table),
+        **_partitioned(operation.partition_by, table.table),
+    )
+
+
+def _columns(top: KeyPath, operation: ShadowTable, table: TableFacts, answers: Answers) -> Iterator[ShadowColumn]:
+    named = {column.name: (number, column) for number, column in enumerate(operation.columns)}
+    for old in table.columns:
+        if old.name in operation.replaces:
+            continue
+        if old.name in named:
+            yield _changed((*top, "columns", named[old.name][0]), named.pop(old.name)[1], old, table, answers)
+        else:
+            yield ShadowColumn(
+                name=old.name,
+                type=old.type,
+                nullable=not old.not_null,
+                same=None if old.generated else old.name,
+                generated=old.formula,
+                default=None if old.generated or old.name in table.key else old.default,
+                collation=old.collation,
+                comment=old.comment,
+                statistics=old.statistics,
+            )
+    for number, column in named.values():
+        yield _changed((*top, "columns", number), column, None, table, answers)
+
+
+def _changed(
+    path: KeyPath, column: NewColumn, old: ColumnFacts | None, table: TableFacts, answers: Answers
+) -> ShadowColumn:
+    up = answers.expressions.get((*path, "up"))
+    default = answers.expressions.get((*path, "default"))
+    kept = old.default if old and column.name not in table.key else None
+    return ShadowColumn(
+        name=column.name,
+        type=answers.types[path],
+        nullable=column.nullable and column.name not in table.key,
+        up=up,
+        same=column.name if up is None and old is not None else None,
+        default=default.canonical if default else kept,
+        comment=column.comment or (old.comment if old else None),
+        statistics=old.statistics if old else None,
+    )
+
+
+def _anchor(top: KeyPath, column: ColumnFacts, types: Mapping[str, str], answers: Answers) -> AnchorColumn:
+    down = answers.expressions.get((*top, "down", column.name))
+    kept = column.name in types and down is None and not column.generated
+    return AnchorColumn(
+        name=column.name,
+        type=column.type,
+        not_null=column.not_null,
+        down=down,
+        same=column.name if kept else None,
+        may_raise=not (kept and types[column.name] == column.type),
+    )
+
+
+def _unique(plan: str, operation: ShadowTable, table: TableFacts, unchanged: set[str]) -> Iterator[ShadowKey]:
+    spread = set(operation.partition_by.columns) if operation.partition_by else set()
+    for index in table.indexes:
+        if index.unique and index.constraint and set(index.columns) <= unchanged and spread <= set(index.columns):
+            yield ShadowKey(
+                name=index.name, working=working_name(plan, index.name), anchor=index.columns, shadow=index.columns
+            )
+
+
+def _ordered(operation: ShadowTable, columns: list[ShadowColumn]) -> list[ShadowColumn]:
+    place_of = {name: number for number, name in enumerate(operation.order)}
+    return sorted(columns, key=lambda column: place_of.get(column.name, len(place_of)))
+
+
+def _partitioned(by: PartitionBy | None, table: str) -> dict[str, object]:
+    if by is None:
+        return {}
+    quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in by.columns)
+    partitions = [Partition(name=each.name, bound=each.bound) for each in by.partitions]
+    if by.modulus is not None:
+        bounds = [f"FOR VALUES WITH (MODULUS {by.modulus}, REMAINDER {number})" for number in range(by.modulus)]
+        partitions = [Partition(name=fit(f"{table}_p{number}"), bound=bound) for number, bound in enumerate(bounds)]
+    return {
+        "partition_by": f"{by.method.upper()} ({quoted})",
+        "partition_key": by.columns,
+        "partitions": tuple(partitions),
+    }
+
+
+def _extraction(plan: str, index: int, operation: ExtractTable, table: TableFacts, answers: Answers) -> ShadowDesign:
+    top: KeyPath = ("operations", index, "extract_table")
+    key = tuple(
+        KeyColumn(anchor=name, anchor_type=kind, shadow=operation.key[name], shadow_type=kind)
+        for name in table.key
+        if (kind := _facts(table, name).type)
+    )
+    columns = [ShadowColumn(name=each.shadow, type=each.shadow_type, nullable=False, same=each.anchor) for each in key]
+    anchors = {
+        column.name: AnchorColumn(name=column.name, type=column.type, not_null=column.not_null)
+        for column in table.columns
+    }
+    for each in key:
+        anchors[each.anchor] = anchors[each.anchor].model_copy(update={"same": each.shadow, "may_raise": False})
+    for number, moved in enumerate(operation.columns):
+        path = (*top, "columns", number)
+        old = _facts(table, moved.name)
+        up: Expression | None = answers.expressions.get((*path, "up"))
+        kind = answers.types.get(path, old.type)
+        stays = None if up else moved.name
+        columns.append(ShadowColumn(name=moved.new_name, type=kind, up=up, same=stays, comment=old.comment))
+        anchors[moved.name] = anchors[moved.name].model_copy(
+            update={
+                "down": answers.expressions.get((*path, "down")),
+                "same": None if up else moved.new_name,
+                "may_raise": kind != old.type or up is not None,
+                "emptied": old.default if old.not_null and old.default is not None else "NULL",
+            }
+        )
+    return ShadowDesign(
+        kind="extract_table",
+        position=index,
+        schema_name=table.schema_name,
+        table=table.table,
+        physical=fit(f"_pgduet_{plan}_{operation.target.name}"),
+        shown_as=operation.target.name,
+        key=key,
+        columns=tuple(columns),
+        anchors=tuple(anchors.values()),
+        exists=answers.expressions[*top, "when"],
+        guarded=any(column.up is not None for column in columns),
+        rereads=_rereads(table),
+        moves=table.kind == "p" or _refers_to_itself(table),
+    )
+
+
+def _guarded(columns: list[ShadowColumn], table: TableFacts) -> bool:
+    """Tell whether a row of the anchor may have no place in the shadow."""
+
+    def emptied(column: ShadowColumn) -> bool:
+        old = table.column(column.same) if column.same else None
+        return not column.nullable and not (old and old.not_null)
+
+    return any(column.up is not None or (column.same is not None and emptied(column)) for column in columns)
+
+
+def _rereads(table: TableFacts) -> bool:
+    generated = any(column.generated for column in table.columns)
+    return bool(table.user_triggers) or generated or _refers_to_itself(table)
+
+
+def _refers_to_itself(table: TableFacts) -> bool:
+    """Tell whether PostgreSQL may write a row by the way while it is written: a cascade from its own key."""
+    return any((key.target_schema, key.target) == (table.schema_name, table.table) for key in table.foreign)
+
+
+def _stays(before: str, after: str) -> bool:
+    return before == after or (before, after) in _WIDER
+
+
+def _facts(table: TableFacts, name: str) -> ColumnFacts:
+    column = table.column(name)
+    assert column is not None  # noqa: S101  (checked before)
+    return column

@@ -1,0 +1,289 @@
+"""What leads new clients' writes to the anchor: policies and a trigger on the shadow (ADR 28).
+
+The anchor comes first: whoever writes a row of the shadow holds the anchor's row, so both versions' clients meet at one lock. The
+policies lock it, which run before PostgreSQL locks the shadow's row; the BEFORE trigger writes it.
+Limits: a deadlock is possible where somebody writes the shadow past its policies (a superuser who names the shadow itself).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from pgduet.operations.names import trigger_name
+from pgduet.operations.shadow_design import AnchorColumn, ShadowColumn, ShadowDesign
+from pgduet.operations.shadow_keys import (
+    NEW,
+    NOTHING,
+    OLD,
+    D,
+    O,
+    R,
+    S,
+    anchor_changed,
+    anchor_key,
+    any_of,
+    assigned,
+    cast,
+    fields,
+    function,
+    lines,
+    listed,
+    quoted,
+    same,
+    shadow_changed,
+    shadow_key,
+    to_anchor,
+    token,
+    trigger,
+    where,
+)
+from pgduet.operations.statement import Lock, Query, Statement, identifiers, trusted
+from pgduet.sql import block
+
+
+def policies(design: ShadowDesign) -> list[Statement]:
+    """Create what leads new clients to the anchor's row before the shadow's: while nobody but us uses the shadow."""
+    label = design.shadow_label
+    made = [_lock_function(design, "lock_update", "NO KEY UPDATE"), _lock_function(design, "lock_delete", "UPDATE")]
+    parts = {"shadow": design.shadow, "key": identifiers(design.key_names)}
+    for name, routine in (
+        ("policy_read", None),
+        ("policy_insert", None),
+        ("policy_update", "lock_update"),
+        ("policy_delete", "lock_delete"),
+        ("secure", None),
+        ("force", None),
+    ):
+        called = {"function": design.routine(routine)} if routine else {}
+        query = block("shadow", name).format(**parts, **called)
+        made.append(Statement(query, f"{name} on {label}", Lock.ACCESS_EXCLUSIVE, label))
+    return made
+
+
+def reverse(design: ShadowDesign, plan: str) -> list[Statement]:
+    """Create what writes the anchor before the shadow: to be there before the shadow is published, and no earlier, for it costs."""
+    made = [function(design, "shadow_reverse", _Reverse(design, plan).body())]
+    when = "BEFORE INSERT OR UPDATE OR DELETE"
+    return [
+        *made,
+        *trigger(design, design.shadow, trigger_name(plan, "shadow_reverse"), "shadow_reverse", when, "ROW"),
+    ]
+
+
+def drop_reverse(design: ShadowDesign, plan: str) -> list[Statement]:
+    """Drop the shadow's trigger, once the new version's view is gone."""
+    name = sql.Identifier(trigger_name(plan, "shadow_reverse"))
+    query = block("sync", "drop_trigger").format(trigger=name, relation=design.shadow)
+    return [Statement(query, f"drop the trigger on {design.shadow_label}", Lock.ACCESS_EXCLUSIVE, design.shadow_label)]
+
+
+def _lock_function(design: ShadowDesign, kind: str, strength: str) -> Statement:
+    names = [sql.Identifier(f"_key_{number}") for number, _ in enumerate(design.key)]
+    pairs = list(zip(names, design.key, strict=True))
+    given = [cast(name, column.anchor_type) for name, column in pairs]
+    body = block("shadow", "lock_body").format(
+        token=token(design, names),
+        label=sql.Literal(design.shadow_label),
+        relation=design.relation,
+        o_is_given=same(anchor_key(design, O), given),
+        strength=trusted(strength),
+    )
+    query = block("shadow", "lock_function").format(
+        function=design.routine(kind),
+        arguments=listed(sql.SQL("{} {}").format(name, trusted(column.shadow_type)) for name, column in pairs),
+        body=quoted(body),
+    )
+    return Statement(query, f"{kind} of {design.label}")
+
+
+class _Reverse:
+    """Renders the body of the trigger on the shadow."""
+
+    def __init__(self, design: ShadowDesign, plan: str) -> None:
+        self.design = design
+        self.plan = plan
+        self.extracts = design.kind == "extract_table"
+        keys = {column.anchor for column in design.key}
+        self.downs = [column for column in design.downs if not (self.extracts and column.name in keys)]
+
+    def body(self) -> Query:
+        design = self.design
+        delete = "delete_columns" if self.extracts else "delete_row"
+        parts = self._parts()
+        return block("shadow", "reverse").format(
+            **parts,
+            moved_away=self._moved("moved_away", OLD),
+            delete=block("shadow", delete).format(
+                **parts, clear=assigned((column.name, trusted(column.emptied)) for column in self.downs)
+            ),
+            number=self._number(),
+            update=self._update(),
+            insert=self._insert_columns() if self.extracts else self._insert_row(),
+            refreshed=self._refreshed() if design.rereads else NOTHING,
+        )
+
+    def _parts(self) -> dict[str, sql.Composable]:
+        design = self.design
+        return {
+            "relation": design.relation,
+            "shadow": design.shadow,
+            "label": sql.Literal(design.shadow_label),
+            "old_token": token(design, shadow_key(design, OLD)),
+            "new_token": token(design, shadow_key(design, NEW)),
+            "o_is_old": same(anchor_key(design, O), to_anchor(design, OLD)),
+            "o_is_new": same(anchor_key(design, O), to_anchor(design, NEW)),
+            "s_is_new": same(shadow_key(design, S), shadow_key(design, NEW)),
+        }
+
+    def _number(self) -> Query:
+        if self.design.numbering is None:
+            return NOTHING
+        (column,) = shadow_key(self.design, NEW)
+        return block("shadow", "number").format(column=column, value=trusted(self.design.numbering))
+
+    def _update(self) -> Query:
+        design = self.design
+        downs = [
+            column.assign
+            if column.plain
+            else block("shadow", "down_of_changed").format(changed=column.changed, down=self._guarded([column]))
+            for column in map(self._down, self.downs)
+        ]
+        if self.extracts:
+            downs.insert(0, self._key_stays())
+        lossy = [
+            sql.SQL("({} AND {})").format(
+                shadow_changed(design, column.name, OLD, NEW), column.differs(column.of(NEW), column.up_value(D))
+            )
+            for column in self._lossy()
+        ]
+        moves: Query = NOTHING
+        if design.partition_key:
+            moved = any_of(shadow_changed(design, name, OLD, NEW) for name in design.partition_key)
+            moves = block("shadow", "moves").format(**self._parts(), partition_changed=moved)
+        return block("shadow", "update").format(
+            **self._parts(),
+            down=lines([*downs, *self._refusals(lossy)]),
+            assign=self._written(),
+            moving=block("shadow", "moving").format(**self._parts()) if design.moves else NOTHING,
+            moved=block("shadow", "moved") if design.moves else NOTHING,
+            moves=moves,
+        )
+
+    def _down(self, column: AnchorColumn) -> "_Down":
+        design = self.design
+        assign = sql.SQL("    d.{} := {};").format(sql.Identifier(column.name), column.down_value(NEW))
+        changed = any_of(shadow_changed(design, name, OLD, NEW) for name in column.sources)
+        return _Down(column.same is not None and not column.may_raise, assign, changed)
+
+    def _guarded(self, columns: "Sequence[_Down]") -> Query:
+        """Assign what `down` gives; what it raises is told as what it is."""
+        plain = [column.assign for column in columns if column.plain]
+        rest = [column.assign for column in columns if not column.plain]
+        if not rest:
+            return lines(plain)
+        names = ", ".join(column.name for column in self.design.lossy) or ", ".join(self.design.key_names)
+        return lines([*plain, block("shadow", "down").format(assign=lines(rest), **self._told(names))])
+
+    def _lossy(self) -> tuple[ShadowColumn, ...]:
+        return () if self.design.unmappable == "archive" else self.design.lossy
+
+    def _refusals(self, lossy: Sequence[Query]) -> list[Query]:
+        made: list[Query] = []
+        if lossy:
+            names = ", ".join(column.name for column in self._lossy())
+            made.append(block("shadow", "lossy").format(lossy=any_of(lossy), **self._told(names)))
+        if self.design.exists is not None:
+            gone = sql.SQL("NOT coalesce({}, false)").format(self.design.exists.over(D))
+            made.append(block("shadow", "lossy").format(lossy=gone, **self._told("a row")))
+        return made
+
+    def _told(self, names: str) -> dict[str, sql.Composable]:
+        message = f"value of {names} in {self.design.shown_as} has no equivalent in the version before"
+        hint = f"Migration {self.plan} refuses it while that version is in use (policy.unmappable: refuse)."
+        return {"message": sql.Literal(message), "hint": sql.Literal(hint), **where(self.design)}
+
+    def _written(self) -> Query:
+        return assigned((column.name, sql.SQL("d.{}").format(sql.Identifier(column.name))) for column in self.downs)
+
+    def _key_stays(self) -> Query:
+        design = self.design
+        changed = any_of(shadow_changed(design, name, OLD, NEW) for name in design.key_names)
+        message = f"the key of a row of {design.shown_as} cannot change while both versions are in use"
+        return block("shadow", "key_stays").format(key_changed=changed, message=sql.Literal(message), **where(design))
+
+    def _insert_row(self) -> Query:
+        design = self.design
+        lossy = [column.differs(column.of(NEW), column.up_value(D)) for column in self._lossy()]
+        return block("shadow", "insert_row").format(
+            **self._parts(),
+            arrived=self._moved("arrived", NEW),
+            down=lines([self._guarded([self._down(column) for column in self.downs]), *self._refusals(lossy)]),
+            columns=identifiers(column.name for column in self.downs),
+            overriding=sql.SQL(" OVERRIDING SYSTEM VALUE" if design.identity else ""),
+            values=listed(sql.SQL("d.{}").format(sql.Identifier(column.name)) for column in self.downs),
+            probes=lines(self._probes()),
+        )
+
+    def _probes(self) -> Iterable[Query]:
+        design = self.design
+        own = [sql.SQL("{}.{}").format(S, sql.Identifier(name)) for name in design.primary_key]
+        new = [sql.SQL("{}.{}").format(NEW, sql.Identifier(name)) for name in design.primary_key]
+        conflicts = [same(own, new), *(same(fields(S, key.shadow), fields(NEW, key.shadow)) for key in design.unique)]
+        keys = [("primary key", tuple(column.anchor for column in design.key))]
+        keys += [(key.name, key.anchor) for key in design.unique]
+        for name, columns in keys:
+            yield block("shadow", "probe").format(
+                relation=design.relation,
+                shadow=design.shadow,
+                same=same(fields(O, columns), fields(D, columns)),
+                conflicts=any_of(conflicts),
+                constraint=sql.Literal(name),
+                message=sql.Literal(f'duplicate key value violates unique constraint "{name}"'),
+                **where(design),
+            )
+
+    def _insert_columns(self) -> Query:
+        design = self.design
+        lossy = [column.differs(column.of(NEW), column.up_value(D)) for column in self._lossy()]
+        message = f"a row of {design.shown_as} has no row of {design.label} that it belongs to"
+        return block("shadow", "insert_columns").format(
+            **self._parts(),
+            down=lines([self._guarded([self._down(column) for column in self.downs]), *self._refusals(lossy)]),
+            assign=self._written(),
+            message=sql.Literal(message),
+            **where(design),
+        )
+
+    def _moved(self, name: str, row: sql.Composable) -> Query:
+        """Tell the two halves of a move between partitions from a client's own DELETE and INSERT."""
+        design = self.design
+        if not design.partition_key:
+            return NOTHING
+        columns = {column.name: column for column in design.columns}
+        differs = any_of(
+            columns[name].differs(columns[name].of(row), columns[name].up_value(R)) for name in design.partition_key
+        )
+        return block("shadow", name).format(**self._parts(), differs=differs)
+
+    def _refreshed(self) -> Query:
+        design = self.design
+        refresh = [
+            block("shadow", "refresh").format(
+                changed=any_of(anchor_changed(design, name, D, R) for name in column.sources),
+                column=column.of(NEW),
+                value=column.up_value(R),
+            )
+            for column in design.mapped
+        ]
+        return block("shadow", "refreshed").format(**self._parts(), refresh=lines(refresh))
+
+
+@dataclass(frozen=True, slots=True)
+class _Down:
+    """How a column of the anchor follows the shadow."""
+
+    plain: bool
+    assign: Query
+    changed: Query

@@ -1,0 +1,133 @@
+"""Statements over the rows of a shadow: the copy by page ranges, what empties the journal, parity (ADR 28).
+
+The copy takes no row lock and knows no conflict. A row that changes meanwhile may be copied twice, as it was, or not at all; its
+key stands in the journal, which was there before the first page was read. So before the key is built, all journalled rows are
+deleted, and afterwards they are read again, each under its own lock.
+"""
+
+from psycopg import sql
+
+from pgduet.operations.shadow_design import ShadowDesign
+from pgduet.operations.shadow_keys import O, S, anchor_key, key_as_json, same, shadow_key, to_shadow
+from pgduet.operations.statement import Query, Statement, identifiers
+from pgduet.sql import block
+
+START = "(0,0)"
+J, G = sql.SQL("j"), sql.SQL("g")
+
+
+def copy(design: ShadowDesign, heap: sql.Identifier, first: int, last: int, *, safe: bool = False) -> Query:
+    """Copy the rows of a range of pages of the anchor, or of a partition of it; `safe` leaves out what `up` cannot map."""
+    return block("shadow", "copy").format(
+        shadow=design.shadow,
+        relation=heap,
+        pages=_pages(first, last),
+        **_mapped(design, safe=safe),
+    )
+
+
+def lock_anchor(design: ShadowDesign, heap: sql.Identifier | None = None) -> Query:
+    """Lock the anchor, or a partition, in a batch's transaction and before the shadow: TRUNCATE locks them in this order, too."""
+    return block("shadow", "lock_shared").format(relation=heap or design.relation)
+
+
+def journal_all(design: ShadowDesign, heap: sql.Identifier) -> Query:
+    """Put the keys of all rows of the anchor, or of a partition, into the journal."""
+    keys = _names(anchor_key(design, O))
+    return block("shadow", "journal_all").format(journal=design.journal, keys=keys, relation=heap)
+
+
+def unmapped(design: ShadowDesign, heap: sql.Identifier, first: int, last: int, limit: int) -> Query:
+    """Name the rows of a page range that the shadow cannot hold, with PostgreSQL's reason."""
+    return block("shadow", "unmapped").format(
+        key=key_as_json(design, O),
+        fits=design.routine("shadow_fits"),
+        relation=heap,
+        pages=_pages(first, last),
+        limit=sql.Literal(limit),
+    )
+
+
+def clear_journalled(design: ShadowDesign) -> Query:
+    """Delete what may have been copied twice, or should not have been."""
+    return block("shadow", "clear_journalled").format(
+        shadow=design.shadow,
+        journal=design.journal,
+        journal_key=_names(anchor_key(design, J)),
+        s_is_j=same(shadow_key(design, S), to_shadow(design, J)),
+    )
+
+
+def drain_function(design: ShadowDesign) -> Statement:
+    """Create what empties the journal."""
+    body = block("shadow", "drain").format(
+        journal=design.journal,
+        relation=design.relation,
+        shadow=design.shadow,
+        label=sql.Literal(design.shadow_label),
+        j_key=_names(anchor_key(design, J)),
+        g_key=_names(anchor_key(design, G)),
+        o_key=_names(anchor_key(design, O)),
+        s_key=_names(shadow_key(design, S)),
+        o_is_j=same(anchor_key(design, O), anchor_key(design, J)),
+        s_is_j=same(shadow_key(design, S), to_shadow(design, J)),
+        s_is_stale=same(shadow_key(design, S), shadow_key(design, sql.SQL("stale"))),
+        **_mapped(design, safe=design.guarded, joined=True),
+    )
+    query = block("shadow", "drain_function").format(
+        function=design.routine("drain"), body=sql.Literal(body.as_string(None))
+    )
+    return Statement(query, f"drain of {design.shadow_label}")
+
+
+def drain(design: ShadowDesign, most: int, place: str = START) -> Query:
+    """Carry over the journalled keys from a place on; tells where it ended, how many there were, how many are left.
+
+    A pass ends where there were none; the journal is empty when that was so from `START` on.
+    """
+    parts = {"most": sql.Literal(most), "place": sql.Literal(place)}
+    return block("shadow", "call_drain").format(function=design.routine("drain"), **parts)
+
+
+def journal_left(design: ShadowDesign) -> Query:
+    """Count what stands in the journal."""
+    return block("shadow", "journal_left").format(journal=design.journal)
+
+
+def parity(design: ShadowDesign) -> Query:
+    """Count rows and those that only one side has or that differ, in one snapshot; for maps without loss."""
+    there = sql.SQL(" WHERE {}").format(design.exists.over(O)) if design.exists else sql.SQL("")
+    (first, *_), (shadowed, *_) = anchor_key(design, O), shadow_key(design, S)
+    missing = sql.SQL("{} IS NULL OR {} IS NULL").format(first, shadowed)
+    parts = [missing, *(column.differs(column.of(S), column.up_value(O)) for column in design.mapped)]
+    return block("shadow", "parity").format(
+        relation=design.relation,
+        shadow=design.shadow,
+        exists=there,
+        differs=sql.SQL(" OR ").join(parts),
+        same=same(shadow_key(design, S), to_shadow(design, O)),
+    )
+
+
+def _mapped(design: ShadowDesign, *, safe: bool, joined: bool = False) -> dict[str, sql.Composable]:
+    conditions = []
+    if design.exists is not None:
+        conditions.append(design.exists.over(O))
+    if safe and design.guarded:
+        conditions.append(sql.SQL("{}(o) IS NULL").format(design.routine("shadow_fits")))
+    lead = " WHERE " if joined else " AND "
+    condition = sql.SQL(lead) + sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("")
+    return {
+        "columns": identifiers(column.name for column in design.mapped),
+        "values": sql.SQL(", ").join(column.up_value(O) for column in design.mapped),
+        "condition": condition,
+    }
+
+
+def _names(values: list[Query]) -> Query:
+    return sql.SQL(", ").join(values)
+
+
+def _pages(first: int, last: int) -> Query:
+    bounds = {"first": sql.Literal(f"({first},0)"), "last": sql.Literal(f"({last},0)")}
+    return block("rows", "pages").format(row=O, **bounds)

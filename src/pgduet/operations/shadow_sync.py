@@ -1,0 +1,226 @@
+"""The triggers on the anchor: old clients' writes reach the shadow (ADR 28).
+
+The row is read again after it was written: what a trigger of the user's made of it meanwhile is newer. `pgduet.row` names the row
+that is being written for both sides, so that neither side's trigger answers the other; a trigger of the user's that writes other
+rows is heard.
+
+The trigger has four forms (`Form`). A form changes by replacing the function, which locks no table: transactions that are under
+way may still write in the form before, and each form bears its neighbours.
+"""
+
+from enum import StrEnum
+
+from psycopg import sql
+
+from pgduet.operations.names import trigger_name
+from pgduet.operations.shadow_design import ShadowColumn, ShadowDesign
+from pgduet.operations.shadow_keys import (
+    NEW,
+    NOTHING,
+    OLD,
+    TRUE,
+    N,
+    O,
+    R,
+    S,
+    anchor_changed,
+    anchor_key,
+    any_of,
+    assigned,
+    function,
+    key_as_json,
+    key_types,
+    lines,
+    listed,
+    quoted,
+    same,
+    shadow_key,
+    to_shadow,
+    token,
+    trigger,
+    where,
+)
+from pgduet.operations.statement import Lock, Query, Statement, identifiers
+from pgduet.sql import block
+
+
+class Form(StrEnum):
+    """What the trigger on the anchor does."""
+
+    NOTE = "note"
+    """Writes down the keys of changed rows, while rows are copied."""
+    MIRROR = "mirror"
+    """Writes the shadow, or notes the key where the writer's snapshot may be older than the copied row."""
+    BOTH = "both"
+    """Writes the shadow, which new clients write, too."""
+    ENFORCE = "enforce"
+    """The same, and refuses what the shadow cannot hold: the new version is in force."""
+
+
+def functions(design: ShadowDesign, plan: str, migration_id: int, form: Form) -> list[Statement]:
+    """Create or replace the functions of the anchor's triggers in a form; takes no lock on any table."""
+    published = form in {Form.BOTH, Form.ENFORCE}
+    made = [_fits(design)] if design.guarded else []
+    made.append(function(design, "shadow_forward", _forward(design, plan, migration_id, form)))
+    made.append(function(design, "shadow_truncate", _truncate(design, published=published)))
+    return made
+
+
+def triggers(design: ShadowDesign, plan: str) -> list[Statement]:
+    """Create the anchor's triggers: ahead of the user's AFTER triggers, so that what those write comes later here, too."""
+    return [
+        *trigger(
+            design, design.relation, _name(plan, "row"), "shadow_forward", "AFTER INSERT OR UPDATE OR DELETE", "ROW"
+        ),
+        *trigger(design, design.relation, _name(plan, "all"), "shadow_truncate", "AFTER TRUNCATE", "STATEMENT"),
+    ]
+
+
+def drop_triggers(design: ShadowDesign, plan: str) -> list[Statement]:
+    """Drop the anchor's triggers."""
+    return [
+        Statement(
+            block("sync", "drop_trigger").format(trigger=sql.Identifier(_name(plan, kind)), relation=design.relation),
+            f"drop the shadow's trigger on {design.label}",
+            Lock.ACCESS_EXCLUSIVE,
+            design.label,
+        )
+        for kind in ("row", "all")
+    ]
+
+
+def drop_functions(design: ShadowDesign) -> list[Statement]:
+    """Drop all functions, once nothing calls them."""
+    kinds = ["shadow_forward", "shadow_truncate", "shadow_reverse"]
+    names: list[sql.Composable] = [sql.SQL("{}()").format(design.routine(kind)) for kind in kinds]
+    names += [
+        sql.SQL("{}({})").format(design.routine(kind), key_types(design)) for kind in ("lock_update", "lock_delete")
+    ]
+    names.append(sql.SQL("{}({})").format(design.routine("shadow_fits"), design.relation))
+    names.append(sql.SQL("{}(integer, tid)").format(design.routine("drain")))
+    query = block("shadow", "drop_function")
+    return [Statement(query.format(function=name), "drop a function of the shadow") for name in names]
+
+
+def _name(plan: str, kind: str) -> str:
+    return "!" + trigger_name(plan, f"shadow_{kind}")[1:]
+
+
+def _forward(design: ShadowDesign, plan: str, migration_id: int, form: Form) -> Query:
+    changed = any_of(anchor_changed(design, name, OLD, NEW) for name in (column.anchor for column in design.key))
+    noted = {
+        "journal": design.journal,
+        "old_key": listed(anchor_key(design, OLD)),
+        "new_key": listed(anchor_key(design, NEW)),
+        "key_changed": changed,
+    }
+    if form is Form.NOTE:
+        return block("shadow", "note").format(**noted)
+    keep = form is not Form.MIRROR  # before publication nobody but us has written the shadow
+    carried = _carried(design, plan, migration_id, form, keep=keep)
+    keys: dict[str, sql.Composable] = {
+        "relation": design.relation,
+        "shadow": design.shadow,
+        "old_token": token(design, to_shadow(design, OLD)),
+        "new_token": token(design, to_shadow(design, NEW)),
+        "s_is_old": same(shadow_key(design, S), to_shadow(design, OLD)),
+        "s_is_new": same(shadow_key(design, S), to_shadow(design, NEW)),
+        "o_is_old": same(anchor_key(design, O), anchor_key(design, OLD)),
+        "o_is_new": same(anchor_key(design, O), anchor_key(design, NEW)),
+        "carried": carried,
+    }
+    rekey = assigned(zip(design.key_names, to_shadow(design, NEW), strict=True))
+    moved = sql.SQL(" OR {} = current_setting('pgduet.row_to', true)").format(keys["new_token"])
+    return block("shadow", "forward").format(
+        **keys,
+        or_moved=moved if design.moves else NOTHING,
+        late=NOTHING if keep else block("shadow", "note_always").format(**noted),
+        key_changed=changed,
+        rekeyed=block("shadow", "rekeyed").format(**keys, rekey=rekey),
+    )
+
+
+def _carried(design: ShadowDesign, plan: str, migration_id: int, form: Form, *, keep: bool) -> Query:
+    exists = sql.SQL(" OR NOT coalesce({}, false)").format(design.exists.over(R)) if design.exists else NOTHING
+    return block("shadow", "carried").format(
+        shadow=design.shadow,
+        s_is_r=same(shadow_key(design, S), to_shadow(design, R)),
+        judge=_judge(design, plan, migration_id, form, keep=keep),
+        unless_exists=exists,
+        and_fits=_and_fits(design, keep=keep),
+        assign=assigned((column.name, _forwarded(design, column, keep=keep)) for column in design.mapped),
+        columns=identifiers(column.name for column in design.mapped),
+        values=listed(column.up_value(R) for column in design.mapped),
+    )
+
+
+def _forwarded(design: ShadowDesign, column: ShadowColumn, *, keep: bool) -> Query:
+    """Render what a column becomes: a value that the anchor cannot hold stays, unless what it is made from has changed."""
+    value = column.up_value(R)
+    if not keep or column.same is not None:
+        return value
+    changed = any_of(anchor_changed(design, name, OLD, R) for name in column.sources)
+    return sql.SQL("CASE WHEN TG_OP = 'INSERT' OR {} THEN {} ELSE {} END").format(changed, value, column.of(S))
+
+
+def _sources_changed(design: ShadowDesign, *, keep: bool) -> Query:
+    if not keep:
+        return TRUE
+    names = dict.fromkeys(name for column in design.lossy for name in column.sources)
+    return sql.SQL("TG_OP = 'INSERT' OR {}").format(any_of(anchor_changed(design, name, OLD, R) for name in names))
+
+
+def _and_fits(design: ShadowDesign, *, keep: bool) -> Query:
+    if not (design.guarded and keep):
+        return NOTHING
+    return sql.SQL(" AND ({} OR {}(r) IS NULL)").format(
+        _sources_changed(design, keep=keep), design.routine("shadow_fits")
+    )
+
+
+def _judge(design: ShadowDesign, plan: str, migration_id: int, form: Form, *, keep: bool) -> Query:
+    if not design.guarded:
+        return NOTHING
+    parts: dict[str, sql.Composable] = {
+        "changed": _sources_changed(design, keep=keep),
+        "fits": design.routine("shadow_fits"),
+    }
+    if form is Form.ENFORCE:
+        return block("shadow", "judge_enforced").format(
+            **parts,
+            message=sql.Literal(f"the new version of {design.label} cannot hold this row: "),
+            hint=sql.Literal(
+                f"It is in force since the cutover of migration {plan}; write values that it can represent."
+            ),
+            **where(design),
+        )
+    return block("shadow", "judge").format(
+        **parts,
+        migration_id=sql.Literal(migration_id),
+        label=sql.Literal(design.label),
+        drift_key=key_as_json(design, R),
+    )
+
+
+def _fits(design: ShadowDesign) -> Statement:
+    required = [column for column in design.mapped if not column.nullable]
+    body = block("shadow", "fits_body").format(
+        shadow=design.shadow,
+        assign=lines(sql.SQL("  {} := {};").format(c.of(N), c.up_value(O)) for c in design.mapped),
+        empty=any_of(sql.SQL("{} IS NULL").format(column.of(N)) for column in required),
+    )
+    query = block("shadow", "fits").format(
+        function=design.routine("shadow_fits"), relation=design.relation, body=quoted(body)
+    )
+    return Statement(query, f"shadow_fits of {design.label}")
+
+
+def _truncate(design: ShadowDesign, *, published: bool) -> Query:
+    if not published:
+        return block("shadow", "truncate").format(shadow=design.shadow)
+    return block("shadow", "truncate_published").format(
+        shadow=design.shadow,
+        relation=design.relation,
+        label=sql.Literal(design.shadow_label),
+        o_is_s=same(to_shadow(design, O), shadow_key(design, S)),
+    )

@@ -1,0 +1,241 @@
+"""Fills a shadow: the copy by page ranges, then its key, then the journal emptied; and reads what hangs on an anchor (ADR 28).
+
+A batch of the copy is one INSERT … SELECT over some pages and the move of the cursor, in one transaction. It locks no row, so
+nobody waits for it. It cannot be done twice: it goes on only from the cursor that it began with. Where the anchor was rewritten
+meanwhile (VACUUM FULL, TRUNCATE), page numbers mean nothing any more: all its keys are put into the journal instead, which
+carries every row over.
+"""
+
+import time
+from typing import Any, LiteralString
+
+from psycopg import Error, errors, sql
+
+from pgduet.barriers import reach
+from pgduet.messages import SliceResult
+from pgduet.operations import shadow, shadow_reverse, shadow_rows, shadow_sync
+from pgduet.operations.shadow_design import ShadowDesign
+from pgduet.operations.shadow_final import Hung, HungConstraint, Numbering
+from pgduet.postgres import store
+from pgduet.postgres.executor import is_transient
+from pgduet.postgres.pace import Pace
+from pgduet.postgres.session import Connection
+from pgduet.sql import block
+
+FIRST_PAGES, MOST_PAGES = 64, 8192
+FIRST_KEYS, MOST_KEYS = 500, 20_000
+LOCK_WAIT = "10ms"
+
+
+class _Elsewhere(Exception):
+    """The cursor is not where this batch began, or the anchor was rewritten."""
+
+
+class Copying:
+    """One range of pages of an anchor, or of a partition of it, from its cursor to its end."""
+
+    def __init__(
+        self, conn: Connection, migration_id: int, design: ShadowDesign, heap: sql.Identifier, part: int
+    ) -> None:
+        self.conn = conn
+        self.migration_id = migration_id
+        self.design = design
+        self.heap = heap
+        self.where = {"id": migration_id, "relation": heap.as_string(None), "part": part}
+        self.pages = FIRST_PAGES
+        self.first = self.end = self.cursor = 0
+        self.rows = self.rows_before = self.batches = 0
+
+    async def open(self) -> None:
+        """Read the cursor, and make the session one that batches may run in."""
+        await self._read()
+        # Losing the last batches in a crash loses their cursor with them.
+        await self.conn.execute("SET synchronous_commit = off")
+        await see_all(self.conn)
+        await self.conn.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(LOCK_WAIT)))
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether the range is done."""
+        return self.cursor >= self.end
+
+    def result(self, held: str | None = None) -> SliceResult:
+        """Tell where the range stands."""
+        span = max(1, self.end - self.first)
+        return SliceResult(
+            cursor_block=self.cursor,
+            finished=self.finished,
+            rows=self.rows,
+            rows_total=self.rows_before + self.rows,
+            batches=self.batches,
+            blocks_done=self.cursor - self.first,
+            percent=100.0 if self.finished else 100.0 * (self.cursor - self.first) / span,
+            throttled_by=held,
+        )
+
+    async def next(self, pace: Pace) -> None:
+        """Copy the next pages; the pause after it is the caller's."""
+        last = min(self.cursor + self.pages, self.end)
+        began = time.monotonic()
+        try:
+            copied = await self._batch(last)
+        except _Elsewhere:
+            await self._read()
+            return
+        except errors.LockNotAvailable:
+            return
+        self.rows += copied
+        self.batches += 1
+        self.cursor = last
+        took_ms = max(0.1, (time.monotonic() - began) * 1000)
+        factor = min(2.0, max(0.5, pace.target_ms / took_ms))
+        self.pages = min(MOST_PAGES, max(1, round(self.pages * factor)))
+
+    async def _batch(self, last: int) -> int:
+        try:
+            return await self._copy(last, safe=False)
+        except Error as error:
+            if is_transient(error) or not self.design.guarded:
+                raise
+        return await self._copy(last, safe=True)
+
+    async def _copy(self, last: int, *, safe: bool) -> int:
+        async with self.conn.transaction():
+            await self.conn.execute(shadow_rows.lock_anchor(self.design, self.heap))
+            query = shadow_rows.copy(self.design, self.heap, self.cursor, last, safe=safe)
+            copied = (await self.conn.execute(query)).rowcount
+            if safe:
+                await self._note_unmapped(last)
+            await self._advance(last, copied)
+            await reach("batch.before_commit")
+        await reach("batch.after_commit")
+        return copied
+
+    async def _note_unmapped(self, last: int) -> None:
+        query = shadow_rows.unmapped(self.design, self.heap, self.cursor, last, 100)
+        for row in await (await self.conn.execute(query)).fetchall():
+            await store.note_drift(
+                self.conn, self.migration_id, self.design.label, row["key"], "unmapped", row["error"]
+            )
+
+    async def _advance(self, last: int, count: int) -> None:
+        values = {**self.where, "from": self.cursor, "block": last, "rows": count}
+        if not (await self.conn.execute(block("shadow", "advance"), values)).rowcount:
+            raise _Elsewhere
+
+    async def _read(self) -> None:
+        found = (await store.run(self.conn, "range", self.where))[0]
+        if found["relfilenode"] != found["filenode_now"]:
+            await self._journal_all(found["filenode_now"])
+            found = (await store.run(self.conn, "range", self.where))[0]
+        self.first, self.end, self.cursor = found["block_from"], found["block_to"], found["cursor_block"]
+        self.rows_before = found["rows_done"] - self.rows
+
+    async def _journal_all(self, filenode: int) -> None:
+        """Leave the rows to the journal, and all ranges of these pages with them."""
+        async with self.conn.transaction():
+            values = {**self.where, "filenode": filenode}
+            if (await self.conn.execute(block("shadow", "ranges_done"), values)).rowcount:
+                await self.conn.execute(shadow_rows.journal_all(self.design, self.heap))
+
+
+class Drain:
+    """Empties the journal of a shadow, batch by batch, never waiting for a client."""
+
+    def __init__(self, conn: Connection, design: ShadowDesign) -> None:
+        self.conn = conn
+        self.design = design
+        self.most = FIRST_KEYS
+        self.place = shadow_rows.START
+        self.keys = 0
+        self.passed = 0
+        self.finished = False
+
+    async def open(self) -> None:
+        """Make the session one that batches may run in."""
+        await see_all(self.conn)
+        await self.conn.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(LOCK_WAIT)))
+
+    async def next(self, pace: Pace) -> None:
+        """Carry over the next keys. It is finished once a whole pass finds none; clients that hold rows make it go on."""
+        began = time.monotonic()
+        try:
+            row = await (await self.conn.execute(shadow_rows.drain(self.design, self.most, self.place))).fetchone()
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            return
+        assert row is not None  # noqa: S101  (a function gives one row)
+        taken, left = int(row["taken_keys"]), int(row["left_keys"])
+        self.keys += taken - left
+        self.passed += taken
+        if not taken:
+            self.finished = self.place == shadow_rows.START or not self.passed
+            self.place, self.passed = shadow_rows.START, 0
+            return
+        self.place = row["place"]
+        took_ms = max(0.1, (time.monotonic() - began) * 1000)
+        factor = min(2.0, max(0.5, pace.target_ms / took_ms))
+        self.most = min(MOST_KEYS, max(10, round(self.most * factor)))
+
+
+async def see_all(conn: Connection) -> None:
+    """Let the shadow's policies be, which hide nothing but bind its owner, too: elsewhere the engine refuses to be filtered."""
+    await conn.execute("SET row_security = on")
+
+
+async def give_key(conn: Connection, design: ShadowDesign, plan: str, migration_id: int) -> bool:
+    """Build the shadow's key and have the trigger write it, in one transaction; tells whether that was to be done."""
+    await see_all(conn)
+    async with conn.transaction():
+        found = await (await conn.execute(block("shadow", "has_key"), {"relation": design.shadow_label})).fetchone()
+        if found and found["there"]:
+            return False
+        await conn.execute(shadow_rows.clear_journalled(design))
+        for statement in (
+            *shadow.key(design),
+            shadow_rows.drain_function(design),
+            *shadow_reverse.policies(design),
+            *shadow_sync.functions(design, plan, migration_id, shadow_sync.Form.MIRROR),
+        ):
+            await conn.execute(statement.sql)
+        await reach("batch.before_commit")
+    return True
+
+
+async def hung(conn: Connection, design: ShadowDesign) -> Hung:
+    """Read what hangs on an anchor, as it is now."""
+    named = {"schema": design.schema_name, "table": design.table}
+    (about,) = await _rows(conn, "about", named)
+    oid = {"oid": about["oid"]}
+    found: dict[str, list[HungConstraint]] = {"inbound": [], "outbound": [], "check": []}
+    for row in await _rows(conn, "constraints", oid):
+        constraint = HungConstraint(
+            schema_name=row["schema"],
+            table=row["table"],
+            name=row["name"],
+            definition=row["definition"],
+            valid=row["valid"],
+        )
+        found[row["kind"]].append(constraint)
+    return Hung(
+        owner=about["owner"],
+        key=about["key"],
+        comment=about["comment"],
+        inbound=tuple(found["inbound"]),
+        outbound=(*found["check"], *found["outbound"]),
+        triggers=tuple((row["name"], row["definition"], row["enabled"]) for row in await _rows(conn, "triggers", oid)),
+        numbering=tuple(
+            Numbering(
+                column=row["column"],
+                identity=row["identity"].strip(),
+                schema_name=row["schema"],
+                name=row["name"],
+                step=row["step"],
+                cache=row["cache"],
+            )
+            for row in await _rows(conn, "sequence", oid)
+        ),
+    )
+
+
+async def _rows(conn: Connection, name: LiteralString, values: dict[str, Any]) -> list[dict[str, Any]]:
+    return await (await conn.execute(block("shadow_final", name), values)).fetchall()

@@ -1,0 +1,446 @@
+-- A shadow: the rows of a table, the anchor, in another shape (ADR 28). Filled by pgduet.operations.shadow, shadow_sync, shadow_rows.
+-- In bodies: `r` and `d` are rows of the anchor, `n` is one of the shadow; `o` and `s` are aliases of the two tables.
+
+-- name: create
+CREATE TABLE {shadow} ({parts}){partitioned}
+
+-- name: create_partition
+CREATE TABLE {partition} PARTITION OF {shadow} {bound}
+
+-- name: create_journal
+CREATE TABLE {journal} ({columns})
+
+-- name: drop_table
+DROP TABLE IF EXISTS {relation}
+
+-- name: lock_shared
+LOCK TABLE {relation} IN ACCESS SHARE MODE
+
+-- name: copy
+-- Takes no row lock and knows no conflict: what changes meanwhile stands in the journal.
+INSERT INTO {shadow} ({columns}) SELECT {values} FROM {relation} AS o WHERE {pages}{condition}
+
+-- name: clear_journalled
+-- A row that was moved while it was copied may be there twice, one that was deleted may still be there: the journal has all of them.
+DELETE FROM {shadow} AS s USING (SELECT DISTINCT {journal_key} FROM {journal} AS j) AS j WHERE {s_is_j}
+
+-- name: add_key
+ALTER TABLE {shadow} ADD CONSTRAINT {name} PRIMARY KEY ({columns})
+
+-- name: add_index
+CREATE INDEX {name} ON {shadow} ({columns})
+
+-- name: add_unique
+CREATE UNIQUE INDEX CONCURRENTLY {name} ON {shadow} ({columns})
+
+-- name: drain_function
+CREATE OR REPLACE FUNCTION {function}(most integer, INOUT place tid, OUT taken_keys bigint, OUT left_keys bigint) RETURNS record LANGUAGE plpgsql VOLATILE
+  SET search_path = pg_catalog, pg_temp SET row_security = on AS {body}
+
+-- name: drain
+-- `place` is where to go on: what was deleted stays in the journal's pages until they are vacuumed, and need not be passed again and again.
+-- Each statement has a snapshot of its own. Rows that clients hold are left for the next time: we never wait for one.
+DECLARE
+  taken {journal}[];
+  free {journal}[];
+BEGIN
+  WITH gone AS (DELETE FROM {journal} AS j WHERE j.ctid = ANY (ARRAY(SELECT ctid FROM {journal} WHERE ctid >= place LIMIT most))
+                RETURNING j.ctid AS _pgduet_place, {j_key})
+  SELECT array_agg(DISTINCT ROW({g_key})::{journal}), coalesce(max(_pgduet_place), '(0,0)') INTO taken, place FROM gone AS g;
+  taken_keys := coalesce(cardinality(taken), 0);
+  PERFORM set_config('pgduet.engine', {label}, true);
+  WITH locked AS (SELECT {o_key} FROM {relation} AS o JOIN unnest(taken) AS j ON {o_is_j} FOR NO KEY UPDATE OF o SKIP LOCKED)
+  SELECT array_agg(ROW({g_key})::{journal}) INTO free FROM locked AS g;
+  -- Ours until the transaction ends: their sync triggers have been before us, or come after us.
+  DELETE FROM {shadow} AS s USING unnest(free) AS j WHERE {s_is_j};
+  INSERT INTO {shadow} ({columns}) SELECT {values} FROM {relation} AS o JOIN unnest(free) AS j ON {o_is_j}{condition};
+  -- What the anchor has no longer. One who writes that key anew at this moment holds the row or waits for us.
+  WITH stale AS MATERIALIZED (SELECT {s_key} FROM {shadow} AS s JOIN unnest(taken) AS j ON {s_is_j}
+         WHERE NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_j}) FOR UPDATE OF s SKIP LOCKED)
+  DELETE FROM {shadow} AS s USING stale WHERE {s_is_stale};
+  INSERT INTO {journal} SELECT {j_key} FROM (SELECT {j_key} FROM unnest(taken) AS j EXCEPT SELECT {j_key} FROM unnest(free) AS j) AS j
+   WHERE (EXISTS (SELECT FROM {relation} AS o WHERE {o_is_j}) OR EXISTS (SELECT FROM {shadow} AS s WHERE {s_is_j}));
+  GET DIAGNOSTICS left_keys = ROW_COUNT;
+  PERFORM set_config('pgduet.engine', '', true);
+END
+
+-- name: call_drain
+SELECT place::text AS place, taken_keys, left_keys FROM {function}({most}, {place}::tid)
+
+-- name: journal_left
+SELECT count(*) AS rows FROM {journal}
+
+-- name: trigger
+CREATE OR REPLACE TRIGGER {trigger} {when} ON {relation} FOR EACH {each} EXECUTE FUNCTION {function}()
+
+-- name: function
+CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on AS {body}
+
+-- name: drop_function
+DROP FUNCTION IF EXISTS {function}
+
+-- name: note
+-- While rows are copied: which rows have changed is all that is written down.
+BEGIN
+  IF TG_OP <> 'INSERT' THEN
+    INSERT INTO {journal} VALUES ({old_key});
+  END IF;
+  IF TG_OP = 'INSERT' OR TG_OP = 'UPDATE' AND {key_changed} THEN
+    INSERT INTO {journal} VALUES ({new_key});
+  END IF;
+  RETURN NULL;
+END
+
+-- name: note_always
+-- A snapshot taken before a row was copied does not see that row: such a client's write is written down, and carried over later.
+  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+    IF TG_OP <> 'INSERT' THEN
+      INSERT INTO {journal} VALUES ({old_key});
+    END IF;
+    IF TG_OP = 'INSERT' OR TG_OP = 'UPDATE' AND {key_changed} THEN
+      INSERT INTO {journal} VALUES ({new_key});
+    END IF;
+    RETURN NULL;
+  END IF;
+
+-- name: forward
+-- Old to new, after the anchor was written. The row is read again: what a trigger of the user's made of it since is newer than NEW.
+DECLARE
+  guard text := current_setting('pgduet.row', true);
+  r {relation}%ROWTYPE;
+  why text;
+BEGIN
+  IF guard IN ({old_token}, {new_token}){or_moved} THEN
+    RETURN NULL;
+  END IF;
+{late}
+  IF TG_OP = 'DELETE' THEN
+    PERFORM set_config('pgduet.row', {old_token}, true);
+    DELETE FROM {shadow} AS s WHERE {s_is_old} AND NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_old});
+  ELSE
+    PERFORM set_config('pgduet.row', {new_token}, true);
+    IF TG_OP = 'UPDATE' AND {key_changed} THEN
+{rekeyed}
+    END IF;
+    SELECT * INTO r FROM {relation} AS o WHERE {o_is_new};
+    IF FOUND THEN
+{carried}
+    END IF;
+  END IF;
+  PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+  RETURN NULL;
+END
+
+-- name: rekeyed
+-- In a statement that moves keys along (deferrable keys allow it) the next key may be there still, and the old one have its next row.
+      UPDATE {shadow} AS s SET {rekey} WHERE {s_is_old} AND NOT EXISTS (SELECT FROM {shadow} AS s WHERE {s_is_new});
+      IF NOT FOUND THEN
+        DELETE FROM {shadow} AS s WHERE {s_is_old} AND NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_old});
+      END IF;
+      SELECT * INTO r FROM {relation} AS o WHERE {o_is_old};
+      IF FOUND THEN
+        PERFORM set_config('pgduet.row', {old_token}, true);
+{carried}
+        PERFORM set_config('pgduet.row', {new_token}, true);
+      END IF;
+
+-- name: carried
+{judge}
+      IF why IS NOT NULL{unless_exists} THEN
+        DELETE FROM {shadow} AS s WHERE {s_is_r};
+      ELSE
+        UPDATE {shadow} AS s SET {assign} WHERE {s_is_r};
+        IF NOT FOUND{and_fits} THEN
+          INSERT INTO {shadow} ({columns}) VALUES ({values});
+        END IF;
+      END IF;
+
+-- name: judge
+-- An old client must not see an error of ours: what cannot be mapped has no row in the new version, and is noted.
+      why := NULL;
+      IF {changed} THEN
+        why := {fits}(r);
+        IF why IS NOT NULL THEN
+          PERFORM pgduet.note_drift({migration_id}, {label}, {drift_key}, 'unmapped', why);
+        END IF;
+      END IF;
+
+-- name: judge_enforced
+-- The new version's contract binds everyone: what it cannot hold is refused before commit.
+      why := NULL;
+      IF {changed} THEN
+        why := {fits}(r);
+        IF why IS NOT NULL THEN
+          RAISE EXCEPTION USING ERRCODE = 'data_exception', MESSAGE = {message} || why, HINT = {hint}, SCHEMA = {schema}, TABLE = {table};
+        END IF;
+      END IF;
+
+-- name: fits
+-- Tells why the shadow cannot hold a row of the anchor, or NULL where it can.
+CREATE OR REPLACE FUNCTION {function}(o {relation}) RETURNS text LANGUAGE plpgsql STABLE COST 10000 SET search_path = pg_catalog, pg_temp SET row_security = on AS {body}
+
+-- name: fits_body
+DECLARE
+  n {shadow}%ROWTYPE;
+BEGIN
+{assign}
+  RETURN CASE WHEN {empty} THEN 'a column that must not be empty would be' END;
+EXCEPTION WHEN OTHERS THEN
+  RETURN SQLSTATE || ': ' || SQLERRM;
+END
+
+-- name: truncate
+-- Nobody but us uses the shadow yet; whoever locks both locks the anchor first.
+BEGIN
+  TRUNCATE {shadow};
+  RETURN NULL;
+END
+
+-- name: truncate_published
+-- Row by row: TRUNCATE would lock the shadow, which a new client's statement locks before the anchor.
+BEGIN
+  PERFORM set_config('pgduet.engine', {label}, true);
+  DELETE FROM {shadow} AS s WHERE NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_s});
+  PERFORM set_config('pgduet.engine', '', true);
+  RETURN NULL;
+END
+
+-- name: reverse
+-- New to old, before the shadow is written: whoever writes the shadow holds the anchor.
+DECLARE
+  guard text := current_setting('pgduet.row', true);
+  r {relation}%ROWTYPE;
+  d {relation}%ROWTYPE;
+  tries integer := 0;
+  done boolean;
+BEGIN
+  IF TG_OP = 'DELETE' THEN
+    IF guard = {old_token} OR current_setting('pgduet.engine', true) = {label} THEN
+      RETURN OLD;
+    END IF;
+{moved_away}
+    PERFORM set_config('pgduet.row', {old_token}, true);
+{delete}
+    PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+    RETURN OLD;
+  END IF;
+{number}
+  IF guard IN ({old_token}, {new_token}) OR current_setting('pgduet.engine', true) = {label} THEN
+    RETURN NEW;
+  END IF;
+  IF TG_OP = 'UPDATE' THEN
+{update}
+  ELSE
+{insert}
+  END IF;
+{refreshed}
+  RETURN NEW;
+END
+
+-- name: number
+  IF TG_OP = 'INSERT' AND {column} IS NULL THEN
+    {column} := {value};
+  END IF;
+
+-- name: delete_row
+    DELETE FROM {relation} AS o WHERE {o_is_old};
+    IF EXISTS (SELECT FROM {relation} AS o WHERE {o_is_old}) THEN  -- a trigger of the user's kept it
+      PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+      RETURN NULL;
+    END IF;
+
+-- name: delete_columns
+    UPDATE {relation} AS o SET {clear} WHERE {o_is_old};
+
+-- name: update
+    SELECT * INTO d FROM {relation} AS o WHERE {o_is_old};
+    IF NOT FOUND THEN
+      RETURN NULL;
+    END IF;
+{down}
+    PERFORM set_config('pgduet.row', {old_token}, true);
+{moving}
+    UPDATE {relation} AS o SET {assign} WHERE {o_is_old};
+    done := FOUND;
+    PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+{moved}
+    IF NOT done THEN  -- a trigger of the user's refused it silently
+      RETURN NULL;
+    END IF;
+{moves}
+
+-- name: moving
+-- Where the key decides about the anchor's partition, its row goes by DELETE and INSERT: the one has the old key, the other the new
+-- one. A row that refers to itself is written under its new key, too.
+    PERFORM set_config('pgduet.row_to', {new_token}, true);
+
+-- name: moved
+    PERFORM set_config('pgduet.row_to', '', true);
+
+-- name: down_of_changed
+    IF {changed} THEN
+{down}
+    END IF;
+
+-- name: insert_row
+{arrived}
+{down}
+    PERFORM set_config('pgduet.row', {new_token}, true);
+    LOOP
+      INSERT INTO {relation} ({columns}){overriding} VALUES ({values}) ON CONFLICT DO NOTHING;
+      EXIT WHEN FOUND;
+{probes}
+      tries := tries + 1;
+      IF tries > 100 THEN
+        -- By a key that is not compared here: PostgreSQL says which. Or a trigger of the user's refused it silently.
+        INSERT INTO {relation} ({columns}){overriding} VALUES ({values});
+        IF NOT FOUND THEN
+          PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+          RETURN NULL;
+        END IF;
+        tries := 0;
+        EXIT;
+      END IF;
+    END LOOP;
+    PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+
+-- name: probe
+      -- It is there: the shadow's own key says so to the client, who has its row from here on.
+      PERFORM FROM {relation} AS o WHERE {same} FOR NO KEY UPDATE;
+      IF FOUND THEN
+        PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+        IF NOT EXISTS (SELECT FROM {shadow} AS s WHERE {conflicts}) THEN
+          RAISE EXCEPTION USING ERRCODE = 'unique_violation', CONSTRAINT = {constraint}, SCHEMA = {schema}, TABLE = {table},
+            MESSAGE = {message};
+        END IF;
+        RETURN NEW;
+      END IF;
+
+-- name: insert_columns
+    SELECT * INTO d FROM {relation} AS o WHERE {o_is_new} FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+      RAISE EXCEPTION USING ERRCODE = 'foreign_key_violation', SCHEMA = {schema}, TABLE = {table}, MESSAGE = {message};
+    END IF;
+    IF EXISTS (SELECT FROM {shadow} AS s WHERE {s_is_new}) THEN
+      RETURN NEW;
+    END IF;
+{down}
+    PERFORM set_config('pgduet.row', {new_token}, true);
+    UPDATE {relation} AS o SET {assign} WHERE {o_is_new};
+    PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+
+-- name: down
+    BEGIN
+{assign}
+    EXCEPTION WHEN OTHERS THEN
+      RAISE EXCEPTION USING ERRCODE = 'data_exception', MESSAGE = {message}, DETAIL = SQLERRM, HINT = {hint},
+        SCHEMA = {schema}, TABLE = {table};
+    END;
+
+-- name: lossy
+    IF {lossy} THEN
+      RAISE EXCEPTION USING ERRCODE = 'data_exception', MESSAGE = {message}, HINT = {hint}, SCHEMA = {schema}, TABLE = {table};
+    END IF;
+
+-- name: key_stays
+    IF {key_changed} THEN
+      RAISE EXCEPTION USING ERRCODE = 'feature_not_supported', SCHEMA = {schema}, TABLE = {table},
+        MESSAGE = {message}, HINT = 'Delete the row, and insert it under the other key.';
+    END IF;
+
+-- name: refreshed
+  SELECT * INTO r FROM {relation} AS o WHERE {o_is_new};
+{refresh}
+
+-- name: refresh
+  IF {changed} THEN
+    {column} := {value};
+  END IF;
+
+-- name: moves
+    IF {partition_changed} THEN
+      PERFORM set_config('pgduet.moving', {new_token}, true);
+    END IF;
+
+-- name: moved_away
+    -- An UPDATE sends the row to another partition: what leaves is not what the anchor holds.
+    IF current_setting('pgduet.moving', true) = {old_token} THEN
+      SELECT * INTO r FROM {relation} AS o WHERE {o_is_old};
+      IF FOUND AND ({differs}) THEN
+        RETURN OLD;
+      END IF;
+    END IF;
+
+-- name: arrived
+    IF current_setting('pgduet.moving', true) = {new_token} THEN
+      SELECT * INTO r FROM {relation} AS o WHERE {o_is_new};
+      IF FOUND AND NOT ({differs}) AND NOT EXISTS (SELECT FROM {shadow} AS s WHERE {s_is_new}) THEN
+        PERFORM set_config('pgduet.moving', '', true);
+        RETURN NEW;
+      END IF;
+    END IF;
+
+-- name: lock_function
+-- Called by the policies, before PostgreSQL locks the shadow's row: it locks the anchor's.
+CREATE OR REPLACE FUNCTION {function}({arguments}) RETURNS boolean LANGUAGE plpgsql VOLATILE COST 10000 SECURITY DEFINER
+  SET search_path = pg_catalog, pg_temp SET row_security = on AS {body}
+
+-- name: lock_body
+BEGIN
+  IF current_setting('pgduet.row', true) = {token} OR current_setting('pgduet.engine', true) = {label} THEN
+    RETURN true;
+  END IF;
+  PERFORM FROM {relation} AS o WHERE {o_is_given} FOR {strength};
+  RETURN true;
+END
+
+-- name: secure
+ALTER TABLE {shadow} ENABLE ROW LEVEL SECURITY
+
+-- name: force
+ALTER TABLE {shadow} FORCE ROW LEVEL SECURITY
+
+-- name: policy_read
+CREATE POLICY pgduet_read ON {shadow} FOR SELECT USING (true)
+
+-- name: policy_insert
+CREATE POLICY pgduet_insert ON {shadow} FOR INSERT WITH CHECK (true)
+
+-- name: policy_update
+CREATE POLICY pgduet_update ON {shadow} FOR UPDATE USING ({function}({key})) WITH CHECK (true)
+
+-- name: policy_delete
+CREATE POLICY pgduet_delete ON {shadow} FOR DELETE USING ({function}({key}))
+
+-- name: parity
+-- One statement, one snapshot: rows that only one side has, or that differ.
+SELECT count(*) AS rows, count(*) FILTER (WHERE {differs}) AS mismatches
+  FROM (SELECT * FROM {relation} AS o{exists}) AS o FULL JOIN {shadow} AS s ON {same}
+
+-- name: view
+-- With its owner's rights, not the caller's: the policies on the shadow bind the owner, and so whoever comes this way.
+CREATE OR REPLACE VIEW {view} AS SELECT {columns} FROM {shadow}
+
+-- name: grant_view_owner
+GRANT SELECT, INSERT, UPDATE, DELETE ON {shadow} TO {role}
+
+-- name: journal_all
+INSERT INTO {journal} SELECT {keys} FROM {relation} AS o
+
+-- name: unmapped
+SELECT {key} AS key, {fits}(o) AS error FROM {relation} AS o WHERE {pages} AND {fits}(o) IS NOT NULL LIMIT {limit}
+
+-- name: advance
+-- A batch of the copy cannot be done twice: only from where it began, and not over a table that was rewritten since.
+UPDATE pgduet.backfill_range
+   SET cursor_block = %(block)s, rows_done = rows_done + %(rows)s, batches = batches + 1, updated_at = clock_timestamp()
+ WHERE migration_id = %(id)s AND relation = %(relation)s AND part = %(part)s AND cursor_block = %(from)s
+   AND relfilenode = pg_relation_filenode(%(relation)s::regclass)
+
+-- name: ranges_done
+-- The table was rewritten: its ranges are left to the journal. Whoever sees it first writes that down, for all of them.
+UPDATE pgduet.backfill_range SET cursor_block = block_to, relfilenode = %(filenode)s, updated_at = clock_timestamp()
+ WHERE migration_id = %(id)s AND relation = %(relation)s AND relfilenode <> %(filenode)s
+
+-- name: has_key
+SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass(%(relation)s) AND contype = 'p') AS there

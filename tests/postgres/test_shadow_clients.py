@@ -1,0 +1,209 @@
+"""Clients of both versions at once on a shadow and its anchor, and a ledger of what was acknowledged to them."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import IsolationLevel, errors
+from support.mutants import Clause, must_fail
+from support.shadow_clients import LONG_S, NEW, OLD, clients, errors_in
+from support.shadows import Shadow, create_orders, parted, wide
+
+from pgduet.operations import shadow_rows
+from pgduet.operations.shadow_sync import Form
+
+Connection = psycopg.AsyncConnection[Any]
+
+
+@pytest.mark.parametrize("keys", [5, 4096])
+async def test_clients_of_both_versions_neither_deadlock_nor_lose_a_write(
+    dsn: str, conn: Connection, keys: int
+) -> None:
+    await create_orders(conn, keys)
+    # One unique key, so that no upsert has an error of its own.
+    await conn.execute("ALTER TABLE public.orders DROP CONSTRAINT orders_code_key")
+    m = Shadow(conn, wide(unique=()))
+    await m.published()
+    kinds = ["increment", "increment", "two_in_order", "upsert", "if_absent", "delete", "read_then_write", "unrelated"]
+    async with clients(dsn, keys, kinds, (OLD, NEW)) as ledger:
+        await asyncio.sleep(LONG_S)
+    assert errors_in(ledger) == {}
+    assert ledger["done"] > 500
+    assert await m.one("SELECT coalesce(sum(amount), 0)::int FROM public.orders") == (ledger["amount"],)
+    assert (await m.parity())[1] == 0
+
+
+async def test_rows_that_move_between_partitions_and_have_children_lose_no_write(dsn: str, conn: Connection) -> None:
+    await create_orders(conn, 20)
+    await conn.execute("CREATE TABLE public.items (order_id int REFERENCES public.orders ON DELETE CASCADE)")
+    m = Shadow(conn, parted())
+    await m.published()
+    async with clients(dsn, 20, ["move", "move", "increment", "two_in_order", "child"], (OLD, NEW)) as ledger:
+        await asyncio.sleep(LONG_S)
+    # Who waits for a row that goes to another partition is told so by PostgreSQL, on any partitioned table; old clients have none.
+    assert all(what.startswith("Serialization") and what.endswith(NEW) for what in errors_in(ledger))
+    assert ledger["done"] > 500
+    assert await m.one("SELECT sum(amount)::int FROM public.orders") == (ledger["amount"],)
+    assert await m.parity() == (20, 0)
+
+
+async def test_with_two_unique_keys_upserts_end_as_they_do_without_us(dsn: str, conn: Connection) -> None:
+    await create_orders(conn, 5)
+    m = Shadow(conn, wide())
+    await m.published()
+    kinds = ["increment", "upsert", "upsert_by_code", "if_absent", "delete"]
+    async with clients(dsn, 5, kinds, (OLD, NEW)) as ledger:
+        await asyncio.sleep(LONG_S)
+    # Two clients that insert one row at once, by a key that is not the other's arbiter: PostgreSQL says so without us, too.
+    assert all(what.startswith("UniqueViolation: upsert") for what in errors_in(ledger))
+    assert sum(errors_in(ledger).values()) < ledger["done"] / 50
+    assert await m.one("SELECT coalesce(sum(amount), 0)::int FROM public.orders") == (ledger["amount"],)
+    assert (await m.parity())[1] == 0
+
+
+async def test_clients_that_write_all_through_the_copy_see_no_error_and_lose_nothing(
+    dsn: str, conn: Connection
+) -> None:
+    await create_orders(conn, 20_000)
+    await conn.execute("ALTER TABLE public.orders DROP CONSTRAINT orders_code_key")
+    m = Shadow(conn, wide(unique=()))
+    await m.expand()
+    kinds = ["increment", "two_in_order", "if_absent", "delete", "unrelated"]
+    async with clients(dsn, 20_000, kinds, (OLD,)) as before:
+        while before["done"] < 100:
+            await asyncio.sleep(0.01)
+        await m.copy(step=4)
+        await m.keyed()
+        await m.drain(200)
+        await m.publish()
+        async with clients(dsn, 200, kinds, (OLD, NEW)) as after:
+            await asyncio.sleep(LONG_S / 2)
+    assert errors_in(before) == errors_in(after) == {}
+    assert min(before["done"], after["done"]) > 200
+    assert (await m.parity())[1] == 0
+    total = before["amount"] + after["amount"]
+    assert await m.one("SELECT sum(amount)::int FROM public.orders") == (total,)
+
+
+async def test_a_client_whose_snapshot_is_older_than_the_copy_brings_no_row_back(dsn: str, conn: Connection) -> None:
+    await create_orders(conn, 100)
+    m = Shadow(conn, wide())
+    await m.expand()
+    async with await psycopg.AsyncConnection.connect(dsn) as client:
+        await client.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+        await client.execute("SELECT FROM public.orders")
+        await m.copy()
+        await m.keyed()
+        await client.execute("DELETE FROM public.orders WHERE id = 1")
+        await client.execute("UPDATE public.orders SET amount = 5 WHERE id = 2")
+        await client.execute("UPDATE public.orders SET id = 1000 WHERE id = 3")
+        assert await m.drain() == 0
+        await client.commit()
+    assert await m.drain() == 4
+    assert await m.parity() == (99, 0)
+
+
+async def test_the_drain_waits_for_nobody_and_forgets_nothing(dsn: str, conn: Connection) -> None:
+    await create_orders(conn, 10)
+    m = Shadow(conn, wide())
+    await m.expand()
+    await m.copy()
+    await conn.execute("UPDATE public.orders SET amount = 1")
+    await m.keyed()
+    async with await psycopg.AsyncConnection.connect(dsn) as client:
+        await client.execute("UPDATE public.orders SET amount = 2 WHERE id = 1")
+        await client.execute("DELETE FROM public.orders WHERE id = 2")
+        await conn.execute("SET lock_timeout = '100ms'")
+        done = await (await conn.execute(shadow_rows.drain(m.design, 100))).fetchone()
+        assert done is not None
+        assert done[1:] == (10, 2)  # taken, and left for the next time
+        await client.rollback()
+    await m.drain()
+    assert await m.parity() == (10, 0)
+    await m.form(Form.BOTH)
+
+
+async def test_truncate_beside_new_clients_does_not_deadlock(dsn: str, conn: Connection) -> None:
+    await create_orders(conn, 50)
+    await conn.execute("ALTER TABLE public.orders DROP CONSTRAINT orders_code_key")
+    m = Shadow(conn, wide(unique=()))
+    await m.published()
+    async with clients(dsn, 50, ["increment", "upsert"], (NEW, OLD)) as ledger:
+        for _ in range(10):
+            await asyncio.sleep(0.05)
+            await conn.execute("TRUNCATE public.orders")
+    assert errors_in(ledger) == {}
+    assert (await m.parity())[1] == 0
+
+
+async def test_a_policy_locks_the_anchor_before_the_shadow(dsn: str, conn: Connection) -> None:
+    await create_orders(conn, 3)
+    m = Shadow(conn, wide())
+    await m.published()
+    async with await psycopg.AsyncConnection.connect(dsn) as old, await psycopg.AsyncConnection.connect(dsn) as new:
+        await old.execute("SELECT FROM public.orders WHERE id = 1 FOR UPDATE")
+        await new.execute("SET lock_timeout = '100ms'")
+        await new.commit()
+        for statement in (
+            "UPDATE public_v2.orders SET amount = 2 WHERE id = 1",
+            "DELETE FROM public_v2.orders WHERE id = 1",
+            "SELECT FROM public_v2.orders WHERE id = 1 FOR UPDATE",
+        ):
+            with pytest.raises(errors.LockNotAvailable):
+                await new.execute(statement.encode())
+            await new.rollback()
+        await new.execute("SELECT FROM public_v2.orders WHERE id = 1")
+        # The shadow's row is free: the new client never got as far.
+        await conn.execute("SET lock_timeout = '100ms'")
+        shadow = m.design.shadow_label
+        await conn.execute(f"SELECT FROM {shadow} WHERE id = 1 FOR UPDATE NOWAIT".encode())
+
+
+AT_MOST_ONE_SIDE = Clause(
+    "the policy locks the anchor",
+    "shadow",
+    "lock_body",
+    "  PERFORM FROM {relation} AS o WHERE {o_is_given} FOR {strength};\n",
+)
+UNLOCKED_INSERT = Clause(
+    "an insert locks the row that is there", "shadow", "probe", "WHERE {same} FOR NO KEY UPDATE;", "WHERE {same};"
+)
+NO_ISOLATION = Clause(
+    "old snapshots are noted", "shadow", "note_always", "IN ('repeatable read', 'serializable')", "= 'none'"
+)
+FORGETFUL = Clause("a held row stays in the journal", "shadow", "drain", "WHERE (EXISTS", "WHERE false AND (EXISTS")
+WHOLE = Clause(
+    "TRUNCATE deletes row by row",
+    "shadow",
+    "truncate_published",
+    "DELETE FROM {shadow} AS s WHERE NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_s})",
+    "TRUNCATE {shadow}",
+)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "mutant", "says"),
+    [
+        (
+            partial(test_clients_of_both_versions_neither_deadlock_nor_lose_a_write, keys=5),
+            AT_MOST_ONE_SIDE,
+            "DeadlockDet",
+        ),
+        (
+            partial(test_clients_of_both_versions_neither_deadlock_nor_lose_a_write, keys=5),
+            UNLOCKED_INSERT,
+            "DeadlockDet",
+        ),
+        (test_a_client_whose_snapshot_is_older_than_the_copy_brings_no_row_back, NO_ISOLATION, "duplicate key"),
+        (test_the_drain_waits_for_nobody_and_forgets_nothing, FORGETFUL, "(10, 0) == (10, 2)"),
+        (test_truncate_beside_new_clients_does_not_deadlock, WHOLE, "eadlock"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Clause) else "",
+)
+async def test_the_rule_is_needed(
+    dsn: str, conn: Connection, scenario: Callable[..., Coroutine[Any, Any, None]], mutant: Clause, says: str
+) -> None:
+    await must_fail(scenario(dsn=dsn, conn=conn), mutant, says=says)

@@ -1,0 +1,165 @@
+"""From the plan and the catalogue to a shadow that works: both operations, through all forms."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from support.shadows import CUSTOMERS, Shadow, create_orders
+
+from pgduet.errors import NotSupported, PgduetError, UnknownColumn
+from pgduet.operations import shadow_resolve
+from pgduet.operations.answers import Answers, KeyPath
+from pgduet.operations.shadow_design import ShadowDesign
+from pgduet.plan.columns import NewColumn
+from pgduet.plan.shadow_operations import ExtractTable, MovedColumn, ShadowTable
+from pgduet.postgres import catalogue
+from pgduet.postgres.expressions import analyse, canonical_type
+
+Connection = psycopg.AsyncConnection[Any]
+AT = {"name": "at", "type": "timestamptz", "nullable": False, "up": "at AT TIME ZONE 'UTC'"}
+
+
+async def resolved(conn: Connection, operation: ShadowTable | ExtractTable) -> ShadowDesign:
+    """Resolve an operation against the database, as a survey does."""
+    before, conn.row_factory = conn.row_factory, dict_row
+    try:
+        relation = operation.relation
+        facts = await catalogue.table(conn, relation.schema, relation.name)
+        shadow_resolve.refuse(0, operation, facts)
+        columns: Sequence[NewColumn | MovedColumn] = operation.columns
+        named = [(number, column.type) for number, column in enumerate(columns)]
+        types: dict[KeyPath, str] = {
+            ("operations", 0, operation.kind, "columns", number): await canonical_type(conn, kind)
+            for number, kind in named
+            if kind is not None
+        }
+        asked = shadow_resolve.questions(0, operation, facts, types)
+        expressions = {question.path: await analyse(conn, question) for question in asked}
+        found = await (
+            await conn.execute("SELECT pg_get_serial_sequence(%s, 'id') AS name", (str(relation),))
+        ).fetchone()
+        answers = Answers(types, expressions)
+        return shadow_resolve.resolve("p", 0, operation, facts, answers, sequence=found["name"] if found else None)
+    finally:
+        conn.row_factory = before
+
+
+async def test_a_wider_key_another_type_and_a_replaced_column(conn: Connection) -> None:
+    await create_orders(conn, 20)
+    operation = ShadowTable.model_validate(
+        {
+            "table": "orders",
+            "columns": [
+                {"name": "id", "type": "bigint"},
+                {"name": "amount", "type": "text", "nullable": False},
+                AT,
+                {"name": "remark", "type": "text", "up": "upper(note)"},
+            ],
+            "replaces": ["note"],
+            "down": {"at": "at AT TIME ZONE 'UTC'", "note": "remark"},
+            "order": ["id", "at"],
+        }
+    )
+    design = await resolved(conn, operation)
+    assert [column.name for column in design.columns] == ["id", "at", "code", "amount", "remark"]
+    assert [key.name for key in design.unique] == ["orders_code_key"]
+    m = Shadow(conn, design)
+    await m.published()
+    (key,) = await m.one("INSERT INTO public_v2.orders (code, remark) VALUES ('new', 'LOUD') RETURNING id")
+    assert await m.one("SELECT amount, note FROM public.orders WHERE id = %s", key) == (0, "LOUD")
+    await conn.execute("UPDATE public.orders SET note = 'quiet', amount = 5 WHERE id = 1")
+    assert await m.one("SELECT amount, remark FROM public_v2.orders WHERE id = 1") == ("5", "QUIET")
+    with pytest.raises(psycopg.errors.DataException, match="no equivalent"):
+        await conn.execute("UPDATE public_v2.orders SET remark = 'small' WHERE id = 1")
+    with pytest.raises(psycopg.errors.DataException, match="no equivalent"):
+        await conn.execute("UPDATE public_v2.orders SET amount = 'many' WHERE id = 1")
+    assert await m.parity() == (21, 0)
+
+
+async def test_rows_spread_by_hash_over_partitions(conn: Connection) -> None:
+    await create_orders(conn, 40)
+    spread = {"method": "hash", "columns": ["id"], "modulus": 4}
+    design = await resolved(conn, ShadowTable.model_validate({"table": "orders", "partition_by": spread}))
+    assert design.unique == ()  # a uniqueness that spans partitions stays the anchor's
+    m = Shadow(conn, design)
+    await m.published()
+    assert await m.one("SELECT count(*)::int FROM public.orders_p0") != (40,)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        await conn.execute("INSERT INTO public_v2.orders (code) VALUES ('c1')")
+    await conn.execute("UPDATE public_v2.orders SET amount = 3 WHERE id = 7")
+    assert await m.parity() == (40, 0)
+    # Our own triggers are nobody's reason to read a row again.
+    assert not (await resolved(conn, ShadowTable.model_validate({"table": "orders", "partition_by": spread}))).rereads
+    await conn.execute(
+        "CREATE TRIGGER own BEFORE UPDATE ON public.orders FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+    )
+    assert (await resolved(conn, ShadowTable.model_validate({"table": "orders", "partition_by": spread}))).rereads
+
+
+async def test_a_table_with_generated_columns_that_refers_to_itself(conn: Connection) -> None:
+    await create_orders(conn, 10)
+    await conn.execute("ALTER TABLE public.orders ADD total int GENERATED ALWAYS AS (amount * 2) STORED")
+    await conn.execute(
+        "ALTER TABLE public.orders ADD parent int REFERENCES public.orders ON UPDATE CASCADE ON DELETE SET NULL"
+    )
+    await conn.execute("UPDATE public.orders SET parent = greatest(1, id - 1)")
+    change = {"table": "orders", "columns": [{"name": "id", "type": "bigint"}]}
+    m = Shadow(conn, await resolved(conn, ShadowTable.model_validate(change)))
+    await m.published()
+    for view in ("public_v2", "public"):
+        await conn.execute(f"UPDATE {view}.orders SET id = id + 100, amount = 3 WHERE id = 1".encode())
+        assert await m.parity() == (10, 0)
+        await conn.execute(f"UPDATE {view}.orders SET id = 1 WHERE id = 101".encode())
+        assert await m.parity() == (10, 0)
+    assert await m.one("SELECT total, parent FROM public_v2.orders WHERE id = 1") == (6, 1)
+    await conn.execute("DELETE FROM public_v2.orders WHERE id = 5")
+    await conn.execute("DELETE FROM public.orders WHERE id = 8")
+    assert await m.one("SELECT count(*)::int FROM public_v2.orders WHERE parent IS NULL") == (2,)
+    assert await m.parity() == (8, 0)
+
+
+async def test_columns_that_move_to_a_table_of_their_own(conn: Connection) -> None:
+    await create_orders(conn, 0)
+    await conn.execute(CUSTOMERS)
+    moved = ["street", {"name": "city", "to": "town", "up": "upper(city)", "down": "town"}]
+    operation = {"table": "customers", "into": "addresses", "columns": moved, "key": {"id": "customer_id"}}
+    m = Shadow(conn, await resolved(conn, ExtractTable.model_validate(operation)))
+    await m.published()
+    assert await m.one("SELECT count(*)::int, min(town) FROM public_v2.addresses") == (5, "C10")
+    await conn.execute("INSERT INTO public_v2.addresses VALUES (1, NULL, 'ROME')")
+    assert await m.one("SELECT street, city FROM public.customers WHERE id = 1") == (None, "ROME")
+    assert await m.parity() == (6, 0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "says"),
+    [
+        ({"replaces": ["nope"], "down": {"nope": "1"}}, UnknownColumn, "has no column `nope`"),
+        ({"replaces": ["id"], "down": {"id": "1"}}, NotSupported, "of the primary key"),
+        ({"columns": [{"name": "id", "type": "bigint", "up": "id + 1"}]}, NotSupported, "of the primary key"),
+        (
+            {"partition_by": {"method": "hash", "columns": ["code"], "modulus": 2}},
+            NotSupported,
+            "primary key lacks code",
+        ),
+    ],
+)
+async def test_what_cannot_be_carried_is_refused(
+    conn: Connection, keys: dict[str, Any], error: type[PgduetError], says: str
+) -> None:
+    await create_orders(conn, 0)
+    with pytest.raises(error, match=says):
+        await resolved(conn, ShadowTable.model_validate({"table": "orders", **keys}))
+
+
+async def test_row_level_security_and_a_missing_key_are_refused(conn: Connection) -> None:
+    await create_orders(conn, 0)
+    await conn.execute("CREATE POLICY mine ON public.orders USING (code = current_user)")
+    spread = {"method": "hash", "columns": ["id"], "modulus": 2}
+    with pytest.raises(NotSupported, match="row level security"):
+        await resolved(conn, ShadowTable.model_validate({"table": "orders", "partition_by": spread}))
+    await conn.execute("CREATE TABLE public.loose (id int)")
+    with pytest.raises(NotSupported, match="no primary key"):
+        await resolved(conn, ShadowTable.model_validate({"table": "loose", "partition_by": spread}))

@@ -16,4 +16,4 @@ def run(script: Script, text: str, *, search_path: str) -> Statement:
         sql.Literal(search_path), sql.Literal(text)
     )
     query = block("tables", "script").format(body=sql.Literal(body.as_string(None)))
-    return Statement(query, f"sql, operation {script.position}")
+    return Statement(query, f"sql, operation {script.position}", theirs=True)

@@ -34,6 +34,9 @@ class Statement:
     taking: Query | None = None
     """What takes the lock where `LOCK TABLE` would not do: it locks all that a view reads as well, with the rights of its owner."""
 
+    theirs: bool = False
+    """It is the user's own text, which may be about rows: what it raises is not repeated."""
+
     def text(self) -> str:
         """Render the statement as PostgreSQL will get it."""
         return self.sql.as_string()

@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import psycopg
@@ -19,7 +20,7 @@ from psycopg import errors, sql
 from pgduet.errors import LockDeadline
 from pgduet.operations.statement import Lock, Query, Statement, lock_table, trusted
 from pgduet.postgres.blockers import Blockers, blockers
-from pgduet.postgres.session import Connection, rights
+from pgduet.postgres.session import Connection, rights, schema_change
 from pgduet.sql import block
 
 _GIVES_WAY = (errors.LockNotAvailable, errors.DeadlockDetected)
@@ -74,7 +75,8 @@ async def execute_locked(
                     on_held()
                 if statements:
                     # One round trip while the lock is held, however many statements and however far the server.
-                    await conn.execute(sql.SQL(";\n").join(statement.sql for statement in statements))
+                    with nullcontext() if any(statement.theirs for statement in statements) else schema_change():
+                        await conn.execute(sql.SQL(";\n").join(statement.sql for statement in statements))
                 if also:
                     await also(conn)
         except (*_GIVES_WAY, errors.QueryCanceled) as error:

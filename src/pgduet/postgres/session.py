@@ -5,8 +5,8 @@ qualified. Optional rights (a short deadlock timeout, muting the user's triggers
 """
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import psycopg
@@ -21,6 +21,7 @@ from pgduet.telemetry import spans
 Connection = psycopg.AsyncConnection[DictRow]
 
 APPLICATION = "pgduet"
+_SCHEMA_CHANGED = "while the schema was changed"
 _SERVERS_OWN = {"08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "72", "F0", "XX"}
 """Classes of errors whose messages are PostgreSQL's own, about objects and resources."""
 HANGING = {
@@ -82,15 +83,27 @@ async def rights(conn: Connection) -> Rights:
     return Rights(**row)
 
 
+@contextmanager
+def schema_change() -> Iterator[None]:
+    """Mark errors of statements that are about no rows: what they say may be told, a user's event trigger's words too."""
+    try:
+        yield
+    except psycopg.Error as error:
+        error.add_note(_SCHEMA_CHANGED)
+        raise
+
+
 def told(error: psycopg.Error) -> str:
     """Say what went wrong: by the primary message only, since a DETAIL or a CONTEXT could carry a row's values.
 
     Where the message itself is about values, the name of the condition says it, and the constraint's. A connection's error names
-    the DSN's host: it is told as such. What a user's function raises with a message of its own is not ours to repeat either.
+    the DSN's host: it is told as such. What a user's function raises with a message of its own is not ours to repeat either,
+    unless it is about a change of the schema: then it is an event trigger's reason.
     """
     if error.sqlstate is None:
         return f"{type(error).__name__} (SQLSTATE none: the connection)"
-    if isinstance(error, psycopg.DataError | psycopg.IntegrityError) or error.sqlstate[:2] not in _SERVERS_OWN:
+    repeated = error.sqlstate[:2] in _SERVERS_OWN or _SCHEMA_CHANGED in getattr(error, "__notes__", ())
+    if isinstance(error, psycopg.DataError | psycopg.IntegrityError) or not repeated:
         name = error.diag.constraint_name
         return condition(error.sqlstate) + (f": {name}" if name else "")
     return f"{error.diag.message_primary} (SQLSTATE {error.sqlstate})"

@@ -23,6 +23,8 @@ from pgduet.operations.statement import Lock, Statement, locking
 from pgduet.operations.whole_tables import CreatedTable, Script
 from pgduet.postgres import catalogue, chain, store
 from pgduet.postgres.dependents import dependents_of
+from pgduet.postgres.gently import Gently
+from pgduet.postgres.heaps import heaps, pages
 from pgduet.postgres.moving import archive_table, own_search_path
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
@@ -88,9 +90,10 @@ async def _drop_index(work: Work, index: DroppedIndex) -> None:
 
 
 async def _archive(work: Work) -> int:
-    """Save old values once: a second try finds them saved."""
-    count = 0
+    """Save old values once, as of one moment: a second try finds them saved."""
+    count, gently = 0, Gently(work.conn)
     async with work.conn.transaction():
+        await work.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         saved = await work.conn.execute(
             "SELECT FROM pgduet_archive.value WHERE migration = %s AND attempt = %s AND side = 'old' LIMIT 1",
             (work.migration.name, work.migration.attempt),
@@ -98,9 +101,12 @@ async def _archive(work: Work) -> int:
         if saved.rowcount:
             return 0
         for table in work.migration.design.synced:
-            if not await _is_done(work, table.label):
-                for query in rows.archive_old(work.migration.design, table, work.migration.attempt):
-                    count += (await work.conn.execute(query)).rowcount
+            if await _is_done(work, table.label):
+                continue
+            for heap in await heaps(work.conn, table):
+                async for first, last in gently.pieces(await pages(work.conn, heap)):
+                    for query in rows.archive_old(work.migration.design, heap, work.migration.attempt, first, last):
+                        count += (await work.conn.execute(query)).rowcount
     return count
 
 

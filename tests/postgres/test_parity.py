@@ -12,7 +12,7 @@ from support.plans import MOOD, STARS, create_reviews, replace
 from pgduet.errors import GateRefused
 from pgduet.operations import rows
 from pgduet.phases import Authority, SyncMode
-from pgduet.postgres import parity
+from pgduet.postgres import gently, parity
 from pgduet.postgres.parity import EXAMPLES, unmapped_rows
 
 Connection = psycopg.AsyncConnection[Any]
@@ -223,7 +223,8 @@ async def test_one_snapshot_counts_a_row_that_moves_once(
     published: Mechanics, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every row moves between two chunks: a comparison page by page without a snapshot would count some twice."""
-    monkeypatch.setattr(parity, "CHUNK_PAGES", 1)
+    monkeypatch.setattr(gently, "PIECE", 1)
+    monkeypatch.setattr(gently, "SMALL_PIECE", 1)
     comparison = parity._Comparison(published.conn, published.migration, SyncMode.BOTH, lambda _: None)
     async with published.conn.transaction():
         await published.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")

@@ -16,7 +16,7 @@ from pgduet.operations.statement import Query, trusted
 from pgduet.phases import SyncMode
 from pgduet.sql import block
 
-FALSE = sql.SQL("false")
+FALSE, TRUE = sql.SQL("false"), sql.SQL("true")
 Bound = int | sql.Composable
 """A page, or what renders the `tid` of one."""
 
@@ -220,9 +220,10 @@ def archive_new(design: Design, table: TableDesign, attempt: int) -> list[Query]
     return [_archive(design, table, mapping, attempt, "new") for mapping in table.mappings if mapping.columns]
 
 
-def archive_old(design: Design, table: TableDesign, attempt: int) -> list[Query]:
-    """Save what only the old version has: values that `down` does not give back. One statement for each mapping."""
-    return [_archive(design, table, mapping, attempt, "old") for mapping in table.mappings if mapping.replaces]
+def archive_old(design: Design, table: TableDesign, attempt: int, first: int, last: int) -> list[Query]:
+    """Save what only the old version has in a page range: values that `down` does not give back. One statement for each mapping."""
+    within = pages(first, last)
+    return [_archive(design, table, mapping, attempt, "old", within) for mapping in table.mappings if mapping.replaces]
 
 
 def restore(design: Design, table: TableDesign, mapping: ColumnMapping, ids: list[int]) -> Query:
@@ -248,7 +249,9 @@ def restore(design: Design, table: TableDesign, mapping: ColumnMapping, ids: lis
     )
 
 
-def _archive(design: Design, table: TableDesign, mapping: ColumnMapping, attempt: int, side: str) -> Query:
+def _archive(
+    design: Design, table: TableDesign, mapping: ColumnMapping, attempt: int, side: str, within: Query = TRUE
+) -> Query:
     new = _texts({column.name: column.of(ROW) for column in mapping.columns})
     old = _texts({column.name: column.of(ROW) for column in mapping.replaces})
     return block("rows", "archive").format(
@@ -260,7 +263,8 @@ def _archive(design: Design, table: TableDesign, mapping: ColumnMapping, attempt
         mapping=sql.Literal(mapping.position),
         kept=new if side == "new" else old,
         beside=old if side == "new" else new,
-        relation=table.relation,
+        relation=table.heap,
+        pages=within,
         differs=_forward_safe(design, table, mapping) if side == "new" else _backward_safe(design, table, mapping),
     )
 

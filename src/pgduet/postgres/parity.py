@@ -1,7 +1,7 @@
 """Compares both representations of every row, names the rows that disagree, and repairs them when asked.
 
 All page ranges are read in one snapshot, so a row that moves meanwhile is counted once, and the tolerance is zero. The snapshot is
-as old as the comparison takes: about a second for a million rows.
+as old as the comparison takes: about a second for a million rows, and five beside clients, to whom it leaves most of the time.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,13 @@ from pgduet.phases import Authority, SyncMode
 from pgduet.postgres import store
 from pgduet.postgres.constraints import EXCLUSION_PAGES
 from pgduet.postgres.executor import is_transient
+from pgduet.postgres.gently import Gently
 from pgduet.postgres.heaps import heaps, pages
 from pgduet.postgres.muting import mutes
 from pgduet.postgres.polite import write_politely
 from pgduet.postgres.session import Connection, condition
 
-CHUNK_PAGES = 2048
+REPAIRED_PAGES = 256
 EXAMPLES = 20
 RETRY_S = 0.05
 
@@ -56,8 +57,8 @@ async def repair(
     written = 0
     for table in [heap for synced in migration.design.synced for heap in await heaps(conn, synced)]:
         mute = await mutes(conn, table.label, migration.policy.user_triggers)
-        for first in range(0, await pages(conn, table), CHUNK_PAGES // 8):
-            last = first + CHUNK_PAGES // 8
+        for first in range(0, await pages(conn, table), REPAIRED_PAGES):
+            last = first + REPAIRED_PAGES
             if authority is Authority.NEW and table.mirrored:
                 query = rows.repair_old(table, first, last)
             elif authority is Authority.OLD and table.derived:
@@ -72,11 +73,15 @@ async def repair(
 async def unmapped_rows(
     conn: Connection, migration: store.Migration, table: TableDesign, limit: int
 ) -> list[dict[str, Any]]:
-    """Name rows that `up` cannot map, as they are now."""
+    """Name rows that `up` cannot map, as they are at one moment."""
     found: list[dict[str, Any]] = []
-    for heap in await heaps(conn, table):
-        query = rows.unmapped(migration.design, heap, 0, await pages(conn, heap) + 1, limit - len(found))
-        found += await (await conn.execute(query)).fetchall()
+    gently = Gently(conn)
+    async with conn.transaction():
+        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        for heap in await heaps(conn, table):
+            async for first, last in gently.pieces(await pages(conn, heap)):
+                query = rows.unmapped(migration.design, heap, first, last, limit - len(found))
+                found += await (await conn.execute(query)).fetchall()
     # Without a primary key a row's values are all there is to name it, and they stay in the database.
     keys = [row["key"] if table.key else "a row, see pgduet.drift" for row in found]
     return [{"relation": table.label, "key": key, "detail": row["error"]} for key, row in zip(keys, found, strict=True)]
@@ -90,6 +95,7 @@ class _Comparison:
         self.migration = migration
         self.mode = mode
         self.progress = progress
+        self.gently = Gently(conn)
         self.rows = self.mismatches = self.violations = 0
         self.examples: list[dict[str, Any]] = []
 
@@ -99,15 +105,14 @@ class _Comparison:
 
     async def _heap(self, table: TableDesign) -> None:
         total = await pages(self.conn, table)
-        for first in range(0, total, CHUNK_PAGES):
-            last = first + CHUNK_PAGES
+        async for first, last in self.gently.pieces(total):
             counted, safe = await self._counted(table, first, last)
             self.rows += counted["rows"]
             self.mismatches += counted["mismatches"]
             self.violations += counted["violations"]
             if (counted["mismatches"] or counted["violations"]) and len(self.examples) < EXAMPLES:
                 await self._name(table, first, last, safe=safe)
-            self.progress(f"{table.heap_label}: {min(last, total)} of {total} pages compared")
+            self.progress(f"{table.heap_label}: {last} of {total} pages compared")
 
     async def beside_others(self, table: TableDesign) -> None:
         """Count the rows that cannot be there together: by a coming uniqueness or exclusion, until PostgreSQL sees to it."""

@@ -61,9 +61,9 @@ SELECT {key} AS key, CASE WHEN {violates} THEN 'constraint' ELSE 'mismatch' END 
 UPDATE {relation} AS t SET {assign} WHERE {pages} AND {inconsistent}
 
 -- name: archive
--- One statement is one snapshot: page by page, a row that moves meanwhile could be missed.
+-- All of a table in one snapshot: page by page in several, a row that moves meanwhile could be missed.
 INSERT INTO pgduet_archive.value (migration, attempt, relation, key, side, mapping, kept, beside)
-SELECT {migration}, {attempt}, {label}, {key}, {side}, {mapping}, {kept}, {beside} FROM {relation} AS t WHERE {differs}
+SELECT {migration}, {attempt}, {label}, {key}, {side}, {mapping}, {kept}, {beside} FROM {relation} AS t WHERE {pages} AND {differs}
 
 -- name: archived_ids
 -- The next archived values of one mapping, by id.

@@ -1,0 +1,56 @@
+"""Reads a table piece by piece; beside clients in small pieces, with most of the time left to them between two.
+
+A comparison or an archive reads every row in one snapshot. Done in one go it takes a processor for as long as that lasts, and every
+client has one less. So before each piece it is asked whether any client runs a statement (five looks back: one alone sees
+a moment). Limits: the snapshot is held for longer, so the rests together are bounded, and after that they are as long as the work.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+
+from pgduet.postgres.session import Connection
+from pgduet.sql import block
+
+PIECE, SMALL_PIECE = 2048, 256
+"""Pages: about a tenth, and a hundredth, of a second."""
+RESTS = 4.0
+"""Beside clients it rests for so many times as long as a piece took."""
+MOST_REST_S = 60.0
+"""After so many seconds of rest, which delay vacuum, it rests only for as long as it reads."""
+LOOKS = 5
+
+
+class Gently:
+    """One long read of a session."""
+
+    def __init__(self, conn: Connection) -> None:
+        """Take the session that reads."""
+        self.conn = conn
+        self.rested_s = 0.0
+        self.seen: deque[int] = deque(maxlen=LOOKS)
+
+    async def pieces(self, pages: int) -> AsyncIterator[tuple[int, int]]:
+        """Give the pieces of a heap of so many pages, as page numbers from and up to; the last reaches to the end."""
+        first = 0
+        while first < pages:
+            self.seen.append(await self._running())
+            beside = any(self.seen)
+            last = min(pages, first + (SMALL_PIECE if beside else PIECE))
+            began = time.monotonic()
+            yield first, last
+            if beside and last < pages:
+                await self._rest(time.monotonic() - began)
+            first = last
+
+    async def _rest(self, worked_s: float) -> None:
+        rest_s = worked_s * (RESTS if self.rested_s < MOST_REST_S else 1.0)
+        self.rested_s += rest_s
+        await asyncio.sleep(rest_s)
+
+    async def _running(self) -> int:
+        """Count what clients run now; within a transaction PostgreSQL would show what it first saw."""
+        await self.conn.execute("SELECT pg_stat_clear_snapshot()")
+        found = await (await self.conn.execute(block("pressure", "running"), {})).fetchone()
+        return int(found["clients"]) if found else 0

@@ -56,7 +56,7 @@ TURNS = {
     "contract": 2,
     "undo_dual_write": 2,
     "undo_expand": 2,
-    "record": 6,
+    "record": 3,
 }
 """How often a step passes its barriers at least, where that is more than once: the seed says at which time the worker is killed."""
 

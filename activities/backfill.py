@@ -121,6 +121,7 @@ _LIMIT = 100
 RANGE_PAGES = 16_384
 """A table larger than this for each range gets more ranges than are filled at once, so that their number can be raised: 128 MB."""
 MOST_RANGES = 16
+LEAST_PAGES = 16
 
 
 def _parallelism(work: Work, controls: dict[str, Any]) -> int:
@@ -211,12 +212,20 @@ def _gone(task: BackfillInput) -> SliceResult:
     return SliceResult(cursor_block=task.part.block_to, finished=True, blocks_done=blocks, percent=100.0)
 
 
+def ranges_for(size: int, wide: int) -> int:
+    """Tell into how many ranges so many pages are cut, where so many are filled at once.
+
+    A multiple of those, or the last ones would be filled alone.
+    """
+    wanted = max(wide, min(MOST_RANGES, size // RANGE_PAGES))
+    return min(-(-wanted // wide) * wide, max(1, size // LEAST_PAGES))
+
+
 async def _insert_ranges(work: Work, table: TableDesign, wide: int) -> None:
     size = await pages(work.conn, table)
     if table.leaf and not size:
         return  # an empty partition: its rows come by the triggers
-    wanted = max(wide, min(MOST_RANGES, size // RANGE_PAGES))
-    parts = min(wanted, max(1, size // 16))
+    parts = ranges_for(size, wide)
     bounds = [size * number // parts for number in range(parts + 1)]
     for number in range(parts):
         await store.run(

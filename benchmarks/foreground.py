@@ -6,7 +6,7 @@ again. The p99 of a phase is compared with that of a control, the same clients b
 runs; latencies count from when a transaction was due, and beside it from when it was sent. The longest stall is that of all
 runs, from when a transaction was sent. pgroll takes the same way: start and complete, and start and rollback.
 
-Takes about 6 minutes for each of three repeats at each size on each PostgreSQL: 70 minutes in all.
+Takes about 8 minutes for each of three repeats at each size on each PostgreSQL: 100 minutes in all.
 """
 
 from collections import Counter

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from pgduet.phases import Phase
 from pgduet.texts import one_line, some_lines
-from pgduet.windows import Window
+from pgduet.windows import Window, read_window
 
 
 class Message(BaseModel):
@@ -51,7 +51,7 @@ class Route(Act):
 
 
 def _window(given: object) -> object:
-    return Window.read(given) if isinstance(given, str) and given != "none" else given
+    return read_window(given) if isinstance(given, str) else given
 
 
 class Throttle(Act):

@@ -137,6 +137,15 @@ class Window(BaseModel):
         return after.replace(microsecond=0)
 
 
+def read_window(text: str) -> Window | Literal["none"]:
+    """Read a window, or `none`, as the command line has it.
+
+    Raises:
+        ValueError: with what is wrong.
+    """
+    return "none" if text == "none" else Window.read(text)
+
+
 def _days(text: str) -> list[str]:
     """Read `mon`, `mon,wed`, `mon-fri`, `fri-mon` and what can be made of them; what is no day is left for the model to refuse."""
     found: list[str] = []

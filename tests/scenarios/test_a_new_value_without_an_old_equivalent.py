@@ -28,7 +28,7 @@ ONLY_A_CHANGE_IS_MAPPED = Clause(
     "only a change of what is mapped is mapped", "sync", "update_mapping", "IF {sources_changed} AND", "IF true AND"
 )
 WHAT_DIFFERS_IS_SAVED = Clause(
-    "what `up` does not give back is saved", "rows", "archive", "WHERE {differs}", "WHERE false"
+    "what `up` does not give back is saved", "rows", "archive", "WHERE {pages} AND {differs}", "WHERE {pages} AND false"
 )
 THERE_AND_BACK = Clause(
     "a value must come back the same, there and back", "sync", "down_refuse", "IF {lossy} THEN", "IF false THEN"

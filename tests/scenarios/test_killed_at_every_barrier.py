@@ -133,9 +133,13 @@ class Lane:
             keeper.cancel()
 
     async def _keep(self) -> None:
-        """Start a worker after each that was killed."""
+        """Start a worker after each that was killed.
+
+        A worker counts from its start. What the ones before it have passed is lost with them: each is asked for one time less.
+        """
         while True:
-            instructions = ",".join(f"{name}=kill@{turn}" for name, turn in self.left.items())
+            lives = len(self.killed)
+            instructions = ",".join(f"{name}=kill@{max(1, turn - lives)}" for name, turn in self.left.items())
             with self.stage.worker_process(instructions) as worker:
                 while worker.process.poll() is None:
                     await self._watch()

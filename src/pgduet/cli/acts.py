@@ -13,7 +13,7 @@ from pgduet.cli.session import Screen, run
 from pgduet.client import Migrations
 from pgduet.messages import Answer
 from pgduet.phases import Phase
-from pgduet.windows import FORM, Window
+from pgduet.windows import FORM, Window, read_window
 from pgduet.wire import problems
 
 Gate = Annotated[Phase, typer.Option("--gate", help="The phase whose gate is approved.", show_default=False)]
@@ -152,10 +152,10 @@ def answer_page(answer: Answer) -> RenderableType:
 
 
 def _window(text: str | None) -> Window | Literal["none"] | None:
-    if text is None or text == "none":
-        return "none" if text else None
+    if text is None:
+        return None
     try:
-        return Window.read(text)
+        return read_window(text)
     except ValidationError as wrong:
         raise typer.BadParameter(problems(wrong, ""), param_hint="--window") from None
     except ValueError as wrong:

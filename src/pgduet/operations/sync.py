@@ -10,15 +10,7 @@ from collections.abc import Iterable
 from psycopg import sql
 
 from pgduet.operations import binding, claims
-from pgduet.operations.design import (
-    ROW,
-    ColumnMapping,
-    Design,
-    NewColumn,
-    TableDesign,
-    image_differs,
-    is_exact,
-)
+from pgduet.operations.design import ROW, ColumnMapping, Design, NewColumn, TableDesign, image_differs, is_exact
 from pgduet.operations.names import BY_VIEW, MARKER, trigger_name
 from pgduet.operations.rekey import concerns
 from pgduet.operations.statement import Lock, Query, Statement, identifiers, trusted

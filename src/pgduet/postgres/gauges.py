@@ -132,19 +132,17 @@ class Gauges:
         return self.reading
 
     async def _look_all(self) -> None:
-        work: list[Coroutine[Any, Any, None]] = [self._server(), self._clients()]
-        if self.migration.policy.backfill.probes:
-            work.append(self._probes(self.migration.policy.backfill.probes))
-        work += [self._replica(name, dsn) for name, dsn in self.database.replicas.items()]
         probes = self.migration.policy.backfill.probes
+        work: list[Coroutine[Any, Any, None]] = [self._server(), self._clients()]
+        if probes:
+            work.append(self._probes(probes))
+        work += [self._replica(name, dsn) for name, dsn in self.database.replicas.items()]
         self.unasked = (
             {"clients"}
             | {f"probe {probe.name}" for probe in probes}
             | {f"replica {name}" for name in self.database.replicas}
         )
         self.asked = asyncio.Event()
-        if not self.unasked:
-            self.asked.set()
         tasks = [asyncio.create_task(each) for each in work]
         try:
             for done in asyncio.as_completed(tasks):

@@ -31,7 +31,6 @@ LABELS = {
     "slot_at_risk": "a slot about to be lost",
     "vacuum": "vacuum",
     "blocked_clients": "clients waiting for rows",
-    "clients": "clients at work",
     "probe": "probe",
     "late": "gauges that do not answer",
     "window": "closed window",
@@ -123,12 +122,7 @@ def _vacuums(seen: Reading, policy: Backfill) -> Iterator[Strain]:
             limit = policy.max_vacuum_wait_s
             told = f"{name} running for {running_s:.0f} s (limit {limit:g} s)"
             waits = running_s < limit
-            yield Strain("vacuum", told, 1.0 if waits else _sharing(), soft=0.0)
-
-
-def _sharing() -> float:
-    """Give the share at which a strain that slows from nothing on leaves half of the rate."""
-    return (1 - BESIDE_VACUUM) / (1 - SLOWEST)
+            yield Strain("vacuum", told, 1.0 if waits else 1 - BESIDE_VACUUM, left=BESIDE_VACUUM)
 
 
 def _probe(probe: Probe, found: Probed | None) -> Strain:

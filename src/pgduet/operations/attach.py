@@ -134,7 +134,9 @@ def validate(design: AttachDesign) -> Statement:
 
 def unbind(design: AttachDesign) -> Statement:
     """Lift the bound again: rows lie beyond it."""
-    return Statement(_drop(design.relation, design.bound_check, "IF EXISTS"), "no bound", Lock.ACCESS_EXCLUSIVE, design.label)
+    return Statement(
+        _drop(design.relation, design.bound_check, "IF EXISTS"), "no bound", Lock.ACCESS_EXCLUSIVE, design.label
+    )
 
 
 def finish(design: AttachDesign, carried: Carried) -> list[Statement]:
@@ -144,7 +146,9 @@ def finish(design: AttachDesign, carried: Carried) -> list[Statement]:
     made = [
         locking(design.parent, Lock.ACCESS_EXCLUSIVE),
         _Maker(design.relation)("detach", "from the parent that has no bounds", parent=design.parent),
-        Statement(block("attach", "drop_index").format(index=design.named(design.parent_index)), "a key takes its place"),
+        Statement(
+            block("attach", "drop_index").format(index=design.named(design.parent_index)), "a key takes its place"
+        ),
         *(above("drop_trigger", f"{name} goes up", trigger=sql.Identifier(name)) for name, _, _ in carried.triggers),
         Statement(_drop(design.relation, carried.key), "its key goes"),
         above("rename", f"becomes {design.first.name}", name=sql.Identifier(design.first.name)),
@@ -177,9 +181,7 @@ def _later(design: AttachDesign, carried: Carried) -> list[Statement]:
     for each in design.later:
         relation = design.named(each.name)
         make = _Maker(relation)
-        made.append(
-            make("partition", each.name, partition=relation, parent=design.relation, bound=trusted(each.bound))
-        )
+        made.append(make("partition", each.name, partition=relation, parent=design.relation, bound=trusted(each.bound)))
         made.append(make("owner", "its owner", role=Role(carried.owner)))
         if carried.replicates in _REPLICATES:
             how = trusted(_REPLICATES[carried.replicates])

@@ -13,7 +13,9 @@ from pgduet.operations.names import fit, working_name
 from pgduet.operations.shadow_design import Partition
 from pgduet.plan.shadow_operations import ShadowTable
 
-_FROM_THE_BEGINNING = re.compile(r"\s*FOR\s+VALUES\s+FROM\s*\(\s*MINVALUE\s*\)\s+TO\s*\(.*\)\s*", re.IGNORECASE | re.DOTALL)
+_FROM_THE_BEGINNING = re.compile(
+    r"\s*FOR\s+VALUES\s+FROM\s*\(\s*MINVALUE\s*\)\s+TO\s*\(.*\)\s*", re.IGNORECASE | re.DOTALL
+)
 
 
 class AttachDesign(Frozen):

@@ -163,33 +163,36 @@ async def test_who_may_insert_may_be_numbered(conn: Connection) -> None:
         await conn.execute("DROP ROLE writer")
 
 
-async def test_prepared_statements_and_copy_live_through_publication_withdrawal_and_contract(conn: Connection) -> None:
+async def test_prepared_statements_and_copy_live_through_publication_withdrawal_and_contract(
+    conn: Connection, dsn: str
+) -> None:
     m = await begin(conn)
-    old = "public.events"
-    await conn.execute(f"PREPARE put AS INSERT INTO {old} (note) VALUES ($1) RETURNING id, at".encode())
-    await conn.execute(f"PREPARE see AS SELECT * FROM {old} WHERE id = $1 FOR UPDATE".encode())
-    await conn.execute("PREPARE view AS UPDATE public_v1.events SET kind = kind + 1 WHERE id = $1 RETURNING id")
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as other:
+        client = Attach(other, m.design)
+        await other.execute("PREPARE put AS INSERT INTO public.events (note) VALUES ($1) RETURNING id, at")
+        await other.execute("PREPARE see AS SELECT * FROM public.events WHERE id = $1 FOR UPDATE")
+        await other.execute("PREPARE view AS UPDATE public_v1.events SET kind = kind + 1 WHERE id = $1 RETURNING id")
 
-    async def write(*, by_view: bool) -> None:
-        for number in range(7):  # past the fifth a generic plan may be taken
-            (key, _) = await m.one(f"EXECUTE put('p{number}')")
-            assert (await m.one(f"EXECUTE see({key})"))[0] == key
-            if by_view:
-                assert await m.one(f"EXECUTE view({key})") == (key,)
-        async with conn.cursor().copy(f"COPY {old} (note) FROM STDIN".encode()) as copy:
-            await copy.write("copied\n")
+        async def write(*, by_view: bool) -> None:
+            for number in range(7):  # past the fifth a generic plan may be taken
+                (key, _) = await client.one(f"EXECUTE put('p{number}')")
+                assert (await client.one(f"EXECUTE see({key})"))[0] == key
+                if by_view:
+                    assert await client.one(f"EXECUTE view({key})") == (key,)
+            async with other.cursor().copy("COPY public.events (note) FROM STDIN") as copy:
+                await copy.write("copied\n")
 
-    await write(by_view=True)
-    carried = await m.published()
-    await write(by_view=True)
-    await m.withdrawn(carried)
-    await write(by_view=True)
-    carried = await m.published()
-    await conn.execute("PREPARE new AS UPDATE public_v2.events SET kind = kind + 1 WHERE id = $1 RETURNING id")
-    assert await m.one("EXECUTE new(1)") == (1,)
-    await m.finished(carried)
-    await write(by_view=False)
-    assert await m.one("EXECUTE new(1)") == (1,)
+        await write(by_view=True)
+        carried = await m.published()
+        await write(by_view=True)
+        await m.withdrawn(carried)
+        await write(by_view=True)
+        carried = await m.published()
+        await other.execute("PREPARE new AS UPDATE public_v2.events SET kind = kind + 1 WHERE id = $1 RETURNING id")
+        assert await client.one("EXECUTE new(1)") == (1,)
+        await m.finished(carried)
+        await write(by_view=False)
+        assert await client.one("EXECUTE new(1)") == (1,)
 
 
 async def test_a_row_beyond_the_bound_holds_contract_and_nothing_is_lost(conn: Connection) -> None:
@@ -210,7 +213,7 @@ async def test_contract_reads_no_row_under_its_lock(conn: Connection) -> None:
     await m.run([attach.bind(m.design, await m.condition())])
     await conn.execute(attach.validate(m.design).sql)
     await conn.execute("DROP VIEW public_v1.events")
-    now, _ = await m.facts()
+    now = await m.carried()
     await conn.execute("SET client_min_messages = debug1")
     said: list[str] = []
     conn.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))

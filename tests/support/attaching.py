@@ -67,13 +67,20 @@ class Attach:
         assert row is not None
         return tuple(row)
 
-    async def facts(self) -> tuple[Carried, Relation]:
+    async def carried(self) -> Carried:
         """Read what the table has."""
         self.conn.row_factory = dict_row
-        carried = await attaching.carried(self.conn, self.design)
+        try:
+            return await attaching.carried(self.conn, self.design)
+        finally:
+            self.conn.row_factory = psycopg.rows.tuple_row
+
+    async def relation(self) -> Relation:
+        """Read the table as views need it; once it is a partition, it is not listed any more."""
+        self.conn.row_factory = dict_row
         relations = await catalogue.relations(self.conn, self.design.schema_name)
         self.conn.row_factory = psycopg.rows.tuple_row
-        return carried, next(each for each in relations if each.table == self.design.table)
+        return next(each for each in relations if each.table == self.design.table)
 
     async def in_the_way(self) -> tuple[str, ...]:
         """Ask what is refused."""
@@ -93,14 +100,14 @@ class Attach:
 
     async def expanded(self) -> None:
         """Build what nobody sees."""
-        carried, relation = await self.facts()
+        carried, relation = await self.carried(), await self.relation()
         await self.conn.execute(attach.build_key(self.design).sql)
         await self.run(attach.create_parent(self.design, carried, relation))
 
     async def published(self) -> Carried:
         """Show the parent to the new version; gives what a withdrawal needs."""
         await self.expanded()
-        carried, relation = await self.facts()
+        carried, relation = await self.carried(), await self.relation()
         columns = sql.SQL(", ").join(sql.Identifier(name) for name in relation.columns)
         view = block("views", "view").format(
             view=sql.Identifier("public_v2", "events"), columns=columns, relation=self.design.parent
@@ -117,7 +124,7 @@ class Attach:
 
     async def finished(self, published: Carried) -> None:
         """Contract."""
-        now, _ = await self.facts()
+        now = await self.carried()
         carried = now.model_copy(update={"numbering": published.numbering})
         await self.run([attach.bind(self.design, await self.condition())])
         await self.conn.execute(attach.validate(self.design).sql)

@@ -1,0 +1,84 @@
+"""What a table that is to become a partition has, and whether that can be: read from PostgreSQL (ADR 31)."""
+
+from typing import Any, LiteralString
+
+from psycopg import sql
+
+from pgduet.operations.attach import Carried, Sequence
+from pgduet.operations.attach_design import AttachDesign
+from pgduet.operations.shadow_final import HungConstraint
+from pgduet.operations.statement import trusted
+from pgduet.postgres.session import Connection
+from pgduet.sql import block
+
+
+async def in_the_way(conn: Connection, design: AttachDesign) -> tuple[str, ...]:
+    """Say what a parent above the table, or its partitions, could not have; nothing where the attach can be."""
+    oid = (await _about(conn, design))["oid"]
+    rows = await _rows(conn, "attach", "in_the_way", {"oid": oid, "spread": [design.spread]})
+    return tuple(f"{row['why']} ({row['what']})" for row in rows)
+
+
+async def carried(conn: Connection, design: AttachDesign) -> Carried:
+    """Read what the parent is to be given, as it is now; with an empty search_path, so that every name has its schema."""
+    async with conn.transaction():
+        await conn.execute("SET LOCAL search_path = pg_catalog")
+        about = await _about(conn, design)
+        oid = {"oid": about["oid"]}
+        constraints = await _rows(conn, "shadow_final", "constraints", oid)
+        triggers = await _rows(conn, "shadow_final", "triggers", oid)
+        indexes = await _rows(conn, "attach", "indexes", oid)
+        (replicates,) = await _rows(conn, "attach", "replicates", oid)
+        numbering = await _rows(conn, "attach", "numbering", oid)
+    return Carried(
+        owner=about["owner"],
+        key=about["key"],
+        comment=about["comment"],
+        foreign=tuple(
+            HungConstraint(
+                schema_name=row["schema"],
+                table=row["table"],
+                name=row["name"],
+                definition=row["definition"],
+                valid=row["valid"],
+            )
+            for row in constraints
+            if row["kind"] == "outbound"
+        ),
+        triggers=tuple((row["name"], row["definition"], row["enabled"]) for row in triggers),
+        indexes=tuple((row["name"], row["definition"]) for row in indexes),
+        numbering=tuple(Sequence(**{**row, "identity": row["identity"].strip()}) for row in numbering),
+        replicates=replicates["identity"],
+    )
+
+
+async def condition(conn: Connection, design: AttachDesign) -> str:
+    """Let PostgreSQL say what a row of the first partition has to keep, and whether all bounds fit together."""
+    by = sql.SQL("RANGE ({})").format(sql.Identifier(design.spread))
+    async with conn.transaction(force_rollback=True):
+        await conn.execute(block("attach", "probe_table").format(relation=design.relation, by=by))
+        for number, each in enumerate((design.first, *design.later)):
+            name = sql.Identifier("pg_temp", f"pgduet_part_{number}")
+            query = block("attach", "probe_partition").format(partition=name, bound=trusted(each.bound))
+            await conn.execute(query)
+        probed = block("attach", "probed").format(partition=sql.Literal("pg_temp.pgduet_part_0"))
+        row = await (await conn.execute(probed)).fetchone()
+    return str(row["condition"]) if row else ""
+
+
+async def outside(conn: Connection, design: AttachDesign, condition: str) -> bool:
+    """Tell whether a row lies beyond the first partition's bound: reads the table, up to the first one."""
+    query = block("attach", "outside").format(relation=design.relation, condition=trusted(condition))
+    row = await (await conn.execute(query)).fetchone()
+    return row is not None and bool(row["outside"])
+
+
+async def _about(conn: Connection, design: AttachDesign) -> dict[str, Any]:
+    (row,) = await _rows(conn, "shadow_final", "about", {"schema": design.schema_name, "table": design.table})
+    return row
+
+
+async def _rows(
+    conn: Connection, file: LiteralString, name: LiteralString, values: dict[str, Any]
+) -> list[dict[str, Any]]:
+    return await (await conn.execute(block(file, name), values)).fetchall()

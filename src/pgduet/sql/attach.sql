@@ -1,0 +1,175 @@
+-- A table becomes the first partition of a parent that is put above it (ADR 31).
+
+-- name: create_parent
+-- Empty, and nobody's yet. Indexes, foreign keys and triggers come at contract; checks must be there when it is attached.
+CREATE TABLE {parent} (LIKE {relation} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMMENTS)
+  PARTITION BY {by}
+
+-- name: parent_key
+-- Not a primary key yet: the table below has another one until contract.
+CREATE UNIQUE INDEX {index} ON {parent} ({columns})
+
+-- name: build_key
+CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS {index} ON {relation} ({columns})
+
+-- name: drop_key
+DROP INDEX CONCURRENTLY IF EXISTS {index}
+
+-- name: drop_index
+DROP INDEX {index}
+
+-- name: drop_parent
+DROP TABLE IF EXISTS {parent}
+
+-- name: attach_all
+-- As the default partition, and the only one: whatever either version writes belongs in it.
+ALTER TABLE {parent} ATTACH PARTITION {relation} DEFAULT
+
+-- name: attach
+ALTER TABLE {parent} ATTACH PARTITION {relation} {bound}
+
+-- name: detach
+ALTER TABLE {parent} DETACH PARTITION {relation}
+
+-- name: partition
+CREATE TABLE {partition} PARTITION OF {parent} {bound}
+
+-- name: replica_identity
+ALTER TABLE {relation} REPLICA IDENTITY {identity}
+
+-- name: add_check
+-- What the partition's bound says, so that to attach the table reads no row.
+ALTER TABLE {relation} ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID
+
+-- name: validate
+ALTER TABLE {relation} VALIDATE CONSTRAINT {name}
+
+-- name: drop_constraint
+ALTER TABLE {relation} DROP CONSTRAINT {drop} {name}
+
+-- name: primary_using
+ALTER TABLE {relation} ADD CONSTRAINT {name} PRIMARY KEY USING INDEX {index}
+
+-- name: primary
+ALTER TABLE {relation} ADD CONSTRAINT {name} PRIMARY KEY ({columns})
+
+-- name: foreign_key
+ALTER TABLE {relation} ADD CONSTRAINT {name} {definition}
+
+-- name: rename
+ALTER TABLE {relation} RENAME TO {name}
+
+-- name: rename_index
+ALTER INDEX {index} RENAME TO {name}
+
+-- name: drop_trigger
+DROP TRIGGER {trigger} ON {relation}
+
+-- name: enable_trigger
+ALTER TABLE {relation} {how} TRIGGER {trigger}
+
+-- name: owner
+ALTER TABLE {relation} OWNER TO {role}
+
+-- name: comment
+COMMENT ON TABLE {relation} IS {text}
+
+-- name: rename_sequence
+ALTER SEQUENCE {sequence} RENAME TO {name}
+
+-- name: create_sequence
+CREATE SEQUENCE {sequence} AS {type} {options}
+
+-- name: sequence_owner
+ALTER SEQUENCE {sequence} OWNER TO {role}
+
+-- name: own_sequence
+ALTER SEQUENCE {sequence} OWNED BY {relation}.{column}
+
+-- name: grant_sequence
+-- An identity asks for no right on its sequence, a default does.
+GRANT USAGE ON SEQUENCE {sequence} TO {role}
+
+-- name: go_on
+-- Nobody inserts meanwhile: the table is locked.
+SELECT setval({new}::regclass, s.last_value, s.is_called) FROM {sequence} AS s
+
+-- name: drop_sequence
+DROP SEQUENCE {sequence}
+
+-- name: drop_identity
+ALTER TABLE {relation} ALTER COLUMN {column} DROP IDENTITY
+
+-- name: add_identity
+ALTER TABLE {relation} ALTER COLUMN {column} ADD GENERATED {how} AS IDENTITY (SEQUENCE NAME {sequence} {options})
+
+-- name: number_by
+ALTER TABLE {relation} ALTER COLUMN {column} SET DEFAULT nextval({sequence}::regclass)
+
+-- name: drop_default
+ALTER TABLE {relation} ALTER COLUMN {column} DROP DEFAULT
+
+-- name: probe_table
+CREATE TEMPORARY TABLE pgduet_parent (LIKE {relation}) PARTITION BY {by}
+
+-- name: probe_partition
+CREATE TEMPORARY TABLE {partition} PARTITION OF pg_temp.pgduet_parent {bound}
+
+-- name: probed
+SELECT pg_get_partition_constraintdef({partition}::regclass) AS condition
+
+-- name: outside
+SELECT EXISTS (SELECT FROM {relation} WHERE ({condition}) IS NOT TRUE) AS outside
+
+-- name: indexes
+-- Indexes of a table but for its primary key's and ours; read with an empty search_path.
+SELECT c.relname AS name, pg_get_indexdef(i.indexrelid) AS definition
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+ WHERE i.indrelid = %(oid)s::oid AND NOT i.indisprimary AND c.relname NOT LIKE '\_pgduet%%' ORDER BY c.relname
+
+-- name: numbering
+SELECT a.attname AS column, a.attidentity::text AS identity, n.nspname AS schema_name, s.relname AS name, format_type(q.seqtypid, NULL) AS type,
+       format('INCREMENT BY %%s MINVALUE %%s MAXVALUE %%s START WITH %%s CACHE %%s %%s', q.seqincrement, q.seqmin, q.seqmax, q.seqstart,
+         q.seqcache, CASE WHEN q.seqcycle THEN 'CYCLE' ELSE 'NO CYCLE' END) AS options
+  FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' JOIN pg_namespace n ON n.oid = s.relnamespace
+  JOIN pg_sequence q ON q.seqrelid = s.oid JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+ WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = %(oid)s::oid AND d.deptype IN ('a', 'i')
+ ORDER BY a.attnum
+
+-- name: in_the_way
+-- What the table has that a parent above it, or its partitions, could not have or would not be given.
+WITH t AS (SELECT c.* FROM pg_class c WHERE c.oid = %(oid)s::oid)
+SELECT 'is not an ordinary, permanent table of its own' AS why, relname::text AS what FROM t
+ WHERE relkind <> 'r' OR relpersistence <> 'p' OR relispartition
+    OR EXISTS (SELECT FROM pg_inherits WHERE inhrelid = t.oid OR inhparent = t.oid)
+UNION ALL SELECT 'has row level security', relname::text FROM t WHERE relrowsecurity
+UNION ALL SELECT 'can be empty in the column by which the rows are spread', attname::text FROM t JOIN pg_attribute a ON a.attrelid = t.oid
+ WHERE a.attname = ANY (%(spread)s::text[]) AND NOT a.attnotnull
+UNION ALL SELECT 'computes the column by which the rows are spread', attname::text FROM t JOIN pg_attribute a ON a.attrelid = t.oid
+ WHERE a.attname = ANY (%(spread)s::text[]) AND a.attgenerated <> ''
+UNION ALL SELECT 'is referred to by a foreign key', k.conname::text FROM t JOIN pg_constraint k ON k.confrelid = t.oid AND k.contype = 'f'
+UNION ALL SELECT 'has a foreign key that is not validated', k.conname::text FROM t JOIN pg_constraint k ON k.conrelid = t.oid
+ WHERE k.contype = 'f' AND NOT k.convalidated
+UNION ALL SELECT 'has a check that is not inherited', k.conname::text FROM t JOIN pg_constraint k ON k.conrelid = t.oid
+ WHERE k.contype = 'c' AND k.connoinherit
+UNION ALL SELECT 'has a constraint of its own kind', k.conname::text FROM t JOIN pg_constraint k ON k.conrelid = t.oid
+ WHERE k.contype IN ('x', 'u', 't') OR k.contype = 'p' AND k.condeferrable
+UNION ALL SELECT 'has a unique index, which would hold in each partition only', i.indexrelid::regclass::text FROM t
+  JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class x ON x.oid = i.indexrelid
+ WHERE i.indisunique AND NOT i.indisprimary AND x.relname NOT LIKE '\_pgduet%%'
+UNION ALL SELECT 'has an index that is not valid', i.indexrelid::regclass::text FROM t JOIN pg_index i ON i.indrelid = t.oid WHERE NOT i.indisvalid
+UNION ALL SELECT 'has a trigger for statements, or with transition tables', g.tgname::text FROM t JOIN pg_trigger g ON g.tgrelid = t.oid
+ WHERE NOT g.tgisinternal AND (g.tgtype & 1 = 0 OR g.tgoldtable IS NOT NULL OR g.tgnewtable IS NOT NULL)
+UNION ALL SELECT 'has rules', r.rulename::text FROM t JOIN pg_rewrite r ON r.ev_class = t.oid
+UNION ALL SELECT 'has column grants', a.attname::text FROM t JOIN pg_attribute a ON a.attrelid = t.oid WHERE a.attacl IS NOT NULL
+UNION ALL SELECT 'names its rows by an index for replication', relname::text FROM t WHERE relreplident = 'i'
+UNION ALL SELECT 'is published', p.pubname::text FROM t JOIN pg_namespace n ON n.oid = t.relnamespace
+  JOIN pg_publication_tables p ON p.schemaname = n.nspname AND p.tablename = t.relname
+UNION ALL SELECT DISTINCT 'is read by a view of others', r.ev_class::regclass::text FROM t
+  JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.classid = 'pg_rewrite'::regclass
+  JOIN pg_rewrite r ON r.oid = d.objid JOIN pg_class v ON v.oid = r.ev_class JOIN pg_namespace n ON n.oid = v.relnamespace
+ WHERE coalesce(obj_description(n.oid, 'pg_namespace'), '') NOT LIKE 'pgduet version %%'
+ORDER BY why, what
+
+-- name: replicates
+SELECT relreplident::text AS identity FROM pg_class WHERE oid = %(oid)s::oid

@@ -156,7 +156,10 @@ async def test_an_empty_table_is_filled_and_read(conn: Connection) -> None:
 
 async def test_a_key_of_two_columns(conn: Connection) -> None:
     await create_lines(conn, 6)
-    keys = (GroupKey(source="invoice_id", target="first", type="integer"), GroupKey(source="amount", target="place", type="integer"))
+    keys = (
+        GroupKey(source="invoice_id", target="first", type="integer"),
+        GroupKey(source="amount", target="place", type="integer"),
+    )
     m = Merge(conn, totals(key=keys, columns=totals().columns[:1], reads=(), index="by_two"))
     await m.expand()
     assert await m.fill(4) == 18
@@ -188,9 +191,6 @@ async def test_merged_rows_cannot_be_written_before_contract_and_can_afterwards(
     ):
         with pytest.raises(errors.ObjectNotInPrerequisiteState, match="merged rows of totals cannot be written yet"):
             await m.conn.execute(statement.encode())
-    # Nor can their rows be locked: a lock that a drain would wait for.
-    with pytest.raises(psycopg.Error):
-        await m.conn.execute("SELECT * FROM public_v2.totals WHERE id = 1 FOR UPDATE")
     await m.conn.execute("PREPARE asked AS SELECT total FROM public_v2.totals WHERE id = $1")
     assert await m.one("EXECUTE asked(1)") == (6,)
     await m.conn.execute("UPDATE public.lines SET amount = 5 WHERE invoice_id = 1")
@@ -199,10 +199,22 @@ async def test_merged_rows_cannot_be_written_before_contract_and_can_afterwards(
     await m.conn.execute("UPDATE public_v2.totals SET total = 1 WHERE id = 1")
     await m.conn.execute("INSERT INTO public_v2.totals VALUES (99, 1, 1, NULL)")
     assert await m.one("SELECT total FROM public.totals WHERE id = 1") == (1,)
+    with pytest.raises(errors.UniqueViolation, match='"totals_pkey"'):
+        await m.conn.execute("INSERT INTO public_v2.totals VALUES (99, 1, 1, NULL)")
     # What could not be made again is kept, with its key and its numbers.
     assert await m.one(f'SELECT count(*) FROM pgduet_archive."{PLAN}/public.lines"') == (30,)
     left = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'pgduet'::regnamespace AND proname LIKE 'merge%%'"
     assert await m.one(left) == (0,)
+
+
+async def test_a_new_client_that_locks_what_it_reads_keeps_nobody_waiting(m: Merge, dsn: str) -> None:
+    async with await psycopg.AsyncConnection.connect(dsn) as new:
+        await new.execute("SELECT * FROM public_v2.totals FOR UPDATE")
+        await m.conn.execute("SET lock_timeout = '200ms'")
+        await m.conn.execute("UPDATE public.lines SET amount = 5")
+        assert await m.drain() == 30
+        await new.execute("SELECT * FROM public_v2.totals FOR UPDATE")
+    assert await m.stored() == (10, 0)
 
 
 async def test_contract_refuses_while_a_note_is_left(m: Merge) -> None:
@@ -223,9 +235,14 @@ async def test_everything_can_be_taken_back_twice(m: Merge) -> None:
     assert await m.stored() == (10, 0)
 
 
-@pytest.mark.parametrize("asked", ["EXECUTE asked(1)", "SELECT * FROM public_v2.totals", "SELECT {drain}", "SELECT {fill}"])
+@pytest.mark.parametrize(
+    "asked", ["EXECUTE asked(1)", "SELECT * FROM public_v2.totals", "SELECT {drain}", "SELECT {fill}"]
+)
 async def test_who_waits_for_truncate_does_not_hold_the_target(m: Merge, dsn: str, asked: str) -> None:
-    queries = {"SELECT {drain}": merge_rows_rows.drain(m.design, 1), "SELECT {fill}": merge_rows_rows.fill(m.design, 1, None)}
+    queries = {
+        "SELECT {drain}": merge_rows_rows.drain(m.design, 1),
+        "SELECT {fill}": merge_rows_rows.fill(m.design, 1, None),
+    }
     query = queries.get(asked, sql.SQL(asked))  # type: ignore[arg-type]
     async with await psycopg.AsyncConnection.connect(dsn) as old, await psycopg.AsyncConnection.connect(dsn) as new:
         await new.execute("SET plan_cache_mode = force_generic_plan")
@@ -272,7 +289,11 @@ STALE = Clause(
 )
 GHOST = Clause("an empty group has no row", "merging", "reading", " HAVING count(*) > 0")
 KEEPS_EMPTY = Clause(
-    "the drain deletes empty groups", "merging", "drain", " AND NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_j})", " AND false"
+    "the drain deletes empty groups",
+    "merging",
+    "drain",
+    " AND NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_j})",
+    " AND false",
 )
 
 

@@ -14,8 +14,6 @@ from support.merging import Merge, create_lines, totals
 from support.mutants import Clause, must_fail
 from support.shadow_clients import errors_in
 
-from pgduet.operations import merge_rows_rows
-
 Connection = psycopg.AsyncConnection[Any]
 CLIENTS, LONG_S = 16, 2.0
 
@@ -167,13 +165,17 @@ async def test_the_target_is_filled_beside_clients_and_drains(dsn: str, conn: Co
             await asyncio.sleep(0.01)
         await _until(LONG_S, again)
     await m.drain()
-    assert {what for what in errors_in(ledger)} == set()
+    assert errors_in(ledger) == {}
     assert (await m.stored())[1] == 0
 
 
-IN_ONE = Clause("drain and filling keep apart", "merging", "fill", "  PERFORM pg_advisory_xact_lock_shared({alone});\n")
-SEVERAL = Clause("one drain at a time", "merging", "drain", "NOT pg_try_advisory_xact_lock({alone})", "false")
-SAME_NOTES = Clause("notes stay until they are read", "merging", "reading", "NOT EXISTS (SELECT FROM {journal}", "EXISTS (SELECT FROM {journal}")
+SAME_NOTES = Clause(
+    "notes stay until they are read",
+    "merging",
+    "reading",
+    "NOT EXISTS (SELECT FROM {journal}",
+    "EXISTS (SELECT FROM {journal}",
+)
 
 
 async def test_without_the_rule_readers_see_wrong_rows(dsn: str, conn: Connection) -> None:

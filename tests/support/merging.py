@@ -7,13 +7,13 @@ from typing import Any
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
-from support.shadows import OWNER, over
 
 from pgduet.operations import merge_rows, merge_rows_rows
-from pgduet.operations.merge_rows_design import GroupKey, MergeDesign, MergedColumn, SourceColumn
+from pgduet.operations.merge_rows_design import GroupKey, MergedColumn, MergeDesign, SourceColumn
 from pgduet.operations.statement import Statement
 from pgduet.operations.views import Relation
 from pgduet.postgres import store
+from support.shadows import OWNER, over
 
 Connection = psycopg.AsyncConnection[Any]
 PLAN = "totals"
@@ -28,7 +28,9 @@ CREATE TABLE public.lines (
     note       text
 )
 """
-GROUPS = "SELECT invoice_id AS id, count(*) AS lines, sum(amount) AS total, max(note) AS last FROM public.lines GROUP BY 1"
+GROUPS = (
+    "SELECT invoice_id AS id, count(*) AS lines, sum(amount) AS total, max(note) AS last FROM public.lines GROUP BY 1"
+)
 
 
 def totals(**changes: Any) -> MergeDesign:

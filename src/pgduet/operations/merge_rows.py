@@ -11,7 +11,7 @@ from psycopg import sql
 from pgduet.operations.design import image_differs
 from pgduet.operations.merge_rows_design import MergeDesign
 from pgduet.operations.merge_rows_rows import fields, functions, reading
-from pgduet.operations.names import archived_table, trigger_name
+from pgduet.operations.names import archived_table, fit, trigger_name
 from pgduet.operations.shadow_keys import NEW, NOTHING, OLD, any_of, listed, quoted
 from pgduet.operations.statement import Lock, Role, Statement, identifiers, role, trusted
 from pgduet.operations.views import Relation
@@ -29,7 +29,9 @@ def create(design: MergeDesign) -> list[Statement]:
         *(sql.SQL("{} {}").format(sql.Identifier(each.name), trusted(each.type)) for each in design.columns),
     ]
     key = identifiers(design.target_key)
-    target = block("merging", "create_target").format(target=design.target, columns=listed(columns), key=key)
+    target = block("merging", "create_target").format(
+        target=design.target, columns=listed(columns), name=_key_name(design.physical), key=key
+    )
     journal = block("merging", "create_journal").format(journal=design.journal, columns=listed(keys))
     return [
         Statement(target, f"create {design.target_label}"),
@@ -93,7 +95,9 @@ def drop_triggers(design: MergeDesign, plan: str) -> list[Statement]:
     """Drop what `triggers` created, once no view reads the target."""
     made = [
         Statement(
-            block("sync", "drop_trigger").format(trigger=sql.Identifier(_trigger(plan, kind)), relation=design.relation),
+            block("sync", "drop_trigger").format(
+                trigger=sql.Identifier(_trigger(plan, kind)), relation=design.relation
+            ),
             f"drop a trigger on {design.label}",
             Lock.ACCESS_EXCLUSIVE,
             design.label,
@@ -105,10 +109,12 @@ def drop_triggers(design: MergeDesign, plan: str) -> list[Statement]:
 
 
 def view(design: MergeDesign, name: sql.Identifier, relation: Relation, owner: str, plan: str) -> list[Statement]:
-    """Publish the merged rows, for reading: `owner` can lock no row, so nobody can through the view."""
+    """Publish the merged rows, for reading: FOR UPDATE through a view of this form locks nothing, so no client holds up a drain."""
     shown = name.as_string(None)
     made = [
-        Statement(block("merging", "grant_reading").format(relation=each, role=Role(owner)), "the view's owner may read")
+        Statement(
+            block("merging", "grant_reading").format(relation=each, role=Role(owner)), "the view's owner may read"
+        )
         for each in (design.relation, design.target, design.journal)
     ]
     made += [
@@ -159,9 +165,7 @@ def finish(design: MergeDesign, name: sql.Identifier, relation: Relation, plan: 
             block("merging", "final_view").format(view=name, columns=columns, target=design.target), "the view is plain"
         ),
         *_grants(design.target, relation),
-        Statement(
-            block("views", "owner").format(view=name, role=Role(relation.owner)), "its owner is the table's"
-        ),
+        Statement(block("views", "owner").format(view=name, role=Role(relation.owner)), "its owner is the table's"),
         *drop_triggers(design, plan),
         _drop_function(sql.SQL("{}()").format(design.routine("merge_read_only"))),
         *_drop_functions(design),
@@ -173,6 +177,13 @@ def finish(design: MergeDesign, name: sql.Identifier, relation: Relation, plan: 
             design.label,
         ),
         Statement(block("merging", "rename").format(relation=moved, name=kept), "by the plan's name"),
+        Statement(
+            block("merging", "rename_constraint").format(
+                relation=design.target, old=_key_name(design.physical), name=_key_name(design.shown_as)
+            ),
+            "and its key",
+            Lock.ACCESS_EXCLUSIVE,
+        ),
         Statement(
             block("merging", "rename").format(relation=design.target, name=sql.Identifier(design.shown_as)),
             f"{design.shown_as} has its name",
@@ -243,6 +254,10 @@ def _drop_tables(*relations: sql.Identifier) -> list[Statement]:
         )
         for each in relations
     ]
+
+
+def _key_name(table: str) -> sql.Identifier:
+    return sql.Identifier(fit(f"{table}_pkey"))
 
 
 def _trigger(plan: str, kind: str) -> str:

@@ -62,7 +62,10 @@ def functions(design: MergeDesign) -> list[Statement]:
     return [
         Statement(
             block("merging", "function").format(
-                function=design.routine(kind), arguments=trusted(arguments), returns=sql.SQL("record"), body=quoted(body)
+                function=design.routine(kind),
+                arguments=trusted(arguments),
+                returns=sql.SQL("record"),
+                body=quoted(body),
             ),
             f"{kind} of {design.target_label}",
         )
@@ -94,9 +97,7 @@ def parity(design: MergeDesign) -> Query:
 
 def repair(design: MergeDesign) -> Query:
     """Note the groups that the new version shows otherwise than they are."""
-    pairs = [
-        sql.SQL("coalesce(o.{0}, s.{0}) AS {0}").format(sql.Identifier(name)) for name in design.target_key
-    ]
+    pairs = [sql.SQL("coalesce(o.{0}, s.{0}) AS {0}").format(sql.Identifier(name)) for name in design.target_key]
     return block("merging", "note_drift").format(
         **_parts(design), **_compared(design), coalesced=listed(pairs), key_of=listed(fields(J, design.target_key))
     )

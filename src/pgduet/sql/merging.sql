@@ -2,7 +2,7 @@
 -- `o` is a row of the source, `s` one of the target, `j` one of the journal, `a` what a group comes to.
 
 -- name: create_target
-CREATE TABLE {target} ({columns}, PRIMARY KEY ({key}))
+CREATE TABLE {target} ({columns}, CONSTRAINT {name} PRIMARY KEY ({key}))
 
 -- name: create_journal
 -- Short-lived rows: vacuumed by their number, not by a share of what is left.
@@ -64,7 +64,7 @@ SELECT {j_key}, {a_columns} FROM (SELECT DISTINCT {j_names} FROM {journal} AS j)
 SELECT {s_columns} FROM {target} AS s WHERE NOT EXISTS (SELECT FROM {journal} AS j WHERE {s_is_j})
 
 -- name: view
--- With its owner's rights: clients need none on the journal; and the owner has none to lock rows with.
+-- With its owner's rights: clients need none on the journal, nor on a source that the new version does without.
 CREATE OR REPLACE VIEW {view} AS {reading}
 
 -- name: grant_reading
@@ -167,3 +167,6 @@ ALTER TABLE {relation} SET SCHEMA {schema}
 
 -- name: rename
 ALTER TABLE {relation} RENAME TO {name}
+
+-- name: rename_constraint
+ALTER TABLE {relation} RENAME CONSTRAINT {old} TO {name}

@@ -251,7 +251,10 @@ async def test_who_waits_for_truncate_does_not_hold_the_target(m: Merge, dsn: st
         await new.commit()
         await old.execute("TRUNCATE public.lines")
         waiting = asyncio.create_task(new.execute(query))
-        locks = "SELECT count(*) FILTER (WHERE NOT granted), count(*) FILTER (WHERE relation = %s::regclass AND granted) FROM pg_locks WHERE pid = %s"
+        locks = (
+            "SELECT count(*) FILTER (WHERE NOT granted), count(*) FILTER (WHERE relation = %s::regclass AND granted)"
+            " FROM pg_locks WHERE pid = %s"
+        )
         async with asyncio.timeout(10):
             while (found := await m.one(locks, m.design.target_label, new.info.backend_pid))[0] == 0:
                 await asyncio.sleep(0.01)

@@ -64,7 +64,10 @@ class Old:
         key = 1_000_000 + self.number
         async with self.conn.transaction():
             await self.conn.execute("INSERT INTO public.lines (invoice_id, amount) VALUES (%s, 1)", (key,))
-            query = "SELECT total - (SELECT sum(amount) FROM public.lines WHERE invoice_id = %s) FROM public_v2.totals WHERE id = %s"
+            query = (
+                "SELECT total - (SELECT sum(amount) FROM public.lines WHERE invoice_id = %s) FROM public_v2.totals"
+                " WHERE id = %s"
+            )
             row = await (await self.conn.execute(query, (key, key))).fetchone()
             assert row is not None
             self.ledger["read wrong"] += row[0] != 0

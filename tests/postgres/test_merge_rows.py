@@ -243,7 +243,7 @@ async def test_who_waits_for_truncate_does_not_hold_the_target(m: Merge, dsn: st
         "SELECT {drain}": merge_rows_rows.drain(m.design, 1),
         "SELECT {fill}": merge_rows_rows.fill(m.design, 1, None),
     }
-    query = queries.get(asked, sql.SQL(asked))  # type: ignore[arg-type]
+    query = queries.get(asked, sql.SQL(asked))
     async with await psycopg.AsyncConnection.connect(dsn) as old, await psycopg.AsyncConnection.connect(dsn) as new:
         await new.execute("SET plan_cache_mode = force_generic_plan")
         await new.execute("PREPARE asked AS SELECT total FROM public_v2.totals WHERE id = $1")

@@ -80,7 +80,8 @@ async def _old(dsn: str, number: int, keys: int, ledger: Counter[str], stop: Cal
         while not stop():
             kind = client.chance.choice(["insert", "update", "update", "delete", "regroup", "own"])
             try:
-                ledger["amount"] += await getattr(client, kind)()
+                amount = await getattr(client, kind)()  # apart: others count while we wait
+                ledger["amount"] += amount
                 ledger["done"] += 1
             except psycopg.Error as error:
                 ledger[f"{type(error).__name__}: {kind}"] += 1

@@ -79,7 +79,7 @@ class Merge:
         filled = 0
         while True:
             cursor, rows = await self.one(merge_rows_rows.fill(self.design, most, cursor))
-            filled += rows
+            filled += int(rows)
             if cursor is None:
                 return filled
 

@@ -137,8 +137,7 @@ def _compared(design: MergeDesign) -> dict[str, sql.Composable]:
 
 def _cursors(design: MergeDesign) -> dict[str, sql.Composable]:
     return {
-        f"{which}_key": listed(fields(sql.SQL(f"_pgduet_{which}"), design.target_key))  # type: ignore[arg-type]
-        for which in ("first", "next")
+        f"{which}_key": listed(fields(sql.SQL(f"_pgduet_{which}"), design.target_key)) for which in ("first", "next")
     }
 
 

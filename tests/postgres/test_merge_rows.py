@@ -276,6 +276,19 @@ async def test_a_group_is_found_by_indexes_on_either_side(m: Merge) -> None:
     assert f"{m.design.physical}_pkey" in plan
 
 
+async def test_readers_do_not_step_over_notes_that_were_taken_long_ago(m: Merge) -> None:
+    async def touched() -> int:
+        query = "EXPLAIN (ANALYZE, BUFFERS, FORMAT json) SELECT * FROM public_v2.totals WHERE id = 1"
+        (plan,) = (await m.one(query))[0]
+        return int(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
+
+    await m.conn.execute("INSERT INTO public.lines (invoice_id) SELECT 1 FROM generate_series(1, 20000)")
+    assert await m.drain(5000) == 20_000
+    bloated = await touched()
+    await m.conn.execute(merge_rows_rows.tidy(m.design).sql)
+    assert await touched() < 30 < bloated
+
+
 NOT_APART = Clause(
     "the filling keeps drains out", "merging", "fill", "  PERFORM pg_advisory_xact_lock_shared({alone});\n"
 )

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from pgduet.operations.merge_rows_design import MergeDesign
 from pgduet.operations.shadow_keys import any_of, assigned, listed, quoted, same
-from pgduet.operations.statement import Query, Statement, identifiers, trusted
+from pgduet.operations.statement import Lock, Query, Statement, identifiers, trusted
 from pgduet.sql import block
 
 A, G, J, O, S = (sql.SQL(name) for name in "agjos")  # noqa: E741  (as the blocks call them)
@@ -88,6 +88,12 @@ def drain(design: MergeDesign, most: int, place: str = START) -> Query:
     return block("merging", "call_drain").format(
         function=design.routine("merge_drain"), most=sql.Literal(most), place=sql.Literal(place)
     )
+
+
+def tidy(design: MergeDesign) -> Statement:
+    """Clear away the notes that were taken, for readers step over each: after some thousands of them, outside any transaction."""
+    query = block("merging", "tidy").format(journal=design.journal)
+    return Statement(query, "vacuum the journal", Lock.SHARE_UPDATE_EXCLUSIVE, design.journal.as_string(None))
 
 
 def parity(design: MergeDesign) -> Query:

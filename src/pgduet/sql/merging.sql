@@ -105,6 +105,11 @@ END
 -- name: call_drain
 SELECT _pgduet_at::text AS place, taken_notes FROM {function}({most}, {place}::tid)
 
+-- name: tidy
+-- What was taken stands in the journal's index until it is vacuumed, and readers step over it. The end of the table is left: to cut it off
+-- takes a lock that readers would wait for.
+VACUUM (INDEX_CLEANUP on, TRUNCATE off) {journal}
+
 -- name: fill
 -- The groups from a key on, as many as have about so many rows, and at least one. Two sessions may do the same: the first one counts.
 BEGIN

@@ -37,7 +37,9 @@ class Aggregated(Message):
             return f"aggregate {self.name} ({self.measure}, {self.relation}) differs"
         named = ", ".join(" / ".join("NULL" if v is None else str(v) for v in group) for group in self.groups[:5])
         more = f" and {self.differing - 5} more" if self.differing > 5 else ""
-        return f"aggregate {self.name} ({self.measure}, {self.relation}) differs in {self.differing} groups: {named}{more}"
+        return (
+            f"aggregate {self.name} ({self.measure}, {self.relation}) differs in {self.differing} groups: {named}{more}"
+        )
 
 
 class Parity(Message):

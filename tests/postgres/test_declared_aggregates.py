@@ -82,7 +82,9 @@ async def test_maps_that_are_wrong_alike_are_seen_by_the_aggregates_alone(dsn: s
         assert found.off[1].groups == [[]]
         noted = await m.drift()
         assert {key["aggregate"] for key, kind in noted if kind == "aggregate"} == {"turnover", "dearest", "priced"}
-        ((most,),) = await m.rows("SELECT detail::jsonb ->> 'old' FROM pgduet.drift WHERE key ->> 'aggregate' = 'dearest'")
+        ((most,),) = await m.rows(
+            "SELECT detail::jsonb ->> 'old' FROM pgduet.drift WHERE key ->> 'aggregate' = 'dearest'"
+        )
         assert float(most) == 1250
         assert "1250" not in found.model_dump_json(), "what each side has stays in the database"
 
@@ -124,7 +126,12 @@ async def test_an_expression_that_fails_on_a_row_says_so_without_its_value(dsn: 
 
 REFUSED: dict[str, tuple[dict[str, Any], type[PgduetError], str, str]] = {
     "an old column that is not there": (TURNOVER | {"old": "prise"}, UnknownColumn, "old", 'Did you mean "price"'),
-    "the old column on the new side": (TURNOVER | {"new": "price"}, UnknownColumn, "new", "does not exist in version 2"),
+    "the old column on the new side": (
+        TURNOVER | {"new": "price"},
+        UnknownColumn,
+        "new",
+        "does not exist in version 2",
+    ),
     "the new column on the old side": (TURNOVER | {"old": "cents"}, UnknownColumn, "old", "public.orders"),
     "a group that is not there": (TURNOVER | {"group_by": ["shop", "town"]}, UnknownColumn, "group_by[1].old", "town"),
     "a sum of texts": (TURNOVER | {"old": "shop", "new": "shop"}, ExpressionInvalid, "old", "cannot sum"),

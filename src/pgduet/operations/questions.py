@@ -23,7 +23,16 @@ from pgduet.plan.models import (
     TableColumn,
 )
 
-__all__ = ["KeyPath", "aggregate_questions", "carried_checks", "new_scope", "place", "questions", "typed_columns", "types_to_ask"]
+__all__ = [
+    "KeyPath",
+    "aggregate_questions",
+    "carried_checks",
+    "new_scope",
+    "place",
+    "questions",
+    "typed_columns",
+    "types_to_ask",
+]
 
 Types = Mapping[KeyPath, str]
 Known = Mapping[str, TableFacts]

@@ -51,7 +51,10 @@ INSTRUMENTS = (
     Instrument("pgduet.parity.rows", "gauge", "{row}", "Rows that the last full comparison read"),
     Instrument("pgduet.drift.rows", "gauge", "{row}", "Rows that differed in the last full comparison"),
     Instrument(
-        "pgduet.drift.groups", "gauge", "{group}", "Groups of declared aggregates that differed in the last full comparison"
+        "pgduet.drift.groups",
+        "gauge",
+        "{group}",
+        "Groups of declared aggregates that differed in the last full comparison",
     ),
     Instrument("pgduet.backfill.rows", "counter", "{row}", "Rows written by the backfill"),
     Instrument(

@@ -119,7 +119,7 @@ async def test_an_expression_that_fails_on_a_row_says_so_without_its_value(dsn: 
     bad = TURNOVER | {"old": "1 / (price - 2.5)", "new": "1 / (cents / 100.0 - 2.5)"}
     async with mechanics(dsn, RIGHT, verify={"aggregates": [bad]}) as m:
         await m.published()
-        with pytest.raises(GateRefused, match="aggregate turnover cannot be asked of every row.*division_by_zero|zero"):
+        with pytest.raises(GateRefused, match="aggregate turnover cannot be asked of every row"):
             await m.compare()
         assert (await store.latest(m.conn, m.migration.name)) is not None, "the session goes on"
 

@@ -46,9 +46,11 @@ class located:  # noqa: N801  (used as a context manager, like a function)
         self.path = path
 
     def __enter__(self) -> None:
+        """Begin; nothing is needed for it."""
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Give an error its place."""
         if isinstance(error, PgduetError) and error.place is None:
             error.place = place(self.path)
             error.args = (error.render(),)

@@ -1,7 +1,7 @@
-"""Declared aggregates of a plan, resolved at preflight: parsed by PostgreSQL over each version's row, and known to be comparable.
+"""Declared aggregates of a plan, resolved at preflight: parsed by PostgreSQL over each version's row, and comparable.
 
-Both representations are in one row, so both sides are read from the table itself: the old one by the table's columns, the new one by
-the columns in the making.
+Both representations are in one row, so both sides are read from the table itself: the old one by the table's columns, the new
+one by the columns in the making.
 """
 
 from collections.abc import Mapping

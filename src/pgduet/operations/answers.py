@@ -47,7 +47,6 @@ class located:  # noqa: N801  (used as a context manager, like a function)
 
     def __enter__(self) -> None:
         """Begin; nothing is needed for it."""
-        return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Give an error its place."""

@@ -3,8 +3,8 @@
 from typing import Any
 
 import psycopg
-from support.harness import Harness
-from support.plans import replace
+from support.harness import Harness, pgduet
+from support.plans import NAME, replace
 
 from pgduet.phases import Phase
 
@@ -26,7 +26,7 @@ TURNOVER: dict[str, Any] = {
 async def create(conn: Connection, price: int) -> None:
     await conn.execute("CREATE TABLE public.orders (id int PRIMARY KEY, shop text NOT NULL, price int NOT NULL)")
     await conn.execute(
-        "INSERT INTO public.orders SELECT i, 'shop ' || i % 2, %s FROM generate_series(1, 100) i", (price,)
+        "INSERT INTO public.orders SELECT i, 'shop ' || i %% 2, %s FROM generate_series(1, 100) i", (price,)
     )
 
 
@@ -51,6 +51,11 @@ async def test_a_wrong_mapping_is_held_before_anybody_sees_the_new_version(stage
         assert [(each.name, each.groups) for each in status.parity.off] == [("turnover", [["shop 0"], ["shop 1"]])]
         answer = await stage.act("verify", repair=True)
         assert "turnover" in answer.message, "there is nothing in a row to repair"
+        code, said = await pgduet(stage, "verify", NAME, "--database", stage.database)
+        assert code == 1
+        assert "0 differ" in said
+        assert "differs in 2 groups: shop 0, shop 1" in said
+        assert "1 of 1 aggregate differ" in (await pgduet(stage, "status", NAME, "--database", stage.database))[1]
         logged = await (
             await conn.execute("SELECT evidence #> '{aggregates,0,groups}' FROM pgduet.audit WHERE action = 'parity'")
         ).fetchall()
@@ -58,6 +63,10 @@ async def test_a_wrong_mapping_is_held_before_anybody_sees_the_new_version(stage
         assert not await (await conn.execute("SELECT FROM pg_namespace WHERE nspname = 'public_v2'")).fetchall()
         await stage.act("abort")
         assert (await stage.result()).phase is Phase.ROLLED_BACK
+        code, page = await pgduet(stage, "report", NAME, "--database", stage.database)
+        assert code == 0
+        assert "Declared aggregates" in page
+        assert "2: shop 0, shop 1" in page
 
 
 async def test_what_comes_apart_later_holds_the_cutover_and_the_soak(stage: Harness, conn: Connection) -> None:

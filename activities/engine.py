@@ -189,7 +189,7 @@ def _tell(found: store.Migration) -> None:
     subject.in_phase(found.phase)
     metrics.stands(found.phase, found.authority, found.sync_mode)
     if found.parity:
-        metrics.compared(found.parity["rows"], found.parity["mismatches"])
+        store.tell_parity(found.parity)
     metrics.routed(found.read_percent)
 
 

@@ -57,7 +57,7 @@ class Verify:
                     "repair" if repaired else "parity",
                     affected={"rows": result.rows},
                     evidence=result.model_dump(
-                        mode="json", include={"mismatches", "violations", "repaired", "examples"}
+                        mode="json", include={"mismatches", "violations", "repaired", "examples", "aggregates"}
                     ),
                 )
             return result

@@ -53,6 +53,7 @@ def details(status: Status, commands: list[str]) -> str:
             f"- parity: {status.parity.mismatches} of {status.parity.rows:,} rows differ"
             f" (checked {status.parity.checked_at:%Y-%m-%d %H:%M:%S} UTC)"
         )
+        lines += [f"- {literal(each.told)}" for each in status.parity.off]
     if status.census:
         lines.append("- clients: " + ", ".join(literal(f"{each.who} on {each.version}") for each in status.census[:10]))
     if status.failure:

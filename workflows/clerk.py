@@ -104,7 +104,8 @@ class Clerk(Machine):
             return outcome.summary
         if isinstance(message, VerifyNow):
             parity = await self.compare(repair=message.repair, reference=actor)
-            return f"{parity.mismatches} of {parity.rows} rows differ, {parity.repaired} repaired"
+            told = f"{parity.mismatches} of {parity.rows} rows differ, {parity.repaired} repaired"
+            return "; ".join([told, *(each.told for each in parity.off)])
         if isinstance(message, Throttle):
             return await self.throttle(message, actor)
         for number in range(len(self.children)):

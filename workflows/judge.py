@@ -33,9 +33,14 @@ def judge_traffic(since: Traffic, now: Traffic, policy: Policy) -> tuple[Traffic
     return bake, None
 
 
+def stands_in_the_way(parity: Parity, policy: Policy) -> bool:
+    """Tell whether a comparison found what neither publication nor cutover may pass; aggregates have no tolerance."""
+    return bool(parity.mismatches > policy.verify.max_drift_rows or parity.violations or parity.off)
+
+
 def describe(parity: Parity) -> str:
     """Say what a comparison found, with the first rows by name."""
     rows = "; ".join(f"{row['relation']} {row['key']} ({row['kind']})" for row in parity.examples[:5])
-    return f"{parity.mismatches} of {parity.rows} rows differ, {parity.violations} break a coming constraint" + (
-        f": {rows}" if rows else ""
-    )
+    told = f"{parity.mismatches} of {parity.rows} rows differ, {parity.violations} break a coming constraint"
+    told += f": {rows}" if rows else ""
+    return "; ".join([told, *(each.told for each in parity.off[:5])])

@@ -31,7 +31,7 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.anchors import memo
     from pgduet.workflows.calls import read, unfit
     from pgduet.workflows.chained import FIRST_LOOK_S, GROWTH, LOOK_EVERY_S
-    from pgduet.workflows.judge import describe
+    from pgduet.workflows.judge import describe, stands_in_the_way
     from pgduet.workflows.machine import MAKES_SAFE, ContinueAsNewNeeded
     from pgduet.workflows.pace import CENSUS_EVERY_S, CensusPace
     from pgduet.workflows.patches import in_chain
@@ -230,7 +230,7 @@ class Migration(Watch):
         parity = await self.compare()
         if parity.mismatches:
             parity = await self.compare(repair=True)
-        while parity.mismatches > self.plan.policy.verify.max_drift_rows or parity.violations:
+        while stands_in_the_way(parity, self.plan.policy):
             await self.hold("drift", describe(parity), *self.drift_commands())
             parity = await self.compare()
         await self.until_earlier_are_published()
@@ -276,7 +276,7 @@ class Migration(Watch):
         if self.status.authority is Authority.NEW:
             return
         parity = await self.compare()
-        while parity.mismatches > self.plan.policy.verify.max_drift_rows or parity.violations:
+        while stands_in_the_way(parity, self.plan.policy):
             await self.hold("drift", describe(parity), *self.drift_commands())
             parity = await self.compare()
         await self.checkpoint()

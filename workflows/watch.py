@@ -152,7 +152,7 @@ class Watch(Chained):
     async def reconcile(self) -> None:
         """Compare again while both versions live; drift rolls back where the policy says so, else it is shown."""
         parity = await self.compare()
-        if parity.mismatches > self.plan.policy.verify.max_drift_rows:
+        if parity.off or parity.mismatches > self.plan.policy.verify.max_drift_rows:
             if "drift" in self.plan.policy.rollback.automatic_on and await self.rolls_back_because(describe(parity)):
                 await self.checkpoint()
             await self.hold("drift", describe(parity), *self.drift_commands())

@@ -19,6 +19,29 @@ class Client(Message):
     sessions: int = 1
 
 
+class Aggregated(Message):
+    """A declared aggregate in the last full comparison."""
+
+    name: str
+    relation: str
+    measure: str
+    differing: int = 0
+    """In how many groups both versions differ."""
+    groups: list[list[Any]] = []
+    """Those groups, by what they are grouped by; at most 20. What each side has stays in the database (`pgduet.drift`)."""
+
+    @property
+    def told(self) -> str:
+        """Say that it differs, and in which groups."""
+        if not any(self.groups):
+            return f"aggregate {self.name} ({self.measure}, {self.relation}) differs"
+        named = ", ".join(" / ".join("NULL" if v is None else str(v) for v in group) for group in self.groups[:5])
+        more = f" and {self.differing - 5} more" if self.differing > 5 else ""
+        return (
+            f"aggregate {self.name} ({self.measure}, {self.relation}) differs in {self.differing} groups: {named}{more}"
+        )
+
+
 class Parity(Message):
     """The last full comparison of both representations."""
 
@@ -30,6 +53,13 @@ class Parity(Message):
     fresh: bool = True
     examples: list[dict[str, Any]] = []
     """Keys of rows that differ, with the kind and PostgreSQL's reason; at most 20."""
+    aggregates: list[Aggregated] = []
+    """Every declared aggregate, also those that came out the same."""
+
+    @property
+    def off(self) -> list[Aggregated]:
+        """Give the declared aggregates that differ."""
+        return [each for each in self.aggregates if each.differing]
 
 
 class ShadowResult(Message):

@@ -37,6 +37,7 @@ REPLACE: dict[str, Any] = {
 }
 
 WINDOW = {"from": "22:00", "to": "05:00", "timezone": "Europe/Berlin"}
+TOTAL: dict[str, Any] = {"name": "total", "table": "t", "measure": "sum", "old": "a", "new": "b"}
 PROBE = {"name": "queue", "sql": "SELECT 1", "max": 5}
 
 
@@ -57,6 +58,10 @@ def refusal(plan: object) -> PlanInvalid:
     with pytest.raises(PlanInvalid) as caught:
         parse_plan(plan)
     return caught.value
+
+
+def aggregates(*declared: dict[str, Any]) -> dict[str, Any]:
+    return {"verify": {"aggregates": list(declared)}}
 
 
 def where(error: PlanInvalid) -> str:
@@ -461,6 +466,21 @@ def test_by_default_a_person_opens_cutover_and_two_open_contract() -> None:
         ({"backfill": {"probes": [PROBE | {"name": "a b"}]}}, "backfill.probes[0].name", "letters, digits"),
         ({"backfill": {"probes": [PROBE, PROBE]}}, "backfill.probes[1].name", "two probes are called `queue`"),
         ({"backfill": {"max_hold_s": -1}}, "backfill.max_hold_s", "at least 0"),
+        (aggregates(TOTAL | {"measure": "avg"}), "verify.aggregates[0].measure", "`count`"),
+        (aggregates(TOTAL | {"table": "tt"}), "verify.aggregates[0].table", "is not changed by the plan"),
+        (aggregates(TOTAL, TOTAL), "verify.aggregates[1].name", "two aggregates are called `total`"),
+        (aggregates({**TOTAL, "new": None}), "verify.aggregates[0].old", "`new` is not: nothing to compare it with"),
+        (aggregates({**TOTAL, "old": None, "new": None}), "verify.aggregates[0].measure", "`sum` of what?"),
+        (
+            aggregates({"name": "n", "table": TOTAL["table"], "measure": "count"}),
+            "verify.aggregates[0].measure",
+            "compares nothing",
+        ),
+        (
+            aggregates(TOTAL | {"group_by": [{"old": "year"}]}),
+            "verify.aggregates[0].group_by[0].new",
+            "missing",
+        ),
     ],
 )
 def test_a_bad_policy_is_refused_where_it_is_bad(policy: dict[str, Any], path: str, message: str) -> None:
@@ -472,7 +492,6 @@ def test_a_bad_policy_is_refused_where_it_is_bad(policy: dict[str, Any], path: s
 @pytest.mark.parametrize(
     ("policy", "path"),
     [
-        ({"verify": {"aggregates": ["sum(x)"]}}, "verify.aggregates"),
         ({"slo": [{"name": "x"}]}, "slo"),
         ({"shadow": {"mode": "routers"}}, "shadow.mode"),
         ({"shadow": {"mode": "both"}}, "shadow.mode"),

@@ -245,6 +245,9 @@ def _parity(parity: Parity, now: datetime) -> str:
     told = [same if not parity.mismatches else f"{parity.mismatches:,} of {times(parity.rows, 'row')} differ"]
     if parity.violations:
         told.append(f"{times(parity.violations, 'row')} against the new constraints")
+    if parity.aggregates:
+        off = f"{len(parity.off)} of " if parity.off else ""
+        told.append(f"{off}{times(len(parity.aggregates), 'aggregate')} {'differ' if off else 'the same'}")
     if parity.repaired:
         told.append(f"{parity.repaired:,} repaired")
     told.append(f"parity {moment(parity.checked_at, now)}, {'fresh' if parity.fresh else 'stale'}")

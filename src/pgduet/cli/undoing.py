@@ -72,7 +72,7 @@ def verify(
         parity = status.parity
         facts = answer.model_dump(mode="json") | {"parity": parity.model_dump(mode="json") if parity else None}
         screen.show(parity_page(name, answer, parity), facts)
-        return FAILED if parity and parity.mismatches else DONE
+        return FAILED if parity and (parity.mismatches or parity.off) else DONE
 
     run(job, as_json=as_json)
 
@@ -87,7 +87,8 @@ def parity_page(name: str, answer: Answer, parity: Parity | None) -> RenderableT
         keys.append(Text(f"  … and {more:,} more"))
     counted = f"{times(parity.rows, 'row')} compared, {parity.mismatches:,} differ, {parity.repaired:,} repaired"
     cure = [Text(""), Text(f"next  pgduet verify {name} --repair   give them what the authority says")]
-    return Group(Text(counted), *keys, *(cure if parity.mismatches else []))
+    off = [Text(f"  {each.told}") for each in parity.off]
+    return Group(Text(counted), *keys, *off, *(cure if parity.mismatches else []))
 
 
 def _named_plan(file: str | None, name: str) -> Plan | None:

@@ -8,10 +8,12 @@ from typing import Literal
 
 from psycopg import sql
 
-from pgduet.operations.design import ROW
 from pgduet.operations.expressions import Expression, Frozen
 from pgduet.operations.statement import Query, trusted
 from pgduet.sql import block
+
+ROW = sql.SQL("t")
+"""The alias under which each side is read."""
 
 _FLOATS = frozenset({"real", "double precision"})
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pgduet.errors import Place
+from pgduet.errors import PgduetError, Place
 from pgduet.operations.expressions import Expression
 
 KeyPath = tuple[str | int, ...]
@@ -37,3 +37,19 @@ def place(path: KeyPath) -> Place:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return Place(text)
+
+
+class located:  # noqa: N801  (used as a context manager, like a function)
+    """Gives errors that have no place the one of the value under survey."""
+
+    def __init__(self, path: KeyPath) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        """Begin; nothing is needed for it."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Give an error its place."""
+        if isinstance(error, PgduetError) and error.place is None:
+            error.place = place(self.path)
+            error.args = (error.render(),)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from psycopg import sql
 
+from pgduet.operations.aggregates import Aggregate
 from pgduet.operations.constraints import CarriedIndex, Check, DroppedIndex, Exclusion, ForeignKey, ReplicaIdentity
 from pgduet.operations.expressions import Expression, Frozen
 from pgduet.operations.names import physical_column, routine_name, version_schema
@@ -330,6 +331,7 @@ class Design(Frozen):
     dropped: tuple[DroppedTable, ...] = ()
     scripts: tuple[Script, ...] = ()
     dropped_indexes: tuple[DroppedIndex, ...] = ()
+    aggregates: tuple[Aggregate, ...] = ()
     also_schemas: tuple[str, ...] = ()
     """Schemas whose tables do not change, but which have a version schema."""
 

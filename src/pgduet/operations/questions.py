@@ -23,7 +23,16 @@ from pgduet.plan.models import (
     TableColumn,
 )
 
-__all__ = ["KeyPath", "carried_checks", "new_scope", "place", "questions", "typed_columns", "types_to_ask"]
+__all__ = [
+    "KeyPath",
+    "aggregate_questions",
+    "carried_checks",
+    "new_scope",
+    "place",
+    "questions",
+    "typed_columns",
+    "types_to_ask",
+]
 
 Types = Mapping[KeyPath, str]
 Known = Mapping[str, TableFacts]
@@ -53,6 +62,22 @@ def typed_columns(plan: Plan) -> Iterator[tuple[KeyPath, NewColumn | TableColumn
             columns: Sequence[NewColumn | TableColumn] = operation.columns
             for number, column in enumerate(columns):
                 yield (*top, "columns", number), column
+
+
+def aggregate_questions(plan: Plan, facts: Known, types: Types) -> Iterator[Question]:
+    """Ask for what declared aggregates measure and group by, over the row of each version."""
+    for number, aggregate in enumerate(plan.policy.verify.aggregates):
+        top: KeyPath = ("policy", "verify", "aggregates", number)
+        table = facts[str(aggregate.relation)]
+        over = str(aggregate.relation)
+        old = {column.name: column.type for column in table.columns}
+        new, after = new_scope(plan, table, types), f"version {plan.version.to} of {over}"
+        if aggregate.old is not None and aggregate.new is not None:
+            yield Question((*top, "old"), aggregate.old, old, "", over)
+            yield Question((*top, "new"), aggregate.new, new, "", after)
+        for position, by in enumerate(aggregate.group_by):
+            yield Question((*top, "group_by", position, "old"), by.old, old, "", over)
+            yield Question((*top, "group_by", position, "new"), by.new, new, "", after)
 
 
 def questions(plan: Plan, facts: Known, types: Types) -> Iterator[Question]:

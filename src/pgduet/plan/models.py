@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from pgduet.errors import UnknownTable
 from pgduet.plan.column_operations import AddColumn, AlterColumn, DropColumn, RenameColumn, ReplaceColumns
 from pgduet.plan.columns import NewColumn, TableColumn
 from pgduet.plan.constraint_operations import ConstraintOperation, CreateConstraint, DropConstraint, RenameConstraint
@@ -176,6 +177,7 @@ class Plan(Part):
             *_repeated(self._constraints_taken(), "is dropped or renamed in"),
             *self._whole_tables(),
             *self._indexes(),
+            *self._aggregates(),
         ]
         if problems:
             refuse(*problems)
@@ -185,6 +187,18 @@ class Plan(Part):
         """The tables that the plan changes and both versions have, each once, in the plan's order."""
         found = (o.relation for o in self.operations if isinstance(o, TableChange))
         return tuple(dict.fromkeys(found))
+
+    def _aggregates(self) -> Iterator[Problem]:
+        """Find declared aggregates over tables that do not have both versions' rows."""
+        known = [str(table) for table in self.tables()]
+        for number, aggregate in enumerate(self.policy.verify.aggregates):
+            if (table := str(aggregate.relation)) not in known:
+                yield Problem(
+                    f"{table} is not changed by the plan, or not in both versions{did_you_mean(table, known)}",
+                    at=("policy", "verify", "aggregates", number, "table"),
+                    error=UnknownTable,
+                    hint=f"Name a table that the plan changes: {listed(known)}." if known else "Delete the aggregate.",
+                )
 
     def _brought(self) -> Iterator[tuple[TableName, str, KeyPath]]:
         """Walk the names of columns that the new version brings."""

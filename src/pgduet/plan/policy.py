@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from pgduet.phases import GATED, Phase
+from pgduet.plan.aggregates import Aggregates
 from pgduet.plan.names import later, one_of
 from pgduet.plan.probes import Probes
 from pgduet.plan.problems import Problem, did_you_mean, refuse
@@ -91,7 +92,7 @@ class Verify(Part):
     max_drift_rows: Annotated[int, _whole(0, 2**63 - 1)] = 0
     fresh_for_s: Seconds = 86_400.0
     reconcile_every_s: Seconds = 3600.0
-    aggregates: Annotated[tuple[Any, ...], _not_yet("`verify.aggregates`"), NOTHING] = ()
+    aggregates: Aggregates = ()
 
 
 def _shadow_mode(mode: str) -> str:

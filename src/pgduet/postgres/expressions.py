@@ -103,6 +103,19 @@ async def analyse(conn: Connection, question: Question) -> Expression:
     return expression.model_copy(update={"certain": judged.model_copy(update={"types": types})})
 
 
+async def type_of(conn: Connection, expression: Expression, scope: Mapping[str, str]) -> str:
+    """Give the type of a parsed expression, in PostgreSQL's spelling; `scope` as it was parsed with."""
+    columns = sql.SQL(", ").join(
+        sql.SQL("NULL::{} AS {}").format(trusted(kind), sql.Identifier(name)) for name, kind in scope.items()
+    )
+    query = sql.SQL("{} {} AS value FROM (SELECT {}) AS t").format(
+        block("expressions", "view"), expression.over(sql.SQL("t")), columns
+    )
+    found = await _parse(conn, query)
+    assert found is not None  # noqa: S101  (PostgreSQL has taken it before)
+    return str(found["type"])
+
+
 async def _parse(conn: Connection, query: Query) -> dict[str, object] | None:
     found: dict[str, object] | None = None
     try:

@@ -7,14 +7,13 @@ from pgduet.errors import (
     ExpressionInvalid,
     MissingRights,
     NotSupported,
-    PgduetError,
     UnknownColumn,
     UnknownTable,
 )
 from pgduet.hazards import Hazard, hazard
 from pgduet.operations import constraint_refusals, refusals
 from pgduet.operations.alter_column import copies
-from pgduet.operations.answers import Accepted, Answers
+from pgduet.operations.answers import Accepted, Answers, located
 from pgduet.operations.create_table import named_indexes
 from pgduet.operations.dependents import changed_views
 from pgduet.operations.design import Design, TableDesign
@@ -37,6 +36,7 @@ from pgduet.plan.models import (
     TableName,
 )
 from pgduet.postgres import catalogue, constraints
+from pgduet.postgres.aggregates import declared
 from pgduet.postgres.carrying import carried_checks, carried_indexes
 from pgduet.postgres.dependents import dependents_of
 from pgduet.postgres.expressions import analyse, canonical_type
@@ -81,7 +81,7 @@ async def survey(conn: Connection, plan: Plan) -> Survey:
         table = await constraints.tried(conn, plan, table_facts, answers, resolved)
         tables.append(table)
         await check_names(conn, plan, table, table_facts)
-        with _at(_altered(table)):
+        with located(_altered(table)):
             over = await dependents_of(conn, table)
         hazards += [hazard("PD-H14", change) for change in changed_views(over)]
         await check_down_of_nothing(conn, table, table_facts, new_scope(plan, table_facts, answers.types))
@@ -91,6 +91,8 @@ async def survey(conn: Connection, plan: Plan) -> Survey:
     refuse_twice(plan, design, facts)
     created = [await constraints.tried_created(conn, plan, answers, each) for each in design.created]
     design = design.model_copy(update={"tables": tuple(tables), "created": tuple(created)})
+    measured = await declared(conn, plan, facts, answers.types, design)
+    design = design.model_copy(update={"aggregates": measured})
     hazards += [hazard("PD-H13", what) for what in await old_readers(conn, design)]
     hazards += await unseen(conn)
     await check_probes(conn, plan)
@@ -113,12 +115,12 @@ async def _facts(conn: Connection, plan: Plan) -> dict[str, TableFacts]:
             continue
         top: KeyPath = ("operations", index, operation.kind)
         if isinstance(operation, DropIndex):
-            with _at((*top, "name")):
+            with located((*top, "name")):
                 found = await catalogue.index(conn, operation.index.schema, operation.index.name)
             relation = TableName(found.schema_name, found.table)
         else:
             relation = operation.relation
-        with _at((*top, "name" if isinstance(operation, DropIndex) else "table")):
+        with located((*top, "name" if isinstance(operation, DropIndex) else "table")):
             facts[str(relation)] = await catalogue.table(conn, relation.schema, relation.name)
             if not facts[str(relation)].owned:
                 raise MissingRights(
@@ -159,7 +161,7 @@ async def _check_schema(conn: Connection, schema: str, path: KeyPath) -> None:
 async def _answers(conn: Connection, plan: Plan, facts: dict[str, TableFacts]) -> Answers:
     types: dict[KeyPath, str] = {}
     for path, name in types_to_ask(plan):
-        with _at((*path, "type")):
+        with located((*path, "type")):
             types[path] = await canonical_type(conn, name)
     for index, operation in enumerate(plan.operations):
         if isinstance(operation, AlterColumn):
@@ -168,7 +170,7 @@ async def _answers(conn: Connection, plan: Plan, facts: dict[str, TableFacts]) -
     await _refuse_rewriting(conn, plan, facts, types)
     expressions: dict[KeyPath, Expression] = {}
     for question in questions(plan, facts, types):
-        with _at(question.path):
+        with located(question.path):
             try:
                 expressions[question.path] = await analyse(conn, question)
             except ExpressionInvalid as error:
@@ -213,7 +215,7 @@ async def _targets(conn: Connection, plan: Plan) -> dict[KeyPath, tuple[str, ...
     made = {o.relation: o for o in plan.operations if isinstance(o, CreateTable)}
     found: dict[KeyPath, tuple[str, ...]] = {}
     for path, references in asked(plan):
-        with _at(path):
+        with located(path):
             if isinstance(references, TableReferences):
                 count = len(constraints.at(plan, path[:-1]).columns)
                 found[path] = await _target_columns(conn, references, made.get(references.relation), count)
@@ -290,18 +292,3 @@ def _altered(table: TableDesign) -> KeyPath:
     if mapping is None:
         return ()
     return ("operations", mapping.position, mapping.kind, "column" if mapping.kind == "alter_column" else "table")
-
-
-class _at:  # noqa: N801  (used as a context manager, like a function)
-    """Gives errors that have no place the one of the value under survey."""
-
-    def __init__(self, path: KeyPath) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, PgduetError) and error.place is None:
-            error.place = place(self.path)
-            error.args = (error.render(),)

@@ -60,7 +60,7 @@ def attempt(row: Row, entries: list[Row], filled: Row | None, drift: list[facts.
         locks=_telling(locks, lambda lock: lock.tries > 1 or lock.held_ms is None),
         locks_total=len(locks),
         filled=_filled(entries, filled, row["controls"]),
-        comparisons=_telling(compared, lambda one: bool(one.mismatches or one.violations or one.repaired)),
+        comparisons=_telling(compared, lambda one: bool(one.mismatches or one.violations or one.repaired or one.off)),
         comparisons_total=len(compared),
         probes=_last([probe for entry in entries for probe in _probes(entry)]),
         sampled=_last([_evidence(facts.Sampled, entry) for entry in entries if entry["action"] == "shadow"]),
@@ -184,6 +184,7 @@ def _comparison(entry: Row) -> facts.Comparison:
         rows=entry["affected"].get("rows", 0),
         **{key: evidence.get(key, 0) for key in ("mismatches", "violations", "repaired")},
         examples=evidence.get("examples", [])[:5],
+        aggregates=evidence.get("aggregates", []),
     )
 
 

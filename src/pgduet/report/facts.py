@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from pgduet.acts import Message
+from pgduet.measured import Aggregated
 from pgduet.messages import Status
 from pgduet.phases import Authority, Phase
 
@@ -79,6 +80,12 @@ class Comparison(Message):
     violations: int
     repaired: int
     examples: list[dict[str, Any]] = []
+    aggregates: list[Aggregated] = []
+
+    @property
+    def off(self) -> list[Aggregated]:
+        """Give the declared aggregates that differed."""
+        return [each for each in self.aggregates if each.differing]
 
 
 class Sampled(Message):

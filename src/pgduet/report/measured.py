@@ -51,6 +51,14 @@ def backfill(report: Report) -> Section | None:
     )
 
 
+def _aggregates(attempt: Attempt) -> Iterable[tuple[Cell, ...]]:
+    for one in attempt.comparisons:
+        for each in one.aggregates:
+            groups = ", ".join(" / ".join(str(value) for value in group) for group in each.groups[:5])
+            found = f"{each.differing}: {groups}" if any(each.groups) else str(each.differing)
+            yield (when(one.at), each.name, each.measure, Mono(plain(each.relation)), found)
+
+
 def parity(report: Report) -> Section | None:
     """Every full comparison, and the keys of rows that differed."""
 
@@ -69,6 +77,9 @@ def parity(report: Report) -> Section | None:
     left_out = sum(attempt.comparisons_total - len(attempt.comparisons) for attempt in report.facts.attempts)
     if left_out:
         blocks.append(Paragraph(f"{count(left_out, 'comparison')} without a difference are left out."))
+    totals = across(report, ("when", "aggregate", "measure", "table", "groups that differ"), _aggregates)
+    if totals:
+        blocks += [Paragraph("Declared aggregates, of both versions in the same snapshot:"), *totals]
     named = across(report, ("when", "row", "kind"), keys)
     if named:
         blocks += [Paragraph("Rows that differed, by key, at most five for each comparison:"), *named]

@@ -177,7 +177,7 @@ UPDATE pgduet.drift SET resolved_at = clock_timestamp()
 
 -- name: aggregates
 -- Both sides in one statement; a group that one side lacks, NULL included, is a difference.
-SELECT groups, old, new, old_groups, new_groups
+SELECT groups, old, new, old_groups, new_groups, count(*) OVER () AS differing
   FROM (SELECT groups, (array_agg(value) FILTER (WHERE side = 'old'))[1] AS old, (array_agg(value) FILTER (WHERE side = 'new'))[1] AS new,
                count(*) FILTER (WHERE side = 'old') AS old_groups, count(*) FILTER (WHERE side = 'new') AS new_groups
           FROM (SELECT 'old' AS side, {old_groups} AS groups, ({old_value})::text AS value FROM {old} AS t GROUP BY {old_by}
@@ -193,3 +193,9 @@ SELECT min(began_at) AS at FROM pgduet.comparison WHERE id = ANY (%(ids)s)
 -- name: examples
 SELECT kind, key FROM pgduet.suspect
  WHERE comparison_id = ANY (%(ids)s) AND confirmed_at IS NOT NULL ORDER BY comparison_id, id LIMIT %(limit)s
+
+-- name: measured
+SELECT {function}(NULL::{type})
+
+-- name: grouped
+SELECT {function}(*) FROM (SELECT NULL::{type} AS value) AS t GROUP BY value

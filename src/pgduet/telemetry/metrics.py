@@ -50,6 +50,12 @@ INSTRUMENTS = (
     Instrument("pgduet.read.percent", "gauge", "%", "Share of reads that routers send to the new version"),
     Instrument("pgduet.parity.rows", "gauge", "{row}", "Rows that the last full comparison read"),
     Instrument("pgduet.drift.rows", "gauge", "{row}", "Rows that differed in the last full comparison"),
+    Instrument(
+        "pgduet.drift.groups",
+        "gauge",
+        "{group}",
+        "Groups of declared aggregates that differed in the last full comparison",
+    ),
     Instrument("pgduet.backfill.rows", "counter", "{row}", "Rows written by the backfill"),
     Instrument(
         "pgduet.backfill.rate", "observed", "{row}/s", f"Rows written per second, over the last {RATE_WINDOW_S} s"
@@ -130,11 +136,12 @@ def routed(percent: int) -> None:
     _gauges["pgduet.read.percent"].set(percent, subject.current().attributes())
 
 
-def compared(rows: int, mismatches: int) -> None:
+def compared(rows: int, mismatches: int, groups: int = 0) -> None:
     """Record a full comparison."""
     about = subject.current().attributes()
     _gauges["pgduet.parity.rows"].set(rows, about)
     _gauges["pgduet.drift.rows"].set(mismatches, about)
+    _gauges["pgduet.drift.groups"].set(groups, about)
 
 
 def batched(rows: int, seconds: float, outcome: str) -> None:

@@ -6,6 +6,7 @@ A slice works for a while on one range of pages and returns where it stopped. Th
 
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -13,11 +14,13 @@ from pydantic import ValidationError
 from temporalio import activity
 
 from pgduet.activities.engine import Engine, Work
+from pgduet.activities.ranges import bounds
+from pgduet.activities.shapes import Range, shapes_of
 from pgduet.errors import UnmappableRows
 from pgduet.messages import BackfillInput, ControlsRequest, Outcome, Part, PartList, Reference, SliceResult, Throttle
-from pgduet.operations.design import TableDesign
 from pgduet.postgres import store
 from pgduet.postgres.batches import Batches
+from pgduet.postgres.filling import Filling
 from pgduet.postgres.gauges import GaugeRoom
 from pgduet.postgres.heaps import all_pages, heap, heaps, pages
 from pgduet.postgres.parity import unmapped_rows
@@ -41,9 +44,8 @@ class Backfill:
         async with self.engine.work(reference, "plan_backfill") as work:
             wide = _parallelism(work, await store.controls(work.conn, work.migration.id))
             async with work.conn.transaction():
-                for table in work.migration.design.synced:
-                    for each in await heaps(work.conn, table) if table.derived else []:
-                        await _insert_ranges(work, each, wide)
+                for each in await _ranges(work, wide):
+                    await store.run(work.conn, "ranges_insert", {"id": work.migration.id, **asdict(each)})
                 await store.run(work.conn, "mark_wal", {"id": work.migration.id})
                 # What an earlier workflow held is nobody's to hold any more.
                 await store.set_controls(work.conn, work.migration.id, {"held": []})
@@ -56,12 +58,11 @@ class Backfill:
     async def fill_slice(self, task: BackfillInput) -> SliceResult:
         """Fill batch after batch until the time is up, the range is done, or somebody (a window, too) stops it."""
         async with self.engine.work(task.reference, "backfill") as work:
-            table = await heap(work.conn, work.migration, task.part.relation)
-            if table is None:
+            batches = await _filling(work, task.part)
+            if batches is None:
                 return _gone(task)
             database = self.engine.databases.resolve(task.reference.database)
             async with self.gauges.of(database, work.migration) as gauges:
-                batches = Batches(work.conn, work.migration, table, task.part.part)
                 held_since, closed_since = _held_before(task), task.closed_since
                 pressure = Pressure(gauges, work.migration.policy, task.part.label, held_since, closed_since)
                 await batches.open()
@@ -78,7 +79,9 @@ class Backfill:
         Raises:
             UnmappableRows: rows are left; the backfill's phase is not over while there are any.
         """
-        async with self.engine.work(reference, "backfill_outcome") as work:
+        async with self.engine.work(reference, "backfill_outcome", alone=True) as work:
+            for shape in shapes_of(work.migration.design):
+                await shape.filled(work)
             left = await _unmapped_now(work)
             ranges = await store.run(work.conn, "ranges", {"id": work.migration.id})
             if left:
@@ -118,10 +121,6 @@ class Backfill:
 
 
 _LIMIT = 100
-RANGE_PAGES = 16_384
-"""A table larger than this for each range gets more ranges than are filled at once, so that their number can be raised: 128 MB."""
-MOST_RANGES = 16
-LEAST_PAGES = 16
 
 
 def _parallelism(work: Work, controls: dict[str, Any]) -> int:
@@ -149,7 +148,7 @@ class _Held:
         self.last = kind
 
 
-async def _fill(work: Work, batches: Batches, pressure: Pressure, slice_s: float) -> _Held:
+async def _fill(work: Work, batches: Filling, pressure: Pressure, slice_s: float) -> _Held:
     """Fill batch after batch, at the pace that the pressure leaves; tells for how long it held back."""
     ends, held = time.monotonic() + slice_s, _Held()
 
@@ -202,6 +201,8 @@ async def _weight(work: Work) -> dict[str, object]:
     weight = 0
     for table in work.migration.design.synced:
         weight += await all_pages(work.conn, table)
+    for shape in shapes_of(work.migration.design):
+        weight += await shape.weight(work.conn)
     written = (await store.run(work.conn, "wal_since", {"id": work.migration.id}))[0]["mb"]
     return {"pages": weight} if written is None else {"pages": weight, "server_wal_mb": round(written, 1)}
 
@@ -212,33 +213,26 @@ def _gone(task: BackfillInput) -> SliceResult:
     return SliceResult(cursor_block=task.part.block_to, finished=True, blocks_done=blocks, percent=100.0)
 
 
-def ranges_for(size: int, wide: int) -> int:
-    """Tell into how many ranges so many pages are cut, where so many are filled at once.
+async def _ranges(work: Work, wide: int) -> list[Range]:
+    """Cut every table's pages, and what shapes have to fill; of an empty partition nothing: its rows come by the triggers."""
+    made = []
+    for table in work.migration.design.synced:
+        for each in await heaps(work.conn, table) if table.derived else []:
+            size = await pages(work.conn, each)
+            cut = [] if each.leaf and not size else bounds(size, wide)
+            made += [Range(each.heap_label, number, *pair) for number, pair in enumerate(cut)]
+    for shape in shapes_of(work.migration.design):
+        made += await shape.ranges(work.conn, wide)
+    return made
 
-    A multiple of those, or the last ones would be filled alone.
-    """
-    wanted = max(wide, min(MOST_RANGES, size // RANGE_PAGES))
-    return min(-(-wanted // wide) * wide, max(1, size // LEAST_PAGES))
 
-
-async def _insert_ranges(work: Work, table: TableDesign, wide: int) -> None:
-    size = await pages(work.conn, table)
-    if table.leaf and not size:
-        return  # an empty partition: its rows come by the triggers
-    parts = ranges_for(size, wide)
-    bounds = [size * number // parts for number in range(parts + 1)]
-    for number in range(parts):
-        await store.run(
-            work.conn,
-            "ranges_insert",
-            {
-                "id": work.migration.id,
-                "relation": table.heap_label,
-                "part": number,
-                "block_from": bounds[number],
-                "block_to": bounds[number + 1],
-            },
-        )
+async def _filling(work: Work, part: Part) -> Filling | None:
+    """Give what fills a range; nothing where its table is gone."""
+    for shape in shapes_of(work.migration.design):
+        if found := await shape.filling(work, part):
+            return found
+    table = await heap(work.conn, work.migration, part.relation)
+    return Batches(work.conn, work.migration, table, part.part) if table else None
 
 
 async def _unmapped_now(work: Work) -> list[dict[str, object]]:
@@ -247,4 +241,6 @@ async def _unmapped_now(work: Work) -> list[dict[str, object]]:
     for table in work.migration.design.synced:
         if table.derived:
             found += await unmapped_rows(work.conn, work.migration, table, _LIMIT)
+    for shape in shapes_of(work.migration.design):
+        found += await shape.unmapped(work, _LIMIT)
     return found

@@ -12,6 +12,7 @@ from temporalio import activity
 from pgduet.activities.building import drop_old
 from pgduet.activities.engine import Engine, Work
 from pgduet.activities.partitioned import proper_names
+from pgduet.activities.shapes import shapes_of
 from pgduet.activities.versions import drop_older_views, drop_version
 from pgduet.barriers import reach
 from pgduet.messages import Outcome, Reference
@@ -54,6 +55,9 @@ class Contract:
                 await _drop_index(work, index)
             for table in design.tables:
                 await _shape(work, table)
+            for shape in shapes_of(design):
+                if not await _is_done(work, shape.label):
+                    await shape.contract(work)
             for created in design.created:
                 await _once(work, created.label, _final_names(created))
             for dropped in design.dropped:
@@ -74,6 +78,7 @@ async def _finish(work: Work, archived: int) -> Outcome:
                 *(table.label for table in design.dropped),
                 *(f"{table.label}: {gone}" for table in design.tables for gone in table.dropped_constraints),
                 *(index.label for index in design.dropped_indexes),
+                *(gone for shape in shapes_of(design) for gone in shape.dropped),
             ]
         }
         evidence: dict[str, object] = {"archived": archived}
@@ -107,6 +112,9 @@ async def _archive(work: Work) -> int:
                 async for first, last in gently.pieces(await pages(work.conn, heap)):
                     for query in rows.archive_old(work.migration.design, heap, work.migration.attempt, first, last):
                         count += (await work.conn.execute(query)).rowcount
+        for shape in shapes_of(work.migration.design):
+            if not await _is_done(work, shape.label):
+                count += await shape.archive_old(work.conn, work.migration.attempt)
     return count
 
 

@@ -8,6 +8,7 @@ from temporalio import activity
 
 from pgduet.activities.declaring import declare_constraints, release_constraints
 from pgduet.activities.engine import Engine, Work
+from pgduet.activities.shapes import shapes_of
 from pgduet.barriers import reach
 from pgduet.messages import Outcome, Reference
 from pgduet.operations import probes, sync
@@ -32,8 +33,10 @@ class Cutover:
             probed = {
                 table.label: await probe(work.conn, probes.reverse(design, await filled(work.conn, table)))
                 for table in design.synced
-            }
+            } | {shape.label: await shape.probe_back(work.conn) for shape in shapes_of(design)}
             tries = await declare_constraints(work)
+            for shape in shapes_of(design):
+                tries += await shape.declare(work)
             evidence = {"reverse_probes": probed, "lock_tries": tries}
             async with work.conn.transaction():
                 head = await store.audited(work.conn, reference, "prepare_cutover", evidence=evidence)
@@ -57,11 +60,14 @@ class Cutover:
     async def undo_cutover(self, reference: Reference) -> Outcome:
         """Give authority back to the old version at once, then take enforcement off."""
         async with self.engine.work(reference, "undo_cutover", alone=True) as work:
+            design = work.migration.design
             async with work.conn.transaction():
                 changed = await _authority(work, Authority.OLD, SyncMode.BOTH, read_percent=0)
                 head = await store.audited(work.conn, reference, "undo_cutover", evidence=changed)
                 await reach("undo_cutover.before_commit")
             await reach("undo_cutover.after_commit")
+            for shape in reversed(shapes_of(design)):
+                await shape.release(work)
             await release_constraints(work)
             return Outcome(summary="authority: old; nothing new is enforced", evidence=changed, audit_head=head)
 
@@ -70,6 +76,9 @@ async def _authority(work: Work, authority: Authority, mode: SyncMode, *, read_p
     design = work.migration.design
     for table in design.synced:
         for statement in sync.functions(design, table, work.migration.id, mode):
+            await work.conn.execute(statement.sql)
+    for shape in shapes_of(design):
+        for statement in shape.functions(mode):
             await work.conn.execute(statement.sql)
     await store.run(work.conn, "set_authority", {"id": work.migration.id, "authority": authority, "mode": mode})
     return await store.change_route(work.conn, work.reference, authority=authority, read_percent=read_percent)

@@ -3,6 +3,7 @@
 from temporalio import activity
 
 from pgduet.activities.engine import Engine, Work
+from pgduet.activities.shapes import shapes_of
 from pgduet.barriers import reach
 from pgduet.errors import GateRefused
 from pgduet.messages import Outcome, Reference
@@ -33,10 +34,12 @@ class DualWrite:
                 statements = sync.install(design, table, work.migration.id, SyncMode.FILL)
                 spent, _ = await _locked(work, table, statements, "dual_write", SyncMode.FILL)
                 tries += spent
+            for shape in shapes_of(design):
+                tries += await shape.dual_write(work)
             probed = {
                 table.label: await probe(work.conn, probes.forward(design, await filled(work.conn, table)))
                 for table in design.synced
-            }
+            } | {shape.label: await shape.probe(work.conn) for shape in shapes_of(design)}
             async with work.conn.transaction():
                 head = await store.audited(work.conn, reference, "probe", evidence={"forward": probed})
             evidence = {"lock_tries": tries, "probes": probed}
@@ -48,6 +51,8 @@ class DualWrite:
         async with self.engine.work(reference, "undo_dual_write", alone=True) as work:
             design = work.migration.design
             head = None
+            for shape in reversed(shapes_of(design)):
+                await shape.undo_dual_write(work)
             for table in design.synced:
                 _, head = await _locked(work, table, sync.remove(design, table), "undo_dual_write", None)
             return Outcome(summary="sync triggers dropped", audit_head=head)

@@ -22,6 +22,12 @@ def estimate(plan: Plan, surveyed: Survey) -> dict[str, Any]:
     synced = {str(TableName(table.schema_name, table.table)): table for table in surveyed.design.synced}
     known = {name: facts for name, facts in surveyed.facts.items() if name in synced}
     rows = sum(max(0, facts.rows) for name, facts in known.items() if synced[name].derived)
+    copied = [
+        surveyed.facts[str(parse_table(each.label))]
+        for each in surveyed.design.whole
+        if each.label in surveyed.design.filled
+    ]
+    rows += sum(max(0, facts.rows) for facts in copied)
     tables = [
         f"{name} and its {facts.partitions} partitions" if facts.partitions else name
         for name, facts in surveyed.facts.items()
@@ -40,7 +46,7 @@ def estimate(plan: Plan, surveyed: Survey) -> dict[str, Any]:
         "rows": int(rows),
         "backfill_s": round(rows / ROWS_PER_SECOND, 1),
         "wal_mb": round(rows * ROW_REWRITE_BYTES / 1e6),
-        "pages_now": sum(facts.pages for facts in known.values()),
+        "pages_now": sum(facts.pages for facts in (*known.values(), *copied)),
         **({"index_build_s": round(sum(indexes) / INDEXED_PER_SECOND, 1)} if indexes else {}),
         **({"index_mb": round(sum(indexes) * INDEX_ENTRY_BYTES / 1e6)} if indexes else {}),
         "locks": locked if surveyed.facts else "none known",

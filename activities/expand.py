@@ -10,6 +10,7 @@ from temporalio import activity
 
 from pgduet.activities.building import build_first, drop_first
 from pgduet.activities.engine import Engine, Work
+from pgduet.activities.shapes import shapes_of
 from pgduet.activities.versions import open_old_version, unpublished_before
 from pgduet.barriers import reach
 from pgduet.messages import Outcome, Reference
@@ -33,7 +34,7 @@ class Expand:
 
     @activity.defn(name="expand")
     async def expand(self, reference: Reference) -> Outcome:
-        """Add the new columns of every table, then new tables, the plan's SQL, indexes; each in a transaction of its own."""
+        """Add new columns, then new tables, other shapes, the plan's SQL, indexes; each in a transaction of its own."""
         async with self.engine.work(reference, "expand", alone=True) as work:
             design = work.migration.design
             if not await unpublished_before(work):
@@ -44,6 +45,8 @@ class Expand:
             for made in design.created:
                 if not await step.has_run(made.position):
                     await step.run(await _statements_for(work, made), made.label, (made.position, True))
+            for shape in shapes_of(design):
+                await shape.expand(work)
             for script in design.scripts:
                 if script.at == "expand" and not await step.has_run(script.position):
                     await step.run_script(script, script.up, ran=True)
@@ -53,7 +56,7 @@ class Expand:
 
     @activity.defn(name="undo_expand")
     async def undo_expand(self, reference: Reference) -> Outcome:
-        """Drop the indexes, undo the plan's SQL, archive or drop new tables, drop the new columns: the other way round."""
+        """Drop indexes, undo the plan's SQL, drop other shapes, archive or drop new tables, drop new columns."""
         async with self.engine.work(reference, "undo_expand", alone=True) as work:
             design = work.migration.design
             step = _Step(work, "undo_expand")
@@ -61,6 +64,8 @@ class Expand:
             for script in reversed(design.scripts):
                 if script.down is not None and await step.has_run(script.position):
                     await step.run_script(script, script.down, ran=False)
+            for shape in reversed(shapes_of(design)):
+                await shape.undo_expand(work)
             kept = 0
             for made in reversed(design.created):
                 if await step.has_run(made.position):

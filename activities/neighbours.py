@@ -10,6 +10,7 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from pgduet.activities.engine import Engine
+from pgduet.activities.shapes import shapes_of
 from pgduet.barriers import reach
 from pgduet.errors import ActRefused, BuiltUpon
 from pgduet.messages import Abort, Outcome, Reference, Start
@@ -111,6 +112,8 @@ async def _check_way(conn: Connection, design: Design) -> None:
         if table.identity:
             await check_identity(conn, table, table.identity)
             await check_identity_index(conn, table, table.identity)
+    for shape in shapes_of(design):
+        await shape.check_way(conn)
     for index in design.dropped_indexes:
         await check_still_droppable(conn, index)
 

@@ -3,9 +3,9 @@
 from temporalio import activity
 
 from pgduet.activities.engine import Engine
+from pgduet.activities.shapes.sampling import sampled
 from pgduet.messages import ShadowRequest, ShadowResult
 from pgduet.postgres import store
-from pgduet.postgres.sampling import sample
 
 
 class Shadow:
@@ -19,7 +19,7 @@ class Shadow:
     async def shadow(self, request: ShadowRequest) -> ShadowResult:
         """Read sampled keys through both versions."""
         async with self.engine.work(request.reference, "shadow") as work:
-            result = await sample(work.conn, work.migration, request.samples)
+            result = await sampled(work, request.samples)
             evidence = result.model_dump(mode="json", exclude={"examples"})
             async with work.conn.transaction():
                 await store.audited(work.conn, request.reference, "shadow", evidence=evidence)

@@ -4,12 +4,13 @@ from temporalio import activity
 
 from pgduet.activities.engine import Engine, Work
 from pgduet.activities.neighbours import passed
+from pgduet.activities.shapes import shapes_of
+from pgduet.activities.shapes.sampling import sampled
 from pgduet.barriers import reach
 from pgduet.messages import CensusRequest, CensusResult, Outcome, Reference, RouteRequest, Traffic, TrafficRequest
 from pgduet.phases import Authority
 from pgduet.postgres import store
 from pgduet.postgres.census import take
-from pgduet.postgres.sampling import sample
 from pgduet.sql import block
 
 PROBE_SAMPLES = 40
@@ -41,7 +42,7 @@ class Shift:
         async with self.engine.work(request.reference, "traffic") as work:
             cursor = await work.conn.execute(block("census", "traffic"), {"migration": request.reference.name})
             totals = (await cursor.fetchall())[0]
-            probed = await sample(work.conn, work.migration, PROBE_SAMPLES)
+            probed = await sampled(work, PROBE_SAMPLES)
             counts = {key: totals[key] for key in ("routers", "reads_old", "reads_new", "errors_old", "errors_new")}
             traffic = Traffic(**counts, old_ms=probed.old_ms, new_ms=probed.new_ms)
             if request.since:
@@ -52,6 +53,8 @@ class Shift:
     async def census(self, request: CensusRequest) -> CensusResult:
         """Tell who uses which version."""
         async with self.engine.work(request.reference, "census") as work:
+            for shape in shapes_of(work.migration.design):
+                await shape.tend(work)
             found = await take(work.conn, work.migration, request.idle_s, request.leaving)
             return found.model_copy(update={"no_way_back": await passed(work.conn, work.migration)})
 

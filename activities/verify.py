@@ -11,6 +11,8 @@ from temporalio import activity
 
 from pgduet.activities.declaring import build_indexes
 from pgduet.activities.engine import Engine, Work
+from pgduet.activities.shapes import shapes_of
+from pgduet.activities.shapes.comparing import with_shapes
 from pgduet.activities.versions import drop_version, open_old_version, open_version, unpublished_before
 from pgduet.barriers import reach
 from pgduet.errors import GateRefused
@@ -50,11 +52,12 @@ class Verify:
                 repaired = await repair(work.conn, work.migration, mode, work.migration.authority, progress)
                 result = await compare(work.conn, work.migration, mode, progress)
             result.repaired = repaired
+            result = await with_shapes(work, result, progress, repair=request.repair)
             async with work.conn.transaction():
                 await store.audited(
                     work.conn,
                     request.reference,
-                    "repair" if repaired else "parity",
+                    "repair" if result.repaired else "parity",
                     affected={"rows": result.rows},
                     evidence=result.model_dump(
                         mode="json", include={"mismatches", "violations", "repaired", "examples", "aggregates"}
@@ -69,14 +72,18 @@ class Verify:
             built = await build_indexes(work)
             for table in work.migration.design.synced:
                 await _both_ways(work, sync.install(work.migration.design, table, work.migration.id, SyncMode.BOTH))
+            for shape in shapes_of(work.migration.design):
+                await shape.prepare_publication(work)
             restored = await restore_all(work.conn, work.migration)
+            for shape in shapes_of(work.migration.design):
+                restored += await shape.restore(work)
             await _open_schema(work, restored)
             probed = {
                 table.label: await probe(
                     work.conn, probes.reverse(work.migration.design, await filled(work.conn, table))
                 )
                 for table in work.migration.design.synced
-            }
+            } | {shape.label: await shape.probe_back(work.conn) for shape in shapes_of(work.migration.design)}
             async with work.conn.transaction():
                 head = await store.audited(work.conn, reference, "probe", evidence={"reverse": probed})
             names = ", ".join(work.migration.design.version_schemas(work.migration.design.to_version))
@@ -128,27 +135,32 @@ async def _open_schema(work: Work, restored: int) -> str | None:
 async def _open_both(work: Work, restored: int) -> str:
     design = work.migration.design
     version = design.to_version
+    heads: list[str] = []
     await open_old_version(work)
-    async with work.conn.transaction():
+
+    async def also(conn: Connection) -> None:
         await open_version(work, version, mine=True)
-        await store.run(work.conn, "set_published", {"id": work.migration.id, "published": True})
-        await store.change_route(work.conn, work.reference, published=True, read_percent=0, authority="old")
-        head = await store.audited(
-            work.conn,
-            work.reference,
-            "publish",
-            affected={"schemas": list(design.version_schemas(version))},
-            evidence={"restored": restored},
-        )
+        await store.run(conn, "set_published", {"id": work.migration.id, "published": True})
+        await store.change_route(conn, work.reference, published=True, read_percent=0, authority="old")
+        affected: dict[str, object] = {"schemas": list(design.version_schemas(version))}
+        evidence: dict[str, object] = {"restored": restored}
+        heads.append(await store.audited(conn, work.reference, "publish", affected=affected, evidence=evidence))
         await reach("publish.before_commit")
+
+    if statements := [each for shape in shapes_of(design) for each in await shape.opening(work)]:
+        await work.locked(statements, also)
+    else:
+        async with work.conn.transaction():
+            await also(work.conn)
     await reach("publish.after_commit")
-    return head
+    return heads[-1]
 
 
 async def _close_schema(work: Work) -> None:
     design = work.migration.design
     statements = await drop_version(work, design, design.to_version)
     statements += [statement for table in design.tables for statement in views.drop_inner_view(design, table)]
+    statements += [each for shape in reversed(shapes_of(design)) for each in await shape.closing(work)]
 
     async def also(conn: Connection) -> None:
         await store.change_route(conn, work.reference, published=False, read_percent=0, authority="old")
@@ -170,6 +182,8 @@ async def _archive(work: Work) -> tuple[int, str]:
             for table in work.migration.design.synced:
                 for query in rows.archive_new(work.migration.design, table, work.migration.attempt):
                     count += (await work.conn.execute(query)).rowcount
+            for shape in shapes_of(work.migration.design):
+                count += await shape.archive_new(work.conn, work.migration.attempt)
             await store.run(work.conn, "set_published", {"id": work.migration.id, "published": False})
         await store.run(work.conn, "set_mode", {"id": work.migration.id, "mode": None})
         head = await store.audited(work.conn, work.reference, "withdraw", evidence={"archived": count})

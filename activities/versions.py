@@ -1,12 +1,16 @@
 """Version schemas as activities see them: created with every table of a schema as the version shows it, and dropped again."""
 
+from collections.abc import Sequence
+
 from pgduet.activities.engine import Work
+from pgduet.activities.shapes import Shape, shapes_of
 from pgduet.operations import views
 from pgduet.operations.design import Design
 from pgduet.operations.names import version_schema
 from pgduet.operations.statement import Statement
 from pgduet.plan.names import parse_table
 from pgduet.postgres import catalogue, chain, store
+from pgduet.postgres.session import Connection
 
 
 async def open_version(work: Work, version: str, *, mine: bool) -> None:
@@ -20,7 +24,9 @@ async def open_version(work: Work, version: str, *, mine: bool) -> None:
     known: list[chain.Live | Design] = [*earlier, design] if mine else [*earlier]
     later = [other.design for other in others if other.id > work.migration.id]
     designs = [*(other.design for other in earlier), *([design] if mine else [])]
+    shapes = _shapes(known)
     hidden = chain.hidden_tables(designs, later if mine else [*later, design])
+    hidden |= design.own.union(*(other.design.own for other in others), *(shape.hidden for shape in shapes))
     for schema in design.schemas:
         if not mine and await catalogue.is_ours(conn, version_schema(schema, version)) is not None:
             continue
@@ -32,6 +38,27 @@ async def open_version(work: Work, version: str, *, mine: bool) -> None:
                     await conn.execute(statement.sql)
             for statement in views.view(shape, version):
                 await conn.execute(statement.sql)
+        await _show(conn, [shape for shape in shapes if shape.schema_name == schema], version)
+
+
+def _shapes(known: Sequence[chain.Live | Design]) -> list[Shape]:
+    """Give the shapes that a version shows: those of its migrations, until contract."""
+    found: list[Shape] = []
+    for one in known:
+        if isinstance(one, Design):
+            found += shapes_of(one)
+        else:
+            found += [shape for shape in shapes_of(one.design) if not one.has_contracted(shape.label)]
+    return found
+
+
+async def _show(conn: Connection, shapes: list[Shape], version: str) -> None:
+    """Create the views of tables that have another shape, all of one schema."""
+    if shapes:
+        relations = {each.label: each for each in await catalogue.relations(conn, shapes[0].schema_name)}
+    for shape in shapes:
+        for statement in await shape.views(conn, relations, version):
+            await conn.execute(statement.sql)
 
 
 async def open_old_version(work: Work) -> None:
@@ -74,6 +101,7 @@ async def drop_older_views(work: Work, design: Design) -> list[Statement]:
     An earlier migration that is still in overlap keeps its old version's schema, but that cannot show columns that are gone.
     """
     names = [*(table.label for table in design.tables), *(table.label for table in design.dropped)]
+    names += [shape.label for shape in shapes_of(design)]
     tables = {parse_table(name) for name in names}
     older = (await chain.sides(work.conn, work.migration)).old
     return [

@@ -27,7 +27,7 @@ from benchmarks.common.ground import one
 from benchmarks.common.options import Sizes
 from pgduet import runtime
 from pgduet.activities import build
-from pgduet.activities.backfill import MOST_RANGES
+from pgduet.activities.ranges import MOST_RANGES
 from pgduet.local.servers import database_variable, environment
 from pgduet.messages import BackfillInput, Part, PartList, Reference, SliceResult, Status, workflow_id
 from pgduet.phases import Phase

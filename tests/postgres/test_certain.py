@@ -9,7 +9,7 @@ from psycopg import errors, sql
 from support.mechanics import mechanics
 from support.plans import create_reviews, replace
 
-from pgduet.operations.design import without_length
+from pgduet.operations.column_design import without_length
 from pgduet.operations.expressions import Expression, Question
 from pgduet.operations.statement import trusted
 from pgduet.phases import SyncMode

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pgduet.activities.backfill import LEAST_PAGES, MOST_RANGES, RANGE_PAGES, ranges_for
+from pgduet.activities.ranges import LEAST_PAGES, MOST_RANGES, RANGE_PAGES, ranges_for
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ version of a source says nothing about it. On rollback its values are archived, 
 """
 
 from pgduet.operations.answers import Answers, KeyPath
-from pgduet.operations.design import ColumnMapping, NewColumn
+from pgduet.operations.column_design import ColumnMapping, NewColumn
 from pgduet.operations.names import physical_column
 from pgduet.plan.models import AddColumn
 

@@ -8,7 +8,7 @@ constraint binds clients of the new version only until cutover: then both forms 
 from psycopg import sql
 
 from pgduet.operations.answers import Answers, KeyPath
-from pgduet.operations.design import Alias, ColumnMapping, NewColumn, OldColumn
+from pgduet.operations.column_design import Alias, ColumnMapping, NewColumn, OldColumn
 from pgduet.operations.expressions import Expression
 from pgduet.operations.facts import ColumnFacts, TableFacts
 from pgduet.operations.names import physical_column

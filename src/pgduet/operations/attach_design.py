@@ -53,6 +53,17 @@ class AttachDesign(Frozen):
         return self.named(self.parent_name)
 
     @property
+    def own(self) -> frozenset[str]:
+        """The quoted names of what is ours in the user's schema until contract: no version shows it as a table."""
+        return frozenset([self.parent.as_string(None)])
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """The quoted names of all tables that it changes or brings."""
+        names = [self.parent_name, self.first.name, *(each.name for each in self.later)]
+        return frozenset([self.label, *(self.named(name).as_string(None) for name in names)])
+
+    @property
     def parent_index(self) -> str:
         """The parent's own index, until contract."""
         return fit(f"{self.key_index}_parent")

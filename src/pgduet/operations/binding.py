@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 
 from psycopg import sql
 
+from pgduet.operations.column_design import ColumnMapping
 from pgduet.operations.constraints import CarriedIndex, ForeignKey
-from pgduet.operations.design import ColumnMapping, Design, TableDesign
+from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.statement import Query, Statement, trusted
 from pgduet.sql import block
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from psycopg import sql
 
 from pgduet.operations.answers import Answers, KeyPath
+from pgduet.operations.column_design import ColumnMapping
 from pgduet.operations.constraints import CarriedIndex, Check, ForeignKey
-from pgduet.operations.design import ColumnMapping
 from pgduet.operations.expressions import Expression
 from pgduet.operations.facts import ForeignFacts, IndexFacts, TableFacts
 from pgduet.operations.names import unique_name, usual_name, working_name

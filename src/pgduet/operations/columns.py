@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from psycopg import sql
 
 from pgduet.operations.alter_column import is_null
+from pgduet.operations.column_design import Alias
 from pgduet.operations.dependents import Dependents, aside, move
-from pgduet.operations.design import Alias, Design, TableDesign
+from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.names import MARKER, constraint_name, fit
 from pgduet.operations.statement import Lock, Statement, on_table, role, trusted
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from psycopg import sql
 
-from pgduet.operations.design import without_length
+from pgduet.operations.column_design import without_length
 from pgduet.operations.expressions import Expression, Frozen
 from pgduet.operations.statement import Query, trusted
 

@@ -5,7 +5,7 @@ Contract archives its values and drops it.
 """
 
 from pgduet.operations.answers import Answers
-from pgduet.operations.design import ColumnMapping, OldColumn
+from pgduet.operations.column_design import ColumnMapping, OldColumn
 from pgduet.operations.facts import TableFacts
 from pgduet.plan.models import DropColumn
 

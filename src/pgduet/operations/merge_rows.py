@@ -8,7 +8,7 @@ Limits: merged rows are read-only until contract; the source is neither partitio
 
 from psycopg import sql
 
-from pgduet.operations.design import image_differs
+from pgduet.operations.column_design import image_differs
 from pgduet.operations.merge_rows_design import MergeDesign
 from pgduet.operations.merge_rows_rows import fields, functions, reading
 from pgduet.operations.names import archived_table, fit, trigger_name

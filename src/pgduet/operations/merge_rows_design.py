@@ -9,7 +9,7 @@ from typing import Literal
 
 from psycopg import sql
 
-from pgduet.operations.design import is_exact
+from pgduet.operations.column_design import is_exact
 from pgduet.operations.expressions import Expression, Frozen
 from pgduet.operations.names import fit
 from pgduet.operations.statement import Query, trusted
@@ -89,6 +89,17 @@ class MergeDesign(Frozen):
     def target_label(self) -> str:
         """The target's quoted name as text."""
         return self.target.as_string(None)
+
+    @property
+    def own(self) -> frozenset[str]:
+        """The quoted names of what is ours in the user's schema until contract: no version shows it as a table."""
+        return frozenset([self.target_label])
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """The quoted names of all tables that it changes or brings."""
+        final = sql.Identifier(self.schema_name, self.shown_as).as_string(None)
+        return frozenset([self.label, self.target_label, final])
 
     @property
     def journal(self) -> sql.Identifier:

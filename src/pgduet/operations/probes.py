@@ -2,7 +2,8 @@
 
 from psycopg import sql
 
-from pgduet.operations.design import ROW, Design, TableDesign
+from pgduet.operations.column_design import ROW
+from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.rows import inconsistent, needs
 from pgduet.operations.statement import Query
 from pgduet.phases import SyncMode

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from pgduet.operations import shaped
 from pgduet.operations.alter_column import copies, same
 from pgduet.operations.answers import KeyPath, place
-from pgduet.operations.design import without_length
+from pgduet.operations.column_design import without_length
 from pgduet.operations.expressions import Question
 from pgduet.operations.facts import ColumnFacts, TableFacts
 from pgduet.plan.models import (
@@ -50,6 +51,7 @@ def types_to_ask(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
     for index, operation in enumerate(plan.operations):
         if isinstance(operation, AlterColumn) and operation.type is not None:
             yield ("operations", index, "alter_column"), operation.type
+    yield from shaped.types_to_ask(plan)
 
 
 def typed_columns(plan: Plan) -> Iterator[tuple[KeyPath, NewColumn | TableColumn]]:
@@ -93,6 +95,7 @@ def questions(plan: Plan, facts: Known, types: Types) -> Iterator[Question]:
         elif isinstance(operation, ColumnOperation):
             table = facts[str(operation.relation)]
             yield from _of_columns(plan, index, operation, table, types)
+    yield from shaped.questions(plan, facts, types)
 
 
 def _of_columns(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from pgduet.errors import DownIncomplete, NameTaken, NotSupported, UnknownColumn
-from pgduet.operations import constraint_refusals, partitioned, rekey
+from pgduet.operations import constraint_refusals, partitioned, rekey, shaped
 from pgduet.operations.alter_column import copies
 from pgduet.operations.answers import KeyPath, place
 from pgduet.operations.create_table import named_indexes
@@ -23,6 +23,7 @@ from pgduet.plan.models import (
     RenameColumn,
     RenameTable,
     ReplaceColumns,
+    ShapeOperation,
     TableChange,
 )
 from pgduet.plan.problems import did_you_mean
@@ -49,7 +50,7 @@ def check(plan: Plan, facts: Mapping[str, TableFacts], taken: Taken) -> None:
     """
     for index, operation in enumerate(plan.operations):
         top: KeyPath = ("operations", index, operation.kind)
-        if isinstance(operation, TableChange | DropTable):
+        if isinstance(operation, TableChange | DropTable | ShapeOperation):
             _check_table(facts[str(operation.relation)], top, operation)
         if isinstance(operation, CreateConstraint | DropConstraint):
             _check_copied(facts[str(operation.relation)], top, operation)
@@ -66,6 +67,9 @@ def check(plan: Plan, facts: Mapping[str, TableFacts], taken: Taken) -> None:
                 _free(taken, operation.relation.schema, operation.to, (*top, "to"))
             case DropTable():
                 _check_dropped(facts[str(operation.relation)], top)
+    for path, name in shaped.wanted(plan):
+        _free(taken, name.schema, name.name, path)
+    shaped.refuse(plan, facts)
     _check_new_names(plan, facts)
 
 
@@ -163,7 +167,7 @@ def _check_movable(
         )
 
 
-def _check_table(table: TableFacts, top: KeyPath, operation: TableChange | DropTable) -> None:
+def _check_table(table: TableFacts, top: KeyPath, operation: TableChange | DropTable | ShapeOperation) -> None:
     if table.partition_of:
         raise NotSupported(
             f"{operation.relation} is a partition of {table.partition_of}: all partitions have the columns of their parent",

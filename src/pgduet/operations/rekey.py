@@ -14,8 +14,9 @@ from psycopg import sql
 
 from pgduet.errors import NotSupported
 from pgduet.operations.answers import KeyPath, place
+from pgduet.operations.column_design import ColumnMapping
 from pgduet.operations.constraints import ForeignKey
-from pgduet.operations.design import ColumnMapping, TableDesign
+from pgduet.operations.design import TableDesign
 from pgduet.operations.facts import InboundFacts, NumberingFacts, TableFacts
 from pgduet.operations.names import working_name
 from pgduet.operations.referring import Inbound, Referring, Rekey

@@ -1,6 +1,6 @@
 """rename_column: the same data under another name; a matter of the new version's view until contract."""
 
-from pgduet.operations.design import Alias
+from pgduet.operations.column_design import Alias
 from pgduet.operations.facts import ColumnFacts
 from pgduet.plan.models import RenameColumn
 

@@ -1,7 +1,7 @@
 """replace_columns: N old columns become M new ones, mapped by `up` and `down` in both directions while both are in use."""
 
 from pgduet.operations.answers import Answers, KeyPath
-from pgduet.operations.design import ColumnMapping, NewColumn, OldColumn
+from pgduet.operations.column_design import ColumnMapping, NewColumn, OldColumn
 from pgduet.operations.facts import TableFacts
 from pgduet.operations.names import physical_column
 from pgduet.plan.models import ReplaceColumns

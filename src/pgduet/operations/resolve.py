@@ -17,7 +17,8 @@ from pgduet.operations import (
     table_constraints,
 )
 from pgduet.operations.answers import Answers, place
-from pgduet.operations.design import BY_TEXT, Alias, ColumnMapping, Design, TableDesign, is_exact
+from pgduet.operations.column_design import BY_TEXT, Alias, ColumnMapping, is_exact
+from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.expressions import Expression
 from pgduet.operations.facts import TableFacts
 from pgduet.operations.whole_tables import DroppedTable, Script

@@ -9,8 +9,9 @@ from functools import partial
 
 from psycopg import sql
 
+from pgduet.operations.column_design import ROW, ColumnMapping, OldColumn, image_differs
 from pgduet.operations.constraints import CarriedIndex, Exclusion
-from pgduet.operations.design import ROW, ColumnMapping, Design, OldColumn, TableDesign, image_differs
+from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.names import MARKER, REPAIRED
 from pgduet.operations.statement import Query, trusted
 from pgduet.phases import SyncMode

@@ -9,7 +9,7 @@ from typing import Literal
 
 from psycopg import sql
 
-from pgduet.operations.design import BY_TEXT, image_differs, is_exact, without_length
+from pgduet.operations.column_design import BY_TEXT, image_differs, is_exact, without_length
 from pgduet.operations.expressions import Expression, Frozen
 from pgduet.operations.names import fit
 from pgduet.operations.statement import Query, trusted
@@ -174,6 +174,17 @@ class ShadowDesign(Frozen):
     def shadow_label(self) -> str:
         """The shadow's quoted name as text: what marks rows that are written for both."""
         return self.shadow.as_string(None)
+
+    @property
+    def own(self) -> frozenset[str]:
+        """The quoted names of what is ours in the user's schema until contract: no version shows it as a table."""
+        return frozenset([self.shadow_label])
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """The quoted names of all tables that it changes or brings."""
+        names = [self.physical, self.shown_as, *(each.name for each in self.partitions)]
+        return frozenset([self.label, *(sql.Identifier(self.schema_name, name).as_string(None) for name in names)])
 
     @property
     def journal(self) -> sql.Identifier:

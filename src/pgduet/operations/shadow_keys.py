@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from psycopg import sql
 
-from pgduet.operations.design import image_differs, is_exact
+from pgduet.operations.column_design import image_differs, is_exact
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.statement import Lock, Query, Statement, trusted
 from pgduet.sql import block

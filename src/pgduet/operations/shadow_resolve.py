@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pgduet.errors import NotSupported, UnknownColumn
 from pgduet.operations.alter_column import same
 from pgduet.operations.answers import Answers, KeyPath, place
-from pgduet.operations.design import without_length
+from pgduet.operations.column_design import without_length
 from pgduet.operations.expressions import Expression, Question
 from pgduet.operations.facts import ColumnFacts, TableFacts
 from pgduet.operations.names import fit, working_name

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from psycopg import sql
 
 from pgduet.operations import binding, claims
-from pgduet.operations.design import ROW, ColumnMapping, Design, NewColumn, TableDesign, image_differs, is_exact
+from pgduet.operations.column_design import ROW, ColumnMapping, NewColumn, image_differs, is_exact
+from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.names import BY_VIEW, MARKER, trigger_name
 from pgduet.operations.rekey import concerns
 from pgduet.operations.statement import Lock, Query, Statement, identifiers, trusted

@@ -12,8 +12,8 @@ from psycopg import sql
 
 from pgduet.operations.alter_column import successor
 from pgduet.operations.answers import Answers, KeyPath
+from pgduet.operations.column_design import ColumnMapping, NewColumn, OldColumn
 from pgduet.operations.constraints import CarriedIndex, Check, ForeignKey
-from pgduet.operations.design import ColumnMapping, NewColumn, OldColumn
 from pgduet.operations.facts import TableFacts
 from pgduet.operations.names import working_name
 from pgduet.operations.references import table_foreign_key

@@ -3,13 +3,14 @@
 from psycopg import sql
 
 from pgduet.operations.references import asked
+from pgduet.operations.shaped import wanted
 from pgduet.plan.models import CreateTable, DropIndex, DropTable, Plan, RenameTable, Sql
 from pgduet.plan.names import TableName
 
 
 def touched(plan: Plan) -> frozenset[str]:
     """Give the quoted names of all tables that a plan changes, brings, takes, or names beside its SQL."""
-    found = list(plan.tables())
+    found = [*plan.tables(), *plan.shaped(), *(name for _, name in wanted(plan))]
     for operation in plan.operations:
         match operation:
             case RenameTable():

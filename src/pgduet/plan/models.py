@@ -16,9 +16,11 @@ from pgduet.plan.column_operations import AddColumn, AlterColumn, DropColumn, Re
 from pgduet.plan.columns import NewColumn, TableColumn
 from pgduet.plan.constraint_operations import ConstraintOperation, CreateConstraint, DropConstraint, RenameConstraint
 from pgduet.plan.index_operations import CreateIndex, DropIndex, SetReplicaIdentity
+from pgduet.plan.merge_operations import MergeRows
 from pgduet.plan.names import Database, Label, TableName, Text, Version, later, parse_table
 from pgduet.plan.policy import Part, Policy
 from pgduet.plan.problems import KeyPath, Problem, did_you_mean, listed, refuse
+from pgduet.plan.shadow_operations import ExtractTable, ShadowTable
 from pgduet.plan.table_operations import CreateTable, DropTable, RenameTable, Sql
 from pgduet.texts import shown
 
@@ -34,6 +36,8 @@ __all__ = [
     "DropConstraint",
     "DropIndex",
     "DropTable",
+    "ExtractTable",
+    "MergeRows",
     "Milestone",
     "NewColumn",
     "Operation",
@@ -45,6 +49,8 @@ __all__ = [
     "ReplaceColumns",
     "Risk",
     "SetReplicaIdentity",
+    "ShadowTable",
+    "ShapeOperation",
     "Sql",
     "TableChange",
     "TableColumn",
@@ -126,7 +132,9 @@ ColumnOperation = AddColumn | AlterColumn | DropColumn | RenameColumn | ReplaceC
 """An operation on columns of a table that both versions have, or on what binds them."""
 TableChange = ColumnOperation | RenameTable | CreateIndex | SetReplicaIdentity
 """An operation on a table that both versions have."""
-TableOperation = TableChange | CreateTable | DropTable
+ShapeOperation = ShadowTable | ExtractTable | MergeRows
+"""An operation that gives a whole table another shape, by a second table or by one above it."""
+TableOperation = TableChange | CreateTable | DropTable | ShapeOperation
 """An operation that names one table."""
 
 Operation = Annotated[
@@ -176,12 +184,17 @@ class Plan(Part):
             *_repeated(self._constraints_brought(), "is made in"),
             *_repeated(self._constraints_taken(), "is dropped or renamed in"),
             *self._whole_tables(),
+            *self._shapes(),
             *self._indexes(),
             *self._aggregates(),
         ]
         if problems:
             refuse(*problems)
         return self
+
+    def shaped(self) -> tuple[TableName, ...]:
+        """The tables that get another shape, in the plan's order."""
+        return tuple(o.relation for o in self.operations if isinstance(o, ShapeOperation))
 
     def tables(self) -> tuple[TableName, ...]:
         """The tables that the plan changes and both versions have, each once, in the plan's order."""
@@ -244,7 +257,7 @@ class Plan(Part):
                 yield operation.relation, operation.name, ("operations", index, operation.kind, "name")
 
     def _whole_tables(self) -> Iterator[Problem]:
-        """Find tables that one operation drops, creates or renames and another one changes too."""
+        """Find tables that one operation drops, creates, renames or shapes anew and another one changes too."""
         first: dict[tuple[str, TableName], KeyPath] = {}
         shaped = {o.relation for o in self.operations if isinstance(o, ColumnOperation)}
         indexed = CreateIndex | DropIndex | SetReplicaIdentity
@@ -265,6 +278,21 @@ class Plan(Part):
                     later = "Make the change in a plan of its own, after this one."
                     hint = "Put the change into `create_table`." if table in shaped else later
                 yield Problem(f"{table} is {verb}, and another operation changes it too", at=path, hint=hint)
+
+    def _shapes(self) -> Iterator[Problem]:
+        """Find tables that get another shape and are changed by another operation too."""
+        for index, operation in enumerate(self.operations):
+            if not isinstance(operation, ShapeOperation):
+                continue
+            for number, other in enumerate(self.operations):
+                if number != index and not isinstance(other, Sql) and other.relation == operation.relation:
+                    yield Problem(
+                        f"{operation.relation} gets another shape, and another operation changes it too",
+                        at=("operations", index, operation.kind, "table"),
+                        hint="Make the change in the new shape, or in a plan of its own.",
+                        elsewhere=("operations", number, other.kind),
+                    )
+                    break
 
     def _indexes(self) -> Iterator[Problem]:
         """Find names of indexes that come or go twice, and tables whose replica identity is set twice."""

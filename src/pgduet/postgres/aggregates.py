@@ -12,7 +12,8 @@ from psycopg import sql
 from pgduet.errors import ExpressionInvalid
 from pgduet.operations.aggregates import Aggregate, Measured
 from pgduet.operations.answers import KeyPath, located
-from pgduet.operations.design import Design, without_length
+from pgduet.operations.column_design import without_length
+from pgduet.operations.design import Design
 from pgduet.operations.expressions import Expression, Question
 from pgduet.operations.facts import TableFacts
 from pgduet.operations.questions import aggregate_questions

@@ -15,7 +15,7 @@ from psycopg import sql
 from pgduet.errors import PgduetError
 from pgduet.operations import carry, questions
 from pgduet.operations.answers import Accepted
-from pgduet.operations.design import ColumnMapping
+from pgduet.operations.column_design import ColumnMapping
 from pgduet.operations.expressions import Expression
 from pgduet.operations.facts import ColumnFacts, IndexFacts, TableFacts
 from pgduet.operations.statement import trusted

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from pgduet.operations.design import ROW, NewColumn, TableDesign, is_exact
+from pgduet.operations.column_design import ROW, NewColumn, is_exact
+from pgduet.operations.design import TableDesign
 from pgduet.postgres.heaps import all_pages
 from pgduet.postgres.session import Connection
 from pgduet.sql import block

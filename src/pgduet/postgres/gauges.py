@@ -153,7 +153,7 @@ class Gauges:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _server(self) -> None:
-        tables = [table.label for table in self.migration.design.synced]
+        tables = list(self.migration.design.filled)
         # As `session` names the sessions of slices.
         ours = f"{APPLICATION}/backfill/{self.migration.name}"[:63]
         async with session(self.database, f"gauges/{self.migration.name}") as conn:

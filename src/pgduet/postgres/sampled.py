@@ -7,7 +7,8 @@ from pgduet.errors import DownIncomplete
 from pgduet.hazards import Hazard, hazard
 from pgduet.operations import carry, rekey
 from pgduet.operations.answers import KeyPath, place
-from pgduet.operations.design import ROW, ColumnMapping, OldColumn, TableDesign
+from pgduet.operations.column_design import ROW, ColumnMapping, OldColumn
+from pgduet.operations.design import TableDesign
 from pgduet.operations.facts import TableFacts
 from pgduet.operations.statement import trusted
 from pgduet.plan.models import Plan

@@ -22,6 +22,7 @@ from pgduet.operations.facts import TableFacts
 from pgduet.operations.questions import KeyPath, new_scope, place, questions, types_to_ask
 from pgduet.operations.references import asked
 from pgduet.operations.resolve import mappings_of, resolve
+from pgduet.operations.shaped import wanted as brought_by_shapes
 from pgduet.plan.columns import References
 from pgduet.plan.constraint_operations import TableReferences
 from pgduet.plan.models import (
@@ -32,6 +33,7 @@ from pgduet.plan.models import (
     DropTable,
     Plan,
     RenameTable,
+    ShapeOperation,
     TableChange,
     TableName,
 )
@@ -46,6 +48,7 @@ from pgduet.postgres.probed import check_probes
 from pgduet.postgres.readers import old_readers
 from pgduet.postgres.sampled import check_down_of_nothing, hazards_of, sampled_hazards
 from pgduet.postgres.session import Connection
+from pgduet.postgres.shaped import shaped
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,9 @@ async def survey(conn: Connection, plan: Plan) -> Survey:
     }
     design = await with_indexes(conn, plan, resolve(plan, facts, answers, checks), facts, answers)
     constraint_refusals.check_targets(plan, design, facts, answers)
-    hazards: list[Hazard] = []
+    shapes = await shaped(conn, plan, facts, answers)
+    design = design.model_copy(update=shapes.designs)
+    hazards: list[Hazard] = list(shapes.hazards)
     tables: list[TableDesign] = []
     for resolved in design.tables:
         table_facts = facts[str(TableName(resolved.schema_name, resolved.table))]
@@ -111,7 +116,7 @@ async def unseen(conn: Connection) -> list[Hazard]:
 async def _facts(conn: Connection, plan: Plan) -> dict[str, TableFacts]:
     facts: dict[str, TableFacts] = {}
     for index, operation in enumerate(plan.operations):
-        if not isinstance(operation, TableChange | DropIndex | DropTable):
+        if not isinstance(operation, TableChange | DropIndex | DropTable | ShapeOperation):
             continue
         top: KeyPath = ("operations", index, operation.kind)
         if isinstance(operation, DropIndex):
@@ -144,6 +149,7 @@ async def _taken(conn: Connection, plan: Plan) -> set[tuple[str, str]]:
             await _check_schema(conn, operation.relation.schema, path)
         elif isinstance(operation, RenameTable):
             wanted.append((path, operation.relation.schema, operation.to))
+    wanted += [(path, name.schema, name.name) for path, name in brought_by_shapes(plan)]
     return {(schema, name) for _, schema, name in wanted if await catalogue.relation_there(conn, schema, name)}
 
 

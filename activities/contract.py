@@ -56,8 +56,7 @@ class Contract:
             for table in design.tables:
                 await _shape(work, table)
             for shape in shapes_of(design):
-                if not await _is_done(work, shape.label):
-                    await shape.contract(work)
+                await shape.contract(work)
             for created in design.created:
                 await _once(work, created.label, _final_names(created))
             for dropped in design.dropped:

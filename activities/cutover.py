@@ -78,7 +78,7 @@ async def _authority(work: Work, authority: Authority, mode: SyncMode, *, read_p
         for statement in sync.functions(design, table, work.migration.id, mode):
             await work.conn.execute(statement.sql)
     for shape in shapes_of(design):
-        for statement in shape.functions(mode):
+        for statement in shape.functions(work, mode):
             await work.conn.execute(statement.sql)
     await store.run(work.conn, "set_authority", {"id": work.migration.id, "authority": authority, "mode": mode})
     return await store.change_route(work.conn, work.reference, authority=authority, read_percent=read_percent)

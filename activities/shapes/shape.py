@@ -182,9 +182,9 @@ class Shape:
     async def release(self, work: Work) -> None:
         """Take back what `declare` declared."""
 
-    def functions(self, mode: SyncMode) -> Sequence[Statement]:
-        """Give what the flip does, and (with `BOTH`) what makes safe: in one transaction that locks no table of the user's."""
-        del mode
+    def functions(self, work: Work, mode: SyncMode) -> Sequence[Statement]:
+        """Give what the flip does (`ENFORCE`), and what makes safe (`BOTH`), in a transaction that locks no table of the user's."""
+        del work, mode
         return ()
 
     # contract
@@ -202,7 +202,10 @@ class Shape:
         return 0
 
     async def contract(self, work: Work) -> None:
-        """Give the table its final shape; old versions' views are gone. The last transaction marks `contracted LABEL`."""
+        """Give the table its final shape, and the views of this version and of later ones with it; older ones are gone.
+
+        The transaction in which it has it marks `contracted LABEL`. What may follow (a validation) is for a second try, too.
+        """
 
     @property
     def dropped(self) -> Sequence[str]:

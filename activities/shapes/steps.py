@@ -1,35 +1,57 @@
 """How shapes run statements: under the lock budget, with audit entry and marks in the same transaction, and barriers."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pgduet.activities.engine import Work
 from pgduet.barriers import reach
 from pgduet.messages import LockWait
 from pgduet.operations.statement import Statement
+from pgduet.phases import SyncMode
 from pgduet.postgres import store
 from pgduet.postgres.session import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the audit log calls a step, the barriers around its commit, and the form that the sync has from then on."""
+
+    action: str
+    barrier: str
+    mode: SyncMode | None = None
+
+
+EXPAND = Step("expand", "expand")
+UNDO_EXPAND = Step("undo_expand", "undo_expand")
+DUAL_WRITE = Step("dual_write", "dual_write", SyncMode.FILL)
+UNDO_DUAL_WRITE = Step("undo_dual_write", "undo_dual_write")
+BOTH_WAYS = Step("both_ways", "publish", SyncMode.BOTH)
+DECLARE = Step("declare", "constraint")
+RELEASE = Step("release", "constraint")
+CONTRACT = Step("contract_table", "contract")
 
 
 async def locked(
     work: Work,
     statements: Sequence[Statement],
-    step: str,
+    step: Step,
     label: str,
     marks: dict[str, object] | None = None,
-    **affected: object,
 ) -> int:
-    """Run statements on a table in one transaction; `step` names its audit entry and its barriers. Returns the tries."""
+    """Run statements on a table in one transaction, and leave an entry in the audit log; returns the tries that it took."""
 
     async def also(conn: Connection) -> None:
-        work.beat.note = f"{step}: {label}"
+        work.beat.note = f"{step.action}: {label}"
         if marks:
             await store.set_controls(conn, work.migration.id, marks)
-        await store.audited(conn, work.reference, step, affected={"table": label, **affected})
-        await reach(f"{step}.before_commit")
+        if step.mode:
+            await store.run(conn, "set_mode", {"id": work.migration.id, "mode": step.mode})
+        await store.audited(conn, work.reference, step.action, affected={"table": label})
+        await reach(f"{step.barrier}.before_commit")
 
     tries = await work.locked(list(statements), also)
-    await reach(f"{step}.after_commit")
+    await reach(f"{step.barrier}.after_commit")
     return tries
 
 

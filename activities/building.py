@@ -25,7 +25,7 @@ from pgduet.messages import LockWait
 from pgduet.operations import declare
 from pgduet.operations.constraints import CarriedIndex, DroppedIndex
 from pgduet.operations.design import TableDesign
-from pgduet.operations.statement import Statement
+from pgduet.operations.statement import Statement, Table
 from pgduet.postgres import catalogue, store
 from pgduet.postgres.blockers import blocking
 from pgduet.postgres.building import doing, give_way, queued, valid
@@ -59,6 +59,24 @@ async def build(work: Work, table: TableDesign, index: CarriedIndex) -> bool:
             await beside_clients(work, declare.drop_index(table, index))
             raise
         await _later(ends, f"{index.name} of {table.label} was not built")
+
+
+async def build_beside(work: Work, table: Table, name: str, create: Statement, drop: Statement) -> bool:
+    """Build an index that is wholly ours unless it is there and valid; tells whether it had to be built.
+
+    Raises:
+        LockDeadline: it had to give way until the plan's deadline.
+    """
+    ends = time.monotonic() + work.migration.policy.lock_deadline_s
+    while True:
+        is_valid = await valid(work.conn, table, name)
+        if is_valid:
+            return False
+        if is_valid is not None:
+            await beside_clients(work, drop)
+        if await _ran(work, create):
+            return True
+        await _later(ends, f"{create.summary} was not built")
 
 
 async def beside_clients(work: Work, statement: Statement) -> None:

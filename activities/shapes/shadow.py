@@ -1,14 +1,258 @@
-"""A shadow: the rows of a table in another shape beside it, `shadow_table` and `extract_table` (ADR 28)."""
+"""A shadow: the rows of a table in another shape beside it, `shadow_table` and `extract_table` (ADR 28).
 
-from pgduet.activities.shapes.shape import Shape
+Its trigger on the anchor goes through four forms (`shadow_sync.Form`), each of which bears its neighbours: a transaction under way
+may write in the one before. So a step that was killed is simply done again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from pgduet.activities.building import beside_clients, build_beside
+from pgduet.activities.engine import Work
+from pgduet.activities.ranges import bounds
+from pgduet.activities.shapes import steps
+from pgduet.activities.shapes.shape import Progress, Range, Shape
+from pgduet.activities.shapes.steps import locked, marked
+from pgduet.errors import NotSupported
+from pgduet.measured import Parity, ShadowResult
+from pgduet.messages import Part
+from pgduet.operations import shadow, shadow_final, shadow_phases, shadow_reverse, shadow_sync
 from pgduet.operations.design import Design
+from pgduet.operations.names import version_schema
+from pgduet.operations.shadow import VIEW_OWNER
 from pgduet.operations.shadow_design import ShadowDesign
+from pgduet.operations.shadow_final import HungConstraint
+from pgduet.operations.shadow_sync import Form
+from pgduet.operations.statement import Statement
+from pgduet.operations.views import Relation
+from pgduet.operations.views import Shape as Shown
+from pgduet.operations.views import view as table_view
+from pgduet.phases import SyncMode
+from pgduet.postgres import catalogue, chain, copying, shadowing, store
+from pgduet.postgres.copying import Copying
+from pgduet.postgres.filling import Filling
+from pgduet.postgres.pace import Pace
+from pgduet.postgres.session import Connection
+
+_PUBLISHED = {SyncMode.BOTH, SyncMode.ENFORCE}
+_FORMS = {SyncMode.FILL: Form.MIRROR, SyncMode.BOTH: Form.BOTH, SyncMode.ENFORCE: Form.ENFORCE}
+
+
+@dataclass(frozen=True, slots=True)
+class _Shadow:
+    """The shadow as a table that has indexes."""
+
+    design: ShadowDesign
+
+    @property
+    def relation(self) -> sql.Identifier:
+        return self.design.shadow
+
+    @property
+    def label(self) -> str:
+        return self.design.shadow_label
 
 
 class Shadow(Shape):
-    """One of them, in each phase."""
+    """A shadow, in each phase."""
 
     def __init__(self, plan: Design, design: ShadowDesign) -> None:
         """Take the whole migration's design, and this part of it."""
         super().__init__(plan, design)
         self.design = design
+        self.made = f"shadow_{self.position}"
+        """Marks that the tables are there, and are ours."""
+
+    # expand
+
+    async def expand(self, work: Work) -> None:
+        """Create the shadow and its journal, and the role that owns the new version's view."""
+        await shadowing.create_view_owner(work.conn)
+        if not await marked(work, self.made):
+            await locked(work, shadow.create(self.design), steps.EXPAND, self.label, {self.made: True})
+
+    async def undo_expand(self, work: Work) -> None:
+        """Drop the shadow and its journal."""
+        if await marked(work, self.made):
+            await locked(work, shadow.drop(self.design), steps.UNDO_EXPAND, self.label, {self.made: False})
+
+    # dual_write
+
+    async def dual_write(self, work: Work) -> int:
+        """Have old clients' writes noted."""
+        statements = [*self._form(work, Form.NOTE), *shadow_sync.triggers(self.design, self.plan.name)]
+        return await locked(work, statements, steps.DUAL_WRITE, self.label)
+
+    async def undo_dual_write(self, work: Work) -> None:
+        """Drop the triggers on both tables, the policies, and all functions."""
+        statements = [
+            *shadow_sync.drop_triggers(self.design, self.plan.name),
+            *shadow_reverse.drop_reverse(self.design, self.plan.name),
+            *shadow_final.without_policies(self.design),
+            *shadow_sync.drop_functions(self.design),
+        ]
+        await locked(work, statements, steps.UNDO_DUAL_WRITE, self.label)
+
+    async def probe(self, conn: Connection) -> str:
+        """Update a row, and see its key in the journal."""
+        return await shadowing.probe(conn, self.design)
+
+    # backfill
+
+    async def ranges(self, conn: Connection, wide: int) -> list[Range]:
+        """Cut the anchor's pages into ranges; of an empty partition nothing: its rows come by the trigger."""
+        found = []
+        for heap in await shadowing.heaps(conn, self.design):
+            size = await shadowing.pages(conn, heap)
+            if size or heap == self.design.relation:
+                label = heap.as_string(None)
+                found += [Range(label, number, *pair) for number, pair in enumerate(bounds(size, wide))]
+        return found
+
+    async def filling(self, work: Work, part: Part) -> Filling | None:
+        """Give what copies a range."""
+        for heap in await shadowing.heaps(work.conn, self.design):
+            if heap.as_string(None) == part.relation:
+                return Copying(work.conn, work.migration.id, self.design, heap, part.part)
+        return None
+
+    async def unmapped(self, work: Work, limit: int) -> list[dict[str, object]]:
+        """Name rows that the shadow cannot hold."""
+        return await shadowing.unmapped(work.conn, self.design, limit)
+
+    async def filled(self, work: Work) -> None:
+        """Give the shadow its key, have the trigger write it, and carry over what was noted meanwhile."""
+        work.beat.note = f"{self.label}: the key of its new shape"
+        await copying.give_key(work.conn, self.design, self.plan.name, work.migration.id)
+        await self._drain(work)
+
+    async def weight(self, conn: Connection) -> int:
+        """Count the shadow's pages."""
+        return await shadowing.pages(conn, self.design.shadow)
+
+    # verify
+
+    async def compare(self, work: Work, progress: Progress, *, repair: bool) -> Parity | None:
+        """Compare all rows of both."""
+        del repair
+        progress(f"{self.label}: compared with its new shape")
+        return await shadowing.compare(work.conn, self.design, published=work.migration.sync_mode in _PUBLISHED)
+
+    async def prepare_publication(self, work: Work) -> None:
+        """Build what is unique, have both sides write each other, and carry over what the form before has noted."""
+        await copying.see_all(work.conn)
+        for key, create in zip(self.design.unique, shadow.uniqueness(self.design), strict=False):
+            await build_beside(work, _Shadow(self.design), key.working, create, shadow.drop_unique(self.design, key))
+        await locked(work, self._form(work, Form.BOTH), steps.BOTH_WAYS, self.label)
+        await shadowing.until_writers_left(work.conn, self.design, self._waits(work))
+        await self._drain(work)
+        reverse = [*shadow_reverse.reverse(self.design, self.plan.name), *shadow_phases.back(self.design)]
+        await locked(work, reverse, steps.BOTH_WAYS, self.label)
+
+    async def views(self, conn: Connection, relations: Mapping[str, Relation], version: str) -> Sequence[Statement]:
+        """Show the shadow by a view that runs with its owner's rights; of an extraction the table without what has moved, too."""
+        relation = relations[self.label]
+        name = shadow_phases.view(self.design, version)
+        made: list[Statement] = []
+        if self.design.kind == "extract_table":
+            made += table_view(self._what_stays(relation), version)
+        owner = await shadowing.view_owner(conn)
+        may, no_more = shadow.may_own(owner, version_schema(self.schema_name, version))
+        return [*made, *may, *shadow.view(self.design, name, relation, owner), *no_more]
+
+    def _what_stays(self, relation: Relation) -> Shown:
+        """Show the anchor of an extraction without the columns that have moved."""
+        keys = {column.anchor for column in self.design.key}
+        moved = {column.name for column in self.design.downs} - keys
+        columns = tuple((each, each) for each in relation.columns if each not in moved)
+        return Shown(relation, relation.table, relation.relation, columns, shown=dict(columns))
+
+    async def probe_back(self, conn: Connection) -> str:
+        """Write a row of the shadow, and see it in the anchor."""
+        return await shadowing.probe_back(conn, self.design)
+
+    async def restore(self, work: Work) -> int:
+        """Bring back what an earlier attempt archived."""
+        return await shadowing.restore(work.conn, self.plan, self.design)
+
+    async def archive_new(self, conn: Connection, attempt: int) -> int:
+        """Save what the shadow holds and the anchor cannot give."""
+        return await shadowing.archive(conn, shadow_phases.archive_new(self.plan, self.design, attempt))
+
+    # shadow, cutover
+
+    async def sample(self, conn: Connection, wanted: int) -> ShadowResult | None:
+        """Read rows through both versions."""
+        return await shadowing.sample(conn, self.plan, self.design, wanted)
+
+    def functions(self, work: Work, mode: SyncMode) -> Sequence[Statement]:
+        """Give the trigger on the anchor the form of a mode."""
+        return self._form(work, _FORMS[mode])
+
+    # contract
+
+    async def check_way(self, conn: Connection) -> None:
+        """Refuse what would keep the anchor from going."""
+        facts = await catalogue.table(conn, self.schema_name, self.table)
+        moved = {column.name for column in self.design.downs} - {column.anchor for column in self.design.key}
+        columns = facts.columns if self.design.kind == "shadow_table" else [c for c in facts.columns if c.name in moved]
+        if held := sorted({what for column in columns for what in column.hanging("view")}):
+            raise NotSupported(
+                f"{self.schema_name}.{self.table} cannot get its new shape: on it depend {'; '.join(held)}",
+                hint="Drop what depends on it, then advance.",
+            )
+
+    async def archive_old(self, conn: Connection, attempt: int) -> int:
+        """Save what the anchor holds and `down` does not give back."""
+        return await shadowing.archive(conn, shadow_phases.archive_old(self.plan, self.design, attempt))
+
+    async def contract(self, work: Work) -> None:
+        """Put the shadow in the anchor's place; then see, beside clients, that every row keeps its constraints."""
+        to_validate = f"validate_{self.position}"
+        if not await steps.is_contracted(work, self.label):
+            hung = await copying.hung(work.conn, self.design)
+            relations = {each.label: each for each in await catalogue.relations(work.conn, self.schema_name)}
+            versions = await chain.versions_with(
+                work.conn, self.plan, work.migration.id, self.schema_name, self.design.shown_as
+            )
+            shown = [shadow_phases.view(self.design, version) for version in versions]
+            owner = await shadowing.view_owner(work.conn)
+            apart = owner if owner == VIEW_OWNER else None
+            statements = shadow_final.finish(self.design, self.plan.name, hung, relations[self.label], shown, apart)
+            later = [each.model_dump(mode="json") for each in shadow_final.to_validate(self.design, hung)]
+            marks: dict[str, object] = {f"contracted {self.label}": True, to_validate: later}
+            await locked(work, statements, steps.CONTRACT, self.label, marks)
+        for each in (await store.controls(work.conn, work.migration.id)).get(to_validate, []):
+            await beside_clients(work, shadow_final.validation(HungConstraint.model_validate(each)))
+
+    @property
+    def dropped(self) -> Sequence[str]:
+        """Name the anchor, or the columns that have moved."""
+        if self.design.kind == "shadow_table":
+            return [f"{self.label}, as it was"]
+        keys = {column.anchor for column in self.design.key}
+        return [f"{self.label}.{column.name}" for column in self.design.downs if column.name not in keys]
+
+    # What they are made of
+
+    def _form(self, work: Work, form: Form) -> list[Statement]:
+        return shadow_sync.functions(self.design, self.plan.name, work.migration.id, form)
+
+    async def _drain(self, work: Work) -> None:
+        pace = Pace.of(work.migration.policy).adjusted(await store.controls(work.conn, work.migration.id))
+        await shadowing.drain(work.conn, self.design, pace, self._waits(work))
+
+    def _waits(self, work: Work) -> shadowing.Waits:
+        """Say in the heartbeat for whom we wait."""
+        since = None
+
+        def waits(who: str) -> None:
+            nonlocal since
+            if who:
+                since = steps.waiting(work, who, since)
+            else:
+                since = work.beat.progress = None
+
+        return waits

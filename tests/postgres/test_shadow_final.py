@@ -34,7 +34,7 @@ async def finish(m: Shadow) -> None:
     m.conn.row_factory = psycopg.rows.tuple_row
     relation = next(each for each in relations if each.table == m.design.table)
     view = sql.Identifier("public_v2", m.design.shown_as)
-    await m.run(shadow_final.finish(m.design, PLAN, hung, relation, view, OWNER))
+    await m.run(shadow_final.finish(m.design, PLAN, hung, relation, [view], OWNER))
     for statement in shadow_final.validate(m.design, hung):
         await m.conn.execute(statement.sql)
 

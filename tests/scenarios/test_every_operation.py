@@ -5,6 +5,7 @@ from support.constraint_operations import CASES as CONSTRAINTS
 from support.cycle import Case, Cycle
 from support.operations import CASES, WORLD
 from support.rekeyed import CASES as REKEYED
+from support.shaped import CASES as SHAPED
 from support.witness import Witness
 from support.worlds import World
 
@@ -20,6 +21,6 @@ async def cycle(world: World, case: Case, monkeypatch: pytest.MonkeyPatch) -> Cy
     return found
 
 
-@pytest.mark.parametrize("case", [*CASES, *CONSTRAINTS, *REKEYED], ids=str)
+@pytest.mark.parametrize("case", [*CASES, *CONSTRAINTS, *REKEYED, *SHAPED], ids=str)
 async def test_start_roll_back_start_complete(cycle: Cycle) -> None:
     await cycle.go()

@@ -163,7 +163,7 @@ class Shadow:
         await self.conn.execute(f"GRANT USAGE, CREATE ON SCHEMA public, public_v2 TO {OWNER}".encode())
         name = sql.Identifier("public_v2", self.design.shown_as)
         relation = Relation(self.design.schema_name, self.design.table, (), "postgres", {})
-        await self.run(shadow.view(self.design, name, relation, OWNER, "2"))
+        await self.run(shadow.view(self.design, name, relation, OWNER))
 
     async def published(self) -> None:
         """Go all the way to where both versions write."""

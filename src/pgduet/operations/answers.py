@@ -8,6 +8,12 @@ from pgduet.operations.expressions import Expression
 
 KeyPath = tuple[str | int, ...]
 
+ADD_UP = (
+    "Give `up` as well: an expression over the row that comes out the same each time, for rows that exist and for those that old"
+    " clients insert. The default is then for new clients alone, and may give what it likes."
+)
+"""What to do where a default is to map rows, and cannot."""
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pgduet.operations import shaped
 from pgduet.operations.alter_column import copies, same
-from pgduet.operations.answers import KeyPath, place
+from pgduet.operations.answers import ADD_UP, KeyPath, place
 from pgduet.operations.column_design import without_length
 from pgduet.operations.expressions import Question
 from pgduet.operations.facts import ColumnFacts, TableFacts
@@ -37,11 +37,6 @@ __all__ = [
 
 Types = Mapping[KeyPath, str]
 Known = Mapping[str, TableFacts]
-
-_ADD_UP = (
-    "Give `up` as well: an expression over the row that comes out the same each time, for rows that exist and for those that old"
-    " clients insert. The default is then for new clients alone, and may give what it likes."
-)
 
 
 def types_to_ask(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
@@ -116,7 +111,7 @@ def _of_columns(
                 if column.default is not None:
                     # Without `up` it maps rows; with it, it is for new clients' inserts alone.
                     free = column.up is not None
-                    yield Question((*path, "default"), column.default, {}, into, over, may_change=free, cure=_ADD_UP)
+                    yield Question((*path, "default"), column.default, {}, into, over, may_change=free, cure=ADD_UP)
                 if column.check:
                     scope = new_scope(plan, table, types)
                     yield Question((*path, "check"), column.check.expression, scope, "boolean", after)

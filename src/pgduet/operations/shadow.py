@@ -5,19 +5,32 @@ copied, which is faster and needs no conflict to be thought of; other unique ind
 triggers. Every statement can be undone by its neighbour here, and nothing touches the anchor.
 """
 
+from typing import LiteralString
+
 from psycopg import sql
 
 from pgduet.operations.names import fit
-from pgduet.operations.shadow_design import Partition, ShadowColumn, ShadowDesign
+from pgduet.operations.shadow_design import Partition, ShadowColumn, ShadowDesign, ShadowKey
 from pgduet.operations.statement import Lock, Role, Statement, identifiers, role, trusted
 from pgduet.operations.views import Relation
 from pgduet.sql import block
 
+VIEW_OWNER = "pgduet_views"
+"""Who owns the new version's views of shadows where the worker's own role is bound by no policy."""
 _RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 
 def create(design: ShadowDesign) -> list[Statement]:
     """Create the shadow, its partitions, and the journal."""
+    keys = [
+        sql.SQL("{} {} NOT NULL").format(sql.Identifier(key.anchor), trusted(key.anchor_type)) for key in design.key
+    ]
+    journal = block("shadow", "create_journal").format(journal=design.journal, columns=sql.SQL(", ").join(keys))
+    return [*create_table(design), Statement(journal, "create its journal")]
+
+
+def create_table(design: ShadowDesign) -> list[Statement]:
+    """Create the shadow and its partitions."""
     columns = sql.SQL(", ").join(_column(column) for column in design.columns)
     partitioned = trusted(f" PARTITION BY {design.partition_by}" if design.partition_by else "")
     made = [
@@ -35,11 +48,7 @@ def create(design: ShadowDesign) -> list[Statement]:
         )
         for partition in design.partitions
     ]
-    keys = [
-        sql.SQL("{} {} NOT NULL").format(sql.Identifier(key.anchor), trusted(key.anchor_type)) for key in design.key
-    ]
-    journal = block("shadow", "create_journal").format(journal=design.journal, columns=sql.SQL(", ").join(keys))
-    return [*made, Statement(journal, "create its journal")]
+    return made
 
 
 def drop(design: ShadowDesign) -> list[Statement]:
@@ -82,14 +91,27 @@ def key(design: ShadowDesign) -> list[Statement]:
             shadow=design.shadow, name=name, columns=identifiers(design.key_names)
         )
         made.append(Statement(query, f"index of {design.shadow_label}", Lock.SHARE_ROW_EXCLUSIVE, design.shadow_label))
-    return made
+    return [*made, *(_uniqueness(design, "add_unique_alone") if design.partition_by else [])]
 
 
 def uniqueness(design: ShadowDesign) -> list[Statement]:
-    """Build the other unique indexes, each beside the triggers' writes: outside any transaction."""
+    """Build the other unique indexes, each beside the triggers' writes: outside any transaction.
+
+    On a partitioned shadow that cannot be: `key` has built them, with nobody beside it.
+    """
+    return [] if design.partition_by else _uniqueness(design, "add_unique")
+
+
+def drop_unique(design: ShadowDesign, key: ShadowKey) -> Statement:
+    """Drop a unique index whose build was cut short: outside any transaction."""
+    query = block("shadow", "drop_unique").format(name=sql.Identifier(design.schema_name, key.working))
+    return Statement(query, f"drop {key.working}")
+
+
+def _uniqueness(design: ShadowDesign, how: LiteralString) -> list[Statement]:
     return [
         Statement(
-            block("shadow", "add_unique").format(
+            block("shadow", how).format(
                 name=sql.Identifier(each.working), shadow=design.shadow, columns=identifiers(each.shadow)
             ),
             f"unique index {each.working}",
@@ -100,12 +122,11 @@ def uniqueness(design: ShadowDesign) -> list[Statement]:
     ]
 
 
-def view(design: ShadowDesign, name: sql.Identifier, relation: Relation, owner: str, version: str) -> list[Statement]:
+def view(design: ShadowDesign, name: sql.Identifier, relation: Relation, owner: str) -> list[Statement]:
     """Create the new version's view: it reads the shadow with the rights of `owner`, whom the policies bind.
 
     Whoever reads or writes the view is bound by them so, a superuser and the tables' owner included.
     """
-    del version
     listed = identifiers(column.name for column in design.columns)
     made = [
         Statement(
@@ -133,6 +154,16 @@ def view(design: ShadowDesign, name: sql.Identifier, relation: Relation, owner: 
             made.append(Statement(query, "its grants"))
     made.append(Statement(block("views", "owner").format(view=name, role=Role(owner)), "its owner"))
     return made
+
+
+def may_own(owner: str, schema: str) -> tuple[list[Statement], list[Statement]]:
+    """Let a role that is not ours become the owner of a view in a schema, and no more afterwards."""
+    if owner != VIEW_OWNER:
+        return [], []
+    parts = {"schema": sql.Identifier(schema), "role": Role(owner)}
+    may = Statement(block("shadow_phases", "may_own").format(**parts), "the view's owner may own it")
+    no_more = Statement(block("shadow_phases", "may_own_no_more").format(**parts), "and make no others")
+    return [may], [no_more]
 
 
 def _column(column: ShadowColumn) -> sql.Composable:

@@ -203,12 +203,19 @@ class ShadowDesign(Frozen):
     @property
     def mapped(self) -> tuple[ShadowColumn, ...]:
         """The written columns that are made from the anchor's row."""
-        return tuple(column for column in self.written if column.sources)
+        return tuple(column for column in self.written if column.same is not None or column.up is not None)
+
+    @property
+    def apart(self) -> tuple[ShadowColumn, ...]:
+        """The columns that only the new version has: no `down` reads them, and from publication on they follow nothing."""
+        read = {name for column in self.anchors for name in column.sources}
+        return tuple(column for column in self.written if column.same is None and column.name not in read)
 
     @property
     def lossy(self) -> tuple[ShadowColumn, ...]:
-        """The columns that may hold what the anchor cannot."""
-        return tuple(column for column in self.mapped if column.same is None)
+        """The columns that may hold what the anchor cannot, and should."""
+        apart = {column.name for column in self.apart}
+        return tuple(column for column in self.mapped if column.same is None and column.name not in apart)
 
     @property
     def key_names(self) -> tuple[str, ...]:

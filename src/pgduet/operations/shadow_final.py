@@ -5,6 +5,8 @@ scans nothing; they held until this moment, and are validated afterwards), the u
 owner, grants. Indexes that are not unique have been built before, under working names.
 """
 
+from collections.abc import Sequence
+
 from psycopg import sql
 
 from pgduet.operations import shadow_reverse, shadow_sync
@@ -61,37 +63,57 @@ class Hung(Frozen):
 
 
 def finish(
-    design: ShadowDesign, plan: str, hung: Hung, relation: Relation, view: sql.Identifier, view_owner: str
+    design: ShadowDesign,
+    plan: str,
+    hung: Hung,
+    relation: Relation,
+    views: Sequence[sql.Identifier],
+    view_owner: str | None,
 ) -> list[Statement]:
-    """Put the shadow in the anchor's place. Views of the old version must be gone, `view` is the new version's."""
+    """Put the shadow in the anchor's place. Older versions' views must be gone, `views` are the new version's and later ones'.
+
+    `view_owner` owns these views, unless they are the worker's own, as the shadow is.
+    """
     make = _Final(design, hung)
     extracts = design.kind == "extract_table"
     return [
         *shadow_sync.drop_triggers(design, plan),
         *shadow_reverse.drop_reverse(design, plan),
         *make.open_shadow(view_owner),
+        # While the tables that they name as types have their names.
+        *shadow_sync.drop_functions(design),
         *(make.without_columns() if extracts else make.replaced()),
         *make.described(relation),
-        *make.own_view(view),
-        *shadow_sync.drop_functions(design),
+        *(statement for view in views for statement in make.own_view(view)),
     ]
+
+
+def to_validate(design: ShadowDesign, hung: Hung) -> list[HungConstraint]:
+    """Name what was added without a look at the rows, and is to be validated."""
+    if design.kind == "shadow_table":
+        return [each for each in (*hung.outbound, *hung.inbound) if each.valid]
+    key = _parent_key(design)
+    return [HungConstraint(schema_name=design.schema_name, table=design.shown_as, name=key, definition="", valid=True)]
+
+
+def validation(each: HungConstraint) -> Statement:
+    """Validate a constraint: reads the whole table, lets everybody read and write meanwhile. Twice is no harm."""
+    query = block("shadow_final", "validate").format(relation=each.relation, name=sql.Identifier(each.name))
+    summary, label = f"every row keeps {each.name}", each.relation.as_string(None)
+    return Statement(query, summary, Lock.SHARE_UPDATE_EXCLUSIVE, label)
 
 
 def validate(design: ShadowDesign, hung: Hung) -> list[Statement]:
-    """Validate what was added: reads whole tables, lets everybody read and write meanwhile. Twice is no harm."""
-    if design.kind == "extract_table":
-        found = [(sql.Identifier(design.schema_name, design.shown_as), _parent_key(design))]
-    else:
-        found = [(each.relation, each.name) for each in (*hung.outbound, *hung.inbound) if each.valid]
-    return [
-        Statement(
-            block("shadow_final", "validate").format(relation=relation, name=sql.Identifier(name)),
-            f"every row keeps {name}",
-            Lock.SHARE_UPDATE_EXCLUSIVE,
-            relation.as_string(None),
-        )
-        for relation, name in found
-    ]
+    """Validate all that was added."""
+    return [validation(each) for each in to_validate(design, hung)]
+
+
+def without_policies(design: ShadowDesign) -> list[Statement]:
+    """Take the policies away: on the way home, once no new client is left."""
+    parts = {"shadow": design.shadow, "relation": design.shadow}
+    gone = [block("shadow_final", "drop_policy").format(**parts, policy=sql.Identifier(name)) for name in _POLICIES]
+    gone.append(block("shadow_final", "no_security").format(**parts))
+    return [Statement(query, "no policies", Lock.ACCESS_EXCLUSIVE, design.shadow_label) for query in gone]
 
 
 class _Final:
@@ -100,11 +122,11 @@ class _Final:
         self.hung = hung
         self.final = sql.Identifier(design.schema_name, design.shown_as)
 
-    def open_shadow(self, view_owner: str) -> list[Statement]:
+    def open_shadow(self, view_owner: str | None) -> list[Statement]:
         """Take the policies away: from here on the shadow is a table like others."""
-        made = [self._on_shadow("drop_policy", "its policy goes", policy=sql.Identifier(name)) for name in _POLICIES]
-        made.append(self._on_shadow("no_security", "no policies"))
-        made.append(self._on_shadow("revoke_view_owner", "the view's owner needs no rights", role=Role(view_owner)))
+        made = without_policies(self.design)
+        if view_owner is not None:
+            made.append(self._on_shadow("revoke_view_owner", "the view's owner needs no rights", role=Role(view_owner)))
         return made
 
     def replaced(self) -> list[Statement]:

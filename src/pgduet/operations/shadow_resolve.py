@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from pgduet.errors import NotSupported, UnknownColumn
 from pgduet.operations.alter_column import same
-from pgduet.operations.answers import Answers, KeyPath, place
+from pgduet.operations.answers import ADD_UP, Answers, KeyPath, place
 from pgduet.operations.column_design import without_length
 from pgduet.operations.expressions import Expression, Question
 from pgduet.operations.facts import ColumnFacts, TableFacts
@@ -45,7 +45,10 @@ def _of_shadow(index: int, operation: ShadowTable, table: TableFacts, types: Typ
         elif old is not None and not _stays(old.type, types[path]):
             yield Question((*path, "up"), same(column.name), before, into, str(operation.relation), implied=True)
         if column.default is not None:
-            yield Question((*path, "default"), column.default, {}, into, str(operation.relation), may_change=True)
+            # Without `up`, a new column's default is what rows begin with.
+            free = column.up is not None or old is not None
+            over = str(operation.relation)
+            yield Question((*path, "default"), column.default, {}, into, over, may_change=free, cure=ADD_UP)
     new = f"the new shape of {operation.relation}"
     for each in table.columns:
         path = (*top, "down", each.name)
@@ -192,12 +195,13 @@ def _columns(top: KeyPath, operation: ShadowTable, table: TableFacts, answers: A
         if old.name in operation.replaces:
             continue
         if old.name in named:
-            yield _changed((*top, "columns", named[old.name][0]), named.pop(old.name)[1], old, table, answers)
+            number, column = named.pop(old.name)
+            yield _changed((*top, "columns", number), _in_key(column, operation), old, table, answers)
         else:
             yield ShadowColumn(
                 name=old.name,
                 type=old.type,
-                nullable=not old.not_null,
+                nullable=not old.not_null and old.name not in operation.primary_key,
                 same=None if old.generated else old.name,
                 generated=old.formula,
                 default=None if old.generated or old.name in table.key else old.default,
@@ -206,7 +210,11 @@ def _columns(top: KeyPath, operation: ShadowTable, table: TableFacts, answers: A
                 statistics=old.statistics,
             )
     for number, column in named.values():
-        yield _changed((*top, "columns", number), column, None, table, answers)
+        yield _changed((*top, "columns", number), _in_key(column, operation), None, table, answers)
+
+
+def _in_key(column: NewColumn, operation: ShadowTable) -> NewColumn:
+    return column.model_copy(update={"nullable": False}) if column.name in operation.primary_key else column
 
 
 def _changed(
@@ -215,6 +223,8 @@ def _changed(
     up = answers.expressions.get((*path, "up"))
     default = answers.expressions.get((*path, "default"))
     kept = old.default if old and column.name not in table.key else None
+    if up is None and old is None:
+        up = default
     return ShadowColumn(
         name=column.name,
         type=answers.types[path],

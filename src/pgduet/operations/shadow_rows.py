@@ -21,7 +21,7 @@ def copy(design: ShadowDesign, heap: sql.Identifier, first: int, last: int, *, s
     return block("shadow", "copy").format(
         shadow=design.shadow,
         relation=heap,
-        pages=_pages(first, last),
+        pages=page_range(first, last),
         **_mapped(design, safe=safe),
     )
 
@@ -43,7 +43,7 @@ def unmapped(design: ShadowDesign, heap: sql.Identifier, first: int, last: int, 
         key=key_as_json(design, O),
         fits=design.routine("shadow_fits"),
         relation=heap,
-        pages=_pages(first, last),
+        pages=page_range(first, last),
         limit=sql.Literal(limit),
     )
 
@@ -94,12 +94,16 @@ def journal_left(design: ShadowDesign) -> Query:
     return block("shadow", "journal_left").format(journal=design.journal)
 
 
-def parity(design: ShadowDesign) -> Query:
-    """Count rows and those that only one side has or that differ, in one snapshot; for maps without loss."""
+def parity(design: ShadowDesign, *, published: bool = False) -> Query:
+    """Count rows and those that only one side has or that differ, in one snapshot; for maps without loss.
+
+    Once it is published, columns that only the new version has follow nothing.
+    """
+    compared = [column for column in design.mapped if not (published and column in design.apart)]
     there = sql.SQL(" WHERE {}").format(design.exists.over(O)) if design.exists else sql.SQL("")
     (first, *_), (shadowed, *_) = anchor_key(design, O), shadow_key(design, S)
     missing = sql.SQL("{} IS NULL OR {} IS NULL").format(first, shadowed)
-    parts = [missing, *(column.differs(column.of(S), column.up_value(O)) for column in design.mapped)]
+    parts = [missing, *(column.differs(column.of(S), column.up_value(O)) for column in compared)]
     return block("shadow", "parity").format(
         relation=design.relation,
         shadow=design.shadow,
@@ -128,6 +132,7 @@ def _names(values: list[Query]) -> Query:
     return sql.SQL(", ").join(values)
 
 
-def _pages(first: int, last: int) -> Query:
+def page_range(first: int, last: int) -> Query:
+    """Render that a row of the anchor lies on some pages."""
     bounds = {"first": sql.Literal(f"({first},0)"), "last": sql.Literal(f"({last},0)")}
     return block("rows", "pages").format(row=O, **bounds)

@@ -97,6 +97,7 @@ def drop_functions(design: ShadowDesign) -> list[Statement]:
         sql.SQL("{}({})").format(design.routine(kind), key_types(design)) for kind in ("lock_update", "lock_delete")
     ]
     names.append(sql.SQL("{}({})").format(design.routine("shadow_fits"), design.relation))
+    names.append(sql.SQL("{}({})").format(design.routine("shadow_back"), design.shadow))
     names.append(sql.SQL("{}(integer, tid)").format(design.routine("drain")))
     query = block("shadow", "drop_function")
     return [Statement(query.format(function=name), "drop a function of the shadow") for name in names]
@@ -159,7 +160,8 @@ def _forwarded(design: ShadowDesign, column: ShadowColumn, *, keep: bool) -> Que
     value = column.up_value(R)
     if not keep or column.same is not None:
         return value
-    changed = any_of(anchor_changed(design, name, OLD, R) for name in column.sources)
+    apart = any(each.name == column.name for each in design.apart)
+    changed = any_of(anchor_changed(design, name, OLD, R) for name in (() if apart else column.sources))
     return sql.SQL("CASE WHEN TG_OP = 'INSERT' OR {} THEN {} ELSE {} END").format(changed, value, column.of(S))
 
 

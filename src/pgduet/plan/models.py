@@ -74,12 +74,12 @@ IMPLEMENTED = (
     "rename_constraint",
     "drop_constraint",
     "set_replica_identity",
+    "shadow_table",
+    "extract_table",
     "sql",
 )
 KNOWN_OPERATIONS = (
     *IMPLEMENTED,
-    "shadow_table",
-    "extract_table",
     "merge_rows",
     "move_table",
 )

@@ -22,10 +22,15 @@ def json_schema() -> dict[str, Any]:
         "properties": {"up": {"type": "string"}, "default": {"type": "null"}},
     }
     parts["ReplaceColumns"]["required"].append("down")
-    # What may be written short: a column's name, an operator class's.
+    # What may be written short: a column's name, an operator class's, a partition's with its bound.
     columns = parts["CreateIndex"]["properties"]["columns"]
     columns["items"] = {"anyOf": [{"type": "string"}, columns["items"]]}
     parts["IndexColumn"]["properties"]["opclass"]["anyOf"].append({"type": "string"})
+    columns = parts["ExtractTable"]["properties"]["columns"]
+    columns["items"] = {"anyOf": [{"type": "string"}, columns["items"]]}
+    partitions = parts["PartitionBy"]["properties"]["partitions"]
+    bounds = {"type": "object", "additionalProperties": {"type": "string"}}
+    parts["PartitionBy"]["properties"]["partitions"] = {"anyOf": [partitions, bounds]}
     schema["properties"]["operations"]["items"] = {"oneOf": [_one_key(name) for name in IMPLEMENTED]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "pgduet plan"}
 

@@ -60,6 +60,13 @@ async def blockers(conn: Connection, wanted: Mapping[str, Lock], waited_s: float
     return await _named(conn, "blockers", asked)
 
 
+async def writers(conn: Connection, relation: str) -> Blockers:
+    """Name up to three sessions that may hold rows of a table, the oldest transaction first."""
+    modes = _ALL[1:]
+    asked = {"relations": [relation] * len(modes), "modes": list(modes), "waited_s": 0}
+    return await _named(conn, "blockers", asked)
+
+
 async def blocking(conn: Connection, pid: int) -> Blockers:
     """Name up to three sessions that keep another session waiting."""
     return await _named(conn, "blocking", {"pid": pid})

@@ -190,10 +190,11 @@ async def versions_showing(conn: Connection, design: Design, table: TableDesign,
 
     A later migration may be done already: its version stays.
     """
+    return await versions_with(conn, design, migration_id, table.schema_name, table.shown_as)
+
+
+async def versions_with(conn: Connection, design: Design, migration_id: int, schema: str, name: str) -> list[str]:
+    """Name the versions, this migration's and later ones, that have a view of a name."""
     later = [link.to_version for link in reversed(await links(conn)) if link.id > migration_id]
     wanted = [*later, design.to_version]
-    return [
-        version
-        for version in wanted
-        if await catalogue.has_view(conn, version_schema(table.schema_name, version), table.shown_as)
-    ]
+    return [version for version in wanted if await catalogue.has_view(conn, version_schema(schema, version), name)]

@@ -3,19 +3,28 @@
 Each kind has one function here, which gives its design and what people should know of it.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import psycopg
+from psycopg import sql
+
+from pgduet.errors import NotSupported
 from pgduet.hazards import Hazard
-from pgduet.operations import shadow_resolve
-from pgduet.operations.answers import Answers
+from pgduet.operations import shadow, shadow_resolve
+from pgduet.operations.answers import Answers, KeyPath, located, place
 from pgduet.operations.attach_design import AttachDesign
 from pgduet.operations.facts import TableFacts
 from pgduet.operations.merge_rows_design import MergeDesign
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.shaped import shaping
 from pgduet.plan.models import ExtractTable, Plan, ShadowTable
-from pgduet.postgres.session import Connection
+from pgduet.plan.shadow_operations import PartitionBy
+from pgduet.postgres import shadowing
+from pgduet.postgres.session import Connection, condition
+
+_DEFAULT = re.compile(r"\s*DEFAULT\s*", re.IGNORECASE)
 
 
 @dataclass
@@ -57,6 +66,51 @@ async def _shadow(
     made: Shaped,
 ) -> None:
     """Make a shadow, or attach the table to a parent where that gives the same shape."""
-    del conn
-    design = shadow_resolve.resolve(plan.name, index, operation, table, answers)
+    top: KeyPath = ("operations", index, operation.kind)
+    await _check_role(conn, top)
+    if isinstance(operation, ShadowTable) and operation.partition_by:
+        _refuse_homeless(operation.partition_by, (*top, "partition_by"))
+    sequence = await _sequence(conn, table)
+    design = shadow_resolve.resolve(plan.name, index, operation, table, answers, sequence=sequence)
+    design = design.model_copy(update={"unmappable": plan.policy.unmappable})
+    await _try(conn, design, top)
     made.shadows.append(design)
+
+
+async def _check_role(conn: Connection, top: KeyPath) -> None:
+    """Find out whether somebody can own the views of a shadow."""
+    with located((*top, "table")):
+        await shadowing.check_view_owner(conn)
+
+
+def _refuse_homeless(by: PartitionBy, path: KeyPath) -> None:
+    """Refuse partitions that leave rows without one: an old client's insert would fail for it."""
+    if by.method != "hash" and not any(_DEFAULT.fullmatch(each.bound) for each in by.partitions):
+        raise NotSupported(
+            "rows that fit into no partition would be refused, old clients' as well",
+            place=place((*path, "partitions")),
+            hint="Add a partition for them: `{name: …, bound: DEFAULT}`.",
+        )
+
+
+async def _sequence(conn: Connection, table: TableFacts) -> str | None:
+    """Name the sequence that numbers the rows' identity."""
+    column = next((column.name for column in table.columns if column.identity and column.name in table.key), None)
+    if column is None:
+        return None
+    relation = sql.Identifier(table.schema_name, table.table).as_string(None)
+    found = await conn.execute("SELECT pg_get_serial_sequence(%s, %s) AS name", (relation, column))
+    row = await found.fetchone()
+    return str(row["name"]) if row and row["name"] else None
+
+
+async def _try(conn: Connection, design: ShadowDesign, top: KeyPath) -> None:
+    """Have PostgreSQL make the shadow, its partitions and its key, and take all of it back."""
+    path = (*top, "partition_by") if design.partition_by else top
+    try:
+        async with conn.transaction(force_rollback=True):
+            for statement in (*shadow.create_table(design), *shadow.key(design)):
+                await conn.execute(statement.sql)
+    except psycopg.Error as error:
+        message = error.diag.message_primary or condition(error.sqlstate)
+        raise NotSupported(f"PostgreSQL cannot make this shape: {message}", place=place(path)) from None

@@ -33,6 +33,12 @@ CREATE INDEX {name} ON {shadow} ({columns})
 -- name: add_unique
 CREATE UNIQUE INDEX CONCURRENTLY {name} ON {shadow} ({columns})
 
+-- name: add_unique_alone
+CREATE UNIQUE INDEX {name} ON {shadow} ({columns})
+
+-- name: drop_unique
+DROP INDEX CONCURRENTLY IF EXISTS {name}
+
 -- name: drain_function
 CREATE OR REPLACE FUNCTION {function}(most integer, INOUT place tid, OUT taken_keys bigint, OUT left_keys bigint) RETURNS record LANGUAGE plpgsql VOLATILE
   SET search_path = pg_catalog, pg_temp SET row_security = on AS {body}
@@ -414,7 +420,7 @@ CREATE POLICY pgduet_delete ON {shadow} FOR DELETE USING ({function}({key}))
 
 -- name: parity
 -- One statement, one snapshot: rows that only one side has, or that differ.
-SELECT count(*) AS rows, count(*) FILTER (WHERE {differs}) AS mismatches
+SELECT count(*) AS rows, count(*) FILTER (WHERE {differs}) AS mismatches, statement_timestamp() AS at
   FROM (SELECT * FROM {relation} AS o{exists}) AS o FULL JOIN {shadow} AS s ON {same}
 
 -- name: view

@@ -1,0 +1,355 @@
+"""What the phases do with a shadow in a session: probes, the rest of the filling, samples, the archive (ADR 28)."""
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from psycopg import errors, sql
+
+from pgduet.barriers import reach
+from pgduet.errors import GateRefused, MissingRights
+from pgduet.measured import Parity, ShadowResult
+from pgduet.operations import shadow_phases, shadow_rows
+from pgduet.operations.design import Design
+from pgduet.operations.names import version_schema
+from pgduet.operations.shadow import VIEW_OWNER
+from pgduet.operations.shadow_design import ShadowDesign
+from pgduet.operations.statement import Query, Role
+from pgduet.postgres.blockers import writers
+from pgduet.postgres.copying import Drain, see_all
+from pgduet.postgres.gently import Gently
+from pgduet.postgres.pace import Pace
+from pgduet.postgres.session import Connection, rights
+from pgduet.sql import block
+
+KEYS_PER_PAGE = 4
+EXAMPLES = 20
+EMPTY_PAGES = 100
+FIRST_REST_S, LONGEST_REST_S = 0.02, 0.5
+RESTORED = 50
+LOCK_WAIT = "10ms"
+
+Waits = Callable[[str], None]
+"""Hears for whom something waits; the empty text says that it goes on."""
+
+
+async def view_owner(conn: Connection) -> str:
+    """Name the role that owns the new version's views: it must be one whom policies bind."""
+    found = await _owner(conn)
+    return VIEW_OWNER if found["unbound"] else str(found["role"])
+
+
+async def create_view_owner(conn: Connection) -> None:
+    """Create that role where our own will not do; it stays, since roles are the whole server's.
+
+    Raises:
+        MissingRights: the worker's role may not.
+    """
+    await check_view_owner(conn)
+    found = await _owner(conn)
+    if not found["unbound"]:
+        return
+    role = Role(VIEW_OWNER)
+    if not found["there"]:
+        with suppress(errors.DuplicateObject, errors.UniqueViolation):  # a worker on another database was faster
+            await conn.execute(block("shadow_phases", "create_owner").format(role=role))
+    if not found["super"]:
+        await conn.execute(block("shadow_phases", "be_owner").format(role=role))
+
+
+async def check_view_owner(conn: Connection) -> None:
+    """Refuse where nobody could own the views of a shadow.
+
+    Raises:
+        MissingRights: the worker's role is bound by no policy, and may not create one that is.
+    """
+    found = await _owner(conn)
+    if found["unbound"] and not found["there"] and not found["may_create"]:
+        raise MissingRights(
+            f"the worker's role {found['role']} has BYPASSRLS: no policy binds it, so it cannot own the views of a shadow",
+            hint=f"CREATE ROLE {VIEW_OWNER} NOLOGIN; GRANT {VIEW_OWNER} TO the worker's role. Or take BYPASSRLS from it.",
+        )
+
+
+async def _owner(conn: Connection) -> dict[str, Any]:
+    query = block("shadow_phases", "owner").format(role=sql.Literal(VIEW_OWNER))
+    return await _one(conn, query)
+
+
+async def heaps(conn: Connection, design: ShadowDesign) -> list[sql.Identifier]:
+    """Give what has the anchor's pages: the table, or its partitions."""
+    found = await conn.execute(block("catalogue", "heaps"), {"relation": design.label})
+    return [sql.Identifier(row["schema"], row["table"]) for row in await found.fetchall()] or [design.relation]
+
+
+async def pages(conn: Connection, relation: sql.Identifier) -> int:
+    """Count the pages of a table, or of one and its partitions."""
+    query = block("shadow_phases", "pages").format(relation=sql.Literal(relation.as_string(None)))
+    return int((await _one(conn, query))["pages"])
+
+
+# Probes
+
+
+class _Enough(Exception):
+    pass
+
+
+async def probe(conn: Connection, design: ShadowDesign) -> str:
+    """Update a row of the anchor, and see its key in the journal; all of it is rolled back."""
+    places = [heap for heap in await heaps(conn, design) if await pages(conn, heap)]
+    touch = shadow_phases.touch(design, places[0]) if places else None
+
+    async def one_row() -> tuple[str, bool]:
+        if touch is None:
+            return "nothing to map" if places else "no row to probe", True
+        row = await (await conn.execute(touch)).fetchone()
+        if row is None:
+            return "no row to probe", True
+        key = [row[column.anchor] for column in design.key]
+        good = (await _one(conn, shadow_phases.noted(design, key)))["good"]
+        return "one row noted and rolled back", bool(good)
+
+    return await _rolled_back(conn, one_row)
+
+
+async def probe_back(conn: Connection, design: ShadowDesign) -> str:
+    """Write a row of the shadow as a new client does, and see it in the anchor; all of it is rolled back."""
+    column = shadow_phases.given(design)
+
+    async def one_row() -> tuple[str, bool]:
+        if column is None:
+            return "nothing to map", True
+        row = await (await conn.execute(shadow_phases.some_row(design))).fetchone()
+        if row is None:
+            return "no row to probe", True
+        key = [row[each.shadow] for each in design.key]
+        if not (await conn.execute(shadow_phases.lock_row(design, key))).rowcount:
+            return "no row was free", True
+        await conn.execute(shadow_phases.give(design, column, key))
+        found = await (await conn.execute(shadow_phases.follows(design, column, key))).fetchone()
+        return "one row mapped and rolled back", bool(found and found["good"])
+
+    return await _rolled_back(conn, one_row)
+
+
+async def _rolled_back(conn: Connection, one_row: Callable[[], Awaitable[tuple[str, bool]]]) -> str:
+    """Run a probe in a transaction that is rolled back, the user's triggers mute where that is allowed."""
+    mute = (await rights(conn)).mute_triggers
+    told, good = "", False
+    try:
+        async with conn.transaction():
+            await conn.execute("SET LOCAL lock_timeout = '50ms'; SET LOCAL row_security = on")
+            if mute:
+                await conn.execute("SET LOCAL session_replication_role = replica")
+            told, good = await one_row()
+            raise _Enough
+    except _Enough:
+        pass
+    except errors.LockNotAvailable:
+        return "no row was free"
+    except (errors.IntegrityError, errors.DataError) as error:
+        return f"not proved: the probe's row breaks a rule of the table's own ({error.sqlstate})"
+    if not good:
+        raise GateRefused("a probe write did not reach the other representation", hint="See `pgduet verify`.")
+    return told
+
+
+# Filling
+
+
+async def unmapped(conn: Connection, design: ShadowDesign, limit: int) -> list[dict[str, object]]:
+    """Name the rows that the shadow cannot hold, as they are at one moment."""
+    found: list[dict[str, object]] = []
+    if not design.guarded:
+        return found
+    gently = Gently(conn)
+    async with conn.transaction():
+        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        for heap in await heaps(conn, design):
+            async for first, last in gently.pieces(await pages(conn, heap)):
+                query = shadow_rows.unmapped(design, heap, first, last, limit - len(found))
+                rows = await (await conn.execute(query)).fetchall()
+                found += [{"relation": design.label, "key": row["key"], "detail": row["error"]} for row in rows]
+                if len(found) >= limit:
+                    return found
+    return found
+
+
+async def drain(conn: Connection, design: ShadowDesign, pace: Pace, waits: Waits) -> int:
+    """Empty the journal; while clients hold rows of it, rest, and say who they are. Returns the keys that were carried over."""
+    emptying = Drain(conn, design)
+    await emptying.open()
+    rest_s, before = FIRST_REST_S, -1
+    while not emptying.finished:
+        await emptying.next(pace)
+        await reach("batch.after_commit")
+        if emptying.place != shadow_rows.START or emptying.finished:
+            await asyncio.sleep(pace.pause_ms / 1000)
+            continue
+        if emptying.keys != before:  # a pass that got somewhere
+            rest_s, before = FIRST_REST_S, emptying.keys
+            continue
+        await _say_who(conn, design, waits)
+        await asyncio.sleep(rest_s)
+        rest_s = min(LONGEST_REST_S, 1.5 * rest_s)
+    waits("")
+    await conn.execute("SET lock_timeout = 0")
+    return emptying.keys
+
+
+async def until_writers_left(conn: Connection, design: ShadowDesign, waits: Waits) -> None:
+    """Wait until every transaction that has written the anchor so far has ended."""
+    query = block("shadow_phases", "writers").format(relation=sql.Literal(design.label))
+
+    async def now() -> set[str]:
+        return {row["who"] for row in await (await conn.execute(query)).fetchall()}
+
+    left, rest_s = await now(), FIRST_REST_S
+    while left := left & await now():
+        await _say_who(conn, design, waits)
+        await asyncio.sleep(rest_s)
+        rest_s = min(LONGEST_REST_S, 1.5 * rest_s)
+    waits("")
+
+
+async def _say_who(conn: Connection, design: ShadowDesign, waits: Waits) -> None:
+    who = (await writers(conn, design.label)).text or "clients"
+    waits(f"rows of {design.label} · {who}")
+
+
+# Comparison
+
+
+async def compare(conn: Connection, design: ShadowDesign, *, published: bool) -> Parity:
+    """Compare all rows in one snapshot."""
+    await see_all(conn)
+    row = await _one(conn, shadow_rows.parity(design, published=published))
+    return Parity(checked_at=row["at"], rows=row["rows"], mismatches=row["mismatches"])
+
+
+# Samples
+
+
+async def sample(conn: Connection, plan: Design, design: ShadowDesign, wanted: int) -> ShadowResult:
+    """Read rows of the anchor, wherever they lie, through both versions, and compare the answers."""
+    result, times = ShadowResult(), _Times()
+    await see_all(conn)
+    shown = await _shown(conn, plan, design)
+    if not {column.anchor for column in design.key} <= shown:
+        return ShadowResult(comparable=False)
+    places = [(heap, count) for heap in await heaps(conn, design) if (count := await pages(conn, heap))]
+    empty, seen = 0, 0
+    while places and seen < wanted and empty < EMPTY_PAGES:
+        found = await _some_keys(conn, design, places)
+        empty = 0 if found else empty + 1
+        for key in found:
+            await times.read(conn, plan, design, shown, key)
+            await _compare(conn, plan, design, shown, key, result)
+            seen += 1
+    result.old_ms, result.new_ms = times.medians()
+    return result
+
+
+async def _some_keys(
+    conn: Connection, design: ShadowDesign, places: Sequence[tuple[sql.Identifier, int]]
+) -> list[list[Any]]:
+    """Read the keys of a page, each as likely as any other."""
+    [(heap, count)] = random.choices(places, [count for _, count in places])  # noqa: S311  (sampling)
+    page = random.randrange(count)  # noqa: S311
+    found = await (await conn.execute(shadow_phases.keys(design, heap, page, KEYS_PER_PAGE))).fetchall()
+    return [[row[column.anchor] for column in design.key] for row in found]
+
+
+async def _compare(
+    conn: Connection, plan: Design, design: ShadowDesign, shown: frozenset[str], key: list[Any], result: ShadowResult
+) -> None:
+    compared = await _one(conn, shadow_phases.sample(plan, design, shown, key))
+    if not compared["rows"]:
+        return  # deleted meanwhile
+    result.samples += 1
+    if compared["mismatches"]:
+        result.mismatches += 1
+        if len(result.examples) < EXAMPLES:
+            named = {column.anchor: str(value) for column, value in zip(design.key, key, strict=True)}
+            result.examples.append({"relation": design.label, "key": named})
+
+
+class _Times:
+    """How long reads of single rows took, by version."""
+
+    def __init__(self) -> None:
+        self.took: dict[bool, list[float]] = {False: [], True: []}
+
+    async def read(
+        self, conn: Connection, plan: Design, design: ShadowDesign, shown: frozenset[str], key: list[Any]
+    ) -> None:
+        """Read a row through both versions, in either order."""
+        for new in random.sample([False, True], 2):
+            query = shadow_phases.read(plan, design, shown, key, new=new)
+            began = time.perf_counter()
+            await (await conn.execute(query)).fetchone()
+            self.took[new].append(time.perf_counter() - began)
+
+    def medians(self) -> tuple[float | None, float | None]:
+        if not self.took[False]:
+            return None, None
+        return statistics.median(self.took[False]) * 1000, statistics.median(self.took[True]) * 1000
+
+
+async def _shown(conn: Connection, plan: Design, design: ShadowDesign) -> frozenset[str]:
+    """Name the columns that the old version shows."""
+    view = sql.Identifier(version_schema(design.schema_name, plan.from_version), design.table).as_string(None)
+    found = await (await conn.execute(block("reads", "shown"), {"view": view})).fetchall()
+    return frozenset(row["name"] for row in found)
+
+
+# The archive
+
+
+async def restore(conn: Connection, plan: Design, design: ShadowDesign) -> int:
+    """Bring archived values back into the shadow, a few at a time; a client's row is not waited for beyond a moment."""
+    if not shadow_phases.kept_columns(design):
+        return 0
+    await see_all(conn)
+    restored, after = 0, 0
+    while ids := await _next(conn, plan, design, after):
+        restored += await _restore(conn, shadow_phases.restore(plan, design, ids), design)
+        after = ids[-1]
+    return restored
+
+
+async def _restore(conn: Connection, query: Query, design: ShadowDesign) -> int:
+    while True:
+        try:
+            async with conn.transaction():
+                await conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_WAIT)))
+                await conn.execute(block("shadow_phases", "engine").format(label=sql.Literal(design.shadow_label)))
+                return (await conn.execute(query)).rowcount
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            await asyncio.sleep(FIRST_REST_S)
+
+
+async def _next(conn: Connection, plan: Design, design: ShadowDesign, after: int) -> list[int]:
+    values = {"migration": plan.name, "relation": design.label, "mapping": design.position}
+    asked = {**values, "after": after, "limit": RESTORED}
+    cursor = await conn.execute(block("rows", "archived_ids"), asked)
+    return [row["id"] for row in await cursor.fetchall()]
+
+
+async def archive(conn: Connection, query: Query | None) -> int:
+    """Save values in the caller's transaction; returns how many rows had some."""
+    if query is None:
+        return 0
+    await conn.execute("SET LOCAL row_security = on")
+    return (await conn.execute(query)).rowcount
+
+
+async def _one(conn: Connection, query: Query) -> dict[str, Any]:
+    row = await (await conn.execute(query)).fetchone()
+    assert row is not None  # noqa: S101  (each of these gives one row)
+    return row

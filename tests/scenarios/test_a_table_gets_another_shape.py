@@ -1,0 +1,121 @@
+"""A table gets a shadow, by a workflow: under clients of both versions that never retry, back from every phase, killed everywhere."""
+
+from typing import Any
+
+import psycopg
+import pytest
+from support.harness import Harness, schema_dump
+from support.load import Load
+from support.plans import create_reviews
+from support.shaped import STARS_APART
+
+from pgduet.local import EmbeddedPostgres
+from pgduet.messages import Status
+from pgduet.phases import Phase, State
+
+ROWS = 8_000
+
+HOLD: dict[Phase, dict[str, Any]] = {
+    Phase.EXPAND: {"gates": {"dual_write": "manual"}},
+    Phase.DUAL_WRITE: {"gates": {"backfill": "manual"}},
+    Phase.BACKFILL: {"gates": {"verify": "manual"}},
+    Phase.VERIFY: {"gates": {"shadow": "manual"}},
+    Phase.SHADOW: {"gates": {"shift": "manual"}},
+    Phase.SHIFT: {"shift": {"bake_s": 600}},
+    Phase.CUTOVER: {"gates": {"soak": "manual"}},
+    Phase.SOAK: {},
+}
+"""The policy that keeps a migration in a phase."""
+
+WAITS = {Phase.SHIFT: "bake", Phase.SOAK: "window"}
+
+Connection = psycopg.AsyncConnection[Any]
+
+
+@pytest.fixture
+async def reviews(conn: Connection) -> Connection:
+    """Give a connection to a database with the table."""
+    await create_reviews(conn, ROWS)
+    return conn
+
+
+async def rolled_back(stage: Harness) -> Status:
+    """Wait until the rollback is over."""
+    status = await stage.until(lambda status: status.state is State.ROLLED_BACK)
+    assert status.safe
+    return status
+
+
+async def archived(conn: Connection) -> dict[int, str]:
+    """Read the moods that a rollback saved."""
+    cursor = await conn.execute(
+        "SELECT (key ->> 'id')::bigint, kept ->> 'mood' FROM pgduet_archive.value WHERE side = 'new'"
+    )
+    return dict(await cursor.fetchall())
+
+
+async def moods(conn: Connection) -> dict[int, str]:
+    """Read the new version's own column."""
+    cursor = await conn.execute("SELECT id, mood FROM public_v2.reviews WHERE mood IS NOT NULL")
+    return dict(await cursor.fetchall())
+
+
+async def test_from_start_to_done_no_client_sees_an_error_and_no_write_is_lost(
+    stage: Harness, reviews: Connection
+) -> None:
+    async with stage.worker(), Load(stage.dsn) as load:
+        await stage.start(stage.plan(STARS_APART))
+        await stage.waits("window", Phase.SOAK)
+        await load.working(new=30)
+        await load.deploy()
+        await stage.act("advance")
+        await stage.waits("gate", Phase.SOAK)
+        await stage.act("approve", reason="done")
+        status = await stage.result()
+        assert status.state is State.DONE
+        await load.working(new=10)
+        await load.end()
+        await load.verify(reviews, new=True)
+
+
+@pytest.mark.parametrize("phase", list(HOLD), ids=str)
+async def test_a_rollback_puts_everything_back_and_loses_nothing(
+    stage: Harness, reviews: Connection, postgres: EmbeddedPostgres, phase: Phase
+) -> None:
+    before = schema_dump(postgres.bin_dir, stage.dsn)
+    async with stage.worker(), Load(stage.dsn) as load:
+        await stage.start(stage.plan(STARS_APART, **HOLD[phase]))
+        await stage.waits(WAITS.get(phase, "gate"), phase)
+        await load.working(new=10 if Phase.SHIFT.reached(phase) else 0)
+        await stage.act("abort", reason="test")
+        await rolled_back(stage)
+        await load.working()
+        await load.end()
+        status = await stage.result()
+        assert schema_dump(postgres.bin_dir, stage.dsn) == before
+        await load.verify(reviews)
+        saved = await archived(reviews)
+        assert {key: mood for key, mood in saved.items() if load.ledger[key]} == load.moods, (
+            "but for rows deleted since"
+        )
+        assert status.archived == len(saved)
+        assert bool(load.moods) == Phase.SHIFT.reached(phase)
+
+
+async def test_the_same_plan_again_brings_back_what_only_the_new_version_had(
+    stage: Harness, reviews: Connection
+) -> None:
+    async with stage.worker(), Load(stage.dsn) as load:
+        await stage.start(stage.plan(STARS_APART))
+        await stage.waits("window", Phase.SOAK)
+        await load.working(new=20)
+        await stage.act("abort")
+        await stage.result()
+        await stage.start(stage.plan(STARS_APART, gates={"shadow": "manual"}))
+        status = await stage.waits("gate", Phase.VERIFY)
+        await load.working()
+        await load.end()
+        assert load.moods
+        assert await moods(reviews) == load.moods
+        assert status.restored >= len(load.moods)
+        await load.verify(reviews)

@@ -221,6 +221,7 @@ class Shadow(Shape):
             owner = await shadowing.view_owner(work.conn)
             apart = owner if owner == VIEW_OWNER else None
             statements = shadow_final.finish(self.design, self.plan.name, hung, relations[self.label], shown, apart)
+            statements.append(shadow.drop_journal(self.design))
             later = [each.model_dump(mode="json") for each in shadow_final.to_validate(self.design, hung)]
             marks: dict[str, object] = {f"contracted {self.label}": True, to_validate: later}
             await locked(work, statements, steps.CONTRACT, self.label, marks)

@@ -10,7 +10,6 @@ Limits: one plan of two tables; what it does not reach (created tables, the plan
 
 import asyncio
 import random
-import secrets
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,9 +20,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 from support.constraint_operations import create, rename
 from support.harness import Harness, schema_dump
+from support.lanes import database
 from support.load import Load
 from support.plans import MOOD, STARS, create_reviews, replace
 from support.plans import ROWS as MANY
@@ -181,18 +180,6 @@ def deal(chance: random.Random) -> list[dict[str, int]]:
     names = chance.sample(NAMES, len(NAMES))
     turns = {name: chance.randint(1, TURNS.get(name.partition(".")[0], 1)) for name in names}
     return [{name: turns[name] for name in names[lane::LANES]} for lane in range(LANES)] + [{}]
-
-
-@asynccontextmanager
-async def database(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
-    """Create a database for a lane."""
-    name = f"lane_{secrets.token_hex(6)}"
-    async with await psycopg.AsyncConnection.connect(postgres.dsn(), autocommit=True) as admin:
-        await admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        try:
-            yield postgres.dsn(name)
-        finally:
-            await admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.mark.timeout(900)

@@ -161,7 +161,8 @@ CASES = [
             base("SELECT count(*) FROM places_rest", lambda _: [(150,)]),
         ],
         setup="CREATE TABLE public.places (id int PRIMARY KEY, region text NOT NULL, name text);"
-        " INSERT INTO public.places SELECT i, CASE WHEN i % 2 = 0 THEN 'eu' ELSE 'us' END, 'n' || i FROM generate_series(1, 300) i;",
+        " INSERT INTO public.places"
+        " SELECT i, CASE WHEN i % 2 = 0 THEN 'eu' ELSE 'us' END, 'n' || i FROM generate_series(1, 300) i;",
     ),
     Case(
         "extract_table",

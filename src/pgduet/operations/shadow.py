@@ -58,20 +58,16 @@ def drop(design: ShadowDesign) -> list[Statement]:
             block("shadow", "drop_table").format(relation=relation),
             f"drop {relation.as_string(None)}",
             Lock.ACCESS_EXCLUSIVE,
+            relation.as_string(None),
         )
         for relation in (design.shadow, design.journal)
     ]
 
 
-def drop_journal(design: ShadowDesign) -> list[Statement]:
-    """Drop the journal, and what empties it, once the trigger writes the shadow and nobody's snapshot is older."""
-    function = sql.SQL("{}(integer, tid)").format(design.routine("drain"))
-    return [
-        Statement(block("shadow", "drop_function").format(function=function), "drop its drain"),
-        Statement(
-            block("shadow", "drop_table").format(relation=design.journal), "drop its journal", Lock.ACCESS_EXCLUSIVE
-        ),
-    ]
+def drop_journal(design: ShadowDesign) -> Statement:
+    """Drop the journal, once no function names it."""
+    query = block("shadow", "drop_table").format(relation=design.journal)
+    return Statement(query, "drop its journal", Lock.ACCESS_EXCLUSIVE, design.journal.as_string(None))
 
 
 def partition_name(design: ShadowDesign, partition: Partition) -> sql.Identifier:

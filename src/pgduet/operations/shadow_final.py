@@ -13,7 +13,7 @@ from pgduet.operations import shadow_reverse, shadow_sync
 from pgduet.operations.expressions import Frozen
 from pgduet.operations.names import fit
 from pgduet.operations.shadow_design import ShadowDesign
-from pgduet.operations.statement import Lock, Role, Statement, role, trusted
+from pgduet.operations.statement import Lock, Role, Statement, locking, role, trusted
 from pgduet.operations.views import Relation
 from pgduet.sql import block
 
@@ -30,6 +30,8 @@ class HungConstraint(Frozen):
     name: str
     definition: str
     valid: bool
+    target: tuple[str, str] | None = None
+    """Schema and name of the table to which a foreign key points."""
 
     @property
     def relation(self) -> sql.Identifier:
@@ -76,7 +78,11 @@ def finish(
     """
     make = _Final(design, hung)
     extracts = design.kind == "extract_table"
+    targets = {each.target: None for each in hung.outbound if each.target}
     return [
+        # New clients lock view, shadow, and then by its trigger the anchor. A foreign key is made at both its ends.
+        *(locking(view, Lock.ACCESS_EXCLUSIVE) for view in views),
+        *(locking(sql.Identifier(*target), Lock.ACCESS_EXCLUSIVE) for target in targets),
         *shadow_sync.drop_triggers(design, plan),
         *shadow_reverse.drop_reverse(design, plan),
         *make.open_shadow(view_owner),

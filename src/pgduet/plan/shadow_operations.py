@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pgduet.errors import DownIncomplete
 from pgduet.plan.column_operations import OnTable
 from pgduet.plan.columns import NewColumn
-from pgduet.plan.names import Identifier, NewName, TableName, TableText, Text, parse_table
+from pgduet.plan.names import Identifier, NewName, TableName, TableText, Text, later, parse_table
 from pgduet.plan.policy import Part
 from pgduet.plan.problems import Problem, did_you_mean, listed, refuse
 
@@ -96,11 +96,8 @@ class ShadowTable(OnTable):
             keys = ["columns", "replaces", "order", "primary_key", "partition_by"]
             yield Problem("the shape does not change", hint=f"Give at least one of {listed(keys)}.")
         names = [column.name for column in self.columns]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                yield Problem(
-                    f"column `{name}` stands twice", at=("columns", index, "name"), hint="Delete one of them."
-                )
+        for index, column in enumerate(self.columns):
+            yield from self._problems_of(index, column, names[:index])
         missing = [name for name in dict.fromkeys(self.replaces) if name not in self.down]
         if missing:
             cure = " and ".join(f"`{name}: <SQL expression>`" for name in missing)
@@ -119,6 +116,15 @@ class ShadowTable(OnTable):
                 message = f"the primary key lacks {listed(absent)}, by which the rows are spread"
                 hint = "PostgreSQL keeps a key unique within each partition only: add them to `primary_key`."
                 yield Problem(message, at=("primary_key",), hint=hint)
+
+    def _problems_of(self, index: int, column: NewColumn, before: list[str]) -> Iterator[Problem]:
+        if column.name in before:
+            message = f"column `{column.name}` stands twice"
+            yield Problem(message, at=("columns", index, "name"), hint="Delete one of them.")
+        for key in ("check", "unique", "references"):
+            if getattr(column, key) is not None:
+                instead = "Add it in a plan of its own, after this one."
+                yield later(f"`{key}` in a new shape", at=("columns", index, key), on_key=True, instead=instead)
 
 
 class MovedColumn(Part):

@@ -214,6 +214,7 @@ async def hung(conn: Connection, design: ShadowDesign) -> Hung:
             name=row["name"],
             definition=row["definition"],
             valid=row["valid"],
+            target=(row["target_schema"], row["target"]) if row["target"] else None,
         )
         found[row["kind"]].append(constraint)
     return Hung(

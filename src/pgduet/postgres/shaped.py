@@ -68,6 +68,7 @@ async def _shadow(
     """Make a shadow, or attach the table to a parent where that gives the same shape."""
     top: KeyPath = ("operations", index, operation.kind)
     await _check_role(conn, top)
+    await _refuse_security(conn, table, top)
     if isinstance(operation, ShadowTable) and operation.partition_by:
         _refuse_homeless(operation.partition_by, (*top, "partition_by"))
     sequence = await _sequence(conn, table)
@@ -81,6 +82,21 @@ async def _check_role(conn: Connection, top: KeyPath) -> None:
     """Find out whether somebody can own the views of a shadow."""
     with located((*top, "table")):
         await shadowing.check_view_owner(conn)
+
+
+async def _refuse_security(conn: Connection, table: TableFacts, top: KeyPath) -> None:
+    """Refuse row level security of the user's: without a policy, it hides every row from all but the owner."""
+    relation = sql.Identifier(table.schema_name, table.table).as_string(None)
+    found = await conn.execute(
+        "SELECT relrowsecurity AS secured FROM pg_class WHERE oid = to_regclass(%s)", (relation,)
+    )
+    row = await found.fetchone()
+    if row and row["secured"]:
+        raise NotSupported(
+            f"row level security of {table.schema_name}.{table.table} is not carried over",
+            place=place((*top, "table")),
+            hint="Disable it for as long as the migration takes, or change the columns in place.",
+        )
 
 
 def _refuse_homeless(by: PartitionBy, path: KeyPath) -> None:

@@ -34,6 +34,8 @@ INSERT INTO public.orders (code, amount, owner_id, note)
 SELECT 'c' || i, i, i % 5 + 1, CASE WHEN i % 2 = 0 THEN 'note ' || i END FROM generate_series(1, 300) i;
 INSERT INTO public.lines SELECT i, i FROM generate_series(1, 300) i;
 """
+WITHOUT_OWNER = ORDERS.replace(" REFERENCES public.owners ON DELETE SET NULL", "")
+"""A partitioned table gets a foreign key only by reading all rows under a lock, before PostgreSQL 18."""
 HANGS = (
     "SELECT conname::text, pg_get_constraintdef(oid), convalidated FROM pg_constraint"
     " WHERE contype IN ('c', 'f', 'p', 'u') AND (conrelid = 'orders'::regclass OR confrelid = 'orders'::regclass) ORDER BY 1"
@@ -55,7 +57,6 @@ BOTH_WAYS = [
     new("SELECT amount FROM orders WHERE code = 'n{n}'", lambda _: [(2,)]),
     new("INSERT INTO orders (code) VALUES ('k{n}')", lambda _: "23505"),
     new("UPDATE orders SET amount = -1 WHERE id = {n}", lambda _: "23514"),
-    new("UPDATE orders SET owner_id = 99 WHERE id = {n}", lambda _: "23503"),
     new("DELETE FROM orders WHERE code = 'n{n}'"),
     old("SELECT count(*) FROM orders WHERE code = 'n{n}'", lambda _: [(0,)]),
 ]
@@ -89,6 +90,7 @@ CASES = [
                 " SET amount = orders.amount + 1 RETURNING amount",
                 lambda _: [(Decimal(7),)],
             ),
+            new("UPDATE orders SET owner_id = 99 WHERE id = {n}", lambda _: "23503"),
             old("INSERT INTO lines VALUES ({n}, 1)"),
             new("INSERT INTO lines VALUES ({n}, 2)"),
             new("SELECT count(*) FROM lines WHERE order_id = {n}", lambda _: [(2,)]),
@@ -129,8 +131,9 @@ CASES = [
             base("SELECT amount FROM orders WHERE id = 2000", lambda _: [(6,)]),
             base("SELECT count(*) > 50 FROM orders_p1", lambda _: [(True,)]),
             base("SELECT relkind::text FROM pg_class WHERE oid = 'orders'::regclass", lambda _: [("p",)]),
+            base("INSERT INTO orders (code) VALUES ('numbered') RETURNING id > 300", lambda _: [(True,)]),
         ],
-        setup=ORDERS,
+        setup=WITHOUT_OWNER,
     ),
     Case(
         "shadow_table: spread by a list, rows move",

@@ -267,7 +267,8 @@ class Design(Frozen):
         """The quoted names of all tables to which its foreign keys refer, those that are carried over included."""
         keys = [key for table in self.tables for key in table.foreign_keys]
         keys += [key for made in self.created for key in made.foreign_keys]
-        return frozenset(key.target_relation.as_string(None) for key in keys)
+        outbound = [name for each in self.shadows for name in each.outbound]
+        return frozenset([*(key.target_relation.as_string(None) for key in keys), *outbound])
 
     def routine(self, table: TableDesign, kind: str) -> sql.Identifier:
         """Name one of the table's functions (`sync_insert`, `sync_update`, `try_up`)."""

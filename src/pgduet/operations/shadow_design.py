@@ -154,6 +154,10 @@ class ShadowDesign(Frozen):
     """`RANGE (at)` and the like."""
     partition_key: tuple[str, ...] = ()
     partitions: tuple[Partition, ...] = ()
+    inbound: tuple[str, ...] = ()
+    """The quoted names of tables whose foreign keys point to the anchor, and are made anew at contract."""
+    outbound: tuple[str, ...] = ()
+    """Those to which its own foreign keys point."""
 
     @property
     def relation(self) -> sql.Identifier:
@@ -184,7 +188,8 @@ class ShadowDesign(Frozen):
     def touched(self) -> frozenset[str]:
         """The quoted names of all tables that it changes or brings."""
         names = [self.physical, self.shown_as, *(each.name for each in self.partitions)]
-        return frozenset([self.label, *(sql.Identifier(self.schema_name, name).as_string(None) for name in names)])
+        labels = (sql.Identifier(self.schema_name, name).as_string(None) for name in names)
+        return frozenset([self.label, *labels, *self.inbound])
 
     @property
     def journal(self) -> sql.Identifier:

@@ -48,6 +48,8 @@ class Numbering(Frozen):
     name: str
     step: int
     cache: int
+    by_default: bool = False
+    """An identity that a partitioned table cannot have before PostgreSQL 17: there it becomes a sequence with a default."""
 
 
 class Hung(Frozen):
@@ -200,6 +202,8 @@ class _Final:
                 listed = sql.SQL(", ").join(trusted(right) for right in rights)
                 query = block("tables", "grant").format(rights=listed, relation=self.final, role=role(grantee))
                 made.append(Statement(query, "its grants"))
+            numbered = [each for each in self.hung.numbering if each.by_default and "INSERT" in rights]
+            made += [self._may_number(each, grantee) for each in numbered]
         if self.hung.comment is not None:
             made.append(self._after("comment", "its comment", text=sql.Literal(self.hung.comment)))
         return [*made, self._after("owner", "its owner", role=Role(self.hung.owner))]
@@ -221,23 +225,31 @@ class _Final:
                 self._on_shadow("widen_sequence", "as far as bigint", sequence=sequence),
             ]
         working = self._working(each)
+        parts = {"column": column, "working": working, "step": sql.Literal(each.step), "cache": sql.Literal(each.cache)}
+        if each.by_default:
+            made = [
+                self._on_shadow("create_sequence", f"{each.column} is numbered", **parts),
+                self._on_shadow("own_sequence", f"{each.name} numbers it", sequence=working, column=column),
+            ]
+        else:
+            kind = trusted(_IDENTITY[each.identity])
+            made = [self._on_shadow("identity", f"{each.column} numbers itself", kind=kind, **parts)]
         return [
-            self._on_shadow(
-                "identity",
-                f"{each.column} numbers itself",
-                column=column,
-                kind=trusted(_IDENTITY[each.identity]),
-                working=working,
-                step=sql.Literal(each.step),
-                cache=sql.Literal(each.cache),
-            ),
+            *made,
             self._on_shadow(
                 "go_on", "from where it is", working=sql.Literal(working.as_string(None)), sequence=sequence
             ),
         ]
 
+    def _may_number(self, each: Numbering, grantee: str) -> Statement:
+        """Let whoever may insert rows number them; an identity asks for no right."""
+        sequence = sql.Identifier(each.schema_name, each.name)
+        query = block("shadow_final", "may_number").format(sequence=sequence, role=role(grantee))
+        return Statement(query, "its numbers")
+
     def _defaults(self) -> list[Statement]:
-        identities = {self._shadow_column(each.column) for each in self.hung.numbering if each.identity}
+        by_itself = [each for each in self.hung.numbering if each.identity and not each.by_default]
+        identities = {self._shadow_column(each.column) for each in by_itself}
         found = [(c.name, c.default) for c in self.design.columns if c.default is not None]
         if self.design.numbering is not None and not identities:
             found.append((self.design.key[0].shadow, self.design.numbering))

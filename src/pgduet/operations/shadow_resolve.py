@@ -117,6 +117,23 @@ def _refuse_shape(top: KeyPath, operation: ShadowTable, table: TableFacts) -> No
     for name in (*gone, *changed):
         message = f"`{name}` is of the primary key, by which both versions know a row: its value must stay"
         raise NotSupported(message, place=place(top), hint="Its type may change: leave `up` and `down` out.")
+    after = [column.name for column in table.columns if column.name not in operation.replaces]
+    after += [column.name for column in operation.columns]
+    spread = operation.partition_by.columns if operation.partition_by else ()
+    named = [(("order", number), name) for number, name in enumerate(operation.order)]
+    named += [(("primary_key", number), name) for number, name in enumerate(operation.primary_key)]
+    named += [(("partition_by", "columns", number), name) for number, name in enumerate(spread)]
+    for path, name in named:
+        if name not in after:
+            message = f"the new shape of {operation.relation} has no column `{name}`{did_you_mean(name, after)}"
+            raise UnknownColumn(message, place=place((*top, *path)))
+    if operation.primary_key and not set(table.key) <= set(operation.primary_key):
+        hint = f"Leave its columns in: {', '.join(table.key)}."
+        raise NotSupported(
+            "the new key lacks a column of the old one, by which both versions know a row",
+            place=place((*top, "primary_key")),
+            hint=hint,
+        )
     if operation.partition_by is None:
         return
     key = operation.primary_key or table.key

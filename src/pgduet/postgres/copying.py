@@ -25,6 +25,8 @@ from pgduet.sql import block
 FIRST_PAGES, MOST_PAGES = 64, 8192
 FIRST_KEYS, MOST_KEYS = 500, 20_000
 LOCK_WAIT = "10ms"
+IDENTITIES = 170000
+"""From this PostgreSQL on a partitioned table can number its rows itself."""
 
 
 class _Elsewhere(Exception):
@@ -204,6 +206,7 @@ async def give_key(conn: Connection, design: ShadowDesign, plan: str, migration_
 async def hung(conn: Connection, design: ShadowDesign) -> Hung:
     """Read what hangs on an anchor, as it is now."""
     named = {"schema": design.schema_name, "table": design.table}
+    early = conn.info.server_version < IDENTITIES
     (about,) = await _rows(conn, "about", named)
     oid = {"oid": about["oid"]}
     found: dict[str, list[HungConstraint]] = {"inbound": [], "outbound": [], "check": []}
@@ -232,6 +235,7 @@ async def hung(conn: Connection, design: ShadowDesign) -> Hung:
                 name=row["name"],
                 step=row["step"],
                 cache=row["cache"],
+                by_default=bool(row["identity"].strip()) and design.partition_by is not None and early,
             )
             for row in await _rows(conn, "sequence", oid)
         ),

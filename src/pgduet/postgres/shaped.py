@@ -21,7 +21,7 @@ from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.shaped import shaping
 from pgduet.plan.models import ExtractTable, Plan, ShadowTable
 from pgduet.plan.shadow_operations import PartitionBy
-from pgduet.postgres import shadowing
+from pgduet.postgres import copying, shadowing
 from pgduet.postgres.session import Connection, condition
 
 _DEFAULT = re.compile(r"\s*DEFAULT\s*", re.IGNORECASE)
@@ -73,9 +73,19 @@ async def _shadow(
         _refuse_homeless(operation.partition_by, (*top, "partition_by"))
     sequence = await _sequence(conn, table)
     design = shadow_resolve.resolve(plan.name, index, operation, table, answers, sequence=sequence)
-    design = design.model_copy(update={"unmappable": plan.policy.unmappable})
+    hung = await copying.hung(conn, design)
+    update = {
+        "unmappable": plan.policy.unmappable,
+        "inbound": tuple(dict.fromkeys(_label(each.schema_name, each.table) for each in hung.inbound)),
+        "outbound": tuple(dict.fromkeys(_label(*each.target) for each in hung.outbound if each.target)),
+    }
+    design = design.model_copy(update=update)
     await _try(conn, design, top)
     made.shadows.append(design)
+
+
+def _label(schema: str, table: str) -> str:
+    return sql.Identifier(schema, table).as_string(None)
 
 
 async def _check_role(conn: Connection, top: KeyPath) -> None:
@@ -86,7 +96,7 @@ async def _check_role(conn: Connection, top: KeyPath) -> None:
 
 async def _refuse_security(conn: Connection, table: TableFacts, top: KeyPath) -> None:
     """Refuse row level security of the user's: without a policy, it hides every row from all but the owner."""
-    relation = sql.Identifier(table.schema_name, table.table).as_string(None)
+    relation = _label(table.schema_name, table.table)
     found = await conn.execute(
         "SELECT relrowsecurity AS secured FROM pg_class WHERE oid = to_regclass(%s)", (relation,)
     )
@@ -114,7 +124,7 @@ async def _sequence(conn: Connection, table: TableFacts) -> str | None:
     column = next((column.name for column in table.columns if column.identity and column.name in table.key), None)
     if column is None:
         return None
-    relation = sql.Identifier(table.schema_name, table.table).as_string(None)
+    relation = _label(table.schema_name, table.table)
     found = await conn.execute("SELECT pg_get_serial_sequence(%s, %s) AS name", (relation, column))
     row = await found.fetchone()
     return str(row["name"]) if row and row["name"] else None

@@ -36,6 +36,12 @@ ALTER SEQUENCE {sequence} AS bigint
 -- name: identity
 ALTER TABLE {shadow} ALTER COLUMN {column} ADD GENERATED {kind} AS IDENTITY (SEQUENCE NAME {working} INCREMENT BY {step} CACHE {cache})
 
+-- name: create_sequence
+CREATE SEQUENCE {working} AS bigint INCREMENT BY {step} CACHE {cache}
+
+-- name: may_number
+GRANT USAGE ON SEQUENCE {sequence} TO {role}
+
 -- name: go_on
 SELECT setval({working}::regclass, last_value, is_called) FROM {sequence}
 

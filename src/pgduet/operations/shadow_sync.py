@@ -76,6 +76,11 @@ def triggers(design: ShadowDesign, plan: str) -> list[Statement]:
     ]
 
 
+def trigger_names(plan: str) -> list[str]:
+    """Name the anchor's triggers."""
+    return [_name(plan, kind) for kind in ("row", "all")]
+
+
 def drop_triggers(design: ShadowDesign, plan: str) -> list[Statement]:
     """Drop the anchor's triggers."""
     return [

@@ -7,6 +7,7 @@ from typing import Any
 
 from psycopg import sql
 
+from pgduet.operations import shadow_sync
 from pgduet.operations.design import Design
 from pgduet.operations.names import archived_table, trigger_name
 from pgduet.phases import State
@@ -89,7 +90,9 @@ async def _tables(conn: Connection, design: Design, *, done: bool) -> list[Table
             label = sql.Identifier(table.schema_name, table.new_name).as_string(None)
             brought[label], ours[label] = brought.pop(table.label), ours.pop(table.label)
     labels = [*brought, *(made.label for made in design.created), *(gone.label for gone in design.dropped)]
+    labels += [shape.label for shape in design.whole]
     triggers = [trigger_name(design.name, kind) for kind in ("insert", "update")]
+    triggers += shadow_sync.trigger_names(design.name)
     found = []
     for label in labels:
         columns = brought.get(label, []) if done else []

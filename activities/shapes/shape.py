@@ -92,6 +92,7 @@ class Shape:
     async def filling(self, work: Work, part: Part) -> Filling | None:
         """Give what fills a range of this shape's; nothing where the range is another's, or its table is gone."""
         del work, part
+        return None
 
     async def unmapped(self, work: Work, limit: int) -> list[dict[str, object]]:
         """Name rows that the new shape cannot hold, as they are now: `relation`, `key`, `detail` (SQLSTATE first)."""
@@ -117,6 +118,7 @@ class Shape:
         Drift is noted in `pgduet.drift` under the table's label. Nothing where there is one set of rows only.
         """
         del work, progress, repair
+        return None
 
     async def prepare_publication(self, work: Work) -> None:
         """Do what takes long before the new version can be used, and turn the sync both ways. Nobody sees the new version yet."""
@@ -164,6 +166,7 @@ class Shape:
     async def sample(self, conn: Connection, wanted: int) -> ShadowResult | None:
         """Read about so many rows through both versions, in one snapshot, and time it; nothing where that has no meaning."""
         del conn, wanted
+        return None
 
     async def tend(self, work: Work) -> None:
         """Do what should be done now and then while both versions are in use, within a second: called with each census."""

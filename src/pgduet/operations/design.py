@@ -223,7 +223,7 @@ class Design(Frozen):
     def filled(self) -> tuple[str, ...]:
         """The quoted names of the tables whose rows are read by the backfill."""
         kept = [table.label for table in self.tables if table.derived]
-        return (*kept, *(each.label for each in (*self.shadows, *self.merged)))
+        return (*kept, *(each.label for each in self.shadows), *(each.label for each in self.merged))
 
     @property
     def schemas(self) -> tuple[str, ...]:

@@ -67,8 +67,8 @@ def check(plan: Plan, facts: Mapping[str, TableFacts], taken: Taken) -> None:
                 _free(taken, operation.relation.schema, operation.to, (*top, "to"))
             case DropTable():
                 _check_dropped(facts[str(operation.relation)], top)
-    for path, name in shaped.wanted(plan):
-        _free(taken, name.schema, name.name, path)
+    for path, brought in shaped.wanted(plan):
+        _free(taken, brought.schema, brought.name, path)
     shaped.refuse(plan, facts)
     _check_new_names(plan, facts)
 

@@ -94,6 +94,15 @@ class AnchorColumn(Frozen):
             return sql.SQL("NULL")
         return sql.SQL("({}::{})").format(self.down.over(row), trusted(without_length(self.type)))
 
+    def of(self, row: sql.Composable) -> Query:
+        """Render the column of a row."""
+        return sql.SQL("{}.{}").format(row, sql.Identifier(self.name))
+
+    def differs(self, left: sql.Composable, right: sql.Composable) -> Query:
+        """Render that two values are not equal, by text for types that have no equality."""
+        template = "({}::text IS DISTINCT FROM {}::text)" if self.type in BY_TEXT else "({} IS DISTINCT FROM {})"
+        return sql.SQL(template).format(left, right)
+
     def changed(self, left: sql.Composable, right: sql.Composable) -> Query:
         """Render that the column was changed between two rows of the anchor, bit by bit."""
         name = sql.Identifier(self.name)

@@ -120,7 +120,7 @@ def _refuse_shape(top: KeyPath, operation: ShadowTable, table: TableFacts) -> No
     after = [column.name for column in table.columns if column.name not in operation.replaces]
     after += [column.name for column in operation.columns]
     spread = operation.partition_by.columns if operation.partition_by else ()
-    named = [(("order", number), name) for number, name in enumerate(operation.order)]
+    named: list[tuple[KeyPath, str]] = [(("order", number), name) for number, name in enumerate(operation.order)]
     named += [(("primary_key", number), name) for number, name in enumerate(operation.primary_key)]
     named += [(("partition_by", "columns", number), name) for number, name in enumerate(spread)]
     for path, name in named:

@@ -3,14 +3,16 @@
 `pgduet.postgres.shaped` makes the designs, since whether a table can be attached, and what a measure's type is, PostgreSQL says.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pgduet.operations import shadow_resolve
 from pgduet.operations.answers import KeyPath
 from pgduet.operations.expressions import Question
 from pgduet.operations.facts import TableFacts
+from pgduet.plan.columns import NewColumn
 from pgduet.plan.models import ExtractTable, MergeRows, Plan, ShadowTable, ShapeOperation
 from pgduet.plan.names import TableName
+from pgduet.plan.shadow_operations import MovedColumn
 
 Types = Mapping[KeyPath, str]
 Known = Mapping[str, TableFacts]
@@ -28,7 +30,8 @@ def types_to_ask(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
     for index, operation in shaping(plan):
         top: KeyPath = ("operations", index, operation.kind, "columns")
         if isinstance(operation, ShadowTable | ExtractTable):
-            for number, column in enumerate(operation.columns):
+            columns: Sequence[NewColumn | MovedColumn] = operation.columns
+            for number, column in enumerate(columns):
                 if column.type is not None:
                     yield (*top, number), column.type
 

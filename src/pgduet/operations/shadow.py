@@ -9,7 +9,7 @@ from typing import LiteralString
 
 from psycopg import sql
 
-from pgduet.operations.names import fit
+from pgduet.operations.names import fit, usual_name
 from pgduet.operations.shadow_design import Partition, ShadowColumn, ShadowDesign, ShadowKey
 from pgduet.operations.statement import Lock, Role, Statement, identifiers, role, trusted
 from pgduet.operations.views import Relation
@@ -31,7 +31,7 @@ def create(design: ShadowDesign) -> list[Statement]:
 
 def create_table(design: ShadowDesign) -> list[Statement]:
     """Create the shadow and its partitions."""
-    columns = sql.SQL(", ").join(_column(column) for column in design.columns)
+    columns = sql.SQL(", ").join(_column(design, column) for column in design.columns)
     partitioned = trusted(f" PARTITION BY {design.partition_by}" if design.partition_by else "")
     made = [
         Statement(
@@ -133,15 +133,15 @@ def view(design: ShadowDesign, name: sql.Identifier, relation: Relation, owner: 
             f"view {name.as_string(None)}",
         ),
     ]
+    defaults: list[tuple[str, sql.Composable]] = [(c.name, trusted(c.default)) for c in design.columns if c.default]
+    if design.numbered_ahead:
+        defaults.append((design.key_names[0], sql.SQL("{}()").format(design.routine("number"))))
     made += [
         Statement(
-            block("views", "default").format(
-                view=name, column=sql.Identifier(column.name), value=trusted(column.default)
-            ),
-            f"default of {column.name}",
+            block("views", "default").format(view=name, column=sql.Identifier(column), value=value),
+            f"default of {column}",
         )
-        for column in design.columns
-        if column.default is not None
+        for column, value in defaults
     ]
     for grantee, privileges in sorted(relation.grants.items()):
         rights = [trusted(right) for right in _RIGHTS if right in privileges]
@@ -162,12 +162,14 @@ def may_own(owner: str, schema: str) -> tuple[list[Statement], list[Statement]]:
     return [may], [no_more]
 
 
-def _column(column: ShadowColumn) -> sql.Composable:
+def _column(design: ShadowDesign, column: ShadowColumn) -> sql.Composable:
     parts: list[sql.Composable] = [sql.Identifier(column.name), trusted(column.type)]
     if column.collation:
         parts += [sql.SQL("COLLATE"), trusted(column.collation)]
     if column.generated is not None:
         parts.append(sql.SQL("GENERATED ALWAYS AS ({}) STORED").format(trusted(column.generated)))
     if not column.nullable:
-        parts.append(sql.SQL("NOT NULL"))
+        # From PostgreSQL 18 on it has a name, before it is let be.
+        name = sql.Identifier(usual_name(design.shown_as, column.name, "not_null"))
+        parts.append(sql.SQL("CONSTRAINT {} NOT NULL").format(name))
     return sql.SQL(" ").join(parts)

@@ -232,6 +232,11 @@ class ShadowDesign(Frozen):
         return tuple(column for column in self.mapped if column.same is None and column.name not in apart)
 
     @property
+    def numbered_ahead(self) -> bool:
+        """Tell that a new row must have its number before PostgreSQL chooses its partition: no trigger may give it then."""
+        return self.numbering is not None and self.key[0].shadow in self.partition_key
+
+    @property
     def key_names(self) -> tuple[str, ...]:
         """The shadow's columns for the anchor's key."""
         return tuple(column.shadow for column in self.key)

@@ -88,6 +88,7 @@ def finish(
         *shadow_sync.drop_triggers(design, plan),
         *shadow_reverse.drop_reverse(design, plan),
         *make.open_shadow(view_owner),
+        *(statement for view in views for statement in make.unnumbered(view)),
         # While the tables that they name as types have their names.
         *shadow_sync.drop_functions(design),
         *(make.without_columns() if extracts else make.replaced()),
@@ -207,6 +208,14 @@ class _Final:
         if self.hung.comment is not None:
             made.append(self._after("comment", "its comment", text=sql.Literal(self.hung.comment)))
         return [*made, self._after("owner", "its owner", role=Role(self.hung.owner))]
+
+    def unnumbered(self, view: sql.Identifier) -> list[Statement]:
+        """Have the table number its rows, where the view did."""
+        if not self.design.numbered_ahead:
+            return []
+        column = sql.Identifier(self.design.key_names[0])
+        query = block("shadow_final", "drop_view_default").format(view=view, column=column)
+        return [Statement(query, "numbered by the table")]
 
     def own_view(self, view: sql.Identifier) -> list[Statement]:
         """Let the view run with its caller's rights, as all others do."""

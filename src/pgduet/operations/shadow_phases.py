@@ -9,7 +9,6 @@ from pgduet.operations.design import Design
 from pgduet.operations.names import version_schema
 from pgduet.operations.shadow_design import ShadowColumn, ShadowDesign
 from pgduet.operations.shadow_keys import (
-    FALSE,
     O,
     S,
     anchor_key,
@@ -245,11 +244,12 @@ def _archived(plan: Design, design: ShadowDesign, attempt: int) -> dict[str, sql
 
 def _differs(design: ShadowDesign, columns: Sequence[ShadowColumn]) -> Query:
     """Render that the shadow's row has what `up` does not give."""
-    lossy = any_of(column.differs(column.of(S), column.up_value(O)) for column in columns if column.sources)
-    if design.guarded and any(column.sources for column in columns):
+    made = [column for column in columns if column.up is not None]
+    lossy = any_of(column.differs(column.of(S), column.up_value(O)) for column in made)
+    if design.guarded and made:
         lossy = sql.SQL("(CASE WHEN {}(o) IS NULL THEN {} ELSE true END)").format(design.routine("shadow_fits"), lossy)
-    alone = any_of(sql.SQL("{} IS NOT NULL").format(column.of(S)) for column in columns if not column.sources)
-    return sql.SQL("({} OR {})").format(lossy, alone) if alone is not FALSE else lossy
+    alone = [sql.SQL("{} IS NOT NULL").format(column.of(S)) for column in columns if column.up is None]
+    return any_of([lossy, *alone])
 
 
 def _beside(design: ShadowDesign) -> Query:

@@ -63,12 +63,23 @@ def policies(design: ShadowDesign) -> list[Statement]:
 
 def reverse(design: ShadowDesign, plan: str) -> list[Statement]:
     """Create what writes the anchor before the shadow: to be there before the shadow is published, and no earlier, for it costs."""
-    made = [function(design, "shadow_reverse", _Reverse(design, plan).body())]
+    made = [function(design, "shadow_reverse", _Reverse(design, plan).body()), *_number(design)]
     when = "BEFORE INSERT OR UPDATE OR DELETE"
     return [
         *made,
         *trigger(design, design.shadow, trigger_name(plan, "shadow_reverse"), "shadow_reverse", when, "ROW"),
     ]
+
+
+def _number(design: ShadowDesign) -> list[Statement]:
+    """Create what numbers a new row for whoever may insert one, where the view must."""
+    if not design.numbered_ahead or design.numbering is None:
+        return []
+    body = block("shadow", "number_body").format(value=trusted(design.numbering))
+    query = block("shadow", "number_function").format(
+        function=design.routine("number"), type=trusted(design.key[0].shadow_type), body=quoted(body)
+    )
+    return [Statement(query, f"number of {design.label}")]
 
 
 def drop_reverse(design: ShadowDesign, plan: str) -> list[Statement]:
@@ -137,7 +148,7 @@ class _Reverse:
         }
 
     def _number(self) -> Query:
-        if self.design.numbering is None:
+        if self.design.numbering is None or self.design.numbered_ahead:
             return NOTHING
         (column,) = shadow_key(self.design, NEW)
         return block("shadow", "number").format(column=column, value=trusted(self.design.numbering))

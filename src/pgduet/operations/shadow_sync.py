@@ -96,7 +96,7 @@ def drop_triggers(design: ShadowDesign, plan: str) -> list[Statement]:
 
 def drop_functions(design: ShadowDesign) -> list[Statement]:
     """Drop all functions, once nothing calls them."""
-    kinds = ["shadow_forward", "shadow_truncate", "shadow_reverse"]
+    kinds = ["shadow_forward", "shadow_truncate", "shadow_reverse", "number"]
     names: list[sql.Composable] = [sql.SQL("{}()").format(design.routine(kind)) for kind in kinds]
     names += [
         sql.SQL("{}({})").format(design.routine(kind), key_types(design)) for kind in ("lock_update", "lock_delete")

@@ -69,6 +69,9 @@ ALTER TABLE {relation} OWNER TO {role}
 -- name: revoke_view_owner
 REVOKE ALL ON {shadow} FROM {role}
 
+-- name: drop_view_default
+ALTER VIEW {view} ALTER COLUMN {column} DROP DEFAULT
+
 -- name: invoker
 ALTER VIEW {view} SET (security_invoker = true)
 

@@ -49,7 +49,7 @@ async def rolled_back(stage: Harness) -> Status:
 async def archived(conn: Connection) -> dict[int, str]:
     """Read the moods that a rollback saved."""
     cursor = await conn.execute(
-        "SELECT (key ->> 'id')::bigint, kept ->> 'mood' FROM pgduet_archive.value WHERE side = 'new'"
+        "SELECT (key ->> 'id')::bigint, kept ->> 'mood' FROM pgduet_archive.value WHERE side = 'new' AND kept ? 'mood'"
     )
     return dict(await cursor.fetchall())
 

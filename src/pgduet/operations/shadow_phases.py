@@ -1,6 +1,7 @@
 """What the phases ask of a shadow beside filling and writing it: probes, samples, the archive (ADR 28)."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from psycopg import sql
@@ -160,27 +161,38 @@ def _old_view(plan: Design, design: ShadowDesign) -> sql.Identifier:
 # The archive
 
 
-def kept_columns(design: ShadowDesign) -> tuple[ShadowColumn, ...]:
-    """Give the columns that may hold what the anchor cannot: mapped ones, and those that only the new version knows."""
-    return tuple(column for column in design.written if column.same is None)
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Columns whose values are archived together, under a number of their own, and come back where the anchor still has the same."""
+
+    number: int
+    columns: tuple[ShadowColumn, ...]
+    beside: tuple[str, ...]
 
 
-def archive_new(plan: Design, design: ShadowDesign, attempt: int) -> Query | None:
-    """Save what the shadow holds and the anchor cannot give; nothing where there can be no such value."""
-    columns = kept_columns(design)
-    if not columns:
-        return None
-    return block("shadow_phases", "archive_new").format(
-        **_archived(plan, design, attempt),
-        kept=_texts({column.name: column.of(S) for column in columns}),
-        beside=_beside(design),
-        differs=_differs(design, columns),
-    )
+def kept(design: ShadowDesign) -> tuple[Kept, ...]:
+    """Give the columns that may hold what the anchor cannot: mapped ones, and apart from them those of the new version's own."""
+    lossy, apart = design.lossy, design.apart
+    sources = tuple(dict.fromkeys(name for column in lossy for name in column.sources))
+    found = (Kept(design.position, lossy, sources), Kept(-1 - design.position, apart, ()))
+    return tuple(each for each in found if each.columns)
 
 
-def restore(plan: Design, design: ShadowDesign, ids: Sequence[int]) -> Query:
+def archive_new(plan: Design, design: ShadowDesign, attempt: int) -> list[Query]:
+    """Save what the shadow holds and the anchor cannot give."""
+    return [
+        block("shadow_phases", "archive_new").format(
+            **_archived(plan, design, attempt, each.number),
+            kept=_texts({column.name: column.of(S) for column in each.columns}),
+            beside=_beside(each),
+            differs=_differs(design, each.columns),
+        )
+        for each in kept(design)
+    ]
+
+
+def restore(plan: Design, design: ShadowDesign, group: Kept, ids: Sequence[int]) -> Query:
     """Bring archived values back by their ids, where nobody has written since."""
-    columns = kept_columns(design)
     names = [sql.Identifier(f"_key_{number}") for number, _ in enumerate(design.key)]
     key_columns = [
         sql.SQL("(key ->> {})::{} AS {}").format(sql.Literal(column.anchor), trusted(column.anchor_type), name)
@@ -192,28 +204,30 @@ def restore(plan: Design, design: ShadowDesign, ids: Sequence[int]) -> Query:
         ids=sql.Literal(list(ids)),
         migration=sql.Literal(plan.name),
         label=sql.Literal(design.label),
-        position=sql.Literal(design.position),
+        position=sql.Literal(group.number),
         relation=design.relation,
         shadow=design.shadow,
         o_is_a=same(anchor_key(design, O), [sql.SQL("a.{}").format(name) for name in names]),
-        beside=_beside(design),
-        assign=assigned((c.name, value.format(sql.Literal(c.name), trusted(c.type))) for c in columns),
+        beside=_beside(group),
+        assign=assigned((c.name, value.format(sql.Literal(c.name), trusted(c.type))) for c in group.columns),
         joined=_joined(design),
-        differs=_differs(design, columns),
+        differs=_differs(design, group.columns),
     )
 
 
-def archive_old(plan: Design, design: ShadowDesign, attempt: int) -> Query | None:
-    """Save what the anchor holds and `down` does not give back; nothing where there can be no such value."""
+def archive_old(plan: Design, design: ShadowDesign, attempt: int) -> list[Query]:
+    """Save what the anchor holds and `down` does not give back."""
     downs = [column for column in design.downs if column.down is not None]
     if not downs:
-        return None
-    return block("shadow_phases", "archive_old").format(
-        **_archived(plan, design, attempt),
+        return []
+    sources = dict.fromkeys(name for column in downs for name in column.sources)
+    query = block("shadow_phases", "archive_old").format(
+        **_archived(plan, design, attempt, design.position),
         kept=_texts({column.name: column.of(O) for column in downs}),
-        beside=_texts({name: sql.SQL("s.{}").format(sql.Identifier(name)) for name in _sources(downs)}),
+        beside=_texts({name: sql.SQL("s.{}").format(sql.Identifier(name)) for name in sources}),
         back=design.routine("shadow_back"),
     )
+    return [query]
 
 
 def back(design: ShadowDesign) -> list[Statement]:
@@ -229,13 +243,13 @@ def back(design: ShadowDesign) -> list[Statement]:
     return [Statement(query, f"shadow_back of {design.label}")]
 
 
-def _archived(plan: Design, design: ShadowDesign, attempt: int) -> dict[str, sql.Composable]:
+def _archived(plan: Design, design: ShadowDesign, attempt: int, number: int) -> dict[str, sql.Composable]:
     return {
         "migration": sql.Literal(plan.name),
         "attempt": sql.Literal(attempt),
         "label": sql.Literal(design.label),
         "key": key_as_json(design, O),
-        "position": sql.Literal(design.position),
+        "position": sql.Literal(number),
         "relation": design.relation,
         "shadow": design.shadow,
         "joined": _joined(design),
@@ -252,13 +266,8 @@ def _differs(design: ShadowDesign, columns: Sequence[ShadowColumn]) -> Query:
     return any_of([lossy, *alone])
 
 
-def _beside(design: ShadowDesign) -> Query:
-    names = dict.fromkeys(name for column in kept_columns(design) for name in column.sources)
-    return _texts({name: sql.SQL("o.{}").format(sql.Identifier(name)) for name in names})
-
-
-def _sources(columns: Iterable[Any]) -> list[str]:
-    return list(dict.fromkeys(name for column in columns for name in column.sources))
+def _beside(group: Kept) -> Query:
+    return _texts({name: sql.SQL("o.{}").format(sql.Identifier(name)) for name in group.beside})
 
 
 def _texts(values: Mapping[str, sql.Composable]) -> Query:

@@ -313,13 +313,13 @@ async def _shown(conn: Connection, plan: Design, design: ShadowDesign) -> frozen
 
 async def restore(conn: Connection, plan: Design, design: ShadowDesign) -> int:
     """Bring archived values back into the shadow, a few at a time; a client's row is not waited for beyond a moment."""
-    if not shadow_phases.kept_columns(design):
-        return 0
     await see_all(conn)
-    restored, after = 0, 0
-    while ids := await _next(conn, plan, design, after):
-        restored += await _restore(conn, shadow_phases.restore(plan, design, ids), design)
-        after = ids[-1]
+    restored = 0
+    for group in shadow_phases.kept(design):
+        after = 0
+        while ids := await _next(conn, plan, design, group.number, after):
+            restored += await _restore(conn, shadow_phases.restore(plan, design, group, ids), design)
+            after = ids[-1]
     return restored
 
 
@@ -334,19 +334,17 @@ async def _restore(conn: Connection, query: Query, design: ShadowDesign) -> int:
             await asyncio.sleep(FIRST_REST_S)
 
 
-async def _next(conn: Connection, plan: Design, design: ShadowDesign, after: int) -> list[int]:
-    values = {"migration": plan.name, "relation": design.label, "mapping": design.position}
+async def _next(conn: Connection, plan: Design, design: ShadowDesign, number: int, after: int) -> list[int]:
+    values = {"migration": plan.name, "relation": design.label, "mapping": number}
     asked = {**values, "after": after, "limit": RESTORED}
     cursor = await conn.execute(block("rows", "archived_ids"), asked)
     return [row["id"] for row in await cursor.fetchall()]
 
 
-async def archive(conn: Connection, query: Query | None) -> int:
+async def archive(conn: Connection, queries: Sequence[Query]) -> int:
     """Save values in the caller's transaction; returns how many rows had some."""
-    if query is None:
-        return 0
     await conn.execute("SET LOCAL row_security = on")
-    return (await conn.execute(query)).rowcount
+    return sum([(await conn.execute(query)).rowcount for query in queries])
 
 
 async def _one(conn: Connection, query: Query) -> dict[str, Any]:

@@ -138,7 +138,7 @@ CREATE TABLE IF NOT EXISTS pgduet_archive.value (
     relation   text NOT NULL,
     key        jsonb NOT NULL,
     side       text NOT NULL,                  -- new: saved by a rollback; old: saved by contract
-    mapping    smallint NOT NULL,              -- the operation's position in the plan
+    mapping    smallint NOT NULL,              -- the operation's position in the plan; -1 less it for columns that only a shadow has
     kept       jsonb NOT NULL,                 -- the values that the other representation cannot give back, as text
     beside     jsonb NOT NULL,                 -- what the other representation held at that moment, as text
     saved_at   timestamptz NOT NULL DEFAULT clock_timestamp(),

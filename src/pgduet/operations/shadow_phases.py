@@ -163,7 +163,7 @@ def _old_view(plan: Design, design: ShadowDesign) -> sql.Identifier:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Columns whose values are archived together, under a number of their own, and come back where the anchor still has the same."""
+    """Columns that are archived together, under a number of their own; they come back where `beside` is as it was."""
 
     number: int
     columns: tuple[ShadowColumn, ...]

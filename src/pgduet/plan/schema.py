@@ -6,17 +6,20 @@ twice, steps rise) cannot be said in a schema: a plan that the schema accepts ma
 
 from typing import Any
 
-from pgduet.plan.models import IMPLEMENTED, Plan
+from pgduet.plan.models import IMPLEMENTED, KNOWN_OPERATIONS, Plan
 
-_MODELS = {name: "".join(part.capitalize() for part in name.split("_")) for name in IMPLEMENTED}
+_MODELS = {name: "".join(part.capitalize() for part in name.split("_")) for name in KNOWN_OPERATIONS}
 
 
 def json_schema() -> dict[str, Any]:
     """Build the schema of a plan file, in JSON Schema 2020-12."""
     schema = Plan.model_json_schema(by_alias=True)
     parts = schema["$defs"]
-    for name in _MODELS.values():
-        parts[name]["properties"].pop("kind")
+    for name in KNOWN_OPERATIONS:
+        if name not in IMPLEMENTED:
+            parts.pop(_MODELS[name], None)
+    for name in IMPLEMENTED:
+        parts[_MODELS[name]]["properties"].pop("kind")
     parts["ReplaceColumns"]["properties"]["columns"]["items"] |= {
         "required": ["up"],
         "properties": {"up": {"type": "string"}, "default": {"type": "null"}},

@@ -4,6 +4,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from support import chained
 from support.chained import (
     ONE,
     QUICK,
@@ -37,6 +38,13 @@ async def tables(conn: Connection) -> None:
     await conn.execute(CHAINED.encode())
 
 
+@pytest.fixture(params=["in place", "apart"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the reviews changed in place, or by a second table."""
+    if request.param == "apart":
+        monkeypatch.setitem(chained.CHANGES, "reviews", chained.APART)
+
+
 async def both_in_soak(stage: Harness) -> tuple[Harness, Harness]:
     first = await begin(stage, link(stage, "reviews"))
     await first.waits("window", Phase.SOAK)
@@ -50,6 +58,7 @@ async def ends(run: Harness) -> None:
     assert (await run.result()).state is State.DONE
 
 
+@pytest.mark.usefixtures("either_way")
 async def test_the_earlier_plan_is_done_first(stage: Harness, conn: Connection) -> None:
     async with stage.worker(), Crowd(stage.dsn) as crowd:
         first = await begin(stage, link(stage, "reviews", gates={"shift": "manual"}))
@@ -116,6 +125,7 @@ async def test_the_later_plan_is_done_first(stage: Harness, conn: Connection) ->
     assert await leftovers(conn) == []
 
 
+@pytest.mark.usefixtures("either_way")
 async def test_the_later_plan_goes_back_and_then_the_earlier_one(
     stage: Harness, conn: Connection, postgres: EmbeddedPostgres
 ) -> None:

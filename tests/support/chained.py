@@ -55,6 +55,20 @@ CHANGES = {
     "authors": changed("public.authors", "age", "years", "motto"),
     "books": changed("public.books", "pages", "leaves", "genre"),
 }
+APART: list[dict[str, Any]] = [
+    {
+        "shadow_table": {
+            "table": "public.reviews",
+            "columns": [
+                {"name": "stars", "type": "int", "nullable": False, "up": "rating::int"},
+                {"name": "mood", "type": "text", "up": "'was ' || rating"},
+            ],
+            "replaces": ["rating"],
+            "down": {"rating": "stars::text"},
+        }
+    }
+]
+"""What is done to the reviews, by a second table instead of in place."""
 VERSIONS = {"reviews": ("1", "2"), "authors": ("2", "3"), "books": ("3", "4")}
 
 

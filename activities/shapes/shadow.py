@@ -143,6 +143,8 @@ class Shadow(Shape):
     async def prepare_publication(self, work: Work) -> None:
         """Build what is unique, have both sides write each other, and carry over what the form before has noted."""
         await copying.see_all(work.conn)
+        # New clients' first queries must not be planned as for an empty table.
+        await beside_clients(work, shadow.analyze(self.design))
         for key, create in zip(self.design.unique, shadow.uniqueness(self.design), strict=False):
             await build_beside(work, _Shadow(self.design), key.working, create, shadow.drop_unique(self.design, key))
         await locked(work, self._form(work, Form.BOTH), steps.BOTH_WAYS, self.label)

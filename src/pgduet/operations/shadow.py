@@ -98,6 +98,12 @@ def uniqueness(design: ShadowDesign) -> list[Statement]:
     return [] if design.partition_by else _uniqueness(design, "add_unique")
 
 
+def analyze(design: ShadowDesign) -> Statement:
+    """Have PostgreSQL see what the shadow holds."""
+    query = block("shadow", "analyze").format(shadow=design.shadow)
+    return Statement(query, f"analyze {design.shadow_label}", Lock.SHARE_UPDATE_EXCLUSIVE, design.shadow_label)
+
+
 def drop_unique(design: ShadowDesign, key: ShadowKey) -> Statement:
     """Drop a unique index whose build was cut short: outside any transaction."""
     query = block("shadow", "drop_unique").format(name=sql.Identifier(design.schema_name, key.working))

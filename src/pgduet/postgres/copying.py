@@ -21,6 +21,7 @@ from pgduet.postgres.executor import is_transient
 from pgduet.postgres.pace import Pace
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
+from pgduet.telemetry import batches
 
 FIRST_PAGES, MOST_PAGES = 64, 8192
 FIRST_KEYS, MOST_KEYS = 500, 20_000
@@ -80,7 +81,8 @@ class Copying:
         last = min(self.cursor + self.pages, self.end)
         began = time.monotonic()
         try:
-            copied = await self._batch(last)
+            with batches.batch(self.batches + 1, self.design.label, self.cursor, last) as told:
+                told.rows = copied = await self._batch(last)
         except _Elsewhere:
             await self._read()
             return

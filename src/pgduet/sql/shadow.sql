@@ -36,6 +36,9 @@ CREATE UNIQUE INDEX CONCURRENTLY {name} ON {shadow} ({columns})
 -- name: add_unique_alone
 CREATE UNIQUE INDEX {name} ON {shadow} ({columns})
 
+-- name: analyze
+ANALYZE {shadow}
+
 -- name: drop_unique
 DROP INDEX CONCURRENTLY IF EXISTS {name}
 

@@ -1,0 +1,148 @@
+"""What a plan that gives a table another shape cannot have is told at its place, before anything is touched."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+from support.plans import parsed
+
+from pgduet.errors import NameTaken, NotSupported, PgduetError, PlanInvalid, UnknownColumn
+from pgduet.plan.load import parse_plan
+from pgduet.postgres.databases import Database
+from pgduet.postgres.session import Connection, session
+from pgduet.postgres.survey import survey
+
+WORLD = """
+CREATE TABLE public.places (id int PRIMARY KEY, region text NOT NULL, name text);
+CREATE TABLE public.keyless (id int);
+CREATE TABLE public.secured (id int PRIMARY KEY);
+ALTER TABLE public.secured ENABLE ROW LEVEL SECURITY;
+CREATE TABLE public.parted (id int PRIMARY KEY) PARTITION BY HASH (id);
+CREATE TABLE public.taken (id int);
+"""
+REST = {"name": "rest", "bound": "DEFAULT"}
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """An operation, where it is wrong, and what is said."""
+
+    operation: dict[str, Any]
+    at: str
+    says: str
+    kind: type[PgduetError] = NotSupported
+
+
+def shadow(table: str = "places", **changes: Any) -> dict[str, Any]:
+    return {"shadow_table": {"table": f"public.{table}", **changes}}
+
+
+def spread(*partitions: dict[str, Any], columns: tuple[str, ...] = ("region",), method: str = "list") -> dict[str, Any]:
+    by = {"method": method, "columns": list(columns), "partitions": list(partitions)}
+    return shadow(primary_key=["id", *columns], partition_by=by)
+
+
+def extract(**changes: Any) -> dict[str, Any]:
+    given = {
+        "table": "public.places",
+        "into": "public.names",
+        "key": {"id": "place_id"},
+        "columns": ["name"],
+        **changes,
+    }
+    return {"extract_table": given}
+
+
+WIDE = [{"name": "id", "type": "bigint"}]
+TOP = "operations[0].shadow_table"
+WRONG = {
+    "no primary key": Wrong(shadow("keyless", columns=WIDE), TOP, "has no primary key"),
+    "row level security": Wrong(shadow("secured", columns=WIDE), f"{TOP}.table", "row level security"),
+    "a partitioned table": Wrong(shadow("parted", columns=WIDE), f"{TOP}.table", "is partitioned"),
+    "a list without a rest": Wrong(
+        spread({"name": "eu", "bound": "FOR VALUES IN ('eu')"}),
+        f"{TOP}.partition_by.partitions",
+        "fit into no partition",
+    ),
+    "bounds that PostgreSQL does not take": Wrong(
+        spread({"name": "eu", "bound": "FOR VALUES FROM (1) TO (2)"}, REST), f"{TOP}.partition_by", "invalid bound"
+    ),
+    "a key that lacks what the rows are spread by": Wrong(
+        shadow(partition_by={"method": "hash", "columns": ["name"], "modulus": 2}), TOP, "the primary key lacks name"
+    ),
+    "an unknown column in the order": Wrong(
+        shadow(order=["idd"]), f"{TOP}.order[0]", "Did you mean `id`", UnknownColumn
+    ),
+    "a key without the old one": Wrong(
+        shadow(primary_key=["region"]), f"{TOP}.primary_key", "lacks a column of the old"
+    ),
+    "a key whose value changes": Wrong(
+        shadow(columns=[{"name": "id", "type": "bigint", "up": "id * 2"}], down={"id": "id / 2"}),
+        TOP,
+        "its value must stay",
+    ),
+    "a partition whose name is taken": Wrong(
+        spread({"name": "taken", "bound": "FOR VALUES IN ('eu')"}, REST),
+        f"{TOP}.partition_by.partitions[0].name",
+        "already has a relation",
+        NameTaken,
+    ),
+    "an extracted table whose name is taken": Wrong(
+        extract(into="public.taken"), "operations[0].extract_table.into", "already has a relation", NameTaken
+    ),
+    "an extraction by another key": Wrong(
+        extract(key={"region": "region"}), "operations[0].extract_table.key", "is not the table's primary key"
+    ),
+    "an extracted column that is not there": Wrong(
+        extract(columns=["nam"]), "operations[0].extract_table.columns[0].name", "Did you mean `name`", UnknownColumn
+    ),
+}
+
+
+@pytest.fixture
+async def bare(dsn: str, conn: psycopg.AsyncConnection[Any]) -> AsyncIterator[Connection]:
+    """Give a session as the survey has it."""
+    await conn.execute(WORLD.encode())
+    async with session(Database("shop", dsn), "check", bare=True) as found:
+        yield found
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=list(WRONG))
+async def test_what_cannot_be_is_told_at_its_place(bare: Connection, wrong: Wrong) -> None:
+    with pytest.raises(wrong.kind) as caught:
+        await survey(bare, parsed(wrong.operation))
+    assert caught.value.place is not None
+    assert caught.value.place.path == wrong.at
+    assert wrong.says in str(caught.value)
+
+
+async def test_a_survey_leaves_nothing_behind(bare: Connection) -> None:
+    plan = parsed(spread({"name": "eu", "bound": "FOR VALUES IN ('eu')"}, REST))
+    surveyed = await survey(bare, plan)
+    (design,) = surveyed.design.shadows
+    assert [each.name for each in design.partitions] == ["eu", "rest"]
+    left = await bare.execute(
+        "SELECT relname FROM pg_class WHERE relname LIKE '\\_pgduet%' OR relname IN ('eu', 'rest')"
+    )
+    assert await left.fetchall() == []
+
+
+@pytest.mark.parametrize(
+    ("operations", "says"),
+    [
+        ([shadow(columns=WIDE), shadow(order=["name"])], "gets another shape, and another operation changes it too"),
+        (
+            [shadow(columns=WIDE), {"rename_column": {"table": "public.places", "from": "name", "to": "title"}}],
+            "gets another shape, and another operation changes it too",
+        ),
+        ([shadow(columns=[{"name": "n", "type": "int", "check": "n > 0"}])], "`check` in a new shape"),
+        ([shadow()], "the shape does not change"),
+    ],
+)
+def test_what_cannot_be_in_any_database_is_told_by_the_plan_alone(operations: list[dict[str, Any]], says: str) -> None:
+    plan = {"name": "p", "database": "shop", "version": {"from": "1", "to": "2"}, "operations": operations}
+    with pytest.raises(PlanInvalid) as caught:
+        parse_plan(plan)
+    assert says in str(caught.value)

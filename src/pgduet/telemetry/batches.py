@@ -37,6 +37,7 @@ _OUTCOME_BY_ERROR = {
     "DeadlockDetected": "row_locks",
     "QueryCanceled": "cut_off",
     "_Rewritten": "rewritten",
+    "_Elsewhere": "rewritten",
     "CancelledError": "cancelled",
 }
 

@@ -7,7 +7,7 @@ import pytest
 from psycopg.rows import dict_row
 from support.merging import RELATION, Merge, create_lines
 
-from pgduet.errors import NotSupported, PgduetError, UnknownColumn
+from pgduet.errors import DownIncomplete, NotSupported, PgduetError, UnknownColumn
 from pgduet.hazards import Hazard
 from pgduet.operations import merge_rows_resolve
 from pgduet.operations.merge_rows_design import MergeDesign
@@ -157,6 +157,16 @@ CHILD = "CREATE TABLE public.notes (line int REFERENCES public.lines)"
             "table",
             "is a partition of public.parted",
         ),
+        ("", {"down": {"amuont": "total"}}, UnknownColumn, "down.amuont", "Did you mean `amount`"),
+        ("", {"down": {"id": "1"}}, NotSupported, "down.id", "numbers or computes itself"),
+        ("", {"down": {"amount": "amount"}}, UnknownColumn, "down.amount", "what is added to"),
+        (
+            "ALTER TABLE public.lines ADD place int NOT NULL DEFAULT 0; ALTER TABLE public.lines ALTER place DROP DEFAULT",
+            {"down": {"amount": "total"}},
+            DownIncomplete,
+            "down",
+            "no expression for `place`",
+        ),
         ("", {"columns": [TOTAL | {"value": "amuont"}]}, UnknownColumn, "columns[0].value", 'Did you mean "amount"'),
         ("", {"columns": [TOTAL | {"value": "amount * 2"}]}, NotSupported, "columns[0].value", "may fail to compute"),
         (
@@ -218,6 +228,13 @@ async def test_what_cannot_be_merged_is_refused_with_its_place_and_a_cure(
     assert refused.value.hint or "Did you mean" in refused.value.message
     if path.endswith("value"):
         assert refused.value.snippet
+
+
+async def test_what_new_clients_write_is_resolved_and_told(conn: Connection) -> None:
+    await create_lines(conn, 2)
+    design, hazards = await resolved(conn, down={"amount": "total", "note": "'booked'"})
+    assert [(each.name, each.type) for each in design.adds] == [("amount", "integer"), ("note", "text")]
+    assert [hazard.id for hazard in hazards] == ["PD-H44", "PD-H41", "PD-H42", "PD-H43"]
 
 
 async def test_nothing_is_left_behind_by_a_survey(conn: Connection) -> None:

@@ -7,6 +7,7 @@ from pgduet.activities.auditing import Auditing
 from pgduet.activities.backfill import Backfill
 from pgduet.activities.contract import Contract
 from pgduet.activities.cutover import Cutover
+from pgduet.activities.draining import Drains
 from pgduet.activities.dual_write import DualWrite
 from pgduet.activities.engine import Engine
 from pgduet.activities.expand import Expand
@@ -33,6 +34,7 @@ ACTIVITIES = (
     Neighbours,
     Auditing,
     Reporting,
+    Drains,
 )
 
 

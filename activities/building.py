@@ -45,24 +45,11 @@ async def build(work: Work, table: TableDesign, index: CarriedIndex) -> bool:
     """
     if table.partitioned:
         return await build_everywhere(work, table, index, build)
-    ends = time.monotonic() + work.migration.policy.lock_deadline_s
-    while True:
-        is_valid = await valid(work.conn, table, index.working)
-        if is_valid:
-            return False
-        if is_valid is not None:
-            await beside_clients(work, declare.drop_index(table, index))
-        try:
-            if await _ran(work, declare.build(table, index)):
-                return True
-        except errors.IntegrityError:
-            await beside_clients(work, declare.drop_index(table, index))
-            raise
-        await _later(ends, f"{index.name} of {table.label} was not built")
+    return await build_beside(work, table, index.working, declare.build(table, index), declare.drop_index(table, index))
 
 
 async def build_beside(work: Work, table: Table, name: str, create: Statement, drop: Statement) -> bool:
-    """Build an index that is wholly ours unless it is there and valid; tells whether it had to be built.
+    """Build an index that is wholly ours, unless it is there and valid; tells whether it had to be built.
 
     Raises:
         LockDeadline: it had to give way until the plan's deadline.
@@ -74,9 +61,13 @@ async def build_beside(work: Work, table: Table, name: str, create: Statement, d
             return False
         if is_valid is not None:
             await beside_clients(work, drop)
-        if await _ran(work, create):
-            return True
-        await _later(ends, f"{create.summary} was not built")
+        try:
+            if await _ran(work, create):
+                return True
+        except errors.IntegrityError:
+            await beside_clients(work, drop)
+            raise
+        await _later(ends, f"{name} of {table.label} was not built")
 
 
 async def beside_clients(work: Work, statement: Statement) -> None:

@@ -12,6 +12,7 @@ from pgduet.plan.models import (
     DropColumn,
     DropConstraint,
     DropIndex,
+    MergeRows,
     Operation,
     Plan,
     RenameColumn,
@@ -76,8 +77,9 @@ def operation_line(operation: Operation) -> str:
             return f"{what}: {operation.name} {_made(operation)}"
         case SetReplicaIdentity():
             return f"{what}: {operation.identity}" + (f" {operation.index}" if operation.index else "")
-        case CreateTable():
-            return f"{what}: {', '.join(column.name for column in operation.columns)}"
+        case CreateTable() | MergeRows():
+            into = f" → {operation.into}" if isinstance(operation, MergeRows) else ""
+            return f"{what}{into}: {', '.join(column.name for column in operation.columns)}"
     return what
 
 

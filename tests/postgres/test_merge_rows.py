@@ -6,10 +6,10 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import IsolationLevel, errors, sql
-from support.merging import PLAN, RELATION, VIEW, Merge, create_lines, totals
+from support.merging import PLAN, Merge, create_lines, totals
 from support.mutants import Clause, must_fail
 
-from pgduet.operations import merge_rows, merge_rows_rows
+from pgduet.operations import merge_rows_rows
 from pgduet.operations.merge_rows_design import GroupKey
 
 Connection = psycopg.AsyncConnection[Any]
@@ -217,10 +217,13 @@ async def test_a_new_client_that_locks_what_it_reads_keeps_nobody_waiting(m: Mer
     assert await m.stored() == (10, 0)
 
 
-async def test_contract_refuses_while_a_note_is_left(m: Merge) -> None:
+async def test_contract_writes_the_last_notes_and_refuses_while_one_is_left(m: Merge) -> None:
     await m.conn.execute("UPDATE public.lines SET amount = 5 WHERE invoice_id = 1")
+    statements = [each for each in await m.final() if each.summary != "the last notes"]
     with pytest.raises(errors.ObjectNotInPrerequisiteState, match="not all written"):
-        await m.run(merge_rows.finish(m.design, VIEW, RELATION, PLAN))
+        await m.run(statements)
+    assert await shown(m, 1) == (3, 15, "n3")
+    await m.run(await m.final())
     assert await shown(m, 1) == (3, 15, "n3")
 
 

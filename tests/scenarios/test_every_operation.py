@@ -3,6 +3,7 @@
 import pytest
 from support.constraint_operations import CASES as CONSTRAINTS
 from support.cycle import Case, Cycle
+from support.merged import CASES as MERGED
 from support.operations import CASES, WORLD
 from support.rekeyed import CASES as REKEYED
 from support.shaped import CASES as SHAPED
@@ -21,6 +22,6 @@ async def cycle(world: World, case: Case, monkeypatch: pytest.MonkeyPatch) -> Cy
     return found
 
 
-@pytest.mark.parametrize("case", [*CASES, *CONSTRAINTS, *REKEYED, *SHAPED], ids=str)
+@pytest.mark.parametrize("case", [*CASES, *CONSTRAINTS, *REKEYED, *SHAPED, *MERGED], ids=str)
 async def test_start_roll_back_start_complete(cycle: Cycle) -> None:
     await cycle.go()

@@ -10,15 +10,18 @@ from psycopg.rows import dict_row
 
 from pgduet.operations import merge_rows, merge_rows_rows
 from pgduet.operations.merge_rows_design import GroupKey, MergedColumn, MergeDesign, SourceColumn
+from pgduet.operations.names import archived_table
 from pgduet.operations.statement import Statement
 from pgduet.operations.views import Relation
+from pgduet.operations.whole_tables import DroppedTable
 from pgduet.postgres import store
+from pgduet.postgres.moving import archive_table
 from support.shadows import OWNER, over
 
 Connection = psycopg.AsyncConnection[Any]
 PLAN = "totals"
 VIEW = sql.Identifier("public_v2", "totals")
-RELATION = Relation("public", "lines", (), "postgres", {})
+RELATION = Relation("public", "lines", (), "postgres", {}, may_give=True)
 
 LINES = """
 CREATE TABLE public.lines (
@@ -113,9 +116,18 @@ class Merge:
         """Contract, in one transaction."""
         async with self.conn.transaction():
             await self.conn.execute("LOCK TABLE public.lines IN ACCESS EXCLUSIVE MODE")
-            await self.drain()
-            for statement in merge_rows.finish(self.design, VIEW, RELATION, PLAN):
+            for statement in await self.final():
                 await self.conn.execute(statement.sql)
+
+    async def final(self) -> list[Statement]:
+        """Give what contract does."""
+        as_before, self.conn.row_factory = self.conn.row_factory, dict_row  # type: ignore[assignment]
+        try:
+            source = DroppedTable(schema_name="public", table="lines", position=0)
+            kept = await archive_table(self.conn, source, archived_table(PLAN, "public", "lines"))
+        finally:
+            self.conn.row_factory = as_before
+        return merge_rows.finish(self.design, [VIEW], RELATION, PLAN, kept)
 
     async def withdraw(self) -> None:
         """Undo everything."""

@@ -22,6 +22,7 @@ def test_rows_are_merged_by_a_key_into_measures() -> None:
         ("lines", "count", None),
         ("total", "sum", "amount"),
     ]
+    assert merge(down={"amount": "total"}).down == {"amount": "total"}
     # The merged table may take the source's own name.
     assert merge(into="lines").target == merge().relation
 
@@ -37,7 +38,8 @@ def test_rows_are_merged_by_a_key_into_measures() -> None:
         ({"columns": [{"name": "total", "measure": "sum"}]}, "sum of what"),
         ({"columns": [{"name": "total", "measure": "avg", "value": "amount"}]}, "'count', 'sum', 'min' or 'max'"),
         ({"into": "other.totals"}, "in another schema"),
-        ({"down": {"amount": "total"}}, "Extra inputs"),
+        ({"down": {"invoice_id": "1"}}, "is of the key"),
+        ({"up": {"total": "amount"}}, "Extra inputs"),
     ],
 )
 def test_a_merge_that_cannot_be_is_refused_with_its_reason(keys: dict[str, Any], says: str) -> None:

@@ -171,6 +171,55 @@ _ALL = (
         "alter_column: {table: orders, column: id, type: bigint}",
         "alter_column: {table: orders, column: id, type: bigint} and alter_column: {table: lines, column: order_id, type: bigint}",
     ),
+    Rule(
+        "PD-H40",
+        "merged rows cannot be written before contract",
+        "until then INSERT, UPDATE and DELETE through the new version are refused (55000), and SELECT FOR UPDATE there locks"
+        " nothing: what several rows came to does not say what they were",
+        "write by the old version, and let services that write merged rows start to at contract",
+        "UPDATE public_v2.invoice_totals SET total = 5 WHERE id = 1",
+        "INSERT INTO public_v1.lines (invoice_id, amount) VALUES (1, 5)",
+    ),
+    Rule(
+        "PD-H41",
+        "the rows that are merged go to the archive at contract",
+        "they could not be made again from what they came to; the table is kept whole in pgduet_archive, out of everybody's way,"
+        " and takes its space until you drop it. Logical replication sends it until then, and the merged table not by itself",
+        "move what reads or writes them to the merged rows before contract; the census says who is left. Add the merged table to"
+        " its publication after contract",
+        "SELECT note FROM public.lines",
+        "SELECT total FROM public_v2.invoice_totals",
+    ),
+    Rule(
+        "PD-H42",
+        "every row that old clients write makes its merged row dearer to read until it is written",
+        "each write notes its group, and the new version reads noted groups from their rows; a worker sees to it within a second"
+        " or so. A load in bulk notes every row; reads that do not name a key, and joins, read all noted groups; with no worker"
+        " running reads stay right and grow slower. At SERIALIZABLE readers and writers may get 40001 more often",
+        "load in bulk before or after, keep a worker running, read merged rows by their key",
+        "SELECT sum(total) FROM public_v2.invoice_totals -- during COPY lines",
+        "SELECT total FROM public_v2.invoice_totals WHERE id = 1",
+    ),
+    Rule(
+        "PD-H43",
+        "no index leads by the columns that rows are merged by",
+        "expand builds one beside clients, and drops it with the source or on rollback: it takes time, space and WAL, and each"
+        " write of old clients keeps it",
+        "nothing; or create it yourself before, at a time of your choice",
+        "merge_rows: {table: lines, key: {invoice_id: id}} without an index on lines (invoice_id)",
+        "CREATE INDEX CONCURRENTLY ON lines (invoice_id)",
+    ),
+    Rule(
+        "PD-H44",
+        "a new client's write of a merged row adds a row for old clients",
+        "until contract it is accepted where `down` makes one more row of it that brings the group to exactly what was written:"
+        " else it is refused (22000), as are DELETE, another key, and `ON CONFLICT`. Old clients see the rows that are added. An"
+        " UPDATE locks every group that it looks at among new clients, so one without the key locks them all; SELECT FOR UPDATE"
+        " locks nothing",
+        "write by the key; let what cannot be one more row wait until contract, or write it by the old version",
+        "UPDATE public_v2.invoice_totals SET total = total + 5",
+        "UPDATE public_v2.invoice_totals SET total = total + 5 WHERE id = 1",
+    ),
 )
 
 RULES: dict[str, Rule] = {rule.id: rule for rule in _ALL}

@@ -6,26 +6,29 @@ writer's own at once, whether the target has it or not. Emptying the journal (`m
 Limits: merged rows are read-only until contract; the source is neither partitioned nor has row security, and nothing refers to it.
 """
 
+from collections.abc import Sequence
+
 from psycopg import sql
 
+from pgduet.operations import merge_rows_writes
 from pgduet.operations.column_design import image_differs
-from pgduet.operations.merge_rows_design import MergeDesign
-from pgduet.operations.merge_rows_rows import fields, functions, reading
-from pgduet.operations.names import archived_table, fit, trigger_name
+from pgduet.operations.merge_rows_design import GroupKey, MergeDesign
+from pgduet.operations.merge_rows_rows import drain, fields, functions
+from pgduet.operations.names import fit, trigger_name, usual_name
 from pgduet.operations.shadow_keys import NEW, NOTHING, OLD, any_of, listed, quoted
 from pgduet.operations.statement import Lock, Role, Statement, identifiers, role, trusted
 from pgduet.operations.views import Relation
 from pgduet.sql import block
 
 _RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
-_ARCHIVE = "pgduet_archive"
+_EVERY = 2_147_483_647
 
 
 def create(design: MergeDesign) -> list[Statement]:
     """Create the target with its key, the journal, and the functions that fill the one and empty the other."""
     keys = [sql.SQL("{} {} NOT NULL").format(sql.Identifier(key.target), trusted(key.type)) for key in design.key]
     columns = [
-        *keys,
+        *(_key_column(design, key) for key in design.key),
         *(sql.SQL("{} {}").format(sql.Identifier(each.name), trusted(each.type)) for each in design.columns),
     ]
     key = identifiers(design.target_key)
@@ -38,12 +41,19 @@ def create(design: MergeDesign) -> list[Statement]:
         Statement(journal, "create its journal"),
         Statement(block("merging", "index_journal").format(journal=design.journal, key=key), "index of the journal"),
         *functions(design),
+        *merge_rows_writes.create(design),
     ]
+
+
+def _key_column(design: MergeDesign, key: GroupKey) -> sql.Composable:
+    """Define a column of the target's key; its NOT NULL is called from the beginning as PostgreSQL 18 will show it in the end."""
+    name = sql.Identifier(usual_name(design.shown_as, key.target, "not_null"))
+    return sql.SQL("{} {} CONSTRAINT {} NOT NULL").format(sql.Identifier(key.target), trusted(key.type), name)
 
 
 def drop(design: MergeDesign) -> list[Statement]:
     """Drop what `create` created, once no view reads it."""
-    return [*_drop_functions(design), *_drop_tables(design.target, design.journal)]
+    return [*merge_rows_writes.drop(design), *_drop_functions(design), *_drop_tables(design.target, design.journal)]
 
 
 def index(design: MergeDesign) -> list[Statement]:
@@ -108,88 +118,138 @@ def drop_triggers(design: MergeDesign, plan: str) -> list[Statement]:
     return [*made, *map(_drop_function, routines)]
 
 
-def view(design: MergeDesign, name: sql.Identifier, relation: Relation, owner: str, plan: str) -> list[Statement]:
-    """Publish the merged rows, for reading: FOR UPDATE through a view of this form locks nothing, so no client holds up a drain."""
+def view(
+    design: MergeDesign, name: sql.Identifier, relation: Relation, owner: str | None, plan: str
+) -> list[Statement]:
+    """Publish the merged rows: FOR UPDATE through a view of this form locks nothing, so no client holds up a drain.
+
+    With no `owner` it stays the worker's own, where that cannot give it away.
+    """
     shown = name.as_string(None)
+    reads = () if owner is None else (design.target, design.journal)
+    if owner not in {None, relation.owner}:
+        reads = (*reads, design.relation)
     made = [
         Statement(
-            block("merging", "grant_reading").format(relation=each, role=Role(owner)), "the view's owner may read"
+            block("merging", "grant_reading").format(relation=each, role=Role(owner or "")), "the view's owner may read"
         )
-        for each in (design.relation, design.target, design.journal)
+        for each in reads
     ]
     made += [
-        Statement(block("merging", "view").format(view=name, reading=reading(design)), f"view {shown}"),
-        _function(design, "merge_read_only", _read_only(design, plan)),
-        Statement(
-            block("merging", "trigger").format(
-                trigger=sql.Identifier(_trigger(plan, "read_only")),
-                when=sql.SQL("INSTEAD OF INSERT OR UPDATE OR DELETE"),
-                relation=name,
-                each=sql.SQL("ROW"),
-                function=design.routine("merge_read_only"),
-            ),
-            f"{shown} is read-only until contract",
-        ),
+        Statement(block("merging", "view").format(view=name, reading=merge_rows_writes.shown(design)), f"view {shown}"),
+        *_written(design, name, plan),
         *_grants(name, relation),
-        Statement(block("views", "owner").format(view=name, role=Role(owner)), "its owner"),
     ]
+    if owner is not None:
+        made.append(Statement(block("views", "owner").format(view=name, role=Role(owner)), "its owner"))
+    return made
+
+
+def _written(design: MergeDesign, view: sql.Identifier, plan: str) -> list[Statement]:
+    """Say what becomes of writes through a view: refused, or one more row each."""
+    write = merge_rows_writes.write(design, plan) if design.writable else _read_only(design, plan)
+    triggers = [("write", "INSTEAD OF INSERT OR UPDATE OR DELETE", "ROW", "merge_write")]
+    made = [_function(design, "merge_write", write)]
+    if design.writable:
+        made.append(_function(design, "merge_writing", merge_rows_writes.writing(design)))
+        triggers += [
+            (f"writing_{when}", f"{when} UPDATE", "STATEMENT", "merge_writing") for when in ("BEFORE", "AFTER")
+        ]
+    for name, when, each, function in triggers:
+        query = block("merging", "trigger").format(
+            trigger=sql.Identifier(_trigger(plan, name)),
+            when=trusted(when),
+            relation=view,
+            each=trusted(each),
+            function=design.routine(function),
+        )
+        made.append(Statement(query, f"writes through {view.as_string(None)}"))
     return made
 
 
 def drop_view(design: MergeDesign, name: sql.Identifier) -> list[Statement]:
     """Withdraw the view, once no new client is left."""
     query = block("merging", "drop_view").format(view=name)
-    routine = sql.SQL("{}()").format(design.routine("merge_read_only"))
-    return [Statement(query, f"drop view {name.as_string(None)}", Lock.ACCESS_EXCLUSIVE), _drop_function(routine)]
+    dropped = Statement(query, f"drop view {name.as_string(None)}", Lock.ACCESS_EXCLUSIVE)
+    return [dropped, *drop_writes(design)]
 
 
-def finish(design: MergeDesign, name: sql.Identifier, relation: Relation, plan: str) -> list[Statement]:
-    """Let the target take its place, all in one transaction at READ COMMITTED that has locked the source and emptied the journal.
+def drop_writes(design: MergeDesign) -> list[Statement]:
+    """Drop what writes through the views come to, once these are gone, or written as they are."""
+    kinds = ("merge_write", "merge_writing") if design.writable else ("merge_write",)
+    return [_drop_function(sql.SQL("{}()").format(design.routine(kind))) for kind in kinds]
 
-    The source is kept in the archive, whole: its rows could not be made again from what they came to.
+
+def finish(
+    design: MergeDesign, views: Sequence[sql.Identifier], relation: Relation, plan: str, archive: Sequence[Statement]
+) -> list[Statement]:
+    """Let the target take its place, all in one transaction at READ COMMITTED that has locked the source.
+
+    `views` are those of this version and of later ones. `archive` moves the source out of the way, whole: its rows could not be
+    made again from what they came to. Clients lock a view before what it reads, and so it is locked first here.
     """
     message = f"the merged rows of {design.label} are not all written yet"
     body = block("merging", "settled_body").format(journal=design.journal, message=sql.Literal(message))
-    kept = sql.Identifier(archived_table(plan, design.schema_name, design.table))
-    moved = sql.Identifier(_ARCHIVE, design.table)
-    columns = identifiers(design.names)
-    read_only = sql.Identifier(_trigger(plan, "read_only"))
+    every_note = drain(design, _EVERY)
     return [
+        *(each for view in views for each in _writable(design, plan, view)),
+        Statement(every_note, "the last notes", Lock.ACCESS_EXCLUSIVE, design.label),
         Statement(block("merging", "settled").format(body=quoted(body)), "nothing is left to be merged"),
-        Statement(
-            block("merging", "drop_trigger").format(trigger=read_only, relation=name),
-            f"{name.as_string(None)} can be written",
-            Lock.ACCESS_EXCLUSIVE,
-        ),
-        Statement(
-            block("merging", "final_view").format(view=name, columns=columns, target=design.target), "the view is plain"
-        ),
+        *(each for view in views for each in _final_view(design, view, relation)),
         *_grants(design.target, relation),
-        Statement(block("views", "owner").format(view=name, role=Role(relation.owner)), "its owner is the table's"),
+        *_owned(design.target, relation),
         *drop_triggers(design, plan),
-        _drop_function(sql.SQL("{}()").format(design.routine("merge_read_only"))),
+        *drop_writes(design),
+        *merge_rows_writes.drop(design),
         *_drop_functions(design),
         *_drop_tables(design.journal),
-        Statement(
-            block("merging", "set_schema").format(relation=design.relation, schema=sql.Identifier(_ARCHIVE)),
-            f"keep {design.label}",
-            Lock.ACCESS_EXCLUSIVE,
-            design.label,
-        ),
-        Statement(block("merging", "rename").format(relation=moved, name=kept), "by the plan's name"),
+        *_drop_index_with_source(design),
+        *archive,
         Statement(
             block("merging", "rename_constraint").format(
-                relation=design.target, old=_key_name(design.physical), name=_key_name(design.shown_as)
+                relation=design.target, old=_key_name(design.physical), name=sql.Identifier(design.key_name)
             ),
-            "and its key",
+            "its key",
             Lock.ACCESS_EXCLUSIVE,
+            design.target_label,
         ),
         Statement(
             block("merging", "rename").format(relation=design.target, name=sql.Identifier(design.shown_as)),
             f"{design.shown_as} has its name",
             Lock.ACCESS_EXCLUSIVE,
+            design.target_label,
         ),
     ]
+
+
+def _drop_index_with_source(design: MergeDesign) -> list[Statement]:
+    """Drop the index that was ours alone: in the archive nobody looks for groups."""
+    if design.index is None:
+        return []
+    query = block("merging", "drop_locked_index").format(name=sql.Identifier(design.schema_name, design.index))
+    return [Statement(query, f"drop index {design.index}", Lock.ACCESS_EXCLUSIVE, design.label)]
+
+
+def _writable(design: MergeDesign, plan: str, view: sql.Identifier) -> list[Statement]:
+    """Let a view be written as it is. To do so is to lock it alone: `LOCK TABLE` would lock what it reads, too."""
+    kinds = ("write", "writing_BEFORE", "writing_AFTER") if design.writable else ("write",)
+    shown = view.as_string(None)
+    made = []
+    for kind in kinds:
+        query = block("merging", "drop_trigger").format(trigger=sql.Identifier(_trigger(plan, kind)), relation=view)
+        made.append(Statement(query, f"{shown} is written as it is", Lock.ACCESS_EXCLUSIVE, shown, taking=query))
+    return made
+
+
+def _final_view(design: MergeDesign, view: sql.Identifier, relation: Relation) -> list[Statement]:
+    query = block("merging", "final_view").format(view=view, columns=identifiers(design.names), target=design.target)
+    return [Statement(query, "the view is plain"), *_owned(view, relation)]
+
+
+def _owned(name: sql.Identifier, relation: Relation) -> list[Statement]:
+    if not relation.may_give:
+        return []
+    return [Statement(block("merging", "owner").format(relation=name, role=Role(relation.owner)), "its owner")]
 
 
 def _note(design: MergeDesign) -> sql.Composable:
@@ -250,7 +310,10 @@ def _drop_function(signature: sql.Composable) -> Statement:
 def _drop_tables(*relations: sql.Identifier) -> list[Statement]:
     return [
         Statement(
-            block("merging", "drop_table").format(relation=each), f"drop {each.as_string(None)}", Lock.ACCESS_EXCLUSIVE
+            block("merging", "drop_table").format(relation=each),
+            f"drop {each.as_string(None)}",
+            Lock.ACCESS_EXCLUSIVE,
+            each.as_string(None),
         )
         for each in relations
     ]

@@ -5,6 +5,7 @@ expressions, no oids. What it may say is narrow for a reason: no measure can rai
 the target can be made again at any time by whoever looks at the group.
 """
 
+import hashlib
 from typing import Literal
 
 from psycopg import sql
@@ -52,6 +53,14 @@ class SourceColumn(Frozen):
         return is_exact(self.type)
 
 
+class AddedColumn(Frozen):
+    """A column of the row that a new client's write adds to the source: an expression over what it adds to the merged row."""
+
+    name: str
+    type: str
+    down: Expression
+
+
 class MergeDesign(Frozen):
     """A table whose rows are merged, and the table of what they come to."""
 
@@ -69,6 +78,25 @@ class MergeDesign(Frozen):
     """What the measures read, apart from the key."""
     index: str | None = None
     """An index of ours over the key, where the source has none."""
+
+    adds: tuple[AddedColumn, ...] = ()
+    """What a new client's write is for old clients; nothing where merged rows are read-only until contract."""
+
+    @property
+    def writable(self) -> bool:
+        """Tell whether new clients may write before contract."""
+        return bool(self.adds)
+
+    @property
+    def locks(self) -> sql.Identifier:
+        """The table whose rows keep new clients apart who write one group."""
+        return sql.Identifier("pgduet", fit(f"locks_{self.schema_name}.{self.physical}"))
+
+    @property
+    def flag(self) -> str:
+        """The setting by which the view knows that it is read to be written."""
+        number = hashlib.sha256(self.target_label.encode()).hexdigest()[:12]
+        return f"pgduet.merging_{number}"
 
     @property
     def relation(self) -> sql.Identifier:
@@ -106,9 +134,18 @@ class MergeDesign(Frozen):
         """The table that notes which groups have changed."""
         return sql.Identifier("pgduet", fit(f"journal_{self.schema_name}.{self.physical}"))
 
+    @property
+    def key_name(self) -> str:
+        """What the key of the merged table, and its index, are called from contract on."""
+        return fit(f"{self.shown_as}_pkey")
+
     def routine(self, kind: str) -> sql.Identifier:
         """Name one of the merge's functions."""
-        return sql.Identifier("pgduet", fit(f"{kind}_{self.schema_name}.{self.physical}"))
+        return sql.Identifier("pgduet", self.routine_name(kind))
+
+    def routine_name(self, kind: str) -> str:
+        """Name one of the merge's functions, without its schema."""
+        return fit(f"{kind}_{self.schema_name}.{self.physical}")
 
     @property
     def source_key(self) -> tuple[str, ...]:

@@ -32,25 +32,25 @@ def keyed(design: MergeDesign, left: sql.Composable, right: sql.Composable) -> Q
 
 def reading(design: MergeDesign) -> Query:
     """Render what the new version reads."""
-    return block("merging", "reading").format(**_parts(design))
+    return block("merging", "reading").format(**parts(design))
 
 
 def functions(design: MergeDesign) -> list[Statement]:
     """Create what fills the target, and what empties the journal."""
-    parts = _parts(design)
+    known = parts(design)
     alone = sql.SQL("{}, {}").format(sql.Literal(ALONE), _number(design))
     differs = any_of(
         sql.SQL("s.{0} IS DISTINCT FROM EXCLUDED.{0}").format(sql.Identifier(each.name)) for each in design.columns
     )
     drain = block("merging", "drain").format(
-        **parts,
+        **known,
         alone=alone,
         assign=assigned(
             (each.name, sql.SQL("EXCLUDED.{}").format(sql.Identifier(each.name))) for each in design.columns
         ),
         differs=differs,
     )
-    fill = block("merging", "fill").format(**parts, alone=alone, **_cursors(design))
+    fill = block("merging", "fill").format(**known, alone=alone, **_cursors(design))
     made = [
         ("merge_drain", "_pgduet_most integer, INOUT _pgduet_at tid, OUT taken_notes bigint", drain),
         (
@@ -98,18 +98,19 @@ def tidy(design: MergeDesign) -> Statement:
 
 def parity(design: MergeDesign) -> Query:
     """Count groups, and those that the new version shows otherwise than they are."""
-    return block("merging", "parity").format(**_parts(design), **_compared(design))
+    return block("merging", "parity").format(**parts(design), **compared(design))
 
 
 def repair(design: MergeDesign) -> Query:
     """Note the groups that the new version shows otherwise than they are."""
     pairs = [sql.SQL("coalesce(o.{0}, s.{0}) AS {0}").format(sql.Identifier(name)) for name in design.target_key]
     return block("merging", "note_drift").format(
-        **_parts(design), **_compared(design), coalesced=listed(pairs), key_of=listed(fields(J, design.target_key))
+        **parts(design), **compared(design), coalesced=listed(pairs), key_of=listed(fields(J, design.target_key))
     )
 
 
-def _parts(design: MergeDesign) -> dict[str, sql.Composable]:
+def parts(design: MergeDesign) -> dict[str, sql.Composable]:
+    """Render what most statements of a merge are made of, by the names that the blocks give it."""
     source = fields(O, design.source_key)
     names = [each.name for each in design.columns]
     merged = [sql.SQL("{} AS {}").format(each.over(O), sql.Identifier(each.name)) for each in design.columns]
@@ -133,7 +134,8 @@ def _parts(design: MergeDesign) -> dict[str, sql.Composable]:
     }
 
 
-def _compared(design: MergeDesign) -> dict[str, sql.Composable]:
+def compared(design: MergeDesign) -> dict[str, sql.Composable]:
+    """Render what a comparison of the groups with the new version's rows needs beside these parts."""
     key = sql.Identifier(design.target_key[0])
     differs: list[sql.Composable] = [sql.SQL("o.{} IS NULL").format(key), sql.SQL("s.{} IS NULL").format(key)]
     differs += [sql.SQL("o.{0} IS DISTINCT FROM s.{0}").format(sql.Identifier(each.name)) for each in design.columns]

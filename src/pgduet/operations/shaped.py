@@ -63,5 +63,7 @@ def wanted(plan: Plan) -> Iterator[tuple[KeyPath, TableName]]:
                 for number, each in enumerate(operation.partition_by.partitions):
                     path = (*top, "partition_by", "partitions", number, "name")
                     yield path, TableName(operation.relation.schema, each.name)
-            case ExtractTable() | MergeRows():
+            case ExtractTable():
+                yield (*top, "into"), operation.target
+            case MergeRows() if operation.target != operation.relation:
                 yield (*top, "into"), operation.target

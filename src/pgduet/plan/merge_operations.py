@@ -1,7 +1,8 @@
 """`merge_rows`: several rows of a table become one row of another, by the columns that they have in common.
 
 Each column of the merged rows is one measure over its group: a count, a sum, a minimum or a maximum, as a declared aggregate is.
-There is no `down`: what several rows came to does not say what they were. So merged rows are read-only until contract.
+What several rows came to does not say what they were. So merged rows are read-only until contract, unless `down` says what one more
+row a new client's write is: of what it adds to sums and counts, and of minima and maxima as they are to be.
 """
 
 from collections.abc import Iterator
@@ -40,6 +41,9 @@ class MergeRows(OnTable):
     """The columns that the rows of a group have in common, and what the merged table calls each: its primary key."""
     columns: Annotated[tuple[MergedColumn, ...], Field(min_length=1)]
 
+    down: dict[Identifier, Text] = Field(default_factory=dict)
+    """Columns of the row that a new client's write adds to its group, as expressions over what it adds to the merged row."""
+
     @property
     def target(self) -> TableName:
         """The merged table's schema and name."""
@@ -71,3 +75,7 @@ class MergeRows(OnTable):
             if column.name in seen:
                 yield Problem(f"column `{column.name}` stands twice in {self.target}", at=("columns", index, "name"))
             seen.append(column.name)
+        for name in self.down:
+            if name in self.key:
+                message = f"`{name}` is of the key, which the row has from the merged one"
+                yield Problem(message, at=("down", name), on_key=True, hint="Delete the key.")

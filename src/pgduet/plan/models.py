@@ -77,10 +77,10 @@ IMPLEMENTED = (
     "shadow_table",
     "extract_table",
     "sql",
+    "merge_rows",
 )
 KNOWN_OPERATIONS = (
     *IMPLEMENTED,
-    "merge_rows",
     "move_table",
 )
 

@@ -1,5 +1,7 @@
 """Runs a probe write in a transaction that is rolled back, with the user's own triggers muted where that is allowed."""
 
+from collections.abc import Awaitable, Callable
+
 from psycopg import errors
 
 from pgduet.errors import GateRefused
@@ -19,6 +21,19 @@ async def probe(conn: Connection, query: Query | None) -> str:
     """
     if query is None:
         return "nothing to map"
+    return await probed(conn, lambda: _asked(conn, query))
+
+
+async def _asked(conn: Connection, query: Query) -> list[bool]:
+    return [row["good"] for row in await (await conn.execute(query)).fetchall()]
+
+
+async def probed(conn: Connection, ask: Callable[[], Awaitable[list[bool]]]) -> str:
+    """Write and look in a transaction that is rolled back; `ask` tells for each row whether it came out as it should.
+
+    Raises:
+        GateRefused: one did not.
+    """
     mute = (await rights(conn)).mute_triggers
     seen: list[bool] = []
     try:
@@ -27,7 +42,7 @@ async def probe(conn: Connection, query: Query | None) -> str:
             if mute:
                 # Our own triggers are ENABLE ALWAYS: they fire all the same.
                 await conn.execute("SET LOCAL session_replication_role = replica")
-            seen = [row["good"] for row in await (await conn.execute(query)).fetchall()]
+            seen = await ask()
             raise _Enough
     except _Enough:
         pass

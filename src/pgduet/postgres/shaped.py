@@ -12,16 +12,16 @@ from psycopg import sql
 
 from pgduet.errors import NotSupported
 from pgduet.hazards import Hazard
-from pgduet.operations import shadow, shadow_resolve
+from pgduet.operations import merge_rows_resolve, shadow, shadow_resolve
 from pgduet.operations.answers import Answers, KeyPath, located, place
 from pgduet.operations.attach_design import AttachDesign
 from pgduet.operations.facts import TableFacts
 from pgduet.operations.merge_rows_design import MergeDesign
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.shaped import shaping
-from pgduet.plan.models import ExtractTable, Plan, ShadowTable
+from pgduet.plan.models import ExtractTable, MergeRows, Plan, ShadowTable
 from pgduet.plan.shadow_operations import PartitionBy
-from pgduet.postgres import copying, shadowing
+from pgduet.postgres import copying, merging, shadowing
 from pgduet.postgres.session import Connection, condition
 
 _DEFAULT = re.compile(r"\s*DEFAULT\s*", re.IGNORECASE)
@@ -53,6 +53,8 @@ async def shaped(conn: Connection, plan: Plan, facts: Mapping[str, TableFacts], 
         table = facts[str(operation.relation)]
         if isinstance(operation, ShadowTable | ExtractTable):
             await _shadow(conn, plan, index, operation, table, answers, made)
+        elif isinstance(operation, MergeRows):
+            await _merge(conn, plan, index, operation, table, made)
     return made
 
 
@@ -140,3 +142,16 @@ async def _try(conn: Connection, design: ShadowDesign, top: KeyPath) -> None:
     except psycopg.Error as error:
         message = error.diag.message_primary or condition(error.sqlstate)
         raise NotSupported(f"PostgreSQL cannot make this shape: {message}", place=place(path)) from None
+
+
+async def _merge(
+    conn: Connection, plan: Plan, index: int, operation: MergeRows, table: TableFacts, made: Shaped
+) -> None:
+    """Merge rows by what they have in common."""
+    source = await merging.source(conn, table, list(operation.key))
+    merge_rows_resolve.refuse(index, operation, table, source)
+    answers = await merging.answers(conn, index, operation, table)
+    design = merge_rows_resolve.resolve(plan.name, index, operation, table, answers, source)
+    merge_rows_resolve.refuse_taken(design, await merging.taken(conn, design))
+    made.merged.append(design)
+    made.hazards += merge_rows_resolve.hazards(design, source, table)

@@ -45,6 +45,15 @@ CREATE TABLE IF NOT EXISTS pgduet.backfill_range (
     PRIMARY KEY (migration_id, relation, part)
 );
 
+-- The next key of a range that goes by keys and not by pages; in the batch's transaction, as the cursor of pages is.
+CREATE TABLE IF NOT EXISTS pgduet.key_cursor (
+    migration_id bigint NOT NULL REFERENCES pgduet.migration ON DELETE CASCADE,
+    relation     text NOT NULL,
+    part         integer NOT NULL,
+    next_key     text,                         -- null: from the first one
+    PRIMARY KEY (migration_id, relation, part)
+);
+
 CREATE TABLE IF NOT EXISTS pgduet.route (
     migration     text PRIMARY KEY,
     database      text NOT NULL,

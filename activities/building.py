@@ -45,20 +45,31 @@ async def build(work: Work, table: TableDesign, index: CarriedIndex) -> bool:
     """
     if table.partitioned:
         return await build_everywhere(work, table, index, build)
+    return await build_until_valid(
+        work, table, index.working, declare.build(table, index), declare.drop_index(table, index)
+    )
+
+
+async def build_until_valid(work: Work, table: Table, name: str, making: Statement, dropping: Statement) -> bool:
+    """Build an index of a table by a statement; what an earlier build left invalid is dropped first.
+
+    Raises:
+        LockDeadline: it had to give way until the plan's deadline.
+    """
     ends = time.monotonic() + work.migration.policy.lock_deadline_s
     while True:
-        is_valid = await valid(work.conn, table, index.working)
+        is_valid = await valid(work.conn, table, name)
         if is_valid:
             return False
         if is_valid is not None:
-            await beside_clients(work, declare.drop_index(table, index))
+            await beside_clients(work, dropping)
         try:
-            if await _ran(work, declare.build(table, index)):
+            if await _ran(work, making):
                 return True
         except errors.IntegrityError:
-            await beside_clients(work, declare.drop_index(table, index))
+            await beside_clients(work, dropping)
             raise
-        await _later(ends, f"{index.name} of {table.label} was not built")
+        await _later(ends, f"{making.summary} did not come to its end")
 
 
 async def build_beside(work: Work, table: Table, name: str, create: Statement, drop: Statement) -> bool:

@@ -13,6 +13,7 @@ from support.worlds import VERSIONS, Servers, fresh_database
 
 from pgduet.local import EmbeddedPostgres
 from pgduet.operations import attach, attach_final
+from pgduet.operations.attach_design import AttachDesign
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -43,7 +44,7 @@ async def begin(conn: Connection, how: str = "BY DEFAULT") -> Attach:
     await conn.execute("INSERT INTO public.events (note) SELECT 'n' || i FROM generate_series(1, 50) i")
     await conn.execute(VIEWS.encode())
     found = design()
-    assert found is not None
+    assert isinstance(found, AttachDesign)
     return Attach(conn, found)
 
 
@@ -251,7 +252,7 @@ async def test_bounds_that_do_not_fit_together_are_told_before_anything_is_made(
     overlapping = design(
         partition_by={"partitions": MONTHS | {"events_2027": "FOR VALUES FROM ('2026-05-01') TO (MAXVALUE)"}}
     )
-    assert overlapping is not None
+    assert isinstance(overlapping, AttachDesign)
     with pytest.raises(errors.InvalidObjectDefinition, match="overlap"):
         await Attach(conn, overlapping).condition()
     assert await m.one("SELECT count(*) FROM pg_class WHERE relname LIKE 'pgduet_p%'") == (0,)

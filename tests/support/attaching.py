@@ -41,7 +41,7 @@ MONTHS = {
 }
 
 
-def design(**changes: Any) -> AttachDesign | None:
+def design(**changes: Any) -> AttachDesign | str:
     """Design what a plan asks for."""
     by = {"method": "range", "columns": ["at"], "partitions": MONTHS} | changes.pop("partition_by", {})
     raw = {"table": "public.events", "primary_key": ["id", "at"], "partition_by": by} | changes

@@ -49,7 +49,7 @@ async def carried(conn: Connection, design: AttachDesign) -> Carried:
             targets=tuple((row["schema"], row["table"]) for row in await _rows(conn, "attach", "foreign_targets", oid)),
             triggers=tuple((row["name"], row["definition"], row["enabled"]) for row in triggers),
             indexes=tuple((row["name"], row["definition"]) for row in indexes),
-            numbering=await numbering(conn, oid),
+            numbering=await _numbering(conn, oid),
             replicates=replicates["identity"],
             grants=await _grants(conn, oid),
             statistics=tuple(StatisticsObject(**row) for row in await _rows(conn, "attach", "statistics_objects", oid)),
@@ -76,8 +76,7 @@ async def _grants(conn: Connection, oid: dict[str, Any]) -> tuple[Grant, ...]:
     return tuple(Grant(**row) for row in await _rows(conn, "attach", "grants", oid))
 
 
-async def numbering(conn: Connection, oid: dict[str, Any]) -> tuple[Sequence, ...]:
-    """Read what numbers the table's columns."""
+async def _numbering(conn: Connection, oid: dict[str, Any]) -> tuple[Sequence, ...]:
     found = await _rows(conn, "attach", "numbering", oid)
     return tuple(Sequence(**{**row, "identity": row["identity"].strip()}) for row in found)
 
@@ -99,9 +98,38 @@ async def condition(conn: Connection, design: AttachDesign) -> str:
 async def outside(conn: Connection, design: AttachDesign, condition: str) -> list[dict[str, Any]]:
     """Give keys of a few rows that lie beyond the first partition's bound; where there is none, the whole table is read."""
     query = block("attach", "outside").format(
-        relation=design.relation, condition=trusted(condition), keys=identifiers(design.key)
+        relation=design.relation, condition=trusted(condition), keys=identifiers(design.named_by)
     )
     return await (await conn.execute(query)).fetchall()
+
+
+def shown(found: list[dict[str, Any]]) -> str:
+    """Write keys of rows for people."""
+    keys = [", ".join(f"{name} {value}" for name, value in row.items()) for row in found]
+    return " and ".join(keys)
+
+
+async def is_under(conn: Connection, design: AttachDesign) -> bool:
+    """Tell whether the table is under the parent."""
+    names = {"relation": design.label, "parent": design.parent.as_string(None)}
+    return bool((await _rows(conn, "attach", "under", names))[0]["under"])
+
+
+async def is_bound(conn: Connection, design: AttachDesign) -> bool | None:
+    """Tell whether the table holds its partition's bound: nothing where there is no check, False where rows are unread."""
+    found = await _rows(conn, "attach", "is_bound", {"relation": design.label, "name": design.bound_check})
+    return bool(found[0]["valid"]) if found else None
+
+
+async def taken(conn: Connection, design: AttachDesign) -> list[str]:
+    """Give the names that contract is to give, and something has."""
+    asked = {"schema": design.schema_name, "names": [each.name for each in (design.first, *design.later)]}
+    return [row["name"] for row in await _rows(conn, "attach", "taken", asked)]
+
+
+async def numbers_now(conn: Connection, design: AttachDesign) -> tuple[Sequence, ...]:
+    """Read what numbers the table's columns."""
+    return await _numbering(conn, {"oid": (await _about(conn, design))["oid"]})
 
 
 async def _about(conn: Connection, design: AttachDesign) -> dict[str, Any]:

@@ -262,3 +262,23 @@ ORDER BY why, what
 
 -- name: replicates
 SELECT relreplident::text AS identity FROM pg_class WHERE oid = %(oid)s::oid
+
+-- name: before_functions
+-- Functions of the user's own BEFORE ROW triggers, with their source; those in C have none that can be read.
+SELECT DISTINCT g.tgname AS trigger, p.prosrc AS source
+  FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_language l ON l.oid = p.prolang
+ WHERE g.tgrelid = to_regclass(%(relation)s) AND NOT g.tgisinternal AND g.tgtype & 3 = 3 AND g.tgtype & 20 <> 0
+   AND g.tgname NOT LIKE '~pgduet%%' AND g.tgname NOT LIKE '!pgduet%%' AND l.lanname NOT IN ('c', 'internal')
+ ORDER BY 1
+
+-- name: under
+-- Whether a table is under a parent.
+SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(%(relation)s) AND inhparent = to_regclass(%(parent)s)) AS under
+
+-- name: taken
+-- Which of these names relations of a schema have.
+SELECT c.relname::text AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relname = ANY (%(names)s::text[]) ORDER BY 1
+
+-- name: is_bound
+SELECT convalidated AS valid FROM pg_constraint WHERE conrelid = to_regclass(%(relation)s) AND conname = %(name)s

@@ -45,12 +45,10 @@ async def build(work: Work, table: TableDesign, index: CarriedIndex) -> bool:
     """
     if table.partitioned:
         return await build_everywhere(work, table, index, build)
-    return await build_until_valid(
-        work, table, index.working, declare.build(table, index), declare.drop_index(table, index)
-    )
+    return await build_beside(work, table, index.working, declare.build(table, index), declare.drop_index(table, index))
 
 
-async def build_until_valid(work: Work, table: Table, name: str, making: Statement, dropping: Statement) -> bool:
+async def build_beside(work: Work, table: Table, name: str, create: Statement, drop: Statement) -> bool:
     """Build an index of a table by a statement; what an earlier build left invalid is dropped first.
 
     Raises:
@@ -62,14 +60,14 @@ async def build_until_valid(work: Work, table: Table, name: str, making: Stateme
         if is_valid:
             return False
         if is_valid is not None:
-            await beside_clients(work, dropping)
+            await beside_clients(work, drop)
         try:
-            if await _ran(work, making):
+            if await _ran(work, create):
                 return True
         except errors.IntegrityError:
-            await beside_clients(work, dropping)
+            await beside_clients(work, drop)
             raise
-        await _later(ends, f"{making.summary} did not come to its end")
+        await _later(ends, f"{create.summary} did not come to its end")
 
 
 async def build_beside(work: Work, table: Table, name: str, create: Statement, drop: Statement) -> bool:

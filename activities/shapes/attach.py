@@ -1,6 +1,6 @@
 """A table that is attached to a parent above it, and becomes its first partition at contract (ADR 31).
 
-There is one set of rows, so nothing is heard, filled or compared. The parent is made anew right before publication: whoever changed
+There is one set of rows, so nothing is mapped, filled or compared. The parent is made anew right before publication: whoever changed
 the table meanwhile has changed what the parent must be like. What is found in the catalogue decides whether a step is done; what an
 identity was is noted beside the migration, since publication replaces it.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from psycopg import errors, sql
 
-from pgduet.activities.building import beside_clients, build_until_valid
+from pgduet.activities.building import beside_clients, build_beside
 from pgduet.activities.engine import Work
 from pgduet.activities.shapes import steps
 from pgduet.activities.shapes.shape import Shape
@@ -18,6 +18,7 @@ from pgduet.operations import attach, attach_final, views
 from pgduet.operations.attach import Carried
 from pgduet.operations.attach import Sequence as Numbering
 from pgduet.operations.attach_design import AttachDesign
+from pgduet.operations.claims import Claimed
 from pgduet.operations.design import Design
 from pgduet.operations.statement import Lock, Statement, locking
 from pgduet.operations.views import Relation
@@ -42,8 +43,7 @@ class Attach(Shape):
             await self._make_parent(work)
 
     async def undo_expand(self, work: Work) -> None:
-        """Drop the index and the parent; the table is not under it any more."""
-        await beside_clients(work, attach.drop_key(self.design))
+        """Drop the parent; the table is not under it any more."""
         if await self._has_parent(work.conn):
             await steps.locked(work, self._without_parent(), "undo_expand", self.label)
 
@@ -58,6 +58,26 @@ class Attach(Shape):
     def _without_parent(self) -> list[Statement]:
         return [locking(self.design.parent, Lock.ACCESS_EXCLUSIVE), attach.drop_parent(self.design)]
 
+    # dual_write
+
+    @property
+    def _claimed(self) -> Claimed:
+        """Say what is claimed: from the backfill to contract rows have two unique indexes, and each version upserts by its own."""
+        design = self.design
+        uniquely = tuple(dict.fromkeys((*design.named_by, *design.key)))
+        return Claimed(self.plan.name, self.schema_name, self.table, design.named_by, uniquely, hashed=True)
+
+    async def dual_write(self, work: Work) -> int:
+        """Have whoever inserts a key claim it, before there is a second index that could refuse it."""
+        claimed = self._claimed
+        return await steps.locked(work, [*claimed.functions(), *claimed.triggers()], "dual_write", self.label)
+
+    async def undo_dual_write(self, work: Work) -> None:
+        """Drop the second index, then the triggers."""
+        await beside_clients(work, attach.drop_key(self.design))
+        claimed = self._claimed
+        await steps.locked(work, [*claimed.untriggers(), *claimed.drops()], "undo_dual_write", self.label)
+
     # backfill
 
     async def filled(self, work: Work) -> None:
@@ -67,7 +87,7 @@ class Attach(Shape):
             GateRefused: some do.
         """
         design = self.design
-        await build_until_valid(work, design, design.key_index, attach.build_key(design), attach.drop_key(design))
+        await build_beside(work, design, design.key_index, attach.build_key(design), attach.drop_key(design))
         await self._check_rows(work.conn)
 
     async def _check_rows(self, conn: Connection) -> None:
@@ -78,7 +98,7 @@ class Attach(Shape):
     def _refused(self, which: str) -> GateRefused:
         design = self.design
         return GateRefused(
-            f"rows of {design.schema_name}.{design.table} lie beyond the bound of {design.first.name}, its first partition: {which}",
+            f"rows of {design.schema_name}.{design.table} lie beyond the bound of its first partition, {design.first.name}: {which}",
             hint=f"Change them, or delete them, then: pgduet advance {self.plan.name}."
             " Or roll back, which moves no row, and start again with a later bound.",
         )
@@ -109,7 +129,7 @@ class Attach(Shape):
         carried = await attaching.carried(work.conn, self.design)
         noted = [each.model_dump(mode="json") for each in carried.numbering]
         await store.set_controls(work.conn, work.migration.id, {self._numbered: noted})
-        return attach.publish(self.design, carried)
+        return [*attach.publish(self.design, carried), *self._claimed.saying(self.design.parent)]
 
     async def views(
         self, conn: Connection, relations: Mapping[str, Relation], version: str, shown: SyncMode | None = None
@@ -206,7 +226,9 @@ class Attach(Shape):
             carried = now.model_copy(update={"numbering": await self._numbering(work)})
             marks = {self._partitioned: carried.model_dump(mode="json")} | ({} if others else self._contracted)
             made = [each.name for each in (self.design.first, *first)]
-            await self._locked(work, attach_final.finish(self.design, carried), marks, made)
+            claimed = self._claimed
+            statements = [*claimed.unsaying(self.design.parent), *claimed.untriggers(), *claimed.drops()]
+            await self._locked(work, [*statements, *attach_final.finish(self.design, carried)], marks, made)
         else:
             carried = Carried.model_validate(controls[self._partitioned])
         for number, chunk in enumerate(others, start=1):

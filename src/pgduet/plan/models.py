@@ -77,6 +77,7 @@ IMPLEMENTED = (
     "shadow_table",
     "extract_table",
     "sql",
+    "shadow_table",
 )
 KNOWN_OPERATIONS = (
     *IMPLEMENTED,

@@ -249,7 +249,7 @@ UNION ALL SELECT 'has a unique index, which would hold in each partition only', 
  WHERE i.indisunique AND NOT i.indisprimary AND x.relname NOT LIKE '\_pgduet%%'
 UNION ALL SELECT 'has an index that is not valid', i.indexrelid::regclass::text FROM t JOIN pg_index i ON i.indrelid = t.oid WHERE NOT i.indisvalid
 UNION ALL SELECT 'has a trigger for statements, or with transition tables', g.tgname::text FROM t JOIN pg_trigger g ON g.tgrelid = t.oid
- WHERE NOT g.tgisinternal AND (g.tgtype & 1 = 0 OR g.tgoldtable IS NOT NULL OR g.tgnewtable IS NOT NULL)
+ WHERE NOT g.tgisinternal AND g.tgname NOT LIKE '~pgduet%%' AND (g.tgtype & 1 = 0 OR g.tgoldtable IS NOT NULL OR g.tgnewtable IS NOT NULL)
 UNION ALL SELECT 'has rules', r.rulename::text FROM t JOIN pg_rewrite r ON r.ev_class = t.oid
 UNION ALL SELECT 'names its rows by an index for replication', relname::text FROM t WHERE relreplident = 'i'
 UNION ALL SELECT 'is published', p.pubname::text FROM t JOIN pg_namespace n ON n.oid = t.relnamespace

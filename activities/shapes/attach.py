@@ -45,7 +45,7 @@ class Attach(Shape):
     async def undo_expand(self, work: Work) -> None:
         """Drop the parent; the table is not under it any more."""
         if await self._has_parent(work.conn):
-            await steps.locked(work, self._without_parent(), "undo_expand", self.label)
+            await steps.locked(work, self._without_parent(), steps.UNDO_EXPAND, self.label)
 
     async def _has_parent(self, conn: Connection) -> bool:
         return await catalogue.relation_there(conn, self.schema_name, self.design.parent_name)
@@ -53,7 +53,7 @@ class Attach(Shape):
     async def _make_parent(self, work: Work) -> None:
         gone = self._without_parent() if await self._has_parent(work.conn) else []
         made = attach.create_parent(self.design, await attaching.carried(work.conn, self.design))
-        await steps.locked(work, [*gone, *made], "expand", self.label, parent=self.design.parent_name)
+        await steps.locked(work, [*gone, *made], steps.EXPAND, self.label)
 
     def _without_parent(self) -> list[Statement]:
         return [locking(self.design.parent, Lock.ACCESS_EXCLUSIVE), attach.drop_parent(self.design)]
@@ -70,13 +70,13 @@ class Attach(Shape):
     async def dual_write(self, work: Work) -> int:
         """Have whoever inserts a key claim it, before there is a second index that could refuse it."""
         claimed = self._claimed
-        return await steps.locked(work, [*claimed.functions(), *claimed.triggers()], "dual_write", self.label)
+        return await steps.locked(work, [*claimed.functions(), *claimed.triggers()], steps.DUAL_WRITE, self.label)
 
     async def undo_dual_write(self, work: Work) -> None:
         """Drop the second index, then the triggers."""
         await beside_clients(work, attach.drop_key(self.design))
         claimed = self._claimed
-        await steps.locked(work, [*claimed.untriggers(), *claimed.drops()], "undo_dual_write", self.label)
+        await steps.locked(work, [*claimed.untriggers(), *claimed.drops()], steps.UNDO_DUAL_WRITE, self.label)
 
     # backfill
 
@@ -201,9 +201,7 @@ class Attach(Shape):
         bound = await attaching.is_bound(work.conn, design)
         if bound is None:
             condition = await attaching.condition(work.conn, design)
-            await steps.locked(
-                work, [attach.bind(design, condition)], "constraint", self.label, bound=design.bound_check
-            )
+            await steps.locked(work, [attach.bind(design, condition)], steps.DECLARE, self.label)
         if not bound:
             try:
                 await beside_clients(work, attach.validate(design))
@@ -215,39 +213,27 @@ class Attach(Shape):
     async def unsettle(self, work: Work) -> None:
         """Lift the bound again."""
         if await attaching.is_bound(work.conn, self.design) is not None:
-            await steps.locked(work, [attach.unbind(self.design)], "constraint", self.label, unbound=True)
+            await steps.locked(work, [attach.unbind(self.design)], steps.RELEASE, self.label)
 
     async def contract(self, work: Work) -> None:
         """Make the table the first partition, then the other partitions, a few at a time."""
-        first, *others = attach_final.chunks(self.design)
         controls = await store.controls(work.conn, work.migration.id)
-        if self._partitioned not in controls:
+        noted = f"partitioned {self.label}"
+        if noted in controls:
+            carried = Carried.model_validate(controls[noted])
+        else:
             now = await attaching.carried(work.conn, self.design)
             carried = now.model_copy(update={"numbering": await self._numbering(work)})
-            marks = {self._partitioned: carried.model_dump(mode="json")} | ({} if others else self._contracted)
-            made = [each.name for each in (self.design.first, *first)]
+            marks = {noted: carried.model_dump(mode="json"), f"contracted {self.label}": True}
             claimed = self._claimed
-            statements = [*claimed.unsaying(self.design.parent), *claimed.untriggers(), *claimed.drops()]
-            await self._locked(work, [*statements, *attach_final.finish(self.design, carried)], marks, made)
-        else:
-            carried = Carried.model_validate(controls[self._partitioned])
-        for number, chunk in enumerate(others, start=1):
-            mark = f"{self._partitioned}/{number}"
+            gone = [*claimed.unsaying(self.design.parent), *claimed.untriggers(), *claimed.drops()]
+            made = [*gone, *attach_final.finish(self.design, carried)]
+            await steps.locked(work, made, steps.CONTRACT, self.label, marks)
+        for number, chunk in enumerate(attach_final.chunks(self.design)[1:], start=1):
+            mark = f"{noted}/{number}"
             if mark not in controls:
-                marks = {mark: True} | (self._contracted if number == len(others) else {})
-                statements = attach_final.further(self.design, carried, chunk)
-                await self._locked(work, statements, marks, [each.name for each in chunk])
-
-    @property
-    def _partitioned(self) -> str:
-        return f"partitioned {self.label}"
-
-    @property
-    def _contracted(self) -> dict[str, object]:
-        return {f"contracted {self.label}": True}
-
-    async def _locked(self, work: Work, statements: list[Statement], marks: dict[str, object], made: list[str]) -> None:
-        await steps.locked(work, statements, "contract", self.label, marks, partitions=made)
+                made = attach_final.further(self.design, carried, chunk)
+                await steps.locked(work, made, steps.CONTRACT, self.label, {mark: True})
 
     @property
     def dropped(self) -> Sequence[str]:

@@ -91,7 +91,7 @@ class Neighbours:
                 that goes, an index to be dropped is needed, or a publication would have clients' writes fail; nothing is
                 decided.
             NameTaken: somebody has a name that the new version gives at contract; nothing is decided.
-            GateRefused: rows would have no place in the new shape; nothing is decided.
+            OutOfBounds: rows would have no place in the new shape; nothing is decided.
         """
         async with self.engine.work(reference, "contract", alone=True) as work:
             shapes = shapes_of(work.migration.design)

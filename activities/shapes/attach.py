@@ -1,6 +1,6 @@
 """A table that is attached to a parent above it, and becomes its first partition at contract (ADR 31).
 
-There is one set of rows, so nothing is mapped, filled or compared. The parent is made anew right before publication: whoever changed
+There is one set of rows: nothing is mapped, filled or compared. The parent is made anew right before publication: whoever changed
 the table meanwhile has changed what the parent must be like. What is found in the catalogue decides whether a step is done; what an
 identity was is noted beside the migration, since publication replaces it.
 """
@@ -13,7 +13,7 @@ from pgduet.activities.building import beside_clients, build_beside
 from pgduet.activities.engine import Work
 from pgduet.activities.shapes import steps
 from pgduet.activities.shapes.shape import Shape
-from pgduet.errors import GateRefused, NameTaken, NotSupported
+from pgduet.errors import NameTaken, NotSupported, OutOfBounds
 from pgduet.operations import attach, attach_final, views
 from pgduet.operations.attach import Carried
 from pgduet.operations.attach import Sequence as Numbering
@@ -84,7 +84,7 @@ class Attach(Shape):
         """Build the index by which new clients name a row; then see that no row lies where none may at contract.
 
         Raises:
-            GateRefused: some do.
+            OutOfBounds: some do.
         """
         design = self.design
         await build_beside(work, design, design.key_index, attach.build_key(design), attach.drop_key(design))
@@ -95,10 +95,11 @@ class Attach(Shape):
         if found:
             raise self._refused(attaching.shown(found))
 
-    def _refused(self, which: str) -> GateRefused:
+    def _refused(self, which: str) -> OutOfBounds:
         design = self.design
-        return GateRefused(
-            f"rows of {design.schema_name}.{design.table} lie beyond the bound of its first partition, {design.first.name}: {which}",
+        name = f"{design.schema_name}.{design.table}"
+        return OutOfBounds(
+            f"rows of {name} lie beyond the bound of its first partition, {design.first.name}: {which}",
             hint=f"Change them, or delete them, then: pgduet advance {self.plan.name}."
             " Or roll back, which moves no row, and start again with a later bound.",
         )
@@ -180,7 +181,7 @@ class Attach(Shape):
         Raises:
             NotSupported: the table has something that a partition cannot have.
             NameTaken: something has a partition's name.
-            GateRefused: rows lie beyond the bound.
+            OutOfBounds: rows lie beyond the bound.
         """
         await self._check_table(conn)
         if taken := await attaching.taken(conn, self.design):
@@ -195,7 +196,7 @@ class Attach(Shape):
         """Hold the table to its bound: from here on it is sure that contract meets no row that it has no place for.
 
         Raises:
-            GateRefused: rows lie beyond it; they may again.
+            OutOfBounds: rows lie beyond it; they may again.
         """
         design = self.design
         bound = await attaching.is_bound(work.conn, design)

@@ -196,14 +196,14 @@ class Shape:
         """Refuse, while there is a way back, what contract could not get past.
 
         Raises:
-            NotSupported, NameTaken: naming what is in the way.
+            NotSupported, NameTaken, OutOfBounds: naming what is in the way.
         """
 
     async def settle(self, work: Work) -> None:
         """Do the last thing that can fail, right before the point of no return; `unsettle` and `release` take it back.
 
         Raises:
-            GateRefused: rows are in the way; nothing of it is left.
+            OutOfBounds: rows are in the way; nothing of it is left.
         """
 
     async def unsettle(self, work: Work) -> None:

@@ -77,7 +77,6 @@ IMPLEMENTED = (
     "shadow_table",
     "extract_table",
     "sql",
-    "shadow_table",
 )
 KNOWN_OPERATIONS = (
     *IMPLEMENTED,

@@ -14,16 +14,19 @@ from pgduet.activities.engine import Work
 from pgduet.activities.shapes import steps
 from pgduet.activities.shapes.shape import Shape
 from pgduet.errors import NameTaken, NotSupported, OutOfBounds
+from pgduet.measured import ShadowResult
 from pgduet.operations import attach, attach_final, views
 from pgduet.operations.attach import Carried
 from pgduet.operations.attach import Sequence as Numbering
 from pgduet.operations.attach_design import AttachDesign
 from pgduet.operations.claims import Claimed
-from pgduet.operations.design import Design
+from pgduet.operations.column_design import BY_TEXT
+from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.statement import Lock, Statement, locking
 from pgduet.operations.views import Relation
 from pgduet.phases import SyncMode
 from pgduet.postgres import attaching, catalogue, store
+from pgduet.postgres.sampling import sample_tables
 from pgduet.postgres.session import Connection
 
 
@@ -166,6 +169,18 @@ class Attach(Shape):
             known = {"identity": before.identity, "grants": before.grants} if before else {}
             found.append(each.model_copy(update=known))
         return tuple(found)
+
+    # shadow, shift
+
+    async def sample(self, conn: Connection, wanted: int) -> ShadowResult:
+        """Read rows by the table's own key through both versions: the same rows, one of them by way of the parent."""
+        facts = await catalogue.table(conn, self.schema_name, self.table)
+        columns = tuple(column.name for column in facts.columns)
+        by_text = tuple(column.name for column in facts.columns if column.type in BY_TEXT)
+        table = TableDesign(
+            schema_name=self.schema_name, table=self.table, key=self.design.named_by, columns=columns, opaque=by_text
+        )
+        return await sample_tables(conn, self.plan.model_copy(update={"tables": (table,)}), wanted)
 
     # cutover
 

@@ -178,7 +178,14 @@ class Attach(Shape):
         columns = tuple(column.name for column in facts.columns)
         by_text = tuple(column.name for column in facts.columns if column.type in BY_TEXT)
         table = TableDesign(
-            schema_name=self.schema_name, table=self.table, key=self.design.named_by, columns=columns, opaque=by_text
+            schema_name=self.schema_name,
+            table=self.table,
+            key=self.design.named_by,
+            key_types=(),
+            columns=columns,
+            opaque=by_text,
+            always_fire=False,
+            mappings=(),
         )
         return await sample_tables(conn, self.plan.model_copy(update={"tables": (table,)}), wanted)
 

@@ -1,5 +1,6 @@
 """A table becomes the first partition of a parent above it, under clients of both versions; no row moves (ADR 31)."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,13 +11,13 @@ import pytest
 from support.asking import client_error
 from support.attached import attached
 from support.cycle import QUICK
-from support.harness import Harness, schema_dump
+from support.harness import POLL_S, Harness, schema_dump
 from support.mutants import Clause, Code, must_fail
 from support.pgbench import Pgbench
 from support.plans import overlaid, replace
 from support.worlds import World, on_newest
 
-from pgduet import barriers
+from pgduet import barriers, observe
 from pgduet.activities.shapes.attach import Attach
 from pgduet.messages import Status
 from pgduet.operations import attach_final
@@ -176,7 +177,7 @@ async def a_row_comes_at_the_last_moment(world: World) -> None:
         await in_soak(stage, stage.plan(*OPERATION, **POLICY))
         await late.execute("INSERT INTO public_v2.reviews (at, note) VALUES ('2027-03-01 00:00+00', 'late')")
         await stage.act("advance")
-        await world_waits(world, "our check waits for the client")
+        assert "ACCESS EXCLUSIVE on" in await lock_wait(world)
         await late.commit()
         status = await stage.until(held, 60)
         assert status.waiting_for is not None
@@ -188,14 +189,14 @@ async def a_row_comes_at_the_last_moment(world: World) -> None:
     assert await world.one("SELECT count(*) FROM public.reviews WHERE note IN ('late', 'beyond')") == 2
 
 
-async def world_waits(world: World, what: str) -> None:
-    """Wait until a lock was asked for in vain: the audit log has it when it is had, the activity says it at once."""
-
-    def waits(status: Status) -> bool:
-        return status.waiting_for is not None and "lock" in status.waiting_for.kind
-
-    status = await world.stage.until(waits, 60)
-    assert status.waiting_for is not None, what
+async def lock_wait(world: World) -> str:
+    """Wait until a step of ours waits for a lock; gives what is said of it."""
+    async with asyncio.timeout(60):
+        while True:
+            status = (await observe.look(world.stage.client, world.stage.handle.id)).status
+            if status.waiting_for and status.waiting_for.kind == "lock":
+                return status.waiting_for.detail
+            await asyncio.sleep(POLL_S)
 
 
 async def test_a_row_that_comes_at_the_last_moment_holds_contract_too(world: World) -> None:
@@ -455,17 +456,19 @@ async def test_a_step_waits_for_an_open_transaction_within_the_budget(world: Wor
     stage = world.stage
     async with stage.worker(), world.client() as opened:
         await opened.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+        name = "public" if step == "publish" else "public_v2" if step == "contract" else "public_v1"
+        update = f"UPDATE {name}.reviews SET n = 1 WHERE id = %s"
         if step == "publish":
-            await opened.execute("UPDATE public.reviews SET n = 1 WHERE id = 1")
+            await opened.execute(update, (1,))
             await stage.start(stage.plan(*OPERATION, **POLICY))
         else:
             await in_soak(stage, stage.plan(*OPERATION, **POLICY))
-            await opened.execute("UPDATE public.reviews SET n = 1 WHERE id = 1")
+            await opened.execute(update, (1,))
             await stage.act("abort" if step == "undo_verify" else "advance")
-        await world_waits(world, "our lock waits for the client")
+        assert "ACCESS EXCLUSIVE on" in await lock_wait(world)
         # Others are let by meanwhile; and the open transaction goes on as it likes.
         assert await client_error(world.conn, "UPDATE public.reviews SET n = 2 WHERE id = 2") is None
-        await opened.execute("UPDATE public.reviews SET n = 1 WHERE id = 3")
+        await opened.execute(update, (3,))
         await opened.commit()
         if step == "publish":
             await stage.waits("gate", Phase.SHADOW, 60)

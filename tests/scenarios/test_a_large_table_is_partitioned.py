@@ -141,6 +141,45 @@ async def test_without_going_on_where_the_numbers_are_a_number_is_given_twice(wo
     await must_fail(clients_there_and_back_and_to_the_end(world), mutant, says=ERRORS)
 
 
+HOT = r"""
+\set hot random(100001, 100005)
+\set other random(100001, 100005)
+INSERT INTO reviews (id, at, note) OVERRIDING SYSTEM VALUE VALUES (:hot, '2026-06-01', 'hot')
+    ON CONFLICT ({key}) DO UPDATE SET n = reviews.n + 1;
+INSERT INTO reviews (id, at, note) OVERRIDING SYSTEM VALUE VALUES (:other, '2026-06-01', 'hot') ON CONFLICT DO NOTHING;
+UPDATE reviews SET n = n + 1 WHERE id = :other;
+DELETE FROM reviews WHERE id = :hot;
+INSERT INTO reviews (note) VALUES ('{name}');
+"""
+"""Keys that are absent half of the time, each wanted by everybody."""
+
+
+async def upserts_of_the_same_few_keys(world: World) -> None:
+    """Upsert as fast as the server can, by both versions, each by its own key, while a row has two unique indexes."""
+    await world.conn.execute(TABLE.encode())
+    stage = world.stage
+    async with stage.worker(), AsyncExitStack() as until:
+        await in_soak(stage, stage.plan(*OPERATION, **POLICY))
+        working = []
+        for path, key in (("public", "id"), ("public_v2", "id, at")):
+            script = HOT.replace("{key}", key).replace("{name}", path)
+            clients = Pgbench(world, path, script, clients=8, protocol="prepared", search_path=path, rate=None)
+            working.append(await until.enter_async_context(clients))
+        for each in working:
+            await each.working(2_000)
+        assert [error for each in working for error in each.errors] == [], ERRORS
+
+
+async def test_upserts_of_the_same_few_keys_are_never_refused(world: World) -> None:
+    await upserts_of_the_same_few_keys(world)
+
+
+@on_newest
+async def test_without_a_claim_they_are(world: World) -> None:
+    mutant = Clause("whoever inserts a key claims it", "rekey", "claim_body", "INSERT INTO {claims} VALUES ({key});")
+    await must_fail(upserts_of_the_same_few_keys(world), mutant, says=ERRORS)
+
+
 async def a_row_beyond_the_bound(world: World) -> None:
     """Write a row that has no place in the first partition, while both versions are in use; contract holds, and goes on."""
     await world.conn.execute(TABLE.encode())

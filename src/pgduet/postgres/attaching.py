@@ -14,9 +14,11 @@ from pgduet.sql import block
 
 async def in_the_way(conn: Connection, design: AttachDesign) -> tuple[str, ...]:
     """Say what a parent above the table, or its partitions, could not have; nothing where the attach can be."""
-    oid = (await _about(conn, design))["oid"]
-    parent = design.parent.as_string(None)
-    rows = await _rows(conn, "attach", "in_the_way", {"oid": oid, "spread": [design.spread], "parent": parent})
+    async with conn.transaction(force_rollback=True):
+        await conn.execute("SET LOCAL search_path = pg_catalog")
+        oid = (await _about(conn, design))["oid"]
+        parent = design.parent.as_string(None)
+        rows = await _rows(conn, "attach", "in_the_way", {"oid": oid, "spread": [design.spread], "parent": parent})
     return tuple(f"{row['why']} ({row['what']})" for row in rows)
 
 

@@ -73,7 +73,7 @@ async def _beyond(conn: Connection, design: AttachDesign, at: KeyPath) -> tuple[
             f"PostgreSQL does not take the partitions: {error.diag.message_primary}", place=place(at)
         ) from None
     try:
-        async with conn.transaction():
+        async with conn.transaction(force_rollback=True):
             await conn.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(f"{LOOK_S}s")))
             found = await attaching.outside(conn, design, condition)
     except errors.QueryCanceled:

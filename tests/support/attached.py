@@ -87,13 +87,13 @@ PARTITIONS = base(
 FINAL = [
     PARTITIONS,
     base(
-        "INSERT INTO events (id, at) VALUES ({n}, '2027-05-01') RETURNING tableoid::regclass::text",
+        "INSERT INTO events (id, at) VALUES ({n}0, '2027-05-01') RETURNING tableoid::regclass::text",
         lambda _: [("events_2027",)],
     ),
-    new("UPDATE events SET at = '2026-05-01' WHERE id = {n}"),
-    base("SELECT tableoid::regclass::text FROM events WHERE id = {n}", lambda _: [("events_2026",)]),
-    new("INSERT INTO events (id, at) VALUES ({n}, '2026-05-01')", lambda _: "23505"),
-    new("INSERT INTO events (id, at) VALUES ({n} + 1, '2040-01-01') RETURNING id", lambda n: [(n + 1,)]),
+    new("UPDATE events SET at = '2026-05-01' WHERE id = {n}0"),
+    base("SELECT tableoid::regclass::text FROM events WHERE id = {n}0", lambda _: [("events_2026",)]),
+    new("INSERT INTO events (id, at) VALUES ({n}0, '2026-05-01')", lambda _: "23505"),
+    new("INSERT INTO events (id, at) VALUES ({n}0 + 1, '2040-01-01') RETURNING id", lambda n: [(n * 10 + 1,)]),
     base("SELECT count(*) FROM ONLY events", _count(0)),
     base(
         "SELECT conrelid::regclass::text, conname::text, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'p'"
@@ -151,7 +151,7 @@ CASES = [
         [
             *AFTER,
             PARTITIONS,
-            base("INSERT INTO events (id, at) VALUES ({n}, '2027-01-01')", lambda _: "428C9"),
+            base("INSERT INTO events (id, at) VALUES ({n}0, '2027-01-01')", lambda _: "428C9"),
             base(
                 "INSERT INTO events (at) VALUES ('2027-01-01') RETURNING tableoid::regclass::text",
                 lambda _: [("events_2027",)],

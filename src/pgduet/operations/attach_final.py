@@ -29,7 +29,8 @@ def finish(design: AttachDesign, carried: Carried) -> list[Statement]:
     below, above = Maker(old), Maker(design.relation)
     made = [
         locking(design.parent, Lock.ACCESS_EXCLUSIVE),  # and with it the table, in the order in which clients take them
-        *(locking(sql.Identifier(*name), Lock.SHARE_ROW_EXCLUSIVE) for name in carried.targets),
+        # What a partition's foreign key has of its own there is dropped when it is found to be the parent's.
+        *_referred(carried, Lock.ACCESS_EXCLUSIVE),
         above("detach", "from the parent that has no bounds", parent=design.parent),
         _without(design.named(design.parent_index)),
         *(above("drop_trigger", f"{name} goes up", trigger=sql.Identifier(name)) for name, _, _ in carried.triggers),
@@ -64,11 +65,15 @@ def chunks(design: AttachDesign) -> list[tuple[Partition, ...]]:
 
 def further(design: AttachDesign, carried: Carried, chunk: Iterable[Partition]) -> list[Statement]:
     """Make more partitions: in a transaction of their own, once the table is partitioned."""
-    return [locking(design.relation, Lock.ACCESS_EXCLUSIVE), *_referred(carried), *_partitions(design, carried, chunk)]
+    return [
+        locking(design.relation, Lock.ACCESS_EXCLUSIVE),
+        *_referred(carried, Lock.SHARE_ROW_EXCLUSIVE),
+        *_partitions(design, carried, chunk),
+    ]
 
 
-def _referred(carried: Carried) -> list[Statement]:
-    return [locking(sql.Identifier(*name), Lock.SHARE_ROW_EXCLUSIVE) for name in carried.targets]
+def _referred(carried: Carried, lock: Lock) -> list[Statement]:
+    return [locking(sql.Identifier(*name), lock) for name in carried.targets]
 
 
 def _partitions(design: AttachDesign, carried: Carried, chunk: Iterable[Partition]) -> list[Statement]:

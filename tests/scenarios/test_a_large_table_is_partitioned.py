@@ -265,7 +265,8 @@ async def test_a_rollback_from_every_phase_leaves_the_schema_as_it_was(world: Wo
     await world.conn.execute(TABLE.encode())
     stage = world.stage
     before = schema_dump(world.server.bin_dir, stage.dsn)
-    policy = overlaid(POLICY, {"gates": {str(phase): "manual" for phase in PHASES}, "soak": {"window_s": 0}})
+    gates = {"gates": {str(phase): "manual" for phase in PHASES}, "approvals": {"cutover": 0, "contract": 0}}
+    policy = overlaid(POLICY, gates | {"soak": {"window_s": 0}})
     async with stage.worker():
         for phase in PHASES:
             await stage.start(stage.plan(*OPERATION, **policy))
@@ -413,7 +414,9 @@ async def test_check_says_which_way_is_taken_and_why_not_the_cheaper_one(world: 
 async def a_later_plan_shows_the_table_too(world: World) -> None:
     """Begin another plan while the table is under its parent: its version shows it, writes through it, and outlives contract."""
     await world.conn.execute(TABLE.encode())
-    await world.conn.execute("CREATE TABLE public.shops (id int PRIMARY KEY, staff text NOT NULL)")
+    await world.conn.execute(
+        "CREATE TABLE public.shops (id int PRIMARY KEY, staff text NOT NULL); INSERT INTO public.shops VALUES (1, '7')"
+    )
     stage = world.stage
     crew = {"name": "crew", "type": "int", "nullable": False, "up": "staff::int"}
     later = stage.plan(replace("public.shops", {"staff": "crew::text"}, crew), name="later", **POLICY)
@@ -498,8 +501,10 @@ async def test_a_step_waits_for_an_open_transaction_within_the_budget(world: Wor
         name = "public" if step == "publish" else "public_v2" if step == "contract" else "public_v1"
         update = f"UPDATE {name}.reviews SET n = 1 WHERE id = %s"
         if step == "publish":
+            await stage.start(stage.plan(*OPERATION, **overlaid(POLICY, {"gates": {"verify": "manual"}})))
+            await stage.until(_at_gate(Phase.VERIFY), 60)
             await opened.execute(update, (1,))
-            await stage.start(stage.plan(*OPERATION, **POLICY))
+            await stage.act("advance")
         else:
             await in_soak(stage, stage.plan(*OPERATION, **POLICY))
             await opened.execute(update, (1,))

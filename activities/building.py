@@ -49,7 +49,7 @@ async def build(work: Work, table: TableDesign, index: CarriedIndex) -> bool:
 
 
 async def build_beside(work: Work, table: Table, name: str, create: Statement, drop: Statement) -> bool:
-    """Build an index of a table by a statement; what an earlier build left invalid is dropped first.
+    """Build an index that is wholly ours unless it is there and valid; tells whether it had to be built.
 
     Raises:
         LockDeadline: it had to give way until the plan's deadline.
@@ -67,24 +67,6 @@ async def build_beside(work: Work, table: Table, name: str, create: Statement, d
         except errors.IntegrityError:
             await beside_clients(work, drop)
             raise
-        await _later(ends, f"{create.summary} did not come to its end")
-
-
-async def build_beside(work: Work, table: Table, name: str, create: Statement, drop: Statement) -> bool:
-    """Build an index that is wholly ours unless it is there and valid; tells whether it had to be built.
-
-    Raises:
-        LockDeadline: it had to give way until the plan's deadline.
-    """
-    ends = time.monotonic() + work.migration.policy.lock_deadline_s
-    while True:
-        is_valid = await valid(work.conn, table, name)
-        if is_valid:
-            return False
-        if is_valid is not None:
-            await beside_clients(work, drop)
-        if await _ran(work, create):
-            return True
         await _later(ends, f"{create.summary} was not built")
 
 

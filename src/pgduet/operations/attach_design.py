@@ -38,6 +38,8 @@ class AttachDesign(Frozen):
     first: Partition
     """What the table becomes at contract."""
     later: tuple[Partition, ...] = ()
+    outbound: tuple[str, ...] = ()
+    """The quoted names of the tables to which its foreign keys refer."""
 
     @property
     def relation(self) -> sql.Identifier:

@@ -49,6 +49,9 @@ async def choose(conn: Connection, plan: str, index: int, operation: ShadowTable
             message = f"{operation.relation} has no column `{name}`{did_you_mean(name, columns)}"
             raise UnknownColumn(message, place=place((*at, "columns", number)))
     found = resolve(plan, index, operation, table.key)
+    if isinstance(found, AttachDesign):
+        targets = (sql.Identifier(each.target_schema, each.target).as_string(None) for each in table.foreign)
+        found = found.model_copy(update={"outbound": tuple(dict.fromkeys(targets))})
     reasons = (found,) if isinstance(found, str) else await attaching.in_the_way(conn, found)
     read_all = True
     if isinstance(found, AttachDesign) and not reasons:
@@ -57,8 +60,6 @@ async def choose(conn: Connection, plan: str, index: int, operation: ShadowTable
     choice.hazards += await _of_partitions(conn, operation, by)
     if choice.design is None:
         choice.hazards.append(hazard("PD-H46", f"{operation.relation}: {'; '.join(reasons)}"))
-        if by.method != "hash" and not _has_rest(by):
-            choice.hazards.append(hazard("PD-H48", f"{operation.relation}: there is no DEFAULT partition"))
     else:
         choice.hazards += _of_attach(choice.design, by, read_all=read_all)
     return choice

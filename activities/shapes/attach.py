@@ -76,7 +76,10 @@ class Attach(Shape):
         return await steps.locked(work, [*claimed.functions(), *claimed.triggers()], steps.DUAL_WRITE, self.label)
 
     async def undo_dual_write(self, work: Work) -> None:
-        """Drop the second index, then the triggers."""
+        """Take the parent away, which moves no row; then drop the second index, then the triggers."""
+        if await attaching.is_under(work.conn, self.design):
+            statements = attach.withdraw(self.design, await self._numbering(work))
+            await steps.locked(work, statements, steps.UNDO_DUAL_WRITE, self.label)
         await beside_clients(work, attach.drop_key(self.design))
         claimed = self._claimed
         await steps.locked(work, [*claimed.untriggers(), *claimed.drops()], steps.UNDO_DUAL_WRITE, self.label)
@@ -110,14 +113,23 @@ class Attach(Shape):
     # verify
 
     async def prepare_publication(self, work: Work) -> None:
-        """Look again whether the table can be under a parent, and make the parent like the table is now.
+        """Make the parent like the table is now, and put it above the table; nobody sees it yet.
+
+        That is a transaction of its own: the one that publishes makes a view of every table, for which nobody should wait. What
+        numbers the table is noted before, for the way back and for contract.
 
         Raises:
-            NotSupported: it cannot.
+            NotSupported: the table cannot be under a parent any more.
         """
-        if not await attaching.is_under(work.conn, self.design):
-            await self._check_table(work.conn)
-            await self._make_parent(work)
+        if await attaching.is_under(work.conn, self.design):
+            return
+        await self._check_table(work.conn)
+        await self._make_parent(work)
+        carried = await attaching.carried(work.conn, self.design)
+        noted = [each.model_dump(mode="json") for each in carried.numbering]
+        await store.set_controls(work.conn, work.migration.id, {self._numbered: noted})
+        made = [*attach.publish(self.design, carried), *self._claimed.saying(self.design.parent)]
+        await steps.locked(work, made, steps.BOTH_WAYS, self.label)
 
     async def _check_table(self, conn: Connection) -> None:
         if reasons := await attaching.in_the_way(conn, self.design):
@@ -125,15 +137,6 @@ class Attach(Shape):
                 f"{self.schema_name}.{self.table} {'; it '.join(reasons)}: a partition could not have that",
                 hint=f"Undo it, then: pgduet advance {self.plan.name}. Or roll back, and start again: it is copied then.",
             )
-
-    async def opening(self, work: Work) -> Sequence[Statement]:
-        """Put the parent above the table; what numbered it is noted before, for the way back and for contract."""
-        if await attaching.is_under(work.conn, self.design):
-            return ()
-        carried = await attaching.carried(work.conn, self.design)
-        noted = [each.model_dump(mode="json") for each in carried.numbering]
-        await store.set_controls(work.conn, work.migration.id, {self._numbered: noted})
-        return [*attach.publish(self.design, carried), *self._claimed.saying(self.design.parent)]
 
     async def views(
         self, conn: Connection, relations: Mapping[str, Relation], version: str, shown: SyncMode | None = None
@@ -148,12 +151,6 @@ class Attach(Shape):
     async def probe_back(self, conn: Connection) -> str:
         """Tell that there is nothing to prove."""
         return "one set of rows" if await attaching.is_under(conn, self.design) else await super().probe_back(conn)
-
-    async def closing(self, work: Work) -> Sequence[Statement]:
-        """Take the parent away: no row moves."""
-        if not await attaching.is_under(work.conn, self.design):
-            return ()
-        return attach.withdraw(self.design, await self._numbering(work))
 
     @property
     def _numbered(self) -> str:

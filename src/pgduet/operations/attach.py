@@ -161,8 +161,7 @@ def withdraw(design: AttachDesign, numbering: tuple[Sequence, ...]) -> list[Stat
     """Take the parent away, in one transaction; `numbering` is what `publish` was given. The view must be gone."""
     make = Maker(design.relation)
     made = [
-        # The table, too; in the order in which clients of the new version take them.
-        locking(design.parent, Lock.ACCESS_EXCLUSIVE),
+        locking(design.parent, Lock.ACCESS_EXCLUSIVE),  # and with it the table
         make("detach", "a table of its own", parent=design.parent),
         drop_parent(design),
         Statement(dropping(design.relation, design.bound_check, "IF EXISTS"), "no bound"),

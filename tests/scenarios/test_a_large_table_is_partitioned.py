@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from support.asking import client_error
 from support.attached import attached
 from support.cycle import QUICK
@@ -15,6 +16,7 @@ from support.harness import POLL_S, Harness, schema_dump
 from support.mutants import Clause, Code, must_fail
 from support.pgbench import Pgbench
 from support.plans import overlaid, replace
+from support.roles import ordinary_role
 from support.worlds import World, on_newest
 
 from pgduet import barriers, observe
@@ -489,6 +491,36 @@ async def test_what_has_come_to_the_table_meanwhile_is_there_afterwards(world: W
     assert await world.one("SELECT has_table_privilege('pg_monitor', 'public.reviews', 'SELECT')")
     assert await world.one("SELECT has_column_privilege('pg_monitor', 'public.reviews', 'note', 'INSERT')")
     assert await world.one("SELECT count(*) FROM pg_index WHERE indrelid = 'public.reviews_2027'::regclass") == 3
+
+
+@on_newest
+async def test_an_ordinary_role_is_enough_and_an_application_with_grants_writes_all_through(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.conn.execute(TABLE.encode())
+    stage = world.stage
+    role = stage.queue.replace("test-", "worker_")
+    application = role.replace("worker_", "app_")
+    await world.conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(application)))
+    grant = "GRANT SELECT, INSERT, UPDATE, DELETE ON reviews TO {}"
+    await world.conn.execute(sql.SQL(grant).format(sql.Identifier(application)))
+    monkeypatch.setenv(stage.variable, await ordinary_role(world.conn, role, stage.dsn))
+
+    async def write(*names: str) -> None:
+        async with await psycopg.AsyncConnection.connect(
+            stage.dsn.replace("postgres@", f"{application}@"), autocommit=True
+        ) as app:
+            for name in names:
+                made = await app.execute(f"INSERT INTO {name}.reviews (note) VALUES ('app') RETURNING id".encode())
+                await app.execute(f"UPDATE {name}.reviews SET n = 1 WHERE id = %s".encode(), await made.fetchone())
+
+    async with stage.worker():
+        await in_soak(stage, stage.plan(*OPERATION, **POLICY))
+        await write("public", "public_v1", "public_v2")
+        await stage.act("advance")
+        await ended(stage, State.DONE)
+        await write("public", "public_v2")
+    assert await world.one("SELECT count(*) FROM reviews WHERE note = 'app' AND n = 1") == 5
 
 
 @pytest.mark.parametrize("step", ["publish", "undo_verify", "contract"])

@@ -6,10 +6,12 @@ time was not enough, the table is attached all the same: the rows are asked agai
 
 from dataclasses import dataclass, field
 
+import psycopg
 from psycopg import errors, sql
 
-from pgduet.errors import PlanInvalid, UnknownColumn
+from pgduet.errors import MissingRights, NotSupported, PlanInvalid, UnknownColumn
 from pgduet.hazards import Hazard, hazard
+from pgduet.operations import attach
 from pgduet.operations.answers import KeyPath, place
 from pgduet.operations.attach_design import AttachDesign, resolve
 from pgduet.operations.facts import TableFacts
@@ -17,7 +19,7 @@ from pgduet.plan.problems import did_you_mean
 from pgduet.plan.shadow_operations import PartitionBy, ShadowTable
 from pgduet.postgres import attaching
 from pgduet.postgres.readers import assigned
-from pgduet.postgres.session import Connection
+from pgduet.postgres.session import Connection, condition
 from pgduet.sql import block
 
 LOOK_S = 10
@@ -55,6 +57,7 @@ async def choose(conn: Connection, plan: str, index: int, operation: ShadowTable
     reasons = (found,) if isinstance(found, str) else await attaching.in_the_way(conn, found)
     read_all = True
     if isinstance(found, AttachDesign) and not reasons:
+        await _try(conn, found, at[:-1])
         reasons, read_all = await _beyond(conn, found, (*at, "partitions"))
     choice = Choice(found if isinstance(found, AttachDesign) and not reasons else None, reasons)
     choice.hazards += await _of_partitions(conn, operation, by)
@@ -65,10 +68,28 @@ async def choose(conn: Connection, plan: str, index: int, operation: ShadowTable
     return choice
 
 
+async def _try(conn: Connection, design: AttachDesign, at: KeyPath) -> None:
+    """Have PostgreSQL make the parent, and take it back."""
+    carried = await attaching.carried(conn, design)
+    try:
+        async with conn.transaction(force_rollback=True):
+            for statement in attach.create_parent(design, carried):
+                await conn.execute(statement.sql)
+    except errors.InsufficientPrivilege as error:
+        raise MissingRights(
+            f"the worker's role cannot make a parent for {design.label}: {error.diag.message_primary}",
+            place=place((*at, "table")),
+            hint=f"GRANT CREATE ON SCHEMA {design.schema_name} to the worker's role, and to the table's owner {carried.owner}.",
+        ) from None
+    except psycopg.Error as error:
+        message = error.diag.message_primary or condition(error.sqlstate)
+        raise NotSupported(f"PostgreSQL cannot make a parent for {design.label}: {message}", place=place(at)) from None
+
+
 async def _beyond(conn: Connection, design: AttachDesign, at: KeyPath) -> tuple[tuple[str, ...], bool]:
     """Say whether rows lie beyond the first partition's bound, and whether all of them were read."""
     try:
-        condition = await attaching.condition(conn, design)
+        bound = await attaching.condition(conn, design)
     except (errors.InvalidObjectDefinition, errors.DataError, errors.ProgrammingError) as error:
         raise PlanInvalid(
             f"PostgreSQL does not take the partitions: {error.diag.message_primary}", place=place(at)
@@ -76,7 +97,7 @@ async def _beyond(conn: Connection, design: AttachDesign, at: KeyPath) -> tuple[
     try:
         async with conn.transaction(force_rollback=True):
             await conn.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(f"{LOOK_S}s")))
-            found = await attaching.outside(conn, design, condition)
+            found = await attaching.outside(conn, design, bound)
     except errors.QueryCanceled:
         return (), False
     if not found:

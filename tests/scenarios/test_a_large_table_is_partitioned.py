@@ -331,6 +331,7 @@ async def test_a_worker_killed_at_each_of_its_steps_changes_nothing_of_the_outco
     assert await world.one("SELECT tableoid::regclass::text FROM public.reviews WHERE id = 501") == "reviews_2027"
 
 
+@pytest.mark.long
 @on_newest
 async def test_every_step_that_is_cut_short_is_taken_again(world: World) -> None:
     await world.conn.execute(TABLE.encode())

@@ -67,7 +67,7 @@ async def build_beside(work: Work, table: Table, name: str, create: Statement, d
         except errors.IntegrityError:
             await beside_clients(work, drop)
             raise
-        await _later(ends, f"{name} of {table.label} was not built")
+        await _later(ends, f"{create.summary} was not built")
 
 
 async def beside_clients(work: Work, statement: Statement) -> None:

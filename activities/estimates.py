@@ -42,6 +42,8 @@ def estimate(plan: Plan, surveyed: Survey) -> dict[str, Any]:
         for _ in table.indexes
         if (facts := surveyed.facts.get(str(TableName(table.schema_name, table.table))))
     ]
+    # What becomes a partition gets one more unique index, and is not copied.
+    indexes += [surveyed.facts[str(parse_table(each.label))].rows for each in surveyed.design.attached]
     return {
         "rows": int(rows),
         "backfill_s": round(rows / ROWS_PER_SECOND, 1),

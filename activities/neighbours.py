@@ -91,14 +91,22 @@ class Neighbours:
                 that goes, an index to be dropped is needed, or a publication would have clients' writes fail; nothing is
                 decided.
             NameTaken: somebody has a name that the new version gives at contract; nothing is decided.
+            OutOfBounds: rows would have no place in the new shape; nothing is decided.
         """
         async with self.engine.work(reference, "contract", alone=True) as work:
+            shapes = shapes_of(work.migration.design)
             if not work.migration.no_return:
                 await _check_way(work.conn, work.migration.design)
+                if shapes and not await _unsure(work.conn, work.migration):
+                    for shape in shapes:
+                        await shape.settle(work)
             async with work.conn.transaction():
                 pending = await _begin_contract(work.conn, reference)
                 await reach("begin_contract.before_commit")
             await reach("begin_contract.after_commit")
+            if pending.waits_for:
+                for shape in reversed(shapes):
+                    await shape.unsettle(work)
             return pending
 
 
@@ -121,13 +129,22 @@ async def _check_way(conn: Connection, design: Design) -> None:
 async def _begin_contract(conn: Connection, reference: Reference) -> Pending:
     await chain.hold(conn)
     found = await store.migration(conn, reference)
-    if found.going_back:
-        return Pending(waits_for=[Neighbour(name=found.name, phase=found.phase, detail="its own rollback")])
-    earlier = await chain.before(conn, found.id)
-    unsure = [_unsure(other) for other in earlier if other.going_back or not other.flipped]
+    unsure = await _unsure(conn, found)
     if not unsure:
         await store.set_controls(conn, found.id, {"no_return": True})
     return Pending(waits_for=unsure)
+
+
+async def _unsure(conn: Connection, found: store.Migration) -> list[Neighbour]:
+    """Tell what may still have to go back, which a contract would make impossible: itself, or an earlier migration."""
+    if found.going_back:
+        return [Neighbour(name=found.name, phase=found.phase, detail="its own rollback")]
+    earlier = await chain.before(conn, found.id)
+    return [
+        other.standing("" if other.going_back else f"in {other.phase}, to be through cutover")
+        for other in earlier
+        if other.going_back or not other.flipped
+    ]
 
 
 def _merged(abort: Abort, known: Abort | None) -> Abort:
@@ -144,11 +161,6 @@ async def passed(conn: Connection, found: store.Migration) -> str | None:
     if past is None:
         return None
     return f"{past.name} builds on version {found.design.to_version} and is {'done' if past.ended else 'in contract'}"
-
-
-def _unsure(other: chain.Live) -> Neighbour:
-    """Tell why an earlier migration may still have to go back, which a later contract would make impossible."""
-    return other.standing("" if other.going_back else f"in {other.phase}, to be through cutover")
 
 
 async def _later(conn: Connection, found: store.Migration, *, cascade: bool) -> list[chain.Live]:

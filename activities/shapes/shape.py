@@ -196,8 +196,18 @@ class Shape:
         """Refuse, while there is a way back, what contract could not get past.
 
         Raises:
-            NotSupported, NameTaken: naming what is in the way.
+            NotSupported, NameTaken, OutOfBounds: naming what is in the way.
         """
+
+    async def settle(self, work: Work) -> None:
+        """Do the last thing that can fail, right before the point of no return; `unsettle` and `release` take it back.
+
+        Raises:
+            OutOfBounds: rows are in the way; nothing of it is left.
+        """
+
+    async def unsettle(self, work: Work) -> None:
+        """Take it back: contract waits for others."""
 
     async def archive_old(self, conn: Connection, attempt: int) -> int:
         """Save what `down` cannot give back, in the caller's one snapshot; returns how many values."""

@@ -199,6 +199,12 @@ class BuiltUpon(ActRefused):
     code = "PD-2005"
 
 
+class OutOfBounds(GateRefused):
+    """Rows lie beyond the bound of the partition that their table becomes."""
+
+    code = "PD-2009"
+
+
 class AuditBroken(PgduetError):
     """The audit log does not verify."""
 

@@ -178,6 +178,13 @@ ADVICE: dict[str, Advice] = {
         " paused and goes back when the later ones are gone.",
         "Roll the later ones back first, newest first, or all of them at once: `pgduet rollback NAME --cascade`.",
     ),
+    "PD-2009": Advice(
+        "The table is to be the first partition of a partitioned table, and has rows that are not that partition's; the message"
+        " gives the keys of a few.",
+        _HELD,
+        "Change or delete these rows; `pgduet advance NAME` looks again. Or `pgduet rollback NAME`, which moves no row, and start"
+        " again with a bound that lies further off.",
+    ),
     "PD-3001": Advice(
         "The audit log was changed by hand: an entry does not match its hash, or is missing, moved or added; or the head"
         " row is not the last entry's.",

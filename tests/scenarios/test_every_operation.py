@@ -1,6 +1,7 @@
 """Every operation goes through one cycle on every PostgreSQL: start, roll back, start, complete, with both versions in use."""
 
 import pytest
+from support.attached import CASES as ATTACHED
 from support.constraint_operations import CASES as CONSTRAINTS
 from support.cycle import Case, Cycle
 from support.merged import CASES as MERGED
@@ -22,6 +23,6 @@ async def cycle(world: World, case: Case, monkeypatch: pytest.MonkeyPatch) -> Cy
     return found
 
 
-@pytest.mark.parametrize("case", [*CASES, *CONSTRAINTS, *REKEYED, *SHAPED, *MERGED], ids=str)
+@pytest.mark.parametrize("case", [*CASES, *CONSTRAINTS, *REKEYED, *SHAPED, *MERGED, *ATTACHED], ids=str)
 async def test_start_roll_back_start_complete(cycle: Cycle) -> None:
     await cycle.go()

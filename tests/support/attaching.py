@@ -8,7 +8,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from pgduet.operations import attach
+from pgduet.operations import attach, attach_final
 from pgduet.operations.attach import Carried
 from pgduet.operations.attach_design import AttachDesign, resolve
 from pgduet.operations.statement import Statement
@@ -41,7 +41,7 @@ MONTHS = {
 }
 
 
-def design(**changes: Any) -> AttachDesign | None:
+def design(**changes: Any) -> AttachDesign | str:
     """Design what a plan asks for."""
     by = {"method": "range", "columns": ["at"], "partitions": MONTHS} | changes.pop("partition_by", {})
     raw = {"table": "public.events", "primary_key": ["id", "at"], "partition_by": by} | changes
@@ -100,9 +100,9 @@ class Attach:
 
     async def expanded(self) -> None:
         """Build what nobody sees."""
-        carried, relation = await self.carried(), await self.relation()
+        carried = await self.carried()
         await self.conn.execute(attach.build_key(self.design).sql)
-        await self.run(attach.create_parent(self.design, carried, relation))
+        await self.run(attach.create_parent(self.design, carried))
 
     async def published(self) -> Carried:
         """Show the parent to the new version; gives what a withdrawal needs."""
@@ -112,14 +112,14 @@ class Attach:
         view = block("views", "view").format(
             view=sql.Identifier("public_v2", "events"), columns=columns, relation=self.design.parent
         )
-        await self.run([*attach.publish(self.design, carried, relation), Statement(view, "view")])
+        await self.run([*attach.publish(self.design, carried), Statement(view, "view")])
         await self.conn.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON public_v2.events TO PUBLIC")
         return carried
 
     async def withdrawn(self, carried: Carried) -> None:
         """Go back to the beginning."""
         await self.conn.execute("DROP VIEW public_v2.events")
-        await self.run(attach.withdraw(self.design, carried))
+        await self.run(attach.withdraw(self.design, carried.numbering))
         await self.conn.execute(attach.drop_key(self.design).sql)
 
     async def finished(self, published: Carried) -> None:
@@ -129,4 +129,6 @@ class Attach:
         await self.run([attach.bind(self.design, await self.condition())])
         await self.conn.execute(attach.validate(self.design).sql)
         await self.conn.execute("DROP VIEW public_v1.events")
-        await self.run(attach.finish(self.design, carried))
+        await self.run(attach_final.finish(self.design, carried))
+        for chunk in attach_final.chunks(self.design)[1:]:
+            await self.run(attach_final.further(self.design, carried, chunk))

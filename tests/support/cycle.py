@@ -105,7 +105,7 @@ class Cycle:
         assert found == [], found
         if self.witness:
             assert self.witness.seen
-            assert not self.witness.undeclared, "locked without having been taken first"
+            assert not self.witness.undeclared, f"locked without having been taken first: {self.witness.undeclared}"
 
     async def _until_soak(self, wanted: dict[str, Any]) -> None:
         await self.stage.start(wanted)

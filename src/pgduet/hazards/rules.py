@@ -220,6 +220,53 @@ _ALL = (
         "UPDATE public_v2.invoice_totals SET total = total + 5",
         "UPDATE public_v2.invoice_totals SET total = total + 5 WHERE id = 1",
     ),
+    Rule(
+        "PD-H45",
+        "a table becomes partitioned",
+        "PostgreSQL keeps a key of a partitioned table unique only with the column by which it is spread: new clients'"
+        " `ON CONFLICT` must name both from publication on, everybody's from contract on, when the shorter key by itself is kept"
+        " unique no more; an UPDATE that moves a row to another partition has concurrent writers of that row meet 40001;"
+        " and autovacuum analyzes partitions, never the whole",
+        "name the whole key; draw its first part from a sequence; run ANALYZE on the table now and then",
+        "INSERT INTO events … ON CONFLICT (id) DO NOTHING",
+        "INSERT INTO events … ON CONFLICT (id, at) DO NOTHING",
+    ),
+    Rule(
+        "PD-H46",
+        "a table is copied to be partitioned",
+        "that takes its size once more, and the time to write it; attached to a parent it would be its first partition as it is",
+        "where the reason can be removed, remove it, and check again",
+        "partitions: {events_2025: FOR VALUES FROM ('2025-01-01') TO ('2026-01-01')}",
+        "partitions: {events_old: FOR VALUES FROM (MINVALUE) TO ('2027-01-01')}",
+    ),
+    Rule(
+        "PD-H47",
+        "a trigger sets the column by which rows are spread",
+        "PostgreSQL chooses the partition before the trigger runs: from contract on a row that it moves to another is refused",
+        "let the column's default, or the client, give the value",
+        "BEFORE INSERT: NEW.at := now()",
+        "ALTER TABLE events ALTER at SET DEFAULT now()",
+    ),
+    Rule(
+        "PD-H48",
+        "a row may fit no partition",
+        "without a DEFAULT partition a row beyond all bounds is refused from contract on; and where the table becomes the first"
+        " partition, a row beyond that one's bound holds contract, which refuses such rows while it makes the others",
+        "choose a bound that lies beyond what is written until contract; add a partition with the bound DEFAULT",
+        "partitions: {events_old: FOR VALUES FROM (MINVALUE) TO ('2026-12-01')} -- and rows with that date come in",
+        "partitions: {events_old: FOR VALUES FROM (MINVALUE) TO ('2027-06-01'), events_rest: DEFAULT}",
+    ),
+    Rule(
+        "PD-H49",
+        "a table is under a parent until contract",
+        "each insert claims its key first (a bulk insert takes about twice as long); PostgreSQL refuses to add, drop or change its"
+        " columns from publication on; an identity is a default of a sequence of the same name"
+        " meanwhile, so that GENERATED ALWAYS does not hold, and a session that took a number before publication (or contract) and"
+        " asks for it afterwards (`currval`, `lastval`) without having taken another one is told that there is none",
+        "change its columns before or after; ask with RETURNING",
+        "INSERT INTO events … ; SELECT lastval()",
+        "INSERT INTO events … RETURNING id",
+    ),
 )
 
 RULES: dict[str, Rule] = {rule.id: rule for rule in _ALL}

@@ -5,6 +5,8 @@ partition and no other: so both versions write the same rows, and to go back is 
 the index, which is built concurrently, and the check at contract, which is validated while everybody writes.
 """
 
+from typing import LiteralString
+
 from psycopg import sql
 
 from pgduet.operations.attach_design import AttachDesign
@@ -12,12 +14,18 @@ from pgduet.operations.expressions import Frozen
 from pgduet.operations.names import fit
 from pgduet.operations.shadow_final import HungConstraint
 from pgduet.operations.statement import Lock, Role, Statement, identifiers, locking, role, trusted
-from pgduet.operations.views import Relation
 from pgduet.sql import block
 
-_FIRES = {"D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
 _HOW = {"a": "ALWAYS", "d": "BY DEFAULT"}
-_REPLICATES = {"f": "FULL", "n": "NOTHING"}
+
+
+class Grant(Frozen):
+    """A right on a table, or on one of its columns; the empty grantee stands for everybody."""
+
+    column: str | None
+    grantee: str
+    right: str
+    passes_on: bool = False
 
 
 class Sequence(Frozen):
@@ -29,6 +37,7 @@ class Sequence(Frozen):
     name: str
     type: str
     options: str
+    grants: tuple[Grant, ...] = ()
 
     def called(self, name: str) -> sql.Identifier:
         """Quote a name in the sequence's schema."""
@@ -40,6 +49,25 @@ class Sequence(Frozen):
         return self.called(self.name)
 
 
+class StatisticsObject(Frozen):
+    """Extended statistics, in PostgreSQL's words."""
+
+    schema_name: str
+    name: str
+    columns: str
+    kinds: str | None = None
+
+
+class Changed(Frozen):
+    """What a column of the table has by now that the parent's was not given."""
+
+    column: str
+    filled: bool
+    default: str | None
+    other_default: bool
+    target: int | None
+
+
 class Carried(Frozen):
     """What the table has, which the parent is given; in PostgreSQL's words, by which they name the table."""
 
@@ -48,12 +76,23 @@ class Carried(Frozen):
     """The name of its primary key."""
     comment: str | None = None
     foreign: tuple[HungConstraint, ...] = ()
+    targets: tuple[tuple[str, str], ...] = ()
+    """Schema and name of the tables to which these refer."""
     triggers: tuple[tuple[str, str, str], ...] = ()
     """Name, definition, and when it fires, by PostgreSQL's letter."""
     indexes: tuple[tuple[str, str], ...] = ()
     """Name and definition."""
     numbering: tuple[Sequence, ...] = ()
     replicates: str = "d"
+    grants: tuple[Grant, ...] = ()
+    tablespace: str | None = None
+    options: str | None = None
+    statistics: tuple[StatisticsObject, ...] = ()
+    parent_grants: tuple[Grant, ...] = ()
+    """What the parent has of them already."""
+    changed: tuple[Changed, ...] = ()
+    checks: tuple[tuple[str, str], ...] = ()
+    """Checks that came after the parent."""
 
 
 def build_key(design: AttachDesign) -> Statement:
@@ -70,21 +109,38 @@ def drop_key(design: AttachDesign) -> Statement:
     return Statement(query, f"drop {design.key_index}", Lock.SHARE_UPDATE_EXCLUSIVE, design.label)
 
 
-def create_parent(design: AttachDesign, carried: Carried, relation: Relation) -> list[Statement]:
+def create_parent(design: AttachDesign, carried: Carried) -> list[Statement]:
     """Create the parent, with owner and grants of the table; nobody sees it yet."""
     parent, index = design.parent, sql.Identifier(design.parent_index)
     by = sql.SQL("RANGE ({})").format(sql.Identifier(design.spread))
-    make = _Maker(parent)
+    make = Maker(parent)
     made = [
         make("create_parent", f"create a parent for {design.label}", parent=parent, of=design.relation, by=by),
         make("parent_key", "its key", parent=parent, index=index, columns=identifiers(design.key)),
     ]
-    for grantee, rights in sorted(relation.grants.items()):
-        if rights:
-            listed = sql.SQL(", ").join(trusted(right) for right in rights)
-            query = block("tables", "grant").format(rights=listed, relation=parent, role=role(grantee))
-            made.append(Statement(query, "its grants"))
+    if carried.tablespace:
+        made.append(make("tablespace", "where its partitions lie", name=sql.Identifier(carried.tablespace)))
+    made += [granting(parent, grant) for grant in carried.grants]
     return [*made, make("owner", "its owner", role=Role(carried.owner))]
+
+
+def granting(relation: sql.Identifier, grant: Grant) -> Statement:
+    """Give a right."""
+    return _right("grant", relation, grant, option=_option(grant))
+
+
+def revoking(relation: sql.Identifier, grant: Grant) -> Statement:
+    """Take a right away."""
+    return _right("revoke", relation, grant)
+
+
+def _right(name: LiteralString, relation: sql.Identifier, grant: Grant, /, **parts: sql.Composable) -> Statement:
+    if grant.column is not None:
+        name, parts = f"{name}_column", {**parts, "column": sql.Identifier(grant.column)}
+    query = block("attach", name).format(
+        right=trusted(grant.right), relation=relation, role=role(grant.grantee), **parts
+    )
+    return Statement(query, "its grants")
 
 
 def drop_parent(design: AttachDesign) -> Statement:
@@ -92,35 +148,36 @@ def drop_parent(design: AttachDesign) -> Statement:
     return Statement(block("attach", "drop_parent").format(parent=design.parent), "drop the parent")
 
 
-def publish(design: AttachDesign, carried: Carried, relation: Relation) -> list[Statement]:
+def publish(design: AttachDesign, carried: Carried) -> list[Statement]:
     """Put the parent above the table, in one transaction: from here on what is written to it is in the table."""
-    made = [locking(design.relation, Lock.ACCESS_EXCLUSIVE)]
+    made = [locking(design.relation, Lock.ACCESS_EXCLUSIVE), locking(design.parent, Lock.ACCESS_EXCLUSIVE)]
     for each in carried.numbering:
         if each.identity:
-            made += _by_default(design, each, carried.owner, relation)
-    return [*made, _parent(design)("attach_all", "all rows are its own", parent=design.parent, of=design.relation)]
+            made += _by_default(design, each, carried)
+    return [*made, Maker(design.parent)("attach_all", "all rows are its own", parent=design.parent, of=design.relation)]
 
 
-def withdraw(design: AttachDesign, carried: Carried) -> list[Statement]:
-    """Take the parent away, in one transaction; `carried` is what `publish` was given. The view must be gone."""
-    make = _Maker(design.relation)
+def withdraw(design: AttachDesign, numbering: tuple[Sequence, ...]) -> list[Statement]:
+    """Take the parent away, in one transaction; `numbering` is what `publish` was given. The view must be gone."""
+    make = Maker(design.relation)
     made = [
-        locking(design.relation, Lock.ACCESS_EXCLUSIVE),
+        locking(design.parent, Lock.ACCESS_EXCLUSIVE),  # and with it the table
         make("detach", "a table of its own", parent=design.parent),
         drop_parent(design),
+        Statement(dropping(design.relation, design.bound_check, "IF EXISTS"), "no bound"),
     ]
-    for each in carried.numbering:
+    for each in numbering:
         if each.identity:
             made += [
                 make("drop_default", f"{each.column} numbers itself", column=sql.Identifier(each.column)),
-                *_by_identity(design.relation, each),
+                *by_identity(design.relation, each),
             ]
     return made
 
 
 def bind(design: AttachDesign, condition: str) -> Statement:
     """Let the table hold what its partition may, from here on: contract's first step, and its last one that can fail for a row."""
-    make = _Maker(design.relation)
+    make = Maker(design.relation)
     name = sql.Identifier(design.bound_check)
     query = make("add_check", f"rows of {design.first.name}", name=name, condition=trusted(condition)).sql
     return Statement(query, f"new rows belong in {design.first.name}", Lock.ACCESS_EXCLUSIVE, design.label)
@@ -135,99 +192,45 @@ def validate(design: AttachDesign) -> Statement:
 def unbind(design: AttachDesign) -> Statement:
     """Lift the bound again: rows lie beyond it."""
     return Statement(
-        _drop(design.relation, design.bound_check, "IF EXISTS"), "no bound", Lock.ACCESS_EXCLUSIVE, design.label
+        dropping(design.relation, design.bound_check, "IF EXISTS"), "no bound", Lock.ACCESS_EXCLUSIVE, design.label
     )
 
 
-def finish(design: AttachDesign, carried: Carried) -> list[Statement]:
-    """Make the table the first partition and give the parent its name, in one transaction: no way back."""
-    old = design.named(design.first.name)
-    below, above = _Maker(old), _Maker(design.relation)
-    made = [
-        locking(design.parent, Lock.ACCESS_EXCLUSIVE),
-        _Maker(design.relation)("detach", "from the parent that has no bounds", parent=design.parent),
-        Statement(
-            block("attach", "drop_index").format(index=design.named(design.parent_index)), "a key takes its place"
-        ),
-        *(above("drop_trigger", f"{name} goes up", trigger=sql.Identifier(name)) for name, _, _ in carried.triggers),
-        Statement(_drop(design.relation, carried.key), "its key goes"),
-        above("rename", f"becomes {design.first.name}", name=sql.Identifier(design.first.name)),
-        _parent(design)("rename", f"becomes {design.table}", name=sql.Identifier(design.table)),
-        below(
-            "primary_using",
-            "the new key",
-            name=sql.Identifier(fit(f"{design.first.name}_pkey")),
-            index=sql.Identifier(design.key_index),
-        ),
-        above("primary", "the new key", name=sql.Identifier(carried.key), columns=identifiers(design.key)),
-    ]
-    for name, definition in carried.indexes:
-        theirs = sql.Identifier(fit(f"{design.first.name}_{name}"))
-        query = block("attach", "rename_index").format(index=design.named(name), name=theirs)
-        made += [Statement(query, f"{name} of the first partition"), Statement(trusted(definition), name)]
-    made += [
-        above("foreign_key", each.name, name=sql.Identifier(each.name), definition=trusted(each.definition))
-        for each in carried.foreign
-    ]
-    for each in carried.numbering:
-        made += _numbered(design, each)
-    made.append(above("attach", design.first.name, parent=design.relation, of=old, bound=trusted(design.first.bound)))
-    made.append(Statement(_drop(old, design.bound_check), "the bound says so"))
-    return [*made, *_later(design, carried), *_described(design, carried)]
-
-
-def _later(design: AttachDesign, carried: Carried) -> list[Statement]:
-    made = []
-    for each in design.later:
-        relation = design.named(each.name)
-        make = _Maker(relation)
-        made.append(make("partition", each.name, partition=relation, parent=design.relation, bound=trusted(each.bound)))
-        made.append(make("owner", "its owner", role=Role(carried.owner)))
-        if carried.replicates in _REPLICATES:
-            how = trusted(_REPLICATES[carried.replicates])
-            made.append(make("replica_identity", "named alike for replication", identity=how))
-    return made
-
-
-def _described(design: AttachDesign, carried: Carried) -> list[Statement]:
-    above = _Maker(design.relation)
-    made = []
-    for name, definition, fires in carried.triggers:
-        made.append(Statement(trusted(definition), f"trigger {name}"))
-        if fires in _FIRES:
-            how = trusted(_FIRES[fires])
-            made.append(above("enable_trigger", f"when {name} fires", how=how, trigger=sql.Identifier(name)))
-    if carried.comment is not None:
-        made.append(above("comment", "its comment", text=sql.Literal(carried.comment)))
-    return made
-
-
-def _by_default(design: AttachDesign, each: Sequence, owner: str, relation: Relation) -> list[Statement]:
+def _by_default(design: AttachDesign, each: Sequence, carried: Carried) -> list[Statement]:
     """Number by a sequence of the same name and place: a partition has no identity of its own."""
     working = fit(f"_pgduet_{each.name}")
     gone = each.called(working)
     column, label = sql.Identifier(each.column), sql.Literal(each.sequence.as_string(None))
     parts = {"sequence": each.sequence}
-    below, above = _Maker(design.relation), _parent(design)
+    below, above = Maker(design.relation), Maker(design.parent)
     made = [
         below("rename_sequence", "out of the way", **parts, name=sql.Identifier(working)),
         below("create_sequence", each.name, **parts, type=trusted(each.type), options=trusted(each.options)),
         below("go_on", "from where it is", new=label, sequence=gone),
-        below("sequence_owner", "its owner", **parts, role=Role(owner)),
+        below("sequence_owner", "its owner", **parts, role=Role(carried.owner)),
         below("drop_identity", f"{each.column} gets a default", column=column),
         below("own_sequence", "whose it is", **parts, column=column),
         below("number_by", "by its sequence", column=column, sequence=label),
         above("number_by", "by the same", column=column, sequence=label),
     ]
-    writers = sorted(grantee for grantee, rights in relation.grants.items() if "INSERT" in rights)
-    made += [below("grant_sequence", "as an identity would", **parts, role=role(each)) for each in writers]
-    return made
+    # A right to insert some columns numbers the row as well.
+    writers = sorted({grant.grantee for grant in carried.grants if grant.right == "INSERT"})
+    made += [below("grant_sequence", "as an identity would", **parts, role=role(name)) for name in writers]
+    return [*made, *_on_sequence(each)]
 
 
-def _by_identity(relation: sql.Identifier, each: Sequence) -> list[Statement]:
+def _on_sequence(each: Sequence) -> list[Statement]:
+    return [_right("grant_on_sequence", each.sequence, grant, option=_option(grant)) for grant in each.grants]
+
+
+def _option(grant: Grant) -> sql.SQL:
+    return sql.SQL("WITH GRANT OPTION" if grant.passes_on else "")
+
+
+def by_identity(relation: sql.Identifier, each: Sequence) -> list[Statement]:
     """Number by an identity of the same name and place; no default may stand on the sequence any more."""
     working = fit(f"_pgduet_{each.name}")
-    make = _Maker(relation)
+    make = Maker(relation)
     new = sql.Literal(each.sequence.as_string(None))
     return [
         make("rename_sequence", "out of the way", sequence=each.sequence, name=sql.Identifier(working)),
@@ -241,35 +244,22 @@ def _by_identity(relation: sql.Identifier, each: Sequence) -> list[Statement]:
         ),
         make("go_on", "from where it is", new=new, sequence=each.called(working)),
         make("drop_sequence", "the one before", sequence=each.called(working)),
+        *_on_sequence(each),
     ]
 
 
-def _numbered(design: AttachDesign, each: Sequence) -> list[Statement]:
-    above, below = _Maker(design.relation), _Maker(design.named(design.first.name))
-    column = sql.Identifier(each.column)
-    if not each.identity:
-        return [above("own_sequence", f"{each.name} numbers it", sequence=each.sequence, column=column)]
-    return [
-        below("drop_default", "numbered by the parent", column=column),
-        above("drop_default", "numbers itself", column=column),
-        *_by_identity(design.relation, each),
-    ]
-
-
-class _Maker:
+class Maker:
     """Renders blocks for one relation; `of` is the one that a parent is above."""
 
     def __init__(self, relation: sql.Identifier) -> None:
         self.relation = relation
 
     def __call__(self, name: str, summary: str, /, **parts: sql.Composable) -> Statement:
+        """Render a block."""
         relation = parts.pop("of", self.relation)
         return Statement(block("attach", name).format(relation=relation, **parts), summary)
 
 
-def _parent(design: AttachDesign) -> _Maker:
-    return _Maker(design.parent)
-
-
-def _drop(relation: sql.Identifier, name: str, how: str = "") -> sql.Composed:
+def dropping(relation: sql.Identifier, name: str, how: str = "") -> sql.Composed:
+    """Render that a constraint goes."""
     return block("attach", "drop_constraint").format(relation=relation, drop=trusted(how), name=sql.Identifier(name))

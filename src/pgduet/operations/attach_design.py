@@ -30,12 +30,16 @@ class AttachDesign(Frozen):
     """The column that decides about a row's partition."""
     key: tuple[str, ...]
     """The parent's key: the table's, and the column by which it is spread."""
+    named_by: tuple[str, ...]
+    """The table's own key, until contract."""
     key_index: str
     """The unique index over these on the table, until contract."""
     bound_check: str
     first: Partition
     """What the table becomes at contract."""
     later: tuple[Partition, ...] = ()
+    outbound: tuple[str, ...] = ()
+    """The quoted names of the tables to which its foreign keys refer."""
 
     @property
     def relation(self) -> sql.Identifier:
@@ -73,19 +77,21 @@ class AttachDesign(Frozen):
         return sql.Identifier(self.schema_name, name)
 
 
-def resolve(plan: str, index: int, operation: ShadowTable, key: tuple[str, ...]) -> AttachDesign | None:
-    """Make the design, or nothing where only a shadow gives this shape; `key` is the table's primary key."""
+def resolve(plan: str, index: int, operation: ShadowTable, key: tuple[str, ...]) -> AttachDesign | str:
+    """Make the design, or say why only a shadow gives this shape; `key` is the table's primary key."""
     by = operation.partition_by
-    if operation.columns or operation.replaces or operation.order or by is None:
-        return None
-    if by.method != "range" or len(by.columns) != 1 or not key:
-        return None
+    if by is None:
+        return "it is not partitioned"
+    if operation.columns or operation.replaces or operation.order:
+        return "its columns change, or their order"
+    if by.method != "range" or len(by.columns) != 1:
+        return "only by ranges of one column can all rows that are there be of one partition"
     wanted = operation.primary_key or (*key, *by.columns)
-    if set(wanted) != {*key, *by.columns}:
-        return None
+    if not key or set(wanted) != {*key, *by.columns}:
+        return f"its key is to be another one than its own ({', '.join(key) or 'none'}) with `{by.columns[0]}`"
     first = next((each for each in by.partitions if _FROM_THE_BEGINNING.fullmatch(each.bound)), None)
     if first is None:
-        return None
+        return "no partition begins at MINVALUE, which could hold all rows that are there"
     name = operation.relation.name
     return AttachDesign(
         position=index,
@@ -94,6 +100,7 @@ def resolve(plan: str, index: int, operation: ShadowTable, key: tuple[str, ...])
         parent_name=working_name(plan, name),
         spread=by.columns[0],
         key=wanted,
+        named_by=key,
         key_index=working_name(plan, f"{name}_key"),
         bound_check=working_name(plan, f"{name}_bound"),
         first=Partition(name=first.name, bound=first.bound),

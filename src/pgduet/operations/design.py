@@ -268,6 +268,7 @@ class Design(Frozen):
         keys = [key for table in self.tables for key in table.foreign_keys]
         keys += [key for made in self.created for key in made.foreign_keys]
         outbound = [name for each in self.shadows for name in each.outbound]
+        outbound += [name for each in self.attached for name in each.outbound]
         return frozenset([*(key.target_relation.as_string(None) for key in keys), *outbound])
 
     def routine(self, table: TableDesign, kind: str) -> sql.Identifier:

@@ -31,6 +31,12 @@ async def old_readers(conn: Connection, design: Design) -> list[str]:
     return list(found)
 
 
+def assigned(source: str, names: Iterable[str]) -> list[str]:
+    """Tell which of some columns a trigger's function gives a value of its own."""
+    bare = without_comments(source)
+    return [name for name in names if re.search(rf"\bnew\s*\.\s*{_spelled(name)}\s*:?=", bare, re.IGNORECASE)]
+
+
 def _leaving(table: TableDesign) -> list[str]:
     kept = set(table.new_names)
     return [name for name in table.columns if name not in kept]

@@ -12,7 +12,7 @@ from typing import Any
 
 from pgduet.messages import ShadowResult
 from pgduet.operations import reads, rows
-from pgduet.operations.design import TableDesign
+from pgduet.operations.design import Design, TableDesign
 from pgduet.phases import SyncMode
 from pgduet.postgres import store
 from pgduet.postgres.heaps import heaps, pages
@@ -25,16 +25,21 @@ KEYS_PER_PAGE = 4
 
 async def sample(conn: Connection, migration: store.Migration, wanted: int) -> ShadowResult:
     """Take about `wanted` samples, spread over the tables; fewer where tables are empty."""
-    result = ShadowResult(comparable=bool(migration.design.tables))
+    return await sample_tables(conn, migration.design, wanted)
+
+
+async def sample_tables(conn: Connection, design: Design, wanted: int) -> ShadowResult:
+    """Sample the tables of a design."""
+    result = ShadowResult(comparable=bool(design.tables))
     timed = _Times()
-    share = max(1, wanted // max(1, len(migration.design.tables)))
+    share = max(1, wanted // max(1, len(design.tables)))
     with spans.span("sampled reads", wanted=wanted) as seen, spans.untraced():
-        for table in migration.design.tables:
-            shown = await _shown(conn, migration, table)
+        for table in design.tables:
+            shown = await _shown(conn, design, table)
             if table.key and set(table.key) <= shown:
-                await _Sampler(conn, migration, table, shown, result).keys(share, timed)
+                await _Sampler(conn, design, table, shown, result).keys(share, timed)
             else:
-                await _sample_pages(conn, migration, table, share, result)
+                await _sample_pages(conn, design, table, share, result)
         seen.set_attributes({"pgduet.samples": result.samples, "pgduet.mismatches": result.mismatches})
     result.old_ms, result.new_ms = timed.medians()
     return result
@@ -63,9 +68,9 @@ class _Times:
         return statistics.median(self.old) * 1000, statistics.median(self.new) * 1000
 
 
-async def _shown(conn: Connection, migration: store.Migration, table: TableDesign) -> frozenset[str]:
+async def _shown(conn: Connection, design: Design, table: TableDesign) -> frozenset[str]:
     """Name the columns that the old version shows."""
-    view = reads.view(migration.design, table, new=False).as_string(conn)
+    view = reads.view(design, table, new=False).as_string(conn)
     found = await (await conn.execute(block("reads", "shown"), {"view": view})).fetchall()
     return frozenset(row["name"] for row in found)
 
@@ -75,14 +80,14 @@ class _Sampler:
     """Samples one table by keys; `shown` are the columns that the old version shows."""
 
     conn: Connection
-    migration: store.Migration
+    design: Design
     table: TableDesign
     shown: frozenset[str]
     result: ShadowResult
 
     async def keys(self, wanted: int, timed: _Times) -> None:
         """Read so many rows through both versions, and compare them."""
-        design, table = self.migration.design, self.table
+        design, table = self.design, self.table
         places = await _places(self.conn, table)
         readers = [
             (reads.read(design, table, self.shown, new=new), timed.new if new else timed.old) for new in (False, True)
@@ -101,7 +106,7 @@ class _Sampler:
                 seen += 1
 
     async def _compare(self, key: tuple[Any, ...]) -> None:
-        query = reads.compare(self.migration.design, self.table, self.shown, key)
+        query = reads.compare(self.design, self.table, self.shown, key)
         compared = await (await self.conn.execute(query)).fetchone()
         if compared is None or not compared["rows"]:
             return  # deleted meanwhile
@@ -114,7 +119,7 @@ class _Sampler:
 
 
 async def _sample_pages(
-    conn: Connection, migration: store.Migration, table: TableDesign, wanted: int, result: ShadowResult
+    conn: Connection, design: Design, table: TableDesign, wanted: int, result: ShadowResult
 ) -> None:
     places = await _places(conn, table)
     seen = 0
@@ -122,7 +127,7 @@ async def _sample_pages(
         if not places or seen >= wanted:
             break
         heap, page = _page(places)
-        query = rows.parity(migration.design, heap, SyncMode.BOTH, page, page + 1, safe=True)
+        query = rows.parity(design, heap, SyncMode.BOTH, page, page + 1, safe=True)
         counted = (await (await conn.execute(query)).fetchall())[0]
         seen += counted["rows"]
         result.mismatches += counted["mismatches"]

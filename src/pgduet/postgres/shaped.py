@@ -22,6 +22,7 @@ from pgduet.operations.shaped import shaping
 from pgduet.plan.models import ExtractTable, MergeRows, Plan, ShadowTable
 from pgduet.plan.shadow_operations import PartitionBy
 from pgduet.postgres import copying, merging, shadowing
+from pgduet.postgres.partitioning import choose
 from pgduet.postgres.session import Connection, condition
 
 _DEFAULT = re.compile(r"\s*DEFAULT\s*", re.IGNORECASE)
@@ -68,6 +69,12 @@ async def _shadow(
     made: Shaped,
 ) -> None:
     """Make a shadow, or attach the table to a parent where that gives the same shape."""
+    if isinstance(operation, ShadowTable):
+        choice = await choose(conn, plan.name, index, operation, table)
+        made.hazards += choice.hazards
+        if choice.design is not None:
+            made.attached.append(choice.design)
+            return
     top: KeyPath = ("operations", index, operation.kind)
     await _check_role(conn, top)
     await _refuse_security(conn, table, top)

@@ -230,12 +230,15 @@ SELECT CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(x.grantee)::text END
  WHERE n.nspname = %(schema)s AND x.privilege_type = 'USAGE'
 
 -- name: schema_tables
--- Without columns in the making: they are the version's that brings them, and its alone.
+-- Without columns in the making: they are the version's that brings them, and its alone. A parent in the making is nobody's table yet, and
+-- what is under it still one of its own.
 SELECT c.relname AS table, r.rolname AS owner, current_setting('is_superuser') = 'on' AS may_give,
        ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                 AND NOT starts_with(a.attname, '_pgduet_') ORDER BY a.attnum)::text[] AS columns, c.oid::bigint AS oid
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
- WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+ WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT starts_with(c.relname, '_pgduet_')
+   AND (NOT c.relispartition OR EXISTS (SELECT FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent
+                                         WHERE i.inhrelid = c.oid AND p.relnamespace = c.relnamespace AND starts_with(p.relname, '_pgduet_')))
  ORDER BY c.relname
 
 -- name: schema_owner

@@ -50,7 +50,7 @@ async def test_drift_by_hand_is_named_key_by_key_seen_in_aggregates_repaired_and
         async def compared() -> counterpart.Compared:
             sessions = (t.conn, other)
             return await counterpart.compare(
-                sessions, t.comparison, MIGRATION, aggregates=(TURNOVER,), after_s=0.0, pause_ms=0.0
+                sessions, t.comparison, MIGRATION, aggregates=(TURNOVER,), after_s=0.0
             )
 
         found = await compared()
@@ -81,7 +81,7 @@ async def test_a_whole_comparison_that_was_cancelled_goes_on_and_counts_each_row
     async with twins(dsn) as t:
         notes: list[str] = []
         task = asyncio.create_task(
-            counterpart.compare((t.conn,), t.comparison, MIGRATION, after_s=0.0, pause_ms=50.0, progress=notes.append)
+            counterpart.compare((t.conn,), t.comparison, MIGRATION, after_s=0.0, progress=notes.append)
         )
         async with asyncio.timeout(20):
             while len(notes) < 3:
@@ -91,7 +91,7 @@ async def test_a_whole_comparison_that_was_cancelled_goes_on_and_counts_each_row
             await task
         ((before,),) = await t.rows("SELECT rows FROM pgduet.comparison")
         assert 0 < before < ROWS
-        found = await counterpart.compare((t.conn,), t.comparison, MIGRATION, after_s=0.0, pause_ms=0.0)
+        found = await counterpart.compare((t.conn,), t.comparison, MIGRATION, after_s=0.0)
         assert (found.rows, found.shadow_rows, found.clean) == (ROWS, ROWS, True)
 
 

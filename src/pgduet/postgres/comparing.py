@@ -18,10 +18,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Self
 
-from psycopg import DataError, Error
+from psycopg import DataError, Error, errors, sql
 from psycopg.errors import RaiseException
 from psycopg.types.json import Jsonb
 
+from pgduet.barriers import reach
 from pgduet.errors import GateRefused
 from pgduet.operations import comparing
 from pgduet.operations.comparing import Span
@@ -33,6 +34,9 @@ from pgduet.sql import block
 
 FIRST_ROWS = 10_000
 MOST_ROWS = 500_000
+LEAST_ROWS = 100
+LONGEST_MS = 2000
+"""What a chunk may take in all, however its rows are: some forty times what it aims at."""
 CHUNK_MS = 50.0
 """What a chunk aims at: the speed is the same from 10,000 rows on (ADR 29), and the snapshot stays short."""
 NAMED_AT_MOST = 100_000
@@ -71,9 +75,18 @@ async def run(conn: Connection, name: str, values: dict[str, Any]) -> list[dict[
 
 
 async def begin(
-    conn: Connection, comparison: Comparison, migration_id: int, parts: int = 1, *, anew: bool = False
+    conn: Connection,
+    comparison: Comparison,
+    migration_id: int,
+    parts: int = 1,
+    *,
+    anew: bool = False,
+    token: str = "",
+    before: int = 0,
 ) -> list[int]:
     """Give the parts of a comparison: those of one that has not finished, unless `anew` or its shape is another; else new ones.
+
+    With a `token`, those of the comparison that was begun with it, finished or not, and of no other.
 
     Raises:
         GateRefused: rows cannot be told apart by the key.
@@ -81,14 +94,15 @@ async def begin(
     await require_keys(conn, comparison)
     where = {"id": migration_id, "source": comparison.source_label, "shadow": comparison.shadow_label}
     found = await run(conn, "parts", where)
-    if not anew and any(part["finished_at"] is None and part["shape"] == comparison.shape for part in found):
+    same = bool(found) and all(part["shape"] == comparison.shape and part["token"] == token for part in found)
+    if same and not anew and (token or any(part["finished_at"] is None for part in found)):
         return [part["id"] for part in found]
     bounds = await _bounds(conn, comparison, parts)
     async with conn.transaction():
         await run(conn, "forget", where)
         for number, (low, high) in enumerate(zip([None, *bounds], [*bounds, None], strict=True)):
             values = {"part": number, "shape": comparison.shape, "low": _json(low), "high": _json(high)}
-            await run(conn, "begin", where | values)
+            await run(conn, "begin", where | values | {"token": token, "before": before})
     return [part["id"] for part in await run(conn, "parts", where)]
 
 
@@ -120,6 +134,7 @@ class Comparing:
         self.finished = False
         self.counts = Counts()
         self.longest_ms = 0.0
+        self.limit_ms: int | None = None
         self.began_at: datetime | None = None
         self._span = Span()
 
@@ -150,11 +165,26 @@ class Comparing:
     async def next(self) -> None:
         """Compare the next chunk; the pause after it is the caller's."""
         began = time.monotonic()
+        await self._bounded()
         span, last = await self._next_span()
-        found = await self._compared(span)
+        try:
+            found = await self._compared(span)
+        except errors.QueryCanceled:
+            if self.size <= LEAST_ROWS or not self.comparison.aligned:
+                raise
+            # Far more than was aimed at, for rows that are larger than those before: nothing is counted, and less is tried.
+            self.size = max(LEAST_ROWS, self.size // 8)
+            return
         self.longest_ms = max(self.longest_ms, took_ms := (time.monotonic() - began) * 1000)
         await self._advance(found, span, last=last)
         self._adapt(took_ms)
+
+    async def _bounded(self) -> None:
+        """Cut a chunk off that would hold its snapshot for long; the smallest one takes as long as it takes."""
+        wanted_ms = 0 if self.size <= LEAST_ROWS or not self.comparison.aligned else LONGEST_MS
+        if wanted_ms != self.limit_ms:
+            self.limit_ms = wanted_ms
+            await self.conn.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(wanted_ms)))
 
     async def _next_span(self) -> tuple[Span, bool]:
         if not self.comparison.aligned:
@@ -230,6 +260,8 @@ class Comparing:
                 await run(self.conn, "suspect", {"id": self.id, "found": Jsonb(chunk.found)})
             reached = {"reached": _json(span.high), "named": len(chunk.found), "finished": last}
             await run(self.conn, "advance", {"id": self.id, **reached, **values})
+            await reach("batch.before_commit")
+        await reach("batch.after_commit")
         self.named += len(chunk.found)
         self.chunks += 1
         self.finished = last
@@ -238,7 +270,7 @@ class Comparing:
 
     def _adapt(self, took_ms: float) -> None:
         factor = min(2.0, max(0.5, self.chunk_ms / max(took_ms, 0.1)))
-        self.size = min(MOST_ROWS, max(100, round(self.size * factor)))
+        self.size = min(MOST_ROWS, max(LEAST_ROWS, round(self.size * factor)))
 
 
 def _slice(part: dict[str, Any]) -> Span:
@@ -261,5 +293,5 @@ async def opened(conn: Connection, comparison: Comparison, part_id: int, **how: 
         yield part
     finally:
         if not conn.closed:
-            for setting in ("enable_seqscan", "jit", "synchronous_commit"):
+            for setting in ("enable_seqscan", "jit", "synchronous_commit", "statement_timeout"):
                 await conn.execute(b"RESET " + setting.encode())

@@ -78,6 +78,21 @@ UPDATE {target} AS {other} SET {assign} FROM {origin} AS {row} WHERE {among} AND
 -- name: delete_extra
 DELETE FROM {target} AS {other} WHERE {among} AND NOT EXISTS (SELECT FROM {origin} AS {row} WHERE {match} AND {wanted})
 
+-- name: note_keys
+-- Before the shadow is published: the drain reads these rows again, each under its lock.
+INSERT INTO {journal} SELECT {key} FROM {keys}
+
+-- name: engine
+SELECT set_config('pgduet.engine', {label}, true)
+
+-- name: row
+-- The row that is about to be written for both sides: neither side's trigger answers the other.
+SELECT set_config('pgduet.row', {token}, true) FROM {keys}
+
+-- name: clear_columns
+-- The extracted row is gone: so are the columns that it was made from.
+UPDATE {target} AS s SET {clear} WHERE {among} AND {wanted} AND NOT EXISTS (SELECT FROM {origin} AS f WHERE {match})
+
 -- name: traits
 -- What decides how values of a column are compared: domains are looked through, arrays are judged by what they hold.
 WITH RECURSIVE held AS (
@@ -113,14 +128,17 @@ SELECT greatest(sum(c.reltuples) FILTER (WHERE c.reltuples >= 0), 0)::float8 AS 
  WHERE c.relkind = 'r' AND c.oid IN (SELECT %(relation)s::text::regclass UNION SELECT relid FROM pg_partition_tree(%(relation)s::text::regclass))
 
 -- name: begin
-INSERT INTO pgduet.comparison (migration_id, source, shadow, part, shape, low, high)
-VALUES (%(id)s, %(source)s, %(shadow)s, %(part)s, %(shape)s, %(low)s, %(high)s)
+INSERT INTO pgduet.comparison (migration_id, source, shadow, part, shape, token, before, low, high)
+VALUES (%(id)s, %(source)s, %(shadow)s, %(part)s, %(shape)s, %(token)s, %(before)s, %(low)s, %(high)s)
 
 -- name: forget
 DELETE FROM pgduet.comparison WHERE migration_id = %(id)s AND source = %(source)s AND shadow = %(shadow)s
 
 -- name: parts
 SELECT * FROM pgduet.comparison WHERE migration_id = %(id)s AND source = %(source)s AND shadow = %(shadow)s ORDER BY part
+
+-- name: begun
+SELECT FROM pgduet.comparison WHERE migration_id = %(id)s AND token = %(token)s LIMIT 1
 
 -- name: part
 SELECT * FROM pgduet.comparison WHERE id = %(id)s
@@ -188,7 +206,7 @@ SELECT groups, old, new, old_groups, new_groups, count(*) OVER () AS differing
  ORDER BY groups LIMIT {limit}
 
 -- name: began
-SELECT min(began_at) AS at FROM pgduet.comparison WHERE id = ANY (%(ids)s)
+SELECT min(began_at) AS at, max(before) AS before FROM pgduet.comparison WHERE id = ANY (%(ids)s)
 
 -- name: examples
 SELECT kind, key FROM pgduet.suspect

@@ -5,7 +5,8 @@ SELECT to_regclass('pgduet.audit') IS NOT NULL AND to_regclass('pgduet.route') I
 
 -- name: is_complete
 -- With what later releases brought as well.
-SELECT to_regclass('pgduet.audit') IS NOT NULL AND to_regclass('pgduet.suspect') IS NOT NULL AS ready
+SELECT to_regclass('pgduet.audit') IS NOT NULL AND to_regclass('pgduet.suspect') IS NOT NULL
+       AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('pgduet.comparison') AND attname = 'token') AS ready
 
 -- name: latest
 SELECT m.*, r.read_percent FROM pgduet.migration m LEFT JOIN pgduet.route r ON r.migration = m.name

@@ -57,14 +57,20 @@ async def test_drift_by_hand_is_named_key_by_key_seen_in_aggregates_repaired_and
         assert (len(found.parts), found.rows, found.shadow_rows, found.clean) == (2, ROWS, ROWS + 100, False)
         assert found.settled.confirmed == {"mismatch": 300, "missing": 300, "extra": 400}
         assert len(found.examples) == counterpart.EXAMPLES
-        assert [(group.aggregate, group.group) for group in found.groups] == [("turnover", [n]) for n in (1, 2, 3)]
+        assert [(each.name, each.groups) for each in found.aggregates] == [("turnover", [[1], [2], [3]])]
         open_notes = "SELECT kind, (key ->> 'id')::int FROM pgduet.drift WHERE resolved_at IS NULL"
         named = {
             *(("mismatch", n) for n in range(11, ROWS, 100)),
             *(("missing", n) for n in range(22, ROWS, 100)),
             *(("extra", -n) for n in range(1, 401)),
         }
-        assert set(await t.rows(open_notes)) == named
+        assert set(await t.rows(open_notes + " AND kind <> 'aggregate'")) == named
+        values = "SELECT key -> 'group' ->> 0, detail FROM pgduet.drift WHERE kind = 'aggregate' ORDER BY 1"
+        assert await t.rows(values) == [
+            ("1", '{"old":"4500300.00","new":"4500600.00"}'),
+            ("2", '{"old":"4503300.00","new":"3000300.00"}'),
+            ("3", '{"old":"4506300.00","new":"4508300.00"}'),
+        ]
         done = await suspects.repair(t.conn, t.comparison, REFERENCE, found.parts, Authority.OLD)
         assert done.written == 1000
         logged = await t.rows("SELECT (affected ->> 'rows')::int FROM pgduet.audit WHERE action = 'repair'")

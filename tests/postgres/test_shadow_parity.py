@@ -1,7 +1,6 @@
 """Parity of a shadow from its design: each kind of drift is named and repaired on the way that is safe in each phase."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -10,13 +9,13 @@ import pytest
 from support.mutants import Code, must_fail
 from support.shadows import CUSTOMERS, Shadow, addresses, create_orders, over, parted, wide
 
+from pgduet.barriers import HOOKS
 from pgduet.messages import Reference
-from pgduet.operations import shadow_mending
+from pgduet.operations import pairing, shadow_mending
 from pgduet.operations.aggregates import Aggregate, Measured
 from pgduet.operations.shadow_design import ShadowColumn, ShadowDesign
 from pgduet.phases import Authority
 from pgduet.plan.policy import Policy
-from pgduet.postgres import shadow_parity
 from pgduet.postgres.counterpart import Compared
 from pgduet.postgres.databases import Database
 from pgduet.postgres.pace import Pace
@@ -28,7 +27,6 @@ REFERENCE = Reference(database="shop", name="wide-orders", migration_id=1, actor
 ROWS = 2000
 PACE = Pace.of(Policy())
 SHADOW = wide().shadow_label
-Compare = Callable[..., Any]
 
 
 class Checked:
@@ -40,15 +38,15 @@ class Checked:
         self.asked = 0
 
     async def compare(
-        self, *, repair: bool = False, authority: Authority = Authority.OLD, token: str | None = None, **more: Any
+        self, *, repair: bool = False, authority: Authority = Authority.OLD, request: str | None = None, **more: Any
     ) -> Compared:
-        """Compare anew, or go on by a token."""
+        """Compare anew, or go on by a request."""
         self.asked += 1
         async with AsyncExitStack() as stack:
             database = Database("shop", self.dsn)
             sessions = [await stack.enter_async_context(session(database, "test")) for _ in range(2)]
             parity = ShadowParity(sessions, self.design, REFERENCE, Standing(self.published, authority), PACE)
-            return await parity.whole(token or f"try {self.asked}", repair=repair, **more)
+            return await parity.whole(request or f"try {self.asked}", repair=repair, **more)
 
     async def engine(self, *queries: str) -> None:
         """Write the shadow past everything, as nobody should."""
@@ -119,8 +117,8 @@ async def test_drift_is_named_key_by_key_and_repaired_towards_the_old_side(order
 
 async def test_a_repair_finds_nothing_to_do_the_second_time(orders: Checked) -> None:
     await orders.engine(*DRIFT)
-    found = await orders.compare(repair=True, token="one")
-    again = await orders.compare(repair=True, token="one")
+    found = await orders.compare(repair=True, request="one")
+    again = await orders.compare(repair=True, request="one")
     assert (found.repaired, again.repaired, again.clean, again.parts) == (8, 8, True, found.parts)
     logged = await orders.rows("SELECT sum((affected ->> 'rows')::int)::int FROM pgduet.audit WHERE action = 'repair'")
     assert logged == [(8,)]
@@ -139,12 +137,12 @@ async def test_a_repair_that_was_killed_half_way_goes_on_and_repairs_each_row_on
         if commits == 2:
             raise asyncio.CancelledError
 
-    compared = await orders.compare(token="one")
-    monkeypatch.setitem(__import__("pgduet.barriers").barriers.HOOKS, "batch.after_commit", dies)
+    compared = await orders.compare(request="one")
+    monkeypatch.setitem(HOOKS, "batch.after_commit", dies)
     with pytest.raises(asyncio.CancelledError):
-        await orders.compare(repair=True, token="one")
+        await orders.compare(repair=True, request="one")
     monkeypatch.undo()
-    found = await orders.compare(repair=True, token="one")
+    found = await orders.compare(repair=True, request="one")
     assert (found.clean, found.repaired, found.parts != compared.parts) == (True, 8, True)
     logged = await orders.rows("SELECT sum((affected ->> 'rows')::int)::int FROM pgduet.audit WHERE action = 'repair'")
     assert logged == [(8,)]
@@ -187,7 +185,7 @@ async def test_a_repair_after_publication_keeps_what_only_the_new_version_knows(
 
 async def a_new_client_writes_while_its_row_is_repaired(published: Checked) -> None:
     await published.engine(DRIFT[0])
-    await published.compare(token="one")
+    await published.compare(request="one")
     held = asyncio.Event()
     writing: list[asyncio.Task[Any]] = []
 
@@ -203,11 +201,9 @@ async def a_new_client_writes_while_its_row_is_repaired(published: Checked) -> N
             while (await published.rows(waits)) == [(0,)]:
                 await asyncio.sleep(0.01)
 
-    from pgduet.barriers import HOOKS
-
     HOOKS["batch.before_commit"] = begin
     try:
-        found = await published.compare(repair=True, token="one")
+        found = await published.compare(repair=True, request="one")
     finally:
         del HOOKS["batch.before_commit"]
     (done,) = await asyncio.gather(*writing)
@@ -237,9 +233,7 @@ async def test_that_client_would_write_nothing_if_the_row_were_written_anew(publ
 
     shadow_mending.Towards.remove = remove  # type: ignore[attr-defined]
     try:
-        await must_fail(
-            a_new_client_writes_while_its_row_is_repaired(published), drains, says="found its row gone"
-        )
+        await must_fail(a_new_client_writes_while_its_row_is_repaired(published), drains, says="found its row gone")
     finally:
         del shadow_mending.Towards.remove  # type: ignore[attr-defined]
 
@@ -273,7 +267,9 @@ async def test_aggregates_that_are_declared_are_off_as_well(orders: Checked) -> 
     assert (await orders.compare(aggregates=(turnover,))).clean
     await orders.engine(DRIFT[0])
     found = await orders.compare(aggregates=(turnover,))
-    assert [(each.group, each.old, each.new) for each in found.groups] == [([2], "0", "15")]
+    assert [(each.name, each.differing, each.groups) for each in found.aggregates] == [("turnover", 1, [[2]])]
+    details = await orders.rows("SELECT detail FROM pgduet.drift WHERE kind = 'aggregate' AND resolved_at IS NULL")
+    assert details == [('{"old":"0","new":"15"}',)]
     found = await orders.compare(aggregates=(turnover,), repair=True)
     assert (found.clean, found.repaired) == (True, 3)
 
@@ -359,8 +355,6 @@ async def test_10_the_plans_filter_drops_valid_rows_with_null_helpers(dsn: str, 
 
 
 async def test_10_would_pass_if_the_filters_own_word_were_taken(dsn: str, conn: Connection) -> None:
-    from pgduet.operations import pairing
-
     trusting = Code("what cannot be said of a row does not take it out", pairing.expected, "IS NOT FALSE", "IS TRUE")
     await must_fail(filtered(dsn, conn), trusting, says="rows that the filter dropped were not missed")
 
@@ -390,11 +384,6 @@ async def test_a_partitioned_shadow_is_compared_by_the_anchors_key(dsn: str, con
 
 
 async def test_a_comparison_that_is_asked_for_anew_is_made_anew(orders: Checked) -> None:
-    first = await orders.compare(token="one")
-    assert (await orders.compare(token="one")).checked_at == first.checked_at
-    assert (await orders.compare(token="two")).checked_at > first.checked_at
-
-
-@pytest.fixture
-async def _quiet() -> AsyncIterator[None]:
-    yield
+    first = await orders.compare(request="one")
+    assert (await orders.compare(request="one")).checked_at == first.checked_at
+    assert (await orders.compare(request="two")).checked_at > first.checked_at

@@ -68,8 +68,8 @@ def bound(comparison: Comparison, low: Key | None, high: Key | None, rows: int) 
         shadow_keys=commas(shadow_keys(comparison)),
         source=comparison.source_relation,
         shadow=comparison.shadow_relation,
-        source_span=_in_range(source_keys(comparison), comparison, span),
-        shadow_span=_in_range(shadow_keys(comparison), comparison, span),
+        source_span=in_range(source_keys(comparison), comparison, span),
+        shadow_span=in_range(shadow_keys(comparison), comparison, span),
         source_order=commas(source_keys(comparison)),
         shadow_order=commas(shadow_keys(comparison)),
         order=commas(sql.SQL("u.{}").format(name) for name in names),
@@ -99,7 +99,7 @@ def spanned(comparison: Comparison, span: Span, limit: int) -> Query:
             (column.source, key) for column, key in zip(comparison.key, source_keys(comparison), strict=True)
         ),
         source=comparison.source_relation,
-        span=_in_range(source_keys(comparison), comparison, span),
+        span=in_range(source_keys(comparison), comparison, span),
         order=commas(source_keys(comparison)),
         limit=sql.Literal(limit),
     )
@@ -158,7 +158,7 @@ def _source_side(comparison: Comparison, span: Span) -> Query:
     also: list[sql.Composable] = []
     where = [expected(comparison)]
     if comparison.aligned:
-        where.append(_in_range(source_keys(comparison), comparison, span))
+        where.append(in_range(source_keys(comparison), comparison, span))
     else:
         mapped = [across(column) for column in comparison.key]
         also = [
@@ -179,7 +179,7 @@ def _source_side(comparison: Comparison, span: Span) -> Query:
 
 def _shadow_side(comparison: Comparison, span: Span) -> Query:
     if comparison.aligned:
-        also, where = sql.SQL(""), _in_range(shadow_keys(comparison), comparison, span)
+        also, where = sql.SQL(""), in_range(shadow_keys(comparison), comparison, span)
     else:
         also = sql.SQL("1::bigint AS _pgduet_n,")
         keys = zip(comparison.key, shadow_keys(comparison), strict=True)
@@ -187,7 +187,8 @@ def _shadow_side(comparison: Comparison, span: Span) -> Query:
     return block("compare", "side").format(row=SHADOW, also=also, relation=comparison.shadow_relation, where=where)
 
 
-def _in_range(keys: Sequence[sql.Composable], comparison: Comparison, span: Span) -> Query:
+def in_range(keys: Sequence[sql.Composable], comparison: Comparison, span: Span) -> Query:
+    """Render that keys are in a range."""
     row = sql.SQL("({})").format(commas(keys))
     ends = [(">", span.low), ("<=", span.high)]
     return all_of(

@@ -1,7 +1,7 @@
 """What is compared of an anchor and its shadow: from the design of a shadow to a comparison of pairs (ADR 28, 29).
 
-Before publication only the anchor is written by clients, so a column of the shadow must be what `up` says. Afterwards a value may be
-one that the other side cannot hold: then it is the other side that must be what the way back says. Which columns answer for each
+Before publication clients write the anchor only, so a column of the shadow must be what `up` says. Afterwards a value may be one
+that the other side cannot hold: then it is the other side that must be what the way back says. Which columns answer for each
 other is told column by column: those that are made from each other. A column with no such partner is its own version's, as a
 column that only the new version knows.
 """

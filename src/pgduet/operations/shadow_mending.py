@@ -1,8 +1,8 @@
 """Statements that bring a shadow, or its anchor, in line by keys that were found to differ, on the way that is safe at that time.
 
-Before publication the keys are noted in the journal, and the drain reads their rows again. From publication on the drain is not to be
-used: it writes a row by DELETE and INSERT, by which a new client who waits for that row would change nothing, and what only the new
-version knows would be lost. So rows are written in place, under the anchor's lock. After cutover it is the anchor that is
+Before publication the keys are noted in the journal, and the drain reads their rows again. From publication on the drain must not
+do it: it writes a row by DELETE and INSERT, by which a new client who waits for that row would change nothing, and what only the
+new version knows would be lost. So rows are written in place, under the anchor's lock. After cutover it is the anchor that is
 written, row by row, each named in `pgduet.row`, or its trigger would carry it back to the shadow.
 """
 

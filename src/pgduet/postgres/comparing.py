@@ -12,7 +12,7 @@ take the place of ranges, and each reads both tables whole.
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -27,6 +27,7 @@ from pgduet.errors import GateRefused
 from pgduet.operations import comparing
 from pgduet.operations.comparing import Span
 from pgduet.operations.comparison import Comparison
+from pgduet.operations.statement import Query
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.session import Connection, condition
 from pgduet.postgres.traits import require_keys, rows_estimated
@@ -81,28 +82,30 @@ async def begin(
     parts: int = 1,
     *,
     anew: bool = False,
-    token: str = "",
+    request: str = "",
     before: int = 0,
+    paired: bool = True,
 ) -> list[int]:
     """Give the parts of a comparison: those of one that has not finished, unless `anew` or its shape is another; else new ones.
 
-    With a `token`, those of the comparison that was begun with it, finished or not, and of no other.
+    With a `request`, those of the comparison that was begun with it, finished or not, and of no other.
 
     Raises:
         GateRefused: rows cannot be told apart by the key.
     """
-    await require_keys(conn, comparison)
+    if paired:
+        await require_keys(conn, comparison)
     where = {"id": migration_id, "source": comparison.source_label, "shadow": comparison.shadow_label}
     found = await run(conn, "parts", where)
-    same = bool(found) and all(part["shape"] == comparison.shape and part["token"] == token for part in found)
-    if same and not anew and (token or any(part["finished_at"] is None for part in found)):
+    same = bool(found) and all(part["shape"] == comparison.shape and part["request"] == request for part in found)
+    if same and not anew and (request or any(part["finished_at"] is None for part in found)):
         return [part["id"] for part in found]
     bounds = await _bounds(conn, comparison, parts)
     async with conn.transaction():
         await run(conn, "forget", where)
         for number, (low, high) in enumerate(zip([None, *bounds], [*bounds, None], strict=True)):
             values = {"part": number, "shape": comparison.shape, "low": _json(low), "high": _json(high)}
-            await run(conn, "begin", where | values | {"token": token, "before": before})
+            await run(conn, "begin", where | values | {"request": request, "before": before})
     return [part["id"] for part in await run(conn, "parts", where)]
 
 
@@ -122,8 +125,19 @@ async def _bounds(conn: Connection, comparison: Comparison, parts: int) -> list[
 class Comparing:
     """One part of a comparison, from its cursor to its end."""
 
-    def __init__(self, conn: Connection, comparison: Comparison, part_id: int, *, chunk_ms: float = CHUNK_MS) -> None:
+    def __init__(
+        self,
+        conn: Connection,
+        comparison: Comparison,
+        part_id: int,
+        *,
+        chunk_ms: float = CHUNK_MS,
+        render: Callable[[Comparison, Span, bool], Query] = lambda c, span, named: comparing.chunk(
+            c, span, named=named
+        ),
+    ) -> None:
         self.conn = conn
+        self.render = render
         self.comparison = comparison
         self.id = part_id
         self.chunk_ms = chunk_ms
@@ -243,7 +257,7 @@ class Comparing:
 
     async def _chunk(self, span: Span) -> Counts:
         named = self.named < NAMED_AT_MOST
-        query = comparing.chunk(self.comparison, span, named=named)
+        query = self.render(self.comparison, span, named)
         (row,) = await (await self.conn.execute(query)).fetchall()
         if named:
             kinds = Counter(kind for kind, _, _ in row["found"])

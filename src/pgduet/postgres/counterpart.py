@@ -1,8 +1,10 @@
 """A whole comparison of a table with its shadow: all parts on as many sessions as are given, suspects settled, drift noted.
 
 It can be called again after it was stopped, and goes on. `checked_at` is when its first chunk was read: nothing found is newer than
-that. Beside clients it takes a fifth of the time, on one session. Declared aggregates are compared after the rows, each in a snapshot
-of its own.
+that. Beside clients it works a fifth of the time, on one session. Declared aggregates are compared after the rows, each in a
+snapshot of its own.
+
+A merge has no pairs of rows, but groups and what the new version reads of them: `Exactly` says how those are compared.
 """
 
 import asyncio
@@ -11,27 +13,24 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pgduet.operations.aggregates import Aggregate, differences
+from psycopg import sql
+
+from pgduet.measured import Aggregated
+from pgduet.operations.aggregates import Aggregate
+from pgduet.operations.comparing import Span
 from pgduet.operations.comparison import Comparison
-from pgduet.postgres import comparing, suspects
+from pgduet.operations.statement import Query
+from pgduet.postgres import comparing, store, suspects
 from pgduet.postgres.comparing import Counts, opened, run
 from pgduet.postgres.gently import BESIDE_MS, Turns
+from pgduet.postgres.measuring import measure
 from pgduet.postgres.session import Connection
 
 EXAMPLES = 20
 
 Progress = Callable[[str], None]
+Chunk = Callable[[Comparison, Span, bool], Query]
 Settling = Callable[[], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A group in which a declared aggregate differs; no value where a side lacks the group."""
-
-    aggregate: str
-    group: list[Any]
-    old: str | None
-    new: str | None
 
 
 @dataclass
@@ -48,12 +47,12 @@ class Compared:
     before: int = 0
     """Where it follows a repair, the rows that differed before."""
     examples: list[dict[str, Any]] = field(default_factory=list)
-    groups: list[Group] = field(default_factory=list)
+    aggregates: list[Aggregated] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
         """Tell whether both sides are the same, in rows and in aggregates."""
-        return self.settled.clean and not self.unnamed and not self.groups
+        return self.settled.clean and not self.unnamed and not any(each.differing for each in self.aggregates)
 
     @property
     def mismatches(self) -> int:
@@ -74,29 +73,31 @@ async def compare(
     aggregates: Sequence[Aggregate] = (),
     after_s: float = suspects.AFTER_S,
     anew: bool = False,
-    token: str = "",
+    request: str = "",
     before: int = 0,
     settling: Settling | None = None,
+    exactly: Chunk | None = None,
     progress: Progress = lambda _: None,
 ) -> Compared:
     """Compare all rows; drift that is confirmed is noted, what is not found again is resolved.
 
-    `before` says how many rows differed before a repair that this follows; `settling` brings to rest what is under way, before suspects are looked at again.
+    `exactly` compares a span by another statement than that of pairs; what it finds is not looked at again, and says itself what it
+    saw. `before` is how many rows differed before a repair that this follows; `settling` brings to rest what is under way,
+    before suspects are looked at again.
 
     Raises:
         GateRefused: rows cannot be told apart by the key, or too many cannot be mapped.
     """
     first = sessions[0]
-    parts = await comparing.begin(
-        first, comparison, migration_id, len(sessions), anew=anew, token=token, before=before
-    )
+    how = {"anew": anew, "request": request, "before": before, "paired": exactly is None}
+    parts = await comparing.begin(first, comparison, migration_id, len(sessions), **how)
     left, total, named = list(parts), Counts(), 0
     turns = Turns()
 
     async def work(conn: Connection) -> None:
         nonlocal total, named
         while left:
-            async with opened(conn, comparison, left.pop(0)) as part:
+            async with opened(conn, comparison, left.pop(0), **({"render": exactly} if exactly else {})) as part:
                 aim_ms = part.chunk_ms
                 while not part.finished:
                     part.chunk_ms = min(aim_ms, BESIDE_MS) if turns.beside else aim_ms
@@ -113,10 +114,13 @@ async def compare(
         raise failed.exceptions[0] from None
     if settling and named:
         await settling()
+    if exactly:
+        await run(first, "all_confirmed", {"ids": parts})
     settled = await suspects.settle(first, comparison, parts, after_s=after_s)
     about = (await run(first, "began", {"ids": parts}))[0]
     began = about["at"]
-    await suspects.note(first, comparison, migration_id, parts, began)
+    await suspects.note(first, comparison, migration_id, parts, began, looks=exactly is None)
+    compared = await measured(first, migration_id, aggregates)
     examples = await run(first, "examples", {"ids": parts, "limit": EXAMPLES})
     return Compared(
         parts=parts,
@@ -127,11 +131,18 @@ async def compare(
         unnamed=total.mismatches + total.missing + total.extra + total.unmapped - named,
         before=about["before"],
         examples=[{"relation": comparison.source_label, **row} for row in examples],
-        groups=[found for aggregate in aggregates for found in await groups(first, aggregate)],
+        aggregates=compared,
     )
 
 
-async def groups(conn: Connection, aggregate: Aggregate, limit: int = EXAMPLES) -> list[Group]:
-    """Name the groups in which a declared aggregate differs, both sides read in one snapshot."""
-    rows = await (await conn.execute(differences(aggregate, limit))).fetchall()
-    return [Group(aggregate.name, row["groups"], row["old"], row["new"]) for row in rows]
+async def measured(
+    conn: Connection, migration_id: int, aggregates: Sequence[Aggregate], reading: sql.Composable | None = None
+) -> list[Aggregated]:
+    """Compare declared aggregates, each in one snapshot, and note the groups in which they differ."""
+    told = []
+    for aggregate in aggregates:
+        found = await measure(conn, aggregate, reading)
+        told.append(found.told)
+        for row in found.notes:
+            await store.note_drift(conn, migration_id, row["relation"], row["key"], row["kind"], row["detail"])
+    return told

@@ -2,8 +2,8 @@
 
 The writers' own transactions write both sides, so whatever one statement sees of a pair is exact, and a suspect is looked at again
 without a delay. Before publication there is an exception: keys that stand in the journal, which is emptied before suspects are
-looked at. A comparison belongs to a token: who comes with the same again goes on where it was, also from a repair to the comparison that
-follows it.
+looked at. A comparison belongs to a request: who comes with the same again goes on where it was, also from a repair to the
+comparison that follows it.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class ShadowParity:
         self.pace = pace
         self.progress = progress
 
-    async def whole(self, token: str, *, aggregates: Sequence[Aggregate] = (), repair: bool = False) -> Compared:
+    async def whole(self, request: str, *, aggregates: Sequence[Aggregate] = (), repair: bool = False) -> Compared:
         """Compare all rows; with `repair`, give drifted ones what the authority says, and compare again.
 
         Raises:
@@ -70,15 +70,15 @@ class ShadowParity:
         """
         for conn in self.sessions:
             await see_all(conn)
-        if repair and await suspects.begun(self.conn, self.reference.migration_id, again(token)):
-            return await self._compared(again(token), aggregates)  # a try before this one had repaired
-        found = await self._compared(token, () if repair else aggregates)
+        if repair and await suspects.begun(self.conn, self.reference.migration_id, again(request)):
+            return await self._compared(again(request), aggregates)  # a try before this one had repaired
+        found = await self._compared(request, () if repair else aggregates)
         if not repair:
             return found
         if not found.mismatches:
             return await self._with(found, aggregates)
         await self.repair(found.parts)
-        return await self._compared(again(token), aggregates, found.mismatches)
+        return await self._compared(again(request), aggregates, found.mismatches)
 
     async def repair(self, parts: Sequence[int]) -> suspects.Repaired:
         """Give confirmed rows what the authority says, by the way that is safe now."""
@@ -95,9 +95,7 @@ class ShadowParity:
             await conn.execute(mending.engine(self.design))
             return await write(conn, compared, found)
 
-        done = await suspects.repair(
-            self.conn, compared, self.reference, parts, authority, mute=mute, write=written
-        )
+        done = await suspects.repair(self.conn, compared, self.reference, parts, authority, mute=mute, write=written)
         if authority is Authority.OLD:
             await self.settling()
         return done
@@ -123,7 +121,7 @@ class ShadowParity:
         finally:
             await self.conn.execute("RESET lock_timeout")
 
-    async def _compared(self, token: str, aggregates: Sequence[Aggregate], before: int = 0) -> Compared:
+    async def _compared(self, request: str, aggregates: Sequence[Aggregate], before: int = 0) -> Compared:
         await self.settling()
         return await counterpart.compare(
             self.sessions,
@@ -131,14 +129,14 @@ class ShadowParity:
             self.reference.migration_id,
             aggregates=aggregates,
             after_s=0.0,
-            token=token,
+            request=request,
             before=before,
             settling=self.settling,
             progress=self.progress,
         )
 
     async def _with(self, found: Compared, aggregates: Sequence[Aggregate]) -> Compared:
-        found.groups = [group for each in aggregates for group in await counterpart.groups(self.conn, each)]
+        found.aggregates = await counterpart.measured(self.conn, self.reference.migration_id, aggregates)
         return found
 
     async def _noted(self, conn: Connection, compared: Comparison, found: Suspects) -> int:
@@ -165,6 +163,6 @@ class ShadowParity:
         return written
 
 
-def again(token: str) -> str:
+def again(request: str) -> str:
     """Name the comparison that follows a repair."""
-    return f"{token}/again"
+    return f"{request}/again"

@@ -71,9 +71,9 @@ async def settle(
         await asyncio.sleep(min(60.0, waiting[0]["seconds"] + 0.001))
 
 
-async def begun(conn: Connection, migration_id: int, token: str) -> bool:
-    """Tell whether a comparison was begun with a token."""
-    return bool(await run(conn, "begun", {"id": migration_id, "token": token}))
+async def begun(conn: Connection, migration_id: int, request: str) -> bool:
+    """Tell whether a comparison was begun with a request."""
+    return bool(await run(conn, "begun", {"id": migration_id, "request": request}))
 
 
 async def settled(conn: Connection, parts: Sequence[int]) -> Settled:
@@ -88,14 +88,27 @@ async def settled(conn: Connection, parts: Sequence[int]) -> Settled:
 
 
 async def note(
-    conn: Connection, comparison: Comparison, migration_id: int, parts: Sequence[int], before: datetime | None
+    conn: Connection,
+    comparison: Comparison,
+    migration_id: int,
+    parts: Sequence[int],
+    before: datetime | None,
+    *,
+    looks: bool = True,
 ) -> None:
-    """Note confirmed drift in `pgduet.drift`, with both rows; what a comparison begun at `before` did not find is resolved."""
+    """Note confirmed drift in `pgduet.drift`, with both rows; what a comparison begun at `before` did not find is resolved.
+
+    Unless it `looks`, what was seen is what it tells.
+    """
     relation = {"migration": migration_id, "relation": comparison.source_label}
     if before is not None:
         await run(conn, "resolved", relation | {"before": before})
     async for suspects in _confirmed(conn, parts, AT_ONCE):
-        now = await seen(conn, comparison, suspects)
+        now = (
+            await seen(conn, comparison, suspects)
+            if looks
+            else {each["id"]: {"detail": each["seen"]} for each in suspects}
+        )
         found = [
             {
                 "key": each["key"],

@@ -128,8 +128,8 @@ SELECT greatest(sum(c.reltuples) FILTER (WHERE c.reltuples >= 0), 0)::float8 AS 
  WHERE c.relkind = 'r' AND c.oid IN (SELECT %(relation)s::text::regclass UNION SELECT relid FROM pg_partition_tree(%(relation)s::text::regclass))
 
 -- name: begin
-INSERT INTO pgduet.comparison (migration_id, source, shadow, part, shape, token, before, low, high)
-VALUES (%(id)s, %(source)s, %(shadow)s, %(part)s, %(shape)s, %(token)s, %(before)s, %(low)s, %(high)s)
+INSERT INTO pgduet.comparison (migration_id, source, shadow, part, shape, request, before, low, high)
+VALUES (%(id)s, %(source)s, %(shadow)s, %(part)s, %(shape)s, %(request)s, %(before)s, %(low)s, %(high)s)
 
 -- name: forget
 DELETE FROM pgduet.comparison WHERE migration_id = %(id)s AND source = %(source)s AND shadow = %(shadow)s
@@ -138,7 +138,7 @@ DELETE FROM pgduet.comparison WHERE migration_id = %(id)s AND source = %(source)
 SELECT * FROM pgduet.comparison WHERE migration_id = %(id)s AND source = %(source)s AND shadow = %(shadow)s ORDER BY part
 
 -- name: begun
-SELECT FROM pgduet.comparison WHERE migration_id = %(id)s AND token = %(token)s LIMIT 1
+SELECT FROM pgduet.comparison WHERE migration_id = %(id)s AND request = %(request)s LIMIT 1
 
 -- name: part
 SELECT * FROM pgduet.comparison WHERE id = %(id)s
@@ -171,6 +171,9 @@ DELETE FROM pgduet.suspect WHERE id = ANY (%(ids)s)
 -- name: confirmed
 UPDATE pgduet.suspect SET confirmed_at = clock_timestamp() WHERE id = ANY (%(ids)s)
 
+-- name: all_confirmed
+UPDATE pgduet.suspect SET confirmed_at = clock_timestamp() WHERE comparison_id = ANY (%(ids)s) AND confirmed_at IS NULL
+
 -- name: unsettled
 UPDATE pgduet.suspect s SET kind = n.kind, key = n.key, seen = n.seen, seen_at = clock_timestamp(), looks = looks + 1
   FROM jsonb_to_recordset(%(found)s::jsonb) AS n(id bigint, kind text, key jsonb, seen text) WHERE s.id = n.id
@@ -181,7 +184,7 @@ SELECT kind, confirmed_at IS NOT NULL AS confirmed, count(*) AS rows FROM pgduet
 
 -- name: drifted
 -- Confirmed ones, the next of them by key: rows are locked in that order.
-SELECT id, kind, key FROM pgduet.suspect
+SELECT id, kind, key, seen FROM pgduet.suspect
  WHERE comparison_id = ANY (%(ids)s) AND confirmed_at IS NOT NULL AND id > %(after)s ORDER BY id LIMIT %(limit)s
 
 -- name: note
@@ -198,7 +201,7 @@ UPDATE pgduet.drift SET resolved_at = clock_timestamp()
 SELECT groups, old, new, old_groups, new_groups, count(*) OVER () AS differing
   FROM (SELECT groups, (array_agg(value) FILTER (WHERE side = 'old'))[1] AS old, (array_agg(value) FILTER (WHERE side = 'new'))[1] AS new,
                count(*) FILTER (WHERE side = 'old') AS old_groups, count(*) FILTER (WHERE side = 'new') AS new_groups
-          FROM (SELECT 'old' AS side, {old_groups} AS groups, ({old_value})::text AS value FROM {old} AS t GROUP BY {old_by}
+          FROM (SELECT 'old' AS side, {old_groups} AS groups, ({old_value})::text AS value FROM {old} AS t WHERE {only} GROUP BY {old_by}
                 UNION ALL
                 SELECT 'new', {new_groups}, ({new_value})::text FROM {new} AS t GROUP BY {new_by}) AS sides
          GROUP BY groups) AS compared

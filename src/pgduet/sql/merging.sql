@@ -145,6 +145,19 @@ SELECT CASE WHEN _pgduet_next IS NOT NULL THEN _pgduet_next::text END AS next, f
 SELECT count(*) AS rows, count(*) FILTER (WHERE {differs}) AS mismatches
   FROM (SELECT {o_key_named}, {merged} FROM {relation} AS o GROUP BY {o_key}) AS o FULL JOIN ({reading}) AS s ON {same}
 
+-- name: compared
+-- The same of a range of keys, with what is said of groups that differ.
+SELECT count(*) AS pairs, {found}
+  FROM (SELECT {groups} FROM {relation} AS o WHERE {o_range} GROUP BY {o_key}) AS o
+  FULL JOIN (SELECT * FROM ({reading}) AS s WHERE {s_range}) AS s ON {same}
+
+-- name: named
+coalesce(jsonb_agg(jsonb_build_array(CASE WHEN {o_lacks} THEN 'extra' WHEN {s_lacks} THEN 'missing' ELSE 'mismatch' END, {key},
+                                     jsonb_build_object('old', {old}, 'new', {new})::text)) FILTER (WHERE {differs}), '[]') AS found
+
+-- name: counted
+count(*) FILTER (WHERE {differs}) AS bad, count(*) FILTER (WHERE {s_lacks}) AS missing, count(*) FILTER (WHERE {o_lacks}) AS extra
+
 -- name: note_drift
 -- A repair is a note: it makes readers ask the source at once, and the next drain write the target.
 INSERT INTO {journal} SELECT {key_of} FROM

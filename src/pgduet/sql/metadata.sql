@@ -102,7 +102,7 @@ CREATE TABLE IF NOT EXISTS pgduet.comparison (
     shadow       text NOT NULL,
     part         integer NOT NULL,
     shape        text NOT NULL,                -- a hash of what is compared: another one begins anew
-    token        text NOT NULL DEFAULT '',     -- who asked for it: a later try of the same goes on
+    request        text NOT NULL DEFAULT '',     -- who asked for it: a later try of the same goes on
     before       bigint NOT NULL DEFAULT 0,    -- rows that differed before a repair, where it looks what came of that
     low          jsonb,                        -- keys as arrays of texts, `low` exclusive, or slices; null: without end
     high         jsonb,
@@ -121,7 +121,7 @@ CREATE TABLE IF NOT EXISTS pgduet.comparison (
     UNIQUE (migration_id, source, shadow, part)
 );
 
-ALTER TABLE pgduet.comparison ADD COLUMN IF NOT EXISTS token text NOT NULL DEFAULT '', ADD COLUMN IF NOT EXISTS before bigint NOT NULL DEFAULT 0;
+ALTER TABLE pgduet.comparison ADD COLUMN IF NOT EXISTS request text NOT NULL DEFAULT '', ADD COLUMN IF NOT EXISTS before bigint NOT NULL DEFAULT 0;
 
 CREATE TABLE IF NOT EXISTS pgduet.suspect (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -6,7 +6,7 @@ SELECT to_regclass('pgduet.audit') IS NOT NULL AND to_regclass('pgduet.route') I
 -- name: is_complete
 -- With what later releases brought as well.
 SELECT to_regclass('pgduet.audit') IS NOT NULL AND to_regclass('pgduet.suspect') IS NOT NULL
-       AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('pgduet.comparison') AND attname = 'token') AS ready
+       AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('pgduet.comparison') AND attname = 'request') AS ready
 
 -- name: latest
 SELECT m.*, r.read_percent FROM pgduet.migration m LEFT JOIN pgduet.route r ON r.migration = m.name
@@ -163,6 +163,9 @@ UPDATE pgduet_archive.value SET restored_at = NULL
 
 -- name: try_alone
 SELECT pg_try_advisory_lock(1885824098, %(id)s::int) AS alone
+
+-- name: compares_alone
+SELECT pg_try_advisory_lock(1885824101, %(id)s::int) AS alone
 
 -- name: end_holder
 SELECT pg_terminate_backend(pid) FROM pg_locks

@@ -49,9 +49,7 @@ async def test_drift_by_hand_is_named_key_by_key_seen_in_aggregates_repaired_and
 
         async def compared() -> counterpart.Compared:
             sessions = (t.conn, other)
-            return await counterpart.compare(
-                sessions, t.comparison, MIGRATION, aggregates=(TURNOVER,), after_s=0.0
-            )
+            return await counterpart.compare(sessions, t.comparison, MIGRATION, aggregates=(TURNOVER,), after_s=0.0)
 
         found = await compared()
         assert (len(found.parts), found.rows, found.shadow_rows, found.clean) == (2, ROWS, ROWS + 100, False)

@@ -77,6 +77,16 @@ def bound(comparison: Comparison, low: Key | None, high: Key | None, rows: int) 
     )
 
 
+def highest(comparison: Comparison) -> Query:
+    """Find the last key of both sides."""
+    return block("compare", "highest").format(
+        source_key=source_keys(comparison)[0],
+        shadow_key=shadow_keys(comparison)[0],
+        source=comparison.source_relation,
+        shadow=comparison.shadow_relation,
+    )
+
+
 def quantiles(comparison: Comparison, parts: int, percent: float) -> Query:
     """Find the keys that cut the source in `parts`."""
     names = [sql.Identifier(f"_pgduet_k{number}") for number in range(len(comparison.key))]

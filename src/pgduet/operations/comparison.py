@@ -158,6 +158,11 @@ class Comparison(Frozen):
         return all(column.up is None for column in self.key)
 
     @property
+    def numbered(self) -> bool:
+        """Tell whether keys are whole numbers, each once on either side."""
+        return self.aligned and len(self.key) == 1 and self.key[0].common_type in _INTEGERS
+
+    @property
     def shape(self) -> str:
         """Hash what is compared: a cursor of another comparison means nothing here."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:32]

@@ -36,6 +36,8 @@ from pgduet.sql import block
 FIRST_ROWS = 10_000
 MOST_ROWS = 500_000
 LEAST_ROWS = 100
+DENSE = 2
+"""Keys are dense where every second whole number is one."""
 LONGEST_MS = 2000
 """What a chunk may take in all, however its rows are: some forty times what it aims at."""
 CHUNK_MS = 50.0
@@ -151,6 +153,9 @@ class Comparing:
         self.limit_ms: int | None = None
         self.began_at: datetime | None = None
         self._span = Span()
+        self._dense = False
+        """Most whole numbers between the last chunk's ends were keys."""
+        self._end: int | None = None
 
     async def open(self) -> None:
         """Read the cursor, and make the session one in which chunks go by the key's index.
@@ -168,6 +173,7 @@ class Comparing:
         self.counts = Counts(*(part[n] for n in ("rows", "shadow_rows", "mismatches", "missing", "extra", "unmapped")))
         if self.comparison.aligned:
             self.reached, self.high = part["reached"] or part["low"], part["high"]
+            self._end = await self._last_number()
             # A table that was just filled has no statistics: without this each chunk could read all of it.
             await self.conn.execute("SET enable_seqscan = off")
         else:
@@ -190,6 +196,7 @@ class Comparing:
             self.size = max(LEAST_ROWS, self.size // 8)
             return
         self.longest_ms = max(self.longest_ms, took_ms := (time.monotonic() - began) * 1000)
+        self._judge(span, found)
         await self._advance(found, span, last=last)
         self._adapt(took_ms)
 
@@ -203,8 +210,29 @@ class Comparing:
     async def _next_span(self) -> tuple[Span, bool]:
         if not self.comparison.aligned:
             return self._span, True
+        if self._dense and self._end is not None and self.reached is not None:
+            # So many whole numbers are so many keys at most, on either side: no need to search for the last of them.
+            number = int(self.reached[0]) + self.size
+            if number < self._end:
+                return Span(self.reached, [str(number)]), False
         high = await self._bound(self.reached, self.high, self.size)
         return Span(self.reached, high or self.high), high is None
+
+    async def _last_number(self) -> int | None:
+        """Give the last key, where keys are whole numbers; rows that come later are beyond it, and searched for."""
+        if not self.comparison.numbered:
+            return None
+        if self.high is not None:
+            return int(self.high[0])
+        row = await (await self.conn.execute(comparing.highest(self.comparison))).fetchone()
+        return row["highest"] if row else None
+
+    def _judge(self, span: Span, found: Counts) -> None:
+        """Tell whether the next chunk's end can be counted instead of searched for."""
+        if self._end is None or span.low is None or span.high is None:
+            return
+        width = int(span.high[0]) - int(span.low[0])
+        self._dense = max(found.rows, found.shadow_rows) * DENSE >= width
 
     async def _bound(self, low: list[str] | None, high: list[str] | None, rows: int) -> list[str] | None:
         query = comparing.bound(self.comparison, low, high, rows)

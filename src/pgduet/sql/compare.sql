@@ -37,6 +37,9 @@ SELECT {texts} AS bound
         (SELECT {shadow_keys} FROM {shadow} AS f WHERE {shadow_span} ORDER BY {shadow_order} OFFSET {rows} LIMIT 1)) AS u
  ORDER BY {order} LIMIT 1
 
+-- name: highest
+SELECT greatest((SELECT max({source_key})::bigint FROM {source} AS s), (SELECT max({shadow_key})::bigint FROM {shadow} AS f)) AS highest
+
 -- name: quantiles
 -- Keys that cut the source in parts of about one size, by a sample of its pages.
 SELECT {texts} AS bound

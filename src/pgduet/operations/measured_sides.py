@@ -29,7 +29,8 @@ class Sides:
 
 def measured_sides(design: Design) -> dict[str, Sides]:
     """Give both sides of each shape, by the name of its table in the new version."""
-    return {str(TableName(each.schema_name, each.shown_as)): _sides(each) for each in (*design.shadows, *design.merged)}
+    shapes: list[ShadowDesign | MergeDesign] = [*design.shadows, *design.merged]
+    return {str(TableName(each.schema_name, each.shown_as)): _sides(each) for each in shapes}
 
 
 def _sides(design: ShadowDesign | MergeDesign) -> Sides:

@@ -36,14 +36,14 @@ def chunk(design: MergeDesign, compared: Comparison, span: Span, *, named: bool)
     targets = [fields(row, design.target_key) for row in (O, S)]
     first, *_ = design.target_key
     names = [each.name for each in design.columns]
-    lacking = {row: sql.SQL("{}.{} IS NULL").format(row, sql.Identifier(first)) for row in (O, S)}
+    o_lacks, s_lacks = (sql.SQL("{}.{} IS NULL").format(row, sql.Identifier(first)) for row in (O, S))
     differ = [sql.SQL("o.{0} IS DISTINCT FROM s.{0}").format(sql.Identifier(name)) for name in names]
     merged = [sql.SQL("{} AS {}").format(each.over(O), sql.Identifier(each.name)) for each in design.columns]
     key = [sql.SQL("coalesce({}, {})").format(*pair) for pair in zip(*targets, strict=True)]
     parts: dict[str, sql.Composable] = {
-        "differs": any_of([*lacking.values(), *differ]),
-        "o_lacks": lacking[O],
-        "s_lacks": lacking[S],
+        "differs": any_of([o_lacks, s_lacks, *differ]),
+        "o_lacks": o_lacks,
+        "s_lacks": s_lacks,
         "key": jsonb_object(zip(design.target_key, key, strict=True)),
         "old": _texts(O, names),
         "new": _texts(S, names),

@@ -89,8 +89,13 @@ async def compare(
         GateRefused: rows cannot be told apart by the key, or too many cannot be mapped.
     """
     first = sessions[0]
-    how = {"anew": anew, "request": request, "before": before, "paired": exactly is None}
-    parts = await comparing.begin(first, comparison, migration_id, len(sessions), **how)
+    parts = await comparing.begin(
+        *(first, comparison, migration_id, len(sessions)),
+        anew=anew,
+        request=request,
+        before=before,
+        paired=exactly is None,
+    )
     left, total, named = list(parts), Counts(), 0
     turns = Turns()
 

@@ -141,7 +141,7 @@ DELETE FROM pgduet.comparison WHERE migration_id = %(id)s AND source = %(source)
 SELECT * FROM pgduet.comparison WHERE migration_id = %(id)s AND source = %(source)s AND shadow = %(shadow)s ORDER BY part
 
 -- name: begun
-SELECT FROM pgduet.comparison WHERE migration_id = %(id)s AND request = %(request)s LIMIT 1
+SELECT id FROM pgduet.comparison WHERE migration_id = %(id)s AND request = %(request)s LIMIT 1
 
 -- name: part
 SELECT * FROM pgduet.comparison WHERE id = %(id)s

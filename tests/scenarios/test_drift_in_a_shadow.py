@@ -47,7 +47,8 @@ TURNOVER: dict[str, Any] = {
     "new": "amount",
     "group_by": ["shop"],
 }
-HELD: dict[str, Any] = {"gates": {"cutover": "manual"}, "approvals": {"cutover": 1}}
+SKIP: dict[str, Any] = {"shadow": {"mode": "skip"}}
+HELD: dict[str, Any] = {**SKIP, "gates": {"cutover": "manual"}, "approvals": {"cutover": 1}}
 
 CUSTOMERS = """
 CREATE TABLE public.customers (id int PRIMARY KEY, name text NOT NULL, street text, city text, country text);
@@ -173,7 +174,7 @@ async def test_drift_after_the_cutover_holds_the_soak_and_is_repaired_towards_th
 ) -> None:
     await create(conn, 500)
     async with stage.worker():
-        await stage.start(stage.plan(WIDER, verify={"reconcile_every_s": 1}, soak={"census_every_s": 1}))
+        await stage.start(stage.plan(WIDER, verify={"reconcile_every_s": 1}, **SKIP, soak={"census_every_s": 1}))
         await stage.waits("window", Phase.SOAK)
         keys = await break_it(conn, 500, 2)
         await stage.waits("drift", Phase.SOAK)
@@ -190,7 +191,7 @@ async def test_drift_after_the_cutover_holds_the_soak_and_is_repaired_towards_th
 async def filter_drops(stage: Harness, conn: Connection) -> None:
     """Scenario 10."""
     await conn.execute(CUSTOMERS)
-    await stage.start(stage.plan(ADDRESSES))
+    await stage.start(stage.plan(ADDRESSES, **SKIP))
     status = await stage.until(lambda status: status.waiting_for is not None)
     assert status.waiting_for is not None
     assert status.waiting_for.kind == "drift", "what the filter dropped stands in nobody's way"

@@ -1,11 +1,13 @@
 """Parity of a shadow from its design: each kind of drift is named and repaired on the way that is safe in each phase."""
 
 import asyncio
+import secrets
 from contextlib import AsyncExitStack
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from support.mutants import Code, must_fail
 from support.shadows import CUSTOMERS, Shadow, addresses, create_orders, over, parted, wide
 
@@ -35,6 +37,7 @@ class Checked:
     def __init__(self, conn: Connection, dsn: str, design: ShadowDesign, *, published: bool) -> None:
         self.m = Shadow(conn, design)
         self.conn, self.dsn, self.design, self.published = conn, dsn, design, published
+        self.role: str | None = None
         self.asked = 0
 
     async def compare(
@@ -43,7 +46,7 @@ class Checked:
         """Compare anew, or go on by a request."""
         self.asked += 1
         async with AsyncExitStack() as stack:
-            database = Database("shop", self.dsn)
+            database = Database("shop", self.dsn, self.role)
             sessions = [await stack.enter_async_context(session(database, "test")) for _ in range(2)]
             parity = ShadowParity(sessions, self.design, REFERENCE, Standing(self.published, authority), PACE)
             return await parity.whole(request or f"try {self.asked}", repair=repair, **more)
@@ -387,3 +390,35 @@ async def test_a_comparison_that_is_asked_for_anew_is_made_anew(orders: Checked)
     first = await orders.compare(request="one")
     assert (await orders.compare(request="one")).checked_at == first.checked_at
     assert (await orders.compare(request="two")).checked_at > first.checked_at
+
+
+async def by_an_ordinary_owner(dsn: str, conn: Connection) -> None:
+    """Compare and repair as one who owns the tables, and whom the shadow's policies bind."""
+    await create_orders(conn, 200)
+    orders = Checked(conn, dsn, wide(), published=True)
+    await orders.m.published()
+    orders.role = f"owner_{secrets.token_hex(4)}"
+    name = sql.Identifier(orders.role)
+    try:
+        await conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(name))
+        await conn.execute(sql.SQL("GRANT ALL ON SCHEMA public, pgduet TO {}").format(name))
+        await conn.execute(sql.SQL("GRANT ALL ON ALL TABLES IN SCHEMA pgduet TO {}").format(name))
+        for relation in (orders.design.relation, orders.design.shadow):
+            await conn.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(relation, name))
+        await orders.engine(*DRIFT)
+        try:
+            found = await orders.compare(repair=True)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise AssertionError(str(error)) from error
+        assert (found.clean, found.repaired) == (True, 8)
+    finally:
+        await conn.execute(sql.SQL("DROP OWNED BY {0} CASCADE; DROP ROLE {0}").format(name))
+
+
+async def test_an_owner_whom_the_policies_bind_sees_and_repairs_all(dsn: str, conn: Connection) -> None:
+    await by_an_ordinary_owner(dsn, conn)
+
+
+async def test_it_would_be_refused_a_look_if_it_did_not_say_that_they_hide_nothing(dsn: str, conn: Connection) -> None:
+    blind = Code("sessions let the shadow's policies be", ShadowParity.whole, "await see_all(conn)", "pass")
+    await must_fail(by_an_ordinary_owner(dsn, conn), blind, says="row-level security policy")

@@ -30,6 +30,8 @@ from pgduet.operations.pairing import (
 from pgduet.operations.statement import Query
 from pgduet.sql import block
 
+_NOTHING = sql.SQL("")
+
 Key = Sequence[str]
 """A key's values as texts, in the order of the key's columns."""
 
@@ -45,7 +47,7 @@ class Span:
 
 
 def chunk(comparison: Comparison, span: Span, *, named: bool = True) -> Query:
-    """Compare a span; `named`, `found` has kind, key and versions of each row that differs, else their number."""
+    """Compare a span; `named`, `found` has kind and key of each row that differs, else their number."""
     parts = _parts(comparison)
     found = block("compare", "named" if named else "counted").format(**parts)
     return block("compare", "chunk").format(
@@ -117,7 +119,10 @@ def spanned(comparison: Comparison, span: Span, limit: int) -> Query:
 
 def look(comparison: Comparison, suspects: Sequence[dict[str, Any]], *, extra: bool) -> Query:
     """Look again at suspects (`id`, `key`), of which only the shadow has the row (`extra`) or the source has, or had, it."""
-    source, shadow = _source_side(comparison, Span()), _shadow_side(comparison, Span())
+    source, shadow = (
+        _source_side(comparison, Span(), _versions(SOURCE)),
+        _shadow_side(comparison, Span(), _versions(SHADOW)),
+    )
     keys = keyed_by(comparison, suspects, extra=extra)
     known = key_names(comparison, extra=extra)
     row = SHADOW if extra else SOURCE
@@ -164,14 +169,18 @@ def _parts(comparison: Comparison) -> dict[str, sql.Composable]:
     }
 
 
-def _source_side(comparison: Comparison, span: Span) -> Query:
-    also: list[sql.Composable] = []
+def _versions(row: sql.Composable) -> Query:
+    return block("compare", "versions").format(row=row)
+
+
+def _source_side(comparison: Comparison, span: Span, versions: sql.Composable = _NOTHING) -> Query:
+    also: list[sql.Composable] = [versions]
     where = [expected(comparison)]
     if comparison.aligned:
         where.append(in_range(source_keys(comparison), comparison, span))
     else:
         mapped = [across(column) for column in comparison.key]
-        also = [
+        also += [
             sql.SQL("{} AS {},").format(value, sql.Identifier(f"_pgduet_k{number}"))
             for number, value in enumerate(mapped)
         ]
@@ -187,14 +196,16 @@ def _source_side(comparison: Comparison, span: Span) -> Query:
     )
 
 
-def _shadow_side(comparison: Comparison, span: Span) -> Query:
+def _shadow_side(comparison: Comparison, span: Span, versions: sql.Composable = _NOTHING) -> Query:
     if comparison.aligned:
-        also, where = sql.SQL(""), in_range(shadow_keys(comparison), comparison, span)
+        also, where = [versions], in_range(shadow_keys(comparison), comparison, span)
     else:
-        also = sql.SQL("1::bigint AS _pgduet_n,")
+        also = [versions, sql.SQL("1::bigint AS _pgduet_n,")]
         keys = zip(comparison.key, shadow_keys(comparison), strict=True)
         where = _in_slice([comparable(column, value) for column, value in keys], span)
-    return block("compare", "side").format(row=SHADOW, also=also, relation=comparison.shadow_relation, where=where)
+    return block("compare", "side").format(
+        row=SHADOW, also=sql.SQL(" ").join(also), relation=comparison.shadow_relation, where=where
+    )
 
 
 def in_range(keys: Sequence[sql.Composable], comparison: Comparison, span: Span) -> Query:

@@ -45,6 +45,7 @@ CHUNK_MS = 50.0
 NAMED_AT_MOST = 100_000
 """Rows of a part that are kept by key; what differs beyond them is counted."""
 UNMAPPED_AT_MOST = 100
+LOOKED_AT_ONCE = 500
 SAMPLED_ROWS = 20_000
 SLICE_ROWS = 2_000_000
 MOST_SLICES = 16
@@ -134,9 +135,7 @@ class Comparing:
         part_id: int,
         *,
         chunk_ms: float = CHUNK_MS,
-        render: Callable[[Comparison, Span, bool], Query] = lambda c, span, named: comparing.chunk(
-            c, span, named=named
-        ),
+        render: Callable[[Comparison, Span, bool], Query] | None = None,
     ) -> None:
         self.conn = conn
         self.render = render
@@ -285,15 +284,29 @@ class Comparing:
 
     async def _chunk(self, span: Span) -> Counts:
         named = self.named < NAMED_AT_MOST
-        query = self.render(self.comparison, span, named)
+        query = self.render(self.comparison, span, named) if self.render else None
+        query = query or comparing.chunk(self.comparison, span, named=named)
         (row,) = await (await self.conn.execute(query)).fetchall()
-        if named:
-            kinds = Counter(kind for kind, _, _ in row["found"])
-            missing, extra, bad, found = kinds["missing"], kinds["extra"], kinds.total(), row["found"]
-        else:
-            missing, extra, bad, found = row["missing"], row["extra"], row["bad"], []
-        rows, shadow_rows = row["pairs"] - extra, row["pairs"] - missing
-        return Counts(rows, shadow_rows, bad - missing - extra, missing, extra, found=found)
+        if not named:
+            missing, extra = row["missing"], row["extra"]
+            mismatches = row["bad"] - missing - extra
+            return Counts(row["pairs"] - extra, row["pairs"] - missing, mismatches, missing, extra)
+        seen = Counter(kind for kind, *_ in row["found"])
+        found = row["found"] if self.render else await self._standing(row["found"])
+        kinds = Counter(kind for kind, *_ in found)
+        rows, shadow_rows = row["pairs"] - seen["extra"], row["pairs"] - seen["missing"]
+        return Counts(rows, shadow_rows, kinds["mismatch"], kinds["missing"], kinds["extra"], found=found)
+
+    async def _standing(self, found: list[list[Any]]) -> list[list[Any]]:
+        """Look at once which versions of the rows differ; those that agree by now were under way."""
+        standing: list[list[Any]] = []
+        for extra in (False, True):
+            keys = [key for kind, key in found if (kind == "extra") is extra]
+            for first in range(0, len(keys), LOOKED_AT_ONCE):
+                asked = [{"id": number, "key": key} for number, key in enumerate(keys[first : first + LOOKED_AT_ONCE])]
+                rows = await (await self.conn.execute(comparing.look(self.comparison, asked, extra=extra))).fetchall()
+                standing += [[row["kind"], row["key"], row["seen"]] for row in rows if row["kind"]]
+        return standing
 
     async def _advance(self, chunk: Counts, span: Span, *, last: bool) -> None:
         values = {name: value for name, value in vars(chunk).items() if name != "found"}

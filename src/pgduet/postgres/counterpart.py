@@ -8,6 +8,7 @@ A merge has no pairs of rows, but groups and what the new version reads of them:
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,6 +26,7 @@ from pgduet.postgres.comparing import Counts, opened, run
 from pgduet.postgres.gently import BESIDE_MS, Turns
 from pgduet.postgres.measuring import measure
 from pgduet.postgres.session import Connection
+from pgduet.postgres.traits import rows_estimated
 
 EXAMPLES = 20
 
@@ -97,17 +99,19 @@ async def compare(
         paired=exactly is None,
     )
     left, total, named = list(parts), Counts(), 0
+    about = await rows_estimated(first, comparison.source_label)
+    of = f" of about {about:,.0f}" if math.isfinite(about) else ""
     turns = Turns()
 
     async def work(conn: Connection) -> None:
         nonlocal total, named
         while left:
-            async with opened(conn, comparison, left.pop(0), **({"render": exactly} if exactly else {})) as part:
+            async with opened(conn, comparison, left.pop(0), render=exactly) as part:
                 aim_ms = part.chunk_ms
                 while not part.finished:
                     part.chunk_ms = min(aim_ms, BESIDE_MS) if turns.beside else aim_ms
                     await turns.step(conn, part.next)
-                    progress(f"{comparison.source_label}: {total.rows + part.counts.rows} rows compared")
+                    progress(f"{comparison.source_label}: {total.rows + part.counts.rows:,}{of} rows compared")
                 total += part.counts
                 named += part.named
 
@@ -122,8 +126,8 @@ async def compare(
     if exactly:
         await run(first, "all_confirmed", {"ids": parts})
     settled = await suspects.settle(first, comparison, parts, after_s=after_s)
-    about = (await run(first, "began", {"ids": parts}))[0]
-    began = about["at"]
+    kept = (await run(first, "began", {"ids": parts}))[0]
+    began = kept["at"]
     await suspects.note(first, comparison, migration_id, parts, began, looks=exactly is None)
     compared = await measured(first, migration_id, aggregates)
     examples = await run(first, "examples", {"ids": parts, "limit": EXAMPLES})
@@ -134,7 +138,7 @@ async def compare(
         shadow_rows=total.shadow_rows,
         settled=settled,
         unnamed=total.mismatches + total.missing + total.extra + total.unmapped - named,
-        before=about["before"],
+        before=kept["before"],
         examples=[{"relation": comparison.source_label, **row} for row in examples],
         aggregates=compared,
     )

@@ -196,7 +196,8 @@ class _Comparison:
 
 
 async def _keep(conn: Connection, migration: store.Migration, parity: Parity, examples: list[dict[str, Any]]) -> None:
-    await store.run(conn, "drift_clear", {"id": migration.id, "before": parity.checked_at})
+    elsewhere = [*(each.label for each in migration.design.shadows), *(each.label for each in migration.design.merged)]
+    await store.run(conn, "drift_clear", {"id": migration.id, "before": parity.checked_at, "elsewhere": elsewhere})
     for row in examples:
         await store.note_drift(conn, migration.id, row["relation"], row["key"], row["kind"], row["detail"])
     await store.save_parity(conn, migration.id, parity.model_dump(mode="json"))

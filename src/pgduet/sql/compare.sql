@@ -2,7 +2,11 @@
 -- `s` is a row of the source, `f` one of the shadow. A side is missing where its key is NULL: keys are NOT NULL on both sides.
 
 -- name: side
-(SELECT {row}.tableoid AS _pgduet_t, {row}.ctid AS _pgduet_c, {row}.xmin AS _pgduet_x, {also} {row}.* FROM {relation} AS {row} WHERE {where}) AS {row}
+(SELECT {also} {row}.* FROM {relation} AS {row} WHERE {where}) AS {row}
+
+-- name: versions
+-- Which version of a row it is. Asked of each row, not of those that differ alone, it would cost a fifth of a comparison.
+{row}.tableoid AS _pgduet_t, {row}.ctid AS _pgduet_c, {row}.xmin AS _pgduet_x,
 
 -- name: chunk
 -- Each aggregate costs something for each row: what can be told of those that differ is not counted here.
@@ -10,7 +14,7 @@ SELECT count(*) AS pairs, {found} FROM {source} FULL JOIN {shadow} ON {match}
 
 -- name: named
 -- What is said of a row is made for those that differ only: the filter stands before the arguments.
-coalesce(jsonb_agg(jsonb_build_array({kind}, {key}, {seen})) FILTER (WHERE {bad}), '[]') AS found
+coalesce(jsonb_agg(jsonb_build_array({kind}, {key})) FILTER (WHERE {bad}), '[]') AS found
 
 -- name: counted
 count(*) FILTER (WHERE {bad}) AS bad, count(*) FILTER (WHERE {shadow_key} IS NULL) AS missing,

@@ -67,9 +67,9 @@ SELECT relation, key, kind, detail FROM pgduet.drift
 SELECT pgduet.note_drift(%(id)s, %(relation)s, %(key)s, %(kind)s, %(detail)s)
 
 -- name: drift_clear
--- A full comparison is the truth about a table: what it does not find again is resolved.
+-- A full comparison is the truth about a table: what it does not find again is resolved. Tables in another shape have their own.
 UPDATE pgduet.drift SET resolved_at = clock_timestamp()
- WHERE migration_id = %(id)s AND resolved_at IS NULL AND seen_at < %(before)s
+ WHERE migration_id = %(id)s AND resolved_at IS NULL AND seen_at < %(before)s AND relation <> ALL (%(elsewhere)s::text[])
 
 -- name: route_insert
 INSERT INTO pgduet.route (migration, database, old_version, new_version, schemas)

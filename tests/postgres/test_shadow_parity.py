@@ -255,6 +255,28 @@ async def test_after_cutover_the_anchor_is_given_what_the_shadow_says(published:
     assert await published.rows("SELECT id FROM public.orders WHERE id IN (100, 200, -1)") == [(-1,)]
 
 
+async def test_after_cutover_the_users_triggers_are_mute_and_foreign_keys_are_not(published: Checked) -> None:
+    conn = published.conn
+    await conn.execute("CREATE TABLE public.steps (n int PRIMARY KEY)")
+    await conn.execute("INSERT INTO public.steps SELECT generate_series(0, 10)")
+    await conn.execute("ALTER TABLE public.orders ADD FOREIGN KEY (amount) REFERENCES public.steps")
+    await conn.execute(
+        """CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN NEW.note := 'touched'; RETURN NEW; END $$"""
+    )
+    await conn.execute(
+        "CREATE TRIGGER touch BEFORE UPDATE ON public.orders FOR EACH ROW EXECUTE FUNCTION public.touch()"
+    )
+    await published.engine(
+        f"UPDATE {SHADOW} SET at = at + interval '1 s' WHERE id IN (10, 20)",
+        f"UPDATE {SHADOW} SET amount = 77 WHERE id = 30",
+    )
+    found = await published.compare(repair=True, authority=Authority.NEW)
+    assert (found.mismatches, found.repaired) == (1, 2), "an amount that no step has stays as it is"
+    rows = "SELECT amount, note, extract(second FROM at)::int FROM public.orders WHERE id IN (10, 20, 30) ORDER BY id"
+    assert await published.rows(rows) == [(0, None, 1), (0, None, 1), (0, None, 0)]
+
+
 def shop(relation: str, amount: str) -> Measured:
     group = over("(t.id % 4)")
     return Measured(relation=("public", relation), value=over(amount), type="numeric", groups=(group,))

@@ -56,11 +56,19 @@ def repairs(comparison: Comparison, suspects: Sequence[dict[str, Any]], authorit
 class Towards:
     """Writes of one side, from the row of the other, which has authority."""
 
-    def __init__(self, comparison: Comparison, authority: Authority, *, fits: sql.Composable = ALL) -> None:
-        """Take the comparison, which side is right, and what is asked of a row besides, before it is inserted."""
+    def __init__(
+        self,
+        comparison: Comparison,
+        authority: Authority,
+        *,
+        fits: sql.Composable = ALL,
+        without: frozenset[str] = frozenset(),
+    ) -> None:
+        """Take the comparison, which side is right, what a row must be to be inserted, and the columns that are not written."""
         old = authority is Authority.OLD
         self.comparison = comparison
         self.fits = fits
+        self.without = without
         self.old = old
         self.row, self.other = (SOURCE, SHADOW) if old else (SHADOW, SOURCE)
         self.origin = comparison.source_relation if old else comparison.shadow_relation
@@ -70,7 +78,8 @@ class Towards:
     def columns(self, mapping: Mapping) -> list[Column]:
         """Give what is written of a mapping."""
         columns = mapping.up if self.old else mapping.down
-        return [column for column in columns if column.written and column.name not in self.keys]
+        kept_out = {*self.keys, *self.without}
+        return [column for column in columns if column.written and column.name not in kept_out]
 
     @property
     def wanted(self) -> Query:

@@ -64,15 +64,22 @@ def name_row(design: ShadowDesign, comparison: Comparison, suspect: dict[str, An
     return block("compare", "row").format(token=token(design, values), keys=keys)
 
 
-def anchor_in_place(design: ShadowDesign, comparison: Comparison, suspect: dict[str, Any]) -> Query:
-    """Write the anchor's row as the shadow says; of an extraction that is the columns that were extracted."""
-    towards = Towards(comparison, Authority.NEW)
+def anchor_in_place(
+    design: ShadowDesign, comparison: Comparison, suspect: dict[str, Any], without: frozenset[str] = frozenset()
+) -> Query:
+    """Write the anchor's row as the shadow says; of an extraction that is the columns that were extracted.
+
+    A row that others may refer to is not deleted: they would go with it, or be left without it.
+    """
+    towards = Towards(comparison, Authority.NEW, without=without)
     kind = suspect["kind"]
     if kind == "mismatch":
         return towards.update([suspect])
-    if design.kind == "shadow_table":
-        return towards.insert([suspect]) if kind == "extra" else towards.delete([suspect])
-    return towards.update([suspect], extra=True) if kind == "extra" else _cleared(design, comparison, suspect)
+    if design.kind == "extract_table":
+        return towards.update([suspect], extra=True) if kind == "extra" else _cleared(design, comparison, suspect)
+    if kind == "extra":
+        return towards.insert([suspect])
+    return sql.SQL("SELECT WHERE false") if design.inbound else towards.delete([suspect])
 
 
 def _cleared(design: ShadowDesign, comparison: Comparison, suspect: dict[str, Any]) -> Query:

@@ -17,8 +17,10 @@ from pgduet.operations.aggregates import Aggregate
 from pgduet.operations.comparison import Comparison
 from pgduet.operations.shadow_comparison import comparison
 from pgduet.operations.shadow_design import ShadowDesign
+from pgduet.operations.statement import Query
 from pgduet.phases import Authority
 from pgduet.postgres import counterpart, suspects
+from pgduet.postgres.comparing import run
 from pgduet.postgres.copying import Drain, see_all
 from pgduet.postgres.counterpart import Compared, Progress
 from pgduet.postgres.muting import mutes
@@ -61,6 +63,8 @@ class ShadowParity:
         self.standing = standing
         self.pace = pace
         self.progress = progress
+        self.mute = False
+        self.referring: frozenset[str] = frozenset()
 
     async def whole(self, request: str, *, aggregates: Sequence[Aggregate] = (), repair: bool = False) -> Compared:
         """Compare all rows; with `repair`, give drifted ones what the authority says, and compare again.
@@ -83,10 +87,12 @@ class ShadowParity:
     async def repair(self, parts: Sequence[int]) -> suspects.Repaired:
         """Give confirmed rows what the authority says, by the way that is safe now."""
         compared = await self.comparison()
-        authority, write, mute = self.standing.authority, self._noted, False
+        authority, write = self.standing.authority, self._noted
         if authority is Authority.NEW:
             write = self._anchors
-            mute = await mutes(self.conn, self.design.label, self.standing.user_triggers)
+            self.mute = await mutes(self.conn, self.design.label, self.standing.user_triggers)
+            found = await run(self.conn, "referring", {"relation": self.design.label})
+            self.referring = frozenset(row["name"] for row in found)
         elif self.standing.published:
             write = self._in_place
         self.progress(f"{self.design.label}: repairing")
@@ -95,7 +101,7 @@ class ShadowParity:
             await conn.execute(mending.engine(self.design))
             return await write(conn, compared, found)
 
-        done = await suspects.repair(self.conn, compared, self.reference, parts, authority, mute=mute, write=written)
+        done = await suspects.repair(self.conn, compared, self.reference, parts, authority, write=written)
         if authority is Authority.OLD:
             await self.settling()
         return done
@@ -159,8 +165,17 @@ class ShadowParity:
         written = 0
         for each in found:
             await conn.execute(mending.name_row(self.design, compared, each))
-            written += max(0, (await conn.execute(mending.anchor_in_place(self.design, compared, each))).rowcount)
+            done = 0
+            if self.mute and each["kind"] == "mismatch":
+                # Foreign keys are mute as well, so what they are asked about is left to the second statement.
+                await conn.execute("SET LOCAL session_replication_role = replica")
+                done = await self._write(conn, mending.anchor_in_place(self.design, compared, each, self.referring))
+                await conn.execute("SET LOCAL session_replication_role = origin")
+            written += max(done, await self._write(conn, mending.anchor_in_place(self.design, compared, each)))
         return written
+
+    async def _write(self, conn: Connection, query: Query) -> int:
+        return max(0, (await conn.execute(query)).rowcount)
 
 
 def again(request: str) -> str:

@@ -129,6 +129,12 @@ SELECT array_agg(a.attname ORDER BY k.place)::text[] AS columns
  GROUP BY i.indexrelid
 HAVING bool_and(a.attname IS NOT NULL AND a.attnotnull)
 
+-- name: referring
+-- Columns by which a table refers to others.
+SELECT DISTINCT a.attname AS name FROM pg_constraint c CROSS JOIN LATERAL unnest(c.conkey) AS k(attnum)
+  JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum
+ WHERE c.conrelid = %(relation)s::text::regclass AND c.contype = 'f'
+
 -- name: size
 SELECT greatest(sum(c.reltuples) FILTER (WHERE c.reltuples >= 0), 0)::float8 AS rows, bool_or(c.reltuples < 0) AS unknown
   FROM pg_class c

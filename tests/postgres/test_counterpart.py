@@ -65,9 +65,9 @@ async def test_drift_by_hand_is_named_key_by_key_seen_in_aggregates_repaired_and
         assert set(await t.rows(open_notes + " AND kind <> 'aggregate'")) == named
         values = "SELECT key -> 'group' ->> 0, detail FROM pgduet.drift WHERE kind = 'aggregate' ORDER BY 1"
         assert await t.rows(values) == [
-            ("1", '{"old":"4500300.00","new":"4500600.00"}'),
-            ("2", '{"old":"4503300.00","new":"3000300.00"}'),
-            ("3", '{"old":"4506300.00","new":"4508300.00"}'),
+            ("1", '{"old":"44988000.00","new":"44988300.00"}'),
+            ("2", '{"old":"44991000.00","new":"40499400.00"}'),
+            ("3", '{"old":"44994000.00","new":"44996000.00"}'),
         ]
         done = await suspects.repair(t.conn, t.comparison, REFERENCE, found.parts, Authority.OLD)
         assert done.written == 1000

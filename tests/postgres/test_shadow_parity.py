@@ -186,41 +186,39 @@ async def test_a_repair_after_publication_keeps_what_only_the_new_version_knows(
     ]
 
 
-async def a_new_client_writes_while_its_row_is_repaired(published: Checked) -> None:
+async def a_new_client_writes_while_its_row_is_repaired(published: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
     await published.engine(DRIFT[0])
     await published.compare(request="one")
-    held = asyncio.Event()
+    query = "UPDATE public_v2.orders SET priority = 77 WHERE id = 20"
+    waits = f"SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query = '{query}'"
     writing: list[asyncio.Task[Any]] = []
+    async with await psycopg.AsyncConnection.connect(published.dsn, autocommit=True) as client:
 
-    async def begin() -> None:
-        if held.is_set():
-            return
-        held.set()
-        client = await psycopg.AsyncConnection.connect(published.dsn, autocommit=True)
-        query = "UPDATE public_v2.orders SET priority = 77 WHERE id = 20"
-        writing.append(asyncio.create_task(client.execute(query)))
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query = '" + query + "'"
-        async with asyncio.timeout(20):
-            while (await published.rows(waits)) == [(0,)]:
-                await asyncio.sleep(0.01)
+        async def begin() -> None:
+            if writing:
+                return
+            writing.append(asyncio.create_task(client.execute(query)))
+            async with asyncio.timeout(20):
+                while (await published.rows(waits)) == [(0,)]:
+                    await asyncio.sleep(0.01)
 
-    HOOKS["batch.before_commit"] = begin
-    try:
+        monkeypatch.setitem(HOOKS, "batch.before_commit", begin)
         found = await published.compare(repair=True, request="one")
-    finally:
-        del HOOKS["batch.before_commit"]
-    (done,) = await asyncio.gather(*writing)
+        (done,) = await asyncio.gather(*writing)
     assert done.rowcount == 1, "a new client's write found its row gone"
-    await done.connection.close()
     assert found.clean
     assert await published.rows("SELECT priority FROM public_v2.orders WHERE id = 20") == [(77,)]
 
 
-async def test_a_new_client_who_waits_for_a_row_under_repair_writes_it(published: Checked) -> None:
-    await a_new_client_writes_while_its_row_is_repaired(published)
+async def test_a_new_client_who_waits_for_a_row_under_repair_writes_it(
+    published: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await a_new_client_writes_while_its_row_is_repaired(published, monkeypatch)
 
 
-async def test_that_client_would_write_nothing_if_the_row_were_written_anew(published: Checked) -> None:
+async def test_that_client_would_write_nothing_if_the_row_were_written_anew(
+    published: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drains = Code(
         "rows are written in place from publication on",
         shadow_mending.in_place,
@@ -234,11 +232,9 @@ async def test_that_client_would_write_nothing_if_the_row_were_written_anew(publ
         parts = towards.comparison.shadow_relation, towards.comparison.source_relation
         return query.format(*parts, among, shadow_mending.match(towards.comparison, mapped=False))
 
-    shadow_mending.Towards.remove = remove  # type: ignore[attr-defined]
-    try:
-        await must_fail(a_new_client_writes_while_its_row_is_repaired(published), drains, says="found its row gone")
-    finally:
-        del shadow_mending.Towards.remove  # type: ignore[attr-defined]
+    monkeypatch.setattr(shadow_mending.Towards, "remove", remove, raising=False)
+    scenario = a_new_client_writes_while_its_row_is_repaired(published, monkeypatch)
+    await must_fail(scenario, drains, says="found its row gone")
 
 
 async def test_after_cutover_the_anchor_is_given_what_the_shadow_says(published: Checked) -> None:

@@ -173,7 +173,8 @@ async def _shadowed(run: Run, rows: int, different: int) -> AsyncIterator[tuple[
             await conn.execute(sql.SQL(_FILL).format(sql.Literal(rows)))
         await settle(dsn, "source")
         plan = {"name": NAME, "database": pgduet.database, "version": {"from": "1", "to": "2"}}
-        await pgduet.begin(parse_plan(plan | {"operations": [{"shadow_table": SHAPE}], "policy": POLICY}))
+        wanted = parse_plan(plan | {"operations": [{"shadow_table": SHAPE}], "policy": POLICY})
+        await pgduet.migrations.start(wanted, actor=ACTOR, reason="measured")
         await pgduet.held(Phase.VERIFY)
         (name,) = await one(dsn, "SELECT design #>> '{shadows,0,physical}' FROM pgduet.migration")
         twins = Twins(pgduet, name)
@@ -247,8 +248,8 @@ async def _engine(twins: Twins, parts: int) -> Took:
         for each in sessions:
             await each.execute("SET row_security = on")
         where = ("public", twins.shadow)
-        columns = [await traits(conn, sql.Identifier(*name).as_string(conn)) for name in (("public", "source"), where)]
-        comparison = between(*columns, ("id",), source=("public", "source"), shadow=where)
+        columns = await traits(conn, "public.source"), await traits(conn, sql.Identifier(*where).as_string(conn))
+        comparison = between(columns[0], columns[1], ("id",), source=("public", "source"), shadow=where)
         began = time.perf_counter()
         ids = await comparing.begin(conn, comparison, _ELSEWHERE, parts, anew=True)
         longest = await asyncio.gather(*(_part(sessions[n], comparison, part_id) for n, part_id in enumerate(ids)))

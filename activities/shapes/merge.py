@@ -13,6 +13,7 @@ from psycopg import sql
 from pgduet.activities.building import beside_clients, build_beside
 from pgduet.activities.draining import begin
 from pgduet.activities.engine import Work
+from pgduet.activities.shapes import parity
 from pgduet.activities.shapes.shape import Progress, Range, Shape
 from pgduet.activities.shapes.steps import BOTH_WAYS, CONTRACT, DUAL_WRITE, EXPAND, UNDO_DUAL_WRITE, UNDO_EXPAND, locked
 from pgduet.errors import GateRefused
@@ -30,8 +31,6 @@ from pgduet.postgres.filling import Filling
 from pgduet.postgres.moving import archive_table
 from pgduet.postgres.pace import Pace
 from pgduet.postgres.session import Connection
-
-EXAMPLES = 20
 
 
 class Merge(Shape):
@@ -102,21 +101,7 @@ class Merge(Shape):
 
     async def compare(self, work: Work, progress: Progress, *, repair: bool) -> Parity | None:
         """Compare every group with what the new version shows; a repair notes it, so that it is read from the source at once."""
-        progress(f"{self.label}: groups are compared")
-        parity, examples = await merging_reads.compare(work.conn, self.design, EXAMPLES)
-        if repair and parity.mismatches:
-            await merging_reads.repair(work.conn, self.design)
-            await self._catch_up(work)
-            repaired = parity.mismatches
-            parity, examples = await merging_reads.compare(work.conn, self.design, EXAMPLES)
-            parity.repaired = repaired
-        if examples:
-            async with work.conn.transaction():
-                for key, kind in examples:
-                    await store.note_drift(
-                        work.conn, work.migration.id, self.label, key, kind, "a group of merged rows"
-                    )
-        return parity
+        return await parity.of_merge(work, self.design, progress, repair=repair)
 
     async def prepare_publication(self, work: Work) -> None:
         """See that the merged rows are brought up to date from now on."""

@@ -12,7 +12,7 @@ from psycopg import sql
 from pgduet.activities.building import beside_clients, build_beside
 from pgduet.activities.engine import Work
 from pgduet.activities.ranges import bounds
-from pgduet.activities.shapes import steps
+from pgduet.activities.shapes import parity, steps
 from pgduet.activities.shapes.shape import Progress, Range, Shape
 from pgduet.activities.shapes.steps import locked, marked
 from pgduet.errors import NotSupported
@@ -135,10 +135,8 @@ class Shadow(Shape):
     # verify
 
     async def compare(self, work: Work, progress: Progress, *, repair: bool) -> Parity | None:
-        """Compare all rows of both."""
-        del repair
-        progress(f"{self.label}: compared with its new shape")
-        return await shadowing.compare(work.conn, self.design, published=work.migration.sync_mode in _PUBLISHED)
+        """Compare all rows of both versions, those of the table and those of its shadow."""
+        return await parity.of_shadow(work, self.design, progress, repair=repair)
 
     async def prepare_publication(self, work: Work) -> None:
         """Build what is unique, have both sides write each other, and carry over what the form before has noted."""

@@ -108,7 +108,7 @@ async def one(dsn: str, query: LiteralString, *values: object) -> tuple[Any, ...
     return tuple(row)
 
 
-async def settle(dsn: str, table: LiteralString = "users") -> None:
+async def settle(dsn: str, table: str = "users") -> None:
     """Leave nothing to do that another subject's measurement has left behind: statistics, dead rows, dirty pages."""
     async with await connect(dsn) as conn:
         await conn.execute(sql.SQL("VACUUM ANALYZE {}").format(sql.Identifier(table)))

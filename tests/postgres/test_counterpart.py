@@ -49,22 +49,26 @@ async def test_drift_by_hand_is_named_key_by_key_seen_in_aggregates_repaired_and
 
         async def compared() -> counterpart.Compared:
             sessions = (t.conn, other)
-            return await counterpart.compare(
-                sessions, t.comparison, MIGRATION, aggregates=(TURNOVER,), after_s=0.0, pause_ms=0.0
-            )
+            return await counterpart.compare(sessions, t.comparison, MIGRATION, aggregates=(TURNOVER,), after_s=0.0)
 
         found = await compared()
         assert (len(found.parts), found.rows, found.shadow_rows, found.clean) == (2, ROWS, ROWS + 100, False)
         assert found.settled.confirmed == {"mismatch": 300, "missing": 300, "extra": 400}
         assert len(found.examples) == counterpart.EXAMPLES
-        assert [(group.aggregate, group.group) for group in found.groups] == [("turnover", [n]) for n in (1, 2, 3)]
+        assert [(each.name, each.groups) for each in found.aggregates] == [("turnover", [[1], [2], [3]])]
         open_notes = "SELECT kind, (key ->> 'id')::int FROM pgduet.drift WHERE resolved_at IS NULL"
         named = {
             *(("mismatch", n) for n in range(11, ROWS, 100)),
             *(("missing", n) for n in range(22, ROWS, 100)),
             *(("extra", -n) for n in range(1, 401)),
         }
-        assert set(await t.rows(open_notes)) == named
+        assert set(await t.rows(open_notes + " AND kind <> 'aggregate'")) == named
+        values = "SELECT key -> 'group' ->> 0, detail FROM pgduet.drift WHERE kind = 'aggregate' ORDER BY 1"
+        assert await t.rows(values) == [
+            ("1", '{"old":"44988000.00","new":"44988300.00"}'),
+            ("2", '{"old":"44991000.00","new":"40499400.00"}'),
+            ("3", '{"old":"44994000.00","new":"44996000.00"}'),
+        ]
         done = await suspects.repair(t.conn, t.comparison, REFERENCE, found.parts, Authority.OLD)
         assert done.written == 1000
         logged = await t.rows("SELECT (affected ->> 'rows')::int FROM pgduet.audit WHERE action = 'repair'")
@@ -81,7 +85,7 @@ async def test_a_whole_comparison_that_was_cancelled_goes_on_and_counts_each_row
     async with twins(dsn) as t:
         notes: list[str] = []
         task = asyncio.create_task(
-            counterpart.compare((t.conn,), t.comparison, MIGRATION, after_s=0.0, pause_ms=50.0, progress=notes.append)
+            counterpart.compare((t.conn,), t.comparison, MIGRATION, after_s=0.0, progress=notes.append)
         )
         async with asyncio.timeout(20):
             while len(notes) < 3:
@@ -91,7 +95,7 @@ async def test_a_whole_comparison_that_was_cancelled_goes_on_and_counts_each_row
             await task
         ((before,),) = await t.rows("SELECT rows FROM pgduet.comparison")
         assert 0 < before < ROWS
-        found = await counterpart.compare((t.conn,), t.comparison, MIGRATION, after_s=0.0, pause_ms=0.0)
+        found = await counterpart.compare((t.conn,), t.comparison, MIGRATION, after_s=0.0)
         assert (found.rows, found.shadow_rows, found.clean) == (ROWS, ROWS, True)
 
 

@@ -158,3 +158,50 @@ async def test_what_cannot_be_measured_or_compared_is_refused_at_its_place(
     assert refused.value.place.path == f"policy.verify.aggregates[0].{where}"
     assert says in refused.value.render()
     assert refused.value.hint or isinstance(refused.value, UnknownColumn)
+
+
+EXTRACTED: dict[str, Any] = {
+    "extract_table": {
+        "table": "public.orders",
+        "into": "public.prices",
+        "key": {"id": "order_id"},
+        "columns": [{"name": "price", "to": "amount"}],
+        "when": "price > 10",
+    }
+}
+AMOUNTS: dict[str, Any] = {
+    "name": "amounts",
+    "table": "public.prices",
+    "measure": "sum",
+    "old": "price",
+    "new": "amount",
+    "group_by": [{"old": "id % 3", "new": "order_id % 3"}],
+}
+
+
+async def test_of_an_extracted_table_the_new_side_is_its_rows_and_the_old_side_those_that_have_one(
+    dsn: str, orders: Connection
+) -> None:
+    plan = parsed(EXTRACTED, verify={"aggregates": [AMOUNTS]})
+    async with session(Database("shop", dsn), "test", bare=True) as conn:
+        design = (await survey(conn, plan)).design
+    (found,) = design.aggregates
+    assert (found.shape, found.old.relation, found.new.relation) == (
+        0,
+        ("public", "orders"),
+        ("public", design.shadows[0].physical),
+    )
+    assert found.old.only == design.shadows[0].exists
+    assert found.new.only is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"table": "public.orders"}, "not changed by the plan"), ({"new": "price"}, "price")],
+)
+async def test_an_aggregate_of_an_extraction_speaks_of_what_the_new_version_has(
+    dsn: str, orders: Connection, change: dict[str, Any], says: str
+) -> None:
+    async with session(Database("shop", dsn), "test", bare=True) as conn:
+        with pytest.raises(PgduetError, match=says):
+            await survey(conn, parsed(EXTRACTED, verify={"aggregates": [AMOUNTS | change]}))

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from support.twins import MIGRATION, REFERENCE, Twins, twins
 
+from pgduet.barriers import HOOKS
 from pgduet.phases import Authority
 from pgduet.postgres import suspects
 
@@ -182,7 +183,24 @@ async def test_a_thousand_rows_among_many_are_all_named_and_all_repaired(dsn: st
         assert await t.drifted() == []
 
 
-async def test_a_repair_that_is_stopped_has_no_record_of_what_it_did_not_write(dsn: str, conn: Connection) -> None:
+async def test_a_repair_that_is_stopped_has_no_record_of_what_it_did_not_write(
+    dsn: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stop() -> None:
+        raise asyncio.CancelledError
+
+    await make(conn)
+    async with twins(dsn) as t:
+        await t.drifted()
+        monkeypatch.setitem(HOOKS, "batch.before_commit", stop)
+        with pytest.raises(asyncio.CancelledError):
+            await t.repair()
+        monkeypatch.undo()
+        assert await audited(t) == []
+        assert len(await t.drifted()) == 9
+
+
+async def test_rows_that_something_refuses_stay_and_the_others_are_repaired(dsn: str, conn: Connection) -> None:
     await make(conn)
     async with twins(dsn) as t:
         await t.drifted()
@@ -193,10 +211,11 @@ async def test_a_repair_that_is_stopped_has_no_record_of_what_it_did_not_write(d
             "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON new DEFERRABLE INITIALLY DEFERRED"
             " FOR EACH ROW EXECUTE FUNCTION refuse()"
         )
-        with pytest.raises(psycopg.errors.RaiseException):
-            await t.repair()
-        assert await audited(t) == []
-        assert len(await t.drifted()) == 9
+        done = await t.repair()
+        assert (done.written, done.left) == (6, 3)
+        told = [each["kind"] for *_, evidence in await audited(t) for each in evidence["repaired"]]
+        assert "missing" not in told
+        assert await t.drifted() == [("missing", {"id": n}) for n in (11, 12, 13)]
 
 
 async def count(conn: Connection, query: str) -> int:

@@ -152,7 +152,8 @@ def test_a_phase_with_too_few_transactions_of_a_live_version_is_missed() -> None
     ],
 )
 def test_parity(two_s: float, found: list[str]) -> None:
-    seconds = {parity.ONE: 9.0, parity.TWO: two_s, parity.RELADIFF: 8.0, parity.EXCEPT: 3.0, parity.JOIN: 2.0}
+    seconds = {parity.ONE: 9.0, parity.TWO: two_s, parity.ENGINE: 0.5}
+    seconds |= {parity.RELADIFF: 8.0, parity.EXCEPT: 3.0, parity.JOIN: 2.0}
     took = {name: [parity.Took(s, frozenset())] for name, s in seconds.items()}
     figures = parity.figures_of(partial(metric, "compared"), 1_000_000, took)
     assert missed(figures) == [("compared, 1,000,000 rows", name) for name in found]

@@ -28,6 +28,8 @@ class Measured(Frozen):
     groups: tuple[Expression, ...] = ()
     physical: tuple[tuple[str, str], ...] = ()
     """What its columns are called in the relation, where it is a column in the making."""
+    only: Expression | None = None
+    """Which rows are measured; one of which it cannot be said is."""
 
     def over(self, expression: Expression) -> sql.Composable:
         """Render an expression over the relation's row."""
@@ -41,14 +43,17 @@ class Aggregate(Frozen):
     measure: Literal["count", "sum", "min", "max"]
     old: Measured
     new: Measured
+    shape: int | None = None
+    """The place of the operation that gives the table another shape; nothing where both versions' columns are in one table."""
 
 
-def differences(aggregate: Aggregate, limit: int) -> Query:
-    """Name the groups in which the sides differ, by what each of them has."""
+def differences(aggregate: Aggregate, limit: int, reading: sql.Composable | None = None) -> Query:
+    """Name the groups in which the sides differ, by what each of them has; `reading` takes the new table's place."""
     old, new = aggregate.old, aggregate.new
     return block("compare", "aggregates").format(
         old=sql.Identifier(*old.relation),
-        new=sql.Identifier(*new.relation),
+        only=sql.SQL("({} IS NOT FALSE)").format(old.over(old.only)) if old.only else sql.SQL("true"),
+        new=sql.SQL("({})").format(reading) if reading else sql.Identifier(*new.relation),
         old_value=_value(aggregate.measure, old),
         new_value=_value(aggregate.measure, new),
         old_groups=_groups(old),

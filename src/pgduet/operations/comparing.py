@@ -30,6 +30,8 @@ from pgduet.operations.pairing import (
 from pgduet.operations.statement import Query
 from pgduet.sql import block
 
+_NOTHING = sql.SQL("")
+
 Key = Sequence[str]
 """A key's values as texts, in the order of the key's columns."""
 
@@ -45,7 +47,7 @@ class Span:
 
 
 def chunk(comparison: Comparison, span: Span, *, named: bool = True) -> Query:
-    """Compare a span; `named`, `found` has kind, key and versions of each row that differs, else their number."""
+    """Compare a span; `named`, `found` has kind and key of each row that differs, else their number."""
     parts = _parts(comparison)
     found = block("compare", "named" if named else "counted").format(**parts)
     return block("compare", "chunk").format(
@@ -68,12 +70,22 @@ def bound(comparison: Comparison, low: Key | None, high: Key | None, rows: int) 
         shadow_keys=commas(shadow_keys(comparison)),
         source=comparison.source_relation,
         shadow=comparison.shadow_relation,
-        source_span=_in_range(source_keys(comparison), comparison, span),
-        shadow_span=_in_range(shadow_keys(comparison), comparison, span),
+        source_span=in_range(source_keys(comparison), comparison, span),
+        shadow_span=in_range(shadow_keys(comparison), comparison, span),
         source_order=commas(source_keys(comparison)),
         shadow_order=commas(shadow_keys(comparison)),
         order=commas(sql.SQL("u.{}").format(name) for name in names),
         rows=sql.Literal(max(0, rows - 1)),
+    )
+
+
+def highest(comparison: Comparison) -> Query:
+    """Find the last key of both sides."""
+    return block("compare", "highest").format(
+        source_key=source_keys(comparison)[0],
+        shadow_key=shadow_keys(comparison)[0],
+        source=comparison.source_relation,
+        shadow=comparison.shadow_relation,
     )
 
 
@@ -99,7 +111,7 @@ def spanned(comparison: Comparison, span: Span, limit: int) -> Query:
             (column.source, key) for column, key in zip(comparison.key, source_keys(comparison), strict=True)
         ),
         source=comparison.source_relation,
-        span=_in_range(source_keys(comparison), comparison, span),
+        span=in_range(source_keys(comparison), comparison, span),
         order=commas(source_keys(comparison)),
         limit=sql.Literal(limit),
     )
@@ -107,7 +119,10 @@ def spanned(comparison: Comparison, span: Span, limit: int) -> Query:
 
 def look(comparison: Comparison, suspects: Sequence[dict[str, Any]], *, extra: bool) -> Query:
     """Look again at suspects (`id`, `key`), of which only the shadow has the row (`extra`) or the source has, or had, it."""
-    source, shadow = _source_side(comparison, Span()), _shadow_side(comparison, Span())
+    source, shadow = (
+        _source_side(comparison, Span(), _versions(SOURCE)),
+        _shadow_side(comparison, Span(), _versions(SHADOW)),
+    )
     keys = keyed_by(comparison, suspects, extra=extra)
     known = key_names(comparison, extra=extra)
     row = SHADOW if extra else SOURCE
@@ -154,14 +169,18 @@ def _parts(comparison: Comparison) -> dict[str, sql.Composable]:
     }
 
 
-def _source_side(comparison: Comparison, span: Span) -> Query:
-    also: list[sql.Composable] = []
+def _versions(row: sql.Composable) -> Query:
+    return block("compare", "versions").format(row=row)
+
+
+def _source_side(comparison: Comparison, span: Span, versions: sql.Composable = _NOTHING) -> Query:
+    also: list[sql.Composable] = [versions]
     where = [expected(comparison)]
     if comparison.aligned:
-        where.append(_in_range(source_keys(comparison), comparison, span))
+        where.append(in_range(source_keys(comparison), comparison, span))
     else:
         mapped = [across(column) for column in comparison.key]
-        also = [
+        also += [
             sql.SQL("{} AS {},").format(value, sql.Identifier(f"_pgduet_k{number}"))
             for number, value in enumerate(mapped)
         ]
@@ -177,17 +196,20 @@ def _source_side(comparison: Comparison, span: Span) -> Query:
     )
 
 
-def _shadow_side(comparison: Comparison, span: Span) -> Query:
+def _shadow_side(comparison: Comparison, span: Span, versions: sql.Composable = _NOTHING) -> Query:
     if comparison.aligned:
-        also, where = sql.SQL(""), _in_range(shadow_keys(comparison), comparison, span)
+        also, where = [versions], in_range(shadow_keys(comparison), comparison, span)
     else:
-        also = sql.SQL("1::bigint AS _pgduet_n,")
+        also = [versions, sql.SQL("1::bigint AS _pgduet_n,")]
         keys = zip(comparison.key, shadow_keys(comparison), strict=True)
         where = _in_slice([comparable(column, value) for column, value in keys], span)
-    return block("compare", "side").format(row=SHADOW, also=also, relation=comparison.shadow_relation, where=where)
+    return block("compare", "side").format(
+        row=SHADOW, also=sql.SQL(" ").join(also), relation=comparison.shadow_relation, where=where
+    )
 
 
-def _in_range(keys: Sequence[sql.Composable], comparison: Comparison, span: Span) -> Query:
+def in_range(keys: Sequence[sql.Composable], comparison: Comparison, span: Span) -> Query:
+    """Render that keys are in a range."""
     row = sql.SQL("({})").format(commas(keys))
     ends = [(">", span.low), ("<=", span.high)]
     return all_of(

@@ -93,6 +93,8 @@ class Mapping(Frozen):
 
     up: tuple[Column, ...]
     down: tuple[Column, ...] = ()
+    one: bool = False
+    """One value, kept on both sides without loss: what the one direction says, the other one would, too."""
 
 
 class KeyColumn(Frozen):
@@ -125,6 +127,8 @@ class Comparison(Frozen):
     mappings: tuple[Mapping, ...]
     only: Expression | None = None
     """Which source rows belong in the shadow. A row of which it cannot be said (NULL) is expected there."""
+    unique: tuple[str, ...] = ()
+    """By which columns the shadow's rows are unique, where these are more than the key: such as a partitioned shadow's."""
     both_ways: bool = False
     """From publication on, a mapping holds when either direction explains it: a lossy one cannot hold both ways."""
 
@@ -152,6 +156,11 @@ class Comparison(Frozen):
     def aligned(self) -> bool:
         """Tell whether both sides are in one order of keys, so that they can be compared range by range."""
         return all(column.up is None for column in self.key)
+
+    @property
+    def numbered(self) -> bool:
+        """Tell whether keys are whole numbers, each once on either side."""
+        return self.aligned and len(self.key) == 1 and self.key[0].common_type in _INTEGERS
 
     @property
     def shape(self) -> str:

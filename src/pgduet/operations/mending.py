@@ -8,7 +8,9 @@ from psycopg import sql
 from pgduet.operations.comparison import SHADOW, SOURCE, Column, Comparison, KeyColumn, Mapping
 from pgduet.operations.pairing import (
     ALL,
+    all_of,
     among,
+    any_of,
     cast,
     commas,
     compared,
@@ -42,7 +44,7 @@ def repairs(comparison: Comparison, suspects: Sequence[dict[str, Any]], authorit
     """
     by_source = [each for each in suspects if each["kind"] != "extra"]
     by_shadow = [each for each in suspects if each["kind"] == "extra"]
-    towards = _Towards(comparison, authority)
+    towards = Towards(comparison, authority)
     lacking, surplus = (by_source, by_shadow) if authority is Authority.OLD else (by_shadow, by_source)
     return [
         *([towards.delete(surplus)] if surplus else []),
@@ -51,12 +53,22 @@ def repairs(comparison: Comparison, suspects: Sequence[dict[str, Any]], authorit
     ]
 
 
-class _Towards:
+class Towards:
     """Writes of one side, from the row of the other, which has authority."""
 
-    def __init__(self, comparison: Comparison, authority: Authority) -> None:
+    def __init__(
+        self,
+        comparison: Comparison,
+        authority: Authority,
+        *,
+        fits: sql.Composable = ALL,
+        without: frozenset[str] = frozenset(),
+    ) -> None:
+        """Take the comparison, which side is right, what a row must be to be inserted, and the columns that are not written."""
         old = authority is Authority.OLD
         self.comparison = comparison
+        self.fits = fits
+        self.without = without
         self.old = old
         self.row, self.other = (SOURCE, SHADOW) if old else (SHADOW, SOURCE)
         self.origin = comparison.source_relation if old else comparison.shadow_relation
@@ -66,7 +78,8 @@ class _Towards:
     def columns(self, mapping: Mapping) -> list[Column]:
         """Give what is written of a mapping."""
         columns = mapping.up if self.old else mapping.down
-        return [column for column in columns if column.written and column.name not in self.keys]
+        kept_out = {*self.keys, *self.without}
+        return [column for column in columns if column.written and column.name not in kept_out]
 
     @property
     def wanted(self) -> Query:
@@ -74,37 +87,41 @@ class _Towards:
         return expected(self.comparison) if self.old else ALL
 
     def insert(self, suspects: Sequence[dict[str, Any]]) -> Query:
-        told = [column for mapping in self.comparison.mappings for column in self.columns(mapping)]
+        """Write the rows that are lacking; what is there by now is left alone."""
+        written = {column.name: column for m in self.comparison.mappings for column in self.columns(m)}
+        told = list(written.values())
         values = [self._key_value(column) for column in self.comparison.key]
         return block("compare", "insert_missing").format(
             columns=commas(sql.Identifier(name) for name in [*self.keys, *(column.name for column in told)]),
             values=commas([*values, *(column.expected(self.row) for column in told)]),
             among=among(self.comparison, suspects, extra=not self.old),
-            **self._both(),
+            **{**self._both(), "wanted": all_of([self.wanted, self.fits])},
         )
 
-    def update(self, suspects: Sequence[dict[str, Any]]) -> Query:
+    def update(self, suspects: Sequence[dict[str, Any]], *, extra: bool = False) -> Query:
         """Write what differs; of a row whose other values one direction explains, those stay."""
+        both_ways = self.comparison.both_ways
+        told: dict[str, tuple[Column, list[Query]]] = {}
+        for mapping in compared(self.comparison):
+            for column in self.columns(mapping):
+                told.setdefault(column.name, (column, []))[1].append(mapping_differs(mapping, both_ways=both_ways))
         assign = [
             block("compare", "assigned").format(
-                name=sql.Identifier(column.name),
-                other=self.other,
-                differs=mapping_differs(mapping, both_ways=self.comparison.both_ways),
-                value=column.expected(self.row),
+                name=sql.Identifier(name), other=self.other, differs=any_of(differ), value=column.expected(self.row)
             )
-            for mapping in compared(self.comparison)
-            for column in self.columns(mapping)
+            for name, (column, differ) in told.items()
         ]
         if not assign:
             return sql.SQL("SELECT WHERE false")
         return block("compare", "update_differing").format(
             assign=commas(assign),
-            among=among(self.comparison, suspects, extra=False),
+            among=among(self.comparison, suspects, extra=extra),
             differs=rows_differ(self.comparison),
             **self._both(),
         )
 
     def delete(self, suspects: Sequence[dict[str, Any]]) -> Query:
+        """Take away the rows that should not be there."""
         meant = among(self.comparison, suspects, extra=self.old)
         return block("compare", "delete_extra").format(among=meant, **self._both())
 

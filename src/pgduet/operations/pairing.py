@@ -54,13 +54,13 @@ def rows_differ(comparison: Comparison) -> Query:
 
 def compared(comparison: Comparison) -> list[Mapping]:
     """Give the mappings that both rows speak of: once both versions write, a column that only one has is that one's own."""
-    return [m for m in comparison.mappings if m.up and (m.down or not comparison.both_ways)]
+    return [m for m in comparison.mappings if m.up and (m.down or m.one or not comparison.both_ways)]
 
 
 def mapping_differs(mapping: Mapping, *, both_ways: bool) -> Query:
     """Render that the columns of a mapping disagree."""
     forward = any_of(column.differs(SHADOW, SOURCE) for column in mapping.up)
-    if not both_ways:
+    if mapping.one or not both_ways:
         return forward
     backward = any_of(column.differs(SOURCE, SHADOW) for column in mapping.down)
     return sql.SQL("({} AND {})").format(forward, backward)

@@ -8,6 +8,7 @@ from pgduet.operations.answers import ADD_UP, KeyPath, place
 from pgduet.operations.column_design import without_length
 from pgduet.operations.expressions import Question
 from pgduet.operations.facts import ColumnFacts, TableFacts
+from pgduet.operations.measured_sides import Sides
 from pgduet.plan.models import (
     AddColumn,
     AlterColumn,
@@ -61,14 +62,16 @@ def typed_columns(plan: Plan) -> Iterator[tuple[KeyPath, NewColumn | TableColumn
                 yield (*top, "columns", number), column
 
 
-def aggregate_questions(plan: Plan, facts: Known, types: Types) -> Iterator[Question]:
+def aggregate_questions(plan: Plan, facts: Known, types: Types, shapes: Mapping[str, Sides]) -> Iterator[Question]:
     """Ask for what declared aggregates measure and group by, over the row of each version."""
     for number, aggregate in enumerate(plan.policy.verify.aggregates):
         top: KeyPath = ("policy", "verify", "aggregates", number)
-        table = facts[str(aggregate.relation)]
-        over = str(aggregate.relation)
+        name = str(aggregate.relation)
+        shape = shapes.get(name)
+        over = str(shape.old) if shape else name
+        table = facts[over]
         old = {column.name: column.type for column in table.columns}
-        new, after = new_scope(plan, table, types), f"version {plan.version.to} of {over}"
+        new, after = shape.columns if shape else new_scope(plan, table, types), f"version {plan.version.to} of {name}"
         if aggregate.old is not None and aggregate.new is not None:
             yield Question((*top, "old"), aggregate.old, old, "", over)
             yield Question((*top, "new"), aggregate.new, new, "", after)

@@ -203,7 +203,9 @@ class Plan(Part):
 
     def _aggregates(self) -> Iterator[Problem]:
         """Find declared aggregates over tables that do not have both versions' rows."""
-        known = [str(table) for table in self.tables()]
+        shapes = [each for each in self.operations if isinstance(each, ShapeOperation)]
+        shown = (each.relation if isinstance(each, ShadowTable) else each.target for each in shapes)
+        known = [str(table) for table in dict.fromkeys((*self.tables(), *shown))]
         for number, aggregate in enumerate(self.policy.verify.aggregates):
             if (table := str(aggregate.relation)) not in known:
                 yield Problem(

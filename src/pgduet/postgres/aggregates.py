@@ -1,7 +1,7 @@
 """Declared aggregates of a plan, resolved at preflight: parsed by PostgreSQL over each version's row, and comparable.
 
-Both representations are in one row, so both sides are read from the table itself: the old one by the table's columns, the new
-one by the columns in the making.
+Where both representations are in one row, both sides are read from the table itself: the old one by the table's columns, the new
+one by the columns in the making. A table that gets another shape has a relation for each side.
 """
 
 from collections.abc import Mapping
@@ -16,6 +16,7 @@ from pgduet.operations.column_design import without_length
 from pgduet.operations.design import Design
 from pgduet.operations.expressions import Expression, Question
 from pgduet.operations.facts import TableFacts
+from pgduet.operations.measured_sides import measured_sides
 from pgduet.operations.questions import aggregate_questions
 from pgduet.operations.statement import trusted
 from pgduet.plan.aggregates import Aggregate as Declared
@@ -40,22 +41,24 @@ async def declared(
             cannot be compared.
     """
     found: dict[KeyPath, Typed] = {}
-    for question in aggregate_questions(plan, facts, types):
+    shapes = measured_sides(design)
+    for question in aggregate_questions(plan, facts, types, shapes):
         with located(question.path):
             found[question.path] = await _parsed(conn, question)
     resolved = []
     for number, aggregate in enumerate(plan.policy.verify.aggregates):
         top: KeyPath = ("policy", "verify", "aggregates", number)
         await _comparable(conn, aggregate, top, found)
-        physical = next(t.physical for t in design.tables if t.label == _label(aggregate))
-        resolved.append(
-            Aggregate(
-                name=aggregate.name,
-                measure=aggregate.measure,
-                old=_side(aggregate, top, "old", found, {}),
-                new=_side(aggregate, top, "new", found, physical),
-            )
-        )
+        old, new = _side(aggregate, top, "old", found), _side(aggregate, top, "new", found)
+        shape = shapes.get(str(aggregate.relation))
+        if shape:
+            old = old.model_copy(update={"relation": (shape.old.schema, shape.old.name), "only": shape.only})
+            new = new.model_copy(update={"relation": shape.new})
+        else:
+            physical = next((t.physical for t in design.tables if t.label == _label(aggregate)), {})
+            new = new.model_copy(update={"physical": tuple(physical.items())})
+        position = shape.position if shape else None
+        resolved.append(Aggregate(name=aggregate.name, measure=aggregate.measure, old=old, new=new, shape=position))
     return tuple(resolved)
 
 
@@ -68,16 +71,13 @@ def _label(aggregate: Declared) -> str:
     return sql.Identifier(aggregate.relation.schema, aggregate.relation.name).as_string(None)
 
 
-def _side(
-    aggregate: Declared, top: KeyPath, side: str, found: Mapping[KeyPath, Typed], physical: Mapping[str, str]
-) -> Measured:
+def _side(aggregate: Declared, top: KeyPath, side: str, found: Mapping[KeyPath, Typed]) -> Measured:
     value, kind = found.get((*top, side), (None, ""))
     return Measured(
         relation=(aggregate.relation.schema, aggregate.relation.name),
         value=value,
         type=_compared_as(aggregate.measure, kind),
         groups=tuple(found[*top, "group_by", position, side][0] for position in range(len(aggregate.group_by))),
-        physical=tuple(physical.items()),
     )
 
 

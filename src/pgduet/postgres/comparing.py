@@ -12,20 +12,22 @@ take the place of ranges, and each reads both tables whole.
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Self
 
-from psycopg import DataError, Error
+from psycopg import DataError, Error, errors, sql
 from psycopg.errors import RaiseException
 from psycopg.types.json import Jsonb
 
+from pgduet.barriers import reach
 from pgduet.errors import GateRefused
 from pgduet.operations import comparing
 from pgduet.operations.comparing import Span
 from pgduet.operations.comparison import Comparison
+from pgduet.operations.statement import Query
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.session import Connection, condition
 from pgduet.postgres.traits import require_keys, rows_estimated
@@ -33,11 +35,17 @@ from pgduet.sql import block
 
 FIRST_ROWS = 10_000
 MOST_ROWS = 500_000
+LEAST_ROWS = 100
+DENSE = 2
+"""Keys are dense where every second whole number is one."""
+LONGEST_MS = 2000
+"""What a chunk may take in all, however its rows are: some forty times what it aims at."""
 CHUNK_MS = 50.0
 """What a chunk aims at: the speed is the same from 10,000 rows on (ADR 29), and the snapshot stays short."""
 NAMED_AT_MOST = 100_000
 """Rows of a part that are kept by key; what differs beyond them is counted."""
 UNMAPPED_AT_MOST = 100
+LOOKED_AT_ONCE = 500
 SAMPLED_ROWS = 20_000
 SLICE_ROWS = 2_000_000
 MOST_SLICES = 16
@@ -71,24 +79,36 @@ async def run(conn: Connection, name: str, values: dict[str, Any]) -> list[dict[
 
 
 async def begin(
-    conn: Connection, comparison: Comparison, migration_id: int, parts: int = 1, *, anew: bool = False
+    conn: Connection,
+    comparison: Comparison,
+    migration_id: int,
+    parts: int = 1,
+    *,
+    anew: bool = False,
+    request: str = "",
+    before: int = 0,
+    paired: bool = True,
 ) -> list[int]:
     """Give the parts of a comparison: those of one that has not finished, unless `anew` or its shape is another; else new ones.
+
+    With a `request`, those of the comparison that was begun with it, finished or not, and of no other.
 
     Raises:
         GateRefused: rows cannot be told apart by the key.
     """
-    await require_keys(conn, comparison)
+    if paired:
+        await require_keys(conn, comparison)
     where = {"id": migration_id, "source": comparison.source_label, "shadow": comparison.shadow_label}
     found = await run(conn, "parts", where)
-    if not anew and any(part["finished_at"] is None and part["shape"] == comparison.shape for part in found):
+    same = bool(found) and all(part["shape"] == comparison.shape and part["request"] == request for part in found)
+    if same and not anew and (request or any(part["finished_at"] is None for part in found)):
         return [part["id"] for part in found]
     bounds = await _bounds(conn, comparison, parts)
     async with conn.transaction():
         await run(conn, "forget", where)
         for number, (low, high) in enumerate(zip([None, *bounds], [*bounds, None], strict=True)):
             values = {"part": number, "shape": comparison.shape, "low": _json(low), "high": _json(high)}
-            await run(conn, "begin", where | values)
+            await run(conn, "begin", where | values | {"request": request, "before": before})
     return [part["id"] for part in await run(conn, "parts", where)]
 
 
@@ -108,8 +128,17 @@ async def _bounds(conn: Connection, comparison: Comparison, parts: int) -> list[
 class Comparing:
     """One part of a comparison, from its cursor to its end."""
 
-    def __init__(self, conn: Connection, comparison: Comparison, part_id: int, *, chunk_ms: float = CHUNK_MS) -> None:
+    def __init__(
+        self,
+        conn: Connection,
+        comparison: Comparison,
+        part_id: int,
+        *,
+        chunk_ms: float = CHUNK_MS,
+        render: Callable[[Comparison, Span, bool], Query] | None = None,
+    ) -> None:
         self.conn = conn
+        self.render = render
         self.comparison = comparison
         self.id = part_id
         self.chunk_ms = chunk_ms
@@ -120,8 +149,12 @@ class Comparing:
         self.finished = False
         self.counts = Counts()
         self.longest_ms = 0.0
+        self.limit_ms: int | None = None
         self.began_at: datetime | None = None
         self._span = Span()
+        self._dense = False
+        """Most whole numbers between the last chunk's ends were keys."""
+        self._end: int | None = None
 
     async def open(self) -> None:
         """Read the cursor, and make the session one in which chunks go by the key's index.
@@ -139,6 +172,7 @@ class Comparing:
         self.counts = Counts(*(part[n] for n in ("rows", "shadow_rows", "mismatches", "missing", "extra", "unmapped")))
         if self.comparison.aligned:
             self.reached, self.high = part["reached"] or part["low"], part["high"]
+            self._end = await self._last_number()
             # A table that was just filled has no statistics: without this each chunk could read all of it.
             await self.conn.execute("SET enable_seqscan = off")
         else:
@@ -150,17 +184,54 @@ class Comparing:
     async def next(self) -> None:
         """Compare the next chunk; the pause after it is the caller's."""
         began = time.monotonic()
+        await self._bounded()
         span, last = await self._next_span()
-        found = await self._compared(span)
+        try:
+            found = await self._compared(span)
+        except errors.QueryCanceled:
+            if self.size <= LEAST_ROWS or not self.comparison.aligned:
+                raise
+            # Far more than was aimed at, for rows that are larger than those before: nothing is counted, and less is tried.
+            self.size = max(LEAST_ROWS, self.size // 8)
+            return
         self.longest_ms = max(self.longest_ms, took_ms := (time.monotonic() - began) * 1000)
+        self._judge(span, found)
         await self._advance(found, span, last=last)
         self._adapt(took_ms)
+
+    async def _bounded(self) -> None:
+        """Cut a chunk off that would hold its snapshot for long; the smallest one takes as long as it takes."""
+        wanted_ms = 0 if self.size <= LEAST_ROWS or not self.comparison.aligned else LONGEST_MS
+        if wanted_ms != self.limit_ms:
+            self.limit_ms = wanted_ms
+            await self.conn.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(wanted_ms)))
 
     async def _next_span(self) -> tuple[Span, bool]:
         if not self.comparison.aligned:
             return self._span, True
+        if self._dense and self._end is not None and self.reached is not None:
+            # So many whole numbers are so many keys at most, on either side: no need to search for the last of them.
+            number = int(self.reached[0]) + self.size
+            if number < self._end:
+                return Span(self.reached, [str(number)]), False
         high = await self._bound(self.reached, self.high, self.size)
         return Span(self.reached, high or self.high), high is None
+
+    async def _last_number(self) -> int | None:
+        """Give the last key, where keys are whole numbers; rows that come later are beyond it, and searched for."""
+        if not self.comparison.numbered:
+            return None
+        if self.high is not None:
+            return int(self.high[0])
+        row = await (await self.conn.execute(comparing.highest(self.comparison))).fetchone()
+        return row["highest"] if row else None
+
+    def _judge(self, span: Span, found: Counts) -> None:
+        """Tell whether the next chunk's end can be counted instead of searched for."""
+        if self._end is None or span.low is None or span.high is None:
+            return
+        width = int(span.high[0]) - int(span.low[0])
+        self._dense = max(found.rows, found.shadow_rows) * DENSE >= width
 
     async def _bound(self, low: list[str] | None, high: list[str] | None, rows: int) -> list[str] | None:
         query = comparing.bound(self.comparison, low, high, rows)
@@ -213,15 +284,29 @@ class Comparing:
 
     async def _chunk(self, span: Span) -> Counts:
         named = self.named < NAMED_AT_MOST
-        query = comparing.chunk(self.comparison, span, named=named)
+        query = self.render(self.comparison, span, named) if self.render else None
+        query = query or comparing.chunk(self.comparison, span, named=named)
         (row,) = await (await self.conn.execute(query)).fetchall()
-        if named:
-            kinds = Counter(kind for kind, _, _ in row["found"])
-            missing, extra, bad, found = kinds["missing"], kinds["extra"], kinds.total(), row["found"]
-        else:
-            missing, extra, bad, found = row["missing"], row["extra"], row["bad"], []
-        rows, shadow_rows = row["pairs"] - extra, row["pairs"] - missing
-        return Counts(rows, shadow_rows, bad - missing - extra, missing, extra, found=found)
+        if not named:
+            missing, extra = row["missing"], row["extra"]
+            mismatches = row["bad"] - missing - extra
+            return Counts(row["pairs"] - extra, row["pairs"] - missing, mismatches, missing, extra)
+        seen = Counter(kind for kind, *_ in row["found"])
+        found = row["found"] if self.render else await self._standing(row["found"])
+        kinds = Counter(kind for kind, *_ in found)
+        rows, shadow_rows = row["pairs"] - seen["extra"], row["pairs"] - seen["missing"]
+        return Counts(rows, shadow_rows, kinds["mismatch"], kinds["missing"], kinds["extra"], found=found)
+
+    async def _standing(self, found: list[list[Any]]) -> list[list[Any]]:
+        """Look at once which versions of the rows differ; those that agree by now were under way."""
+        standing: list[list[Any]] = []
+        for extra in (False, True):
+            keys = [key for kind, key in found if (kind == "extra") is extra]
+            for first in range(0, len(keys), LOOKED_AT_ONCE):
+                asked = [{"id": number, "key": key} for number, key in enumerate(keys[first : first + LOOKED_AT_ONCE])]
+                rows = await (await self.conn.execute(comparing.look(self.comparison, asked, extra=extra))).fetchall()
+                standing += [[row["kind"], row["key"], row["seen"]] for row in rows if row["kind"]]
+        return standing
 
     async def _advance(self, chunk: Counts, span: Span, *, last: bool) -> None:
         values = {name: value for name, value in vars(chunk).items() if name != "found"}
@@ -230,6 +315,8 @@ class Comparing:
                 await run(self.conn, "suspect", {"id": self.id, "found": Jsonb(chunk.found)})
             reached = {"reached": _json(span.high), "named": len(chunk.found), "finished": last}
             await run(self.conn, "advance", {"id": self.id, **reached, **values})
+            await reach("batch.before_commit")
+        await reach("batch.after_commit")
         self.named += len(chunk.found)
         self.chunks += 1
         self.finished = last
@@ -238,7 +325,7 @@ class Comparing:
 
     def _adapt(self, took_ms: float) -> None:
         factor = min(2.0, max(0.5, self.chunk_ms / max(took_ms, 0.1)))
-        self.size = min(MOST_ROWS, max(100, round(self.size * factor)))
+        self.size = min(MOST_ROWS, max(LEAST_ROWS, round(self.size * factor)))
 
 
 def _slice(part: dict[str, Any]) -> Span:
@@ -261,5 +348,5 @@ async def opened(conn: Connection, comparison: Comparison, part_id: int, **how: 
         yield part
     finally:
         if not conn.closed:
-            for setting in ("enable_seqscan", "jit", "synchronous_commit"):
+            for setting in ("enable_seqscan", "jit", "synchronous_commit", "statement_timeout"):
                 await conn.execute(b"RESET " + setting.encode())

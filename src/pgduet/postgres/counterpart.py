@@ -1,35 +1,38 @@
 """A whole comparison of a table with its shadow: all parts on as many sessions as are given, suspects settled, drift noted.
 
 It can be called again after it was stopped, and goes on. `checked_at` is when its first chunk was read: nothing found is newer than
-that. Declared aggregates are compared after the rows, each in a snapshot of its own.
+that. Beside clients it works a fifth of the time, on one session. Declared aggregates are compared after the rows, each in a
+snapshot of its own.
+
+A merge has no pairs of rows, but groups and what the new version reads of them: `Exactly` says how those are compared.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pgduet.operations.aggregates import Aggregate, differences
+from psycopg import sql
+
+from pgduet.measured import Aggregated
+from pgduet.operations.aggregates import Aggregate
+from pgduet.operations.comparing import Span
 from pgduet.operations.comparison import Comparison
-from pgduet.postgres import comparing, suspects
+from pgduet.operations.statement import Query
+from pgduet.postgres import comparing, store, suspects
 from pgduet.postgres.comparing import Counts, opened, run
+from pgduet.postgres.gently import BESIDE_MS, Turns
+from pgduet.postgres.measuring import measure
 from pgduet.postgres.session import Connection
+from pgduet.postgres.traits import rows_estimated
 
 EXAMPLES = 20
-PAUSE_MS = 2.0
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A group in which a declared aggregate differs; no value where a side lacks the group."""
-
-    aggregate: str
-    group: list[Any]
-    old: str | None
-    new: str | None
+Chunk = Callable[[Comparison, Span, bool], Query]
+Settling = Callable[[], Awaitable[None]]
 
 
 @dataclass
@@ -41,13 +44,27 @@ class Compared:
     rows: int
     shadow_rows: int
     settled: suspects.Settled
+    unnamed: int = 0
+    """Rows beyond those that are kept by key; they were seen once to differ."""
+    before: int = 0
+    """Where it follows a repair, the rows that differed before."""
     examples: list[dict[str, Any]] = field(default_factory=list)
-    groups: list[Group] = field(default_factory=list)
+    aggregates: list[Aggregated] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
         """Tell whether both sides are the same, in rows and in aggregates."""
-        return self.settled.clean and not self.groups
+        return self.settled.clean and not self.unnamed and not any(each.differing for each in self.aggregates)
+
+    @property
+    def mismatches(self) -> int:
+        """Count the rows that differ; what never came to rest is no proof that they agree."""
+        return sum(self.settled.confirmed.values()) + self.settled.unsettled + self.unnamed
+
+    @property
+    def repaired(self) -> int:
+        """Count the rows that a repair before it has brought in step."""
+        return max(0, self.before - self.mismatches)
 
 
 async def compare(
@@ -57,28 +74,46 @@ async def compare(
     *,
     aggregates: Sequence[Aggregate] = (),
     after_s: float = suspects.AFTER_S,
-    pause_ms: float = PAUSE_MS,
     anew: bool = False,
+    request: str = "",
+    before: int = 0,
+    settling: Settling | None = None,
+    exactly: Chunk | None = None,
     progress: Progress = lambda _: None,
 ) -> Compared:
     """Compare all rows; drift that is confirmed is noted, what is not found again is resolved.
+
+    `exactly` compares a span by another statement than that of pairs; what it finds is not looked at again, and says itself what it
+    saw. `before` is how many rows differed before a repair that this follows; `settling` brings to rest what is under way,
+    before suspects are looked at again.
 
     Raises:
         GateRefused: rows cannot be told apart by the key, or too many cannot be mapped.
     """
     first = sessions[0]
-    parts = await comparing.begin(first, comparison, migration_id, len(sessions), anew=anew)
-    left, total = list(parts), Counts()
+    parts = await comparing.begin(
+        *(first, comparison, migration_id, len(sessions)),
+        anew=anew,
+        request=request,
+        before=before,
+        paired=exactly is None,
+    )
+    left, total, named = list(parts), Counts(), 0
+    about = await rows_estimated(first, comparison.source_label)
+    of = f" of about {about:,.0f}" if math.isfinite(about) else ""
+    turns = Turns()
 
     async def work(conn: Connection) -> None:
-        nonlocal total
+        nonlocal total, named
         while left:
-            async with opened(conn, comparison, left.pop(0)) as part:
+            async with opened(conn, comparison, left.pop(0), render=exactly) as part:
+                aim_ms = part.chunk_ms
                 while not part.finished:
-                    await part.next()
-                    progress(f"{comparison.source_label}: {total.rows + part.counts.rows} rows compared")
-                    await asyncio.sleep(pause_ms / 1000)
+                    part.chunk_ms = min(aim_ms, BESIDE_MS) if turns.beside else aim_ms
+                    await turns.step(conn, part.next)
+                    progress(f"{comparison.source_label}: {total.rows + part.counts.rows:,}{of} rows compared")
                 total += part.counts
+                named += part.named
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -86,9 +121,15 @@ async def compare(
                 group.create_task(work(conn))
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None
+    if settling and named:
+        await settling()
+    if exactly:
+        await run(first, "all_confirmed", {"ids": parts})
     settled = await suspects.settle(first, comparison, parts, after_s=after_s)
-    began = (await run(first, "began", {"ids": parts}))[0]["at"]
-    await suspects.note(first, comparison, migration_id, parts, began)
+    kept = (await run(first, "began", {"ids": parts}))[0]
+    began = kept["at"]
+    await suspects.note(first, comparison, migration_id, parts, began, looks=exactly is None)
+    compared = await measured(first, migration_id, aggregates)
     examples = await run(first, "examples", {"ids": parts, "limit": EXAMPLES})
     return Compared(
         parts=parts,
@@ -96,12 +137,21 @@ async def compare(
         rows=total.rows,
         shadow_rows=total.shadow_rows,
         settled=settled,
+        unnamed=total.mismatches + total.missing + total.extra + total.unmapped - named,
+        before=kept["before"],
         examples=[{"relation": comparison.source_label, **row} for row in examples],
-        groups=[found for aggregate in aggregates for found in await groups(first, aggregate)],
+        aggregates=compared,
     )
 
 
-async def groups(conn: Connection, aggregate: Aggregate, limit: int = EXAMPLES) -> list[Group]:
-    """Name the groups in which a declared aggregate differs, both sides read in one snapshot."""
-    rows = await (await conn.execute(differences(aggregate, limit))).fetchall()
-    return [Group(aggregate.name, row["groups"], row["old"], row["new"]) for row in rows]
+async def measured(
+    conn: Connection, migration_id: int, aggregates: Sequence[Aggregate], reading: sql.Composable | None = None
+) -> list[Aggregated]:
+    """Compare declared aggregates, each in one snapshot, and note the groups in which they differ."""
+    told = []
+    for aggregate in aggregates:
+        found = await measure(conn, aggregate, reading)
+        told.append(found.told)
+        for row in found.notes:
+            await store.note_drift(conn, migration_id, row["relation"], row["key"], row["kind"], row["detail"])
+    return told

@@ -8,7 +8,7 @@ a moment). Limits: the snapshot is held for longer, so the rests together are bo
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
@@ -20,6 +20,9 @@ RESTS = 4.0
 MOST_REST_S = 60.0
 """After so many seconds of rest, which delay vacuum, it rests only for as long as it reads."""
 LOOKS = 5
+PAUSE_S = 0.002
+BESIDE_MS = 10.0
+"""Beside clients a statement aims at so many milliseconds."""
 
 
 class Gently:
@@ -52,5 +55,43 @@ class Gently:
     async def _running(self) -> int:
         """Count what clients run now; within a transaction PostgreSQL would show what it first saw."""
         await self.conn.execute("SELECT pg_stat_clear_snapshot()")
-        found = await (await self.conn.execute(block("pressure", "running"), {})).fetchone()
-        return int(found["clients"]) if found else 0
+        return await running(self.conn)
+
+
+class Turns:
+    """Short statements of several sessions, none of which holds a snapshot for long: beside clients they take turns, and rest.
+
+    Without clients all work at once. The rests are not bounded: nothing is held back meanwhile.
+    """
+
+    def __init__(self) -> None:
+        """Begin as if nobody were there."""
+        self.seen: deque[int] = deque(maxlen=LOOKS)
+        self.turn = asyncio.Lock()
+
+    @property
+    def beside(self) -> bool:
+        """Tell whether clients were at work lately."""
+        return any(self.seen)
+
+    async def step(self, conn: Connection, work: Callable[[], Awaitable[None]]) -> None:
+        """Do a piece of work, look whether clients are there, and rest as that says."""
+        if not self.beside:
+            await self._worked(conn, work)
+            await asyncio.sleep(PAUSE_S)
+            return
+        async with self.turn:
+            await asyncio.sleep(await self._worked(conn, work) * RESTS)
+
+    async def _worked(self, conn: Connection, work: Callable[[], Awaitable[None]]) -> float:
+        began = time.monotonic()
+        await work()
+        took_s = time.monotonic() - began
+        self.seen.append(await running(conn))
+        return took_s
+
+
+async def running(conn: Connection) -> int:
+    """Count what clients run."""
+    found = await (await conn.execute(block("pressure", "running"), {})).fetchone()
+    return int(found["clients"]) if found else 0

@@ -11,12 +11,11 @@ from typing import Any
 
 from psycopg import DataError, Error, sql
 from psycopg.errors import RaiseException
-from pydantic_core import to_json
 
 from pgduet.errors import GateRefused
 from pgduet.measured import Aggregated, Parity
 from pgduet.operations import rows
-from pgduet.operations.aggregates import Aggregate, differences
+from pgduet.operations.aggregates import Aggregate
 from pgduet.operations.constraints import Exclusion
 from pgduet.operations.design import TableDesign
 from pgduet.operations.statement import Query
@@ -26,14 +25,13 @@ from pgduet.postgres.constraints import EXCLUSION_PAGES
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.gently import Gently
 from pgduet.postgres.heaps import heaps, pages
+from pgduet.postgres.measuring import measure
 from pgduet.postgres.muting import mutes
 from pgduet.postgres.polite import write_politely
 from pgduet.postgres.session import Connection, condition
-from pgduet.texts import shown
 
 REPAIRED_PAGES = 256
 EXAMPLES = 20
-GROUP_LETTERS, EXACT = 100, 2**53
 RETRY_S = 0.05
 
 Progress = Callable[[str], None]
@@ -49,7 +47,8 @@ async def compare(conn: Connection, migration: store.Migration, mode: SyncMode, 
             await comparison.table(table)
             await comparison.beside_others(table)
         for aggregate in migration.design.aggregates:
-            await comparison.aggregate(aggregate)
+            if aggregate.shape is None:
+                await comparison.aggregate(aggregate)
     parity = comparison.result(began["at"] if began else datetime.now().astimezone())
     async with conn.transaction():
         await _keep(conn, migration, parity, [*comparison.examples, *comparison.groups])
@@ -136,34 +135,10 @@ class _Comparison:
 
     async def aggregate(self, aggregate: Aggregate) -> None:
         """Compare a declared aggregate in the same snapshot, and name the groups in which it differs."""
-        relation = sql.Identifier(*aggregate.old.relation).as_string(None)
-        self.progress(f"{relation}: {aggregate.name}")
-        try:
-            async with self.conn.transaction():
-                found = await (await self.conn.execute(differences(aggregate, EXAMPLES))).fetchall()
-        except (DataError, RaiseException) as error:
-            raise GateRefused(
-                f"aggregate {aggregate.name} cannot be asked of every row of {relation}: {condition(error.sqlstate)}",
-                hint="Roll back, and write an expression that is NULL for such rows instead of failing.",
-            ) from None
-        self.aggregated.append(
-            Aggregated(
-                name=aggregate.name,
-                relation=relation,
-                measure=aggregate.measure,
-                differing=found[0]["differing"] if found else 0,
-                groups=[[_short(value) for value in row["groups"]] for row in found],
-            )
-        )
-        self.groups += [
-            {
-                "relation": relation,
-                "kind": "aggregate",
-                "key": {"aggregate": aggregate.name, "group": row["groups"]},
-                "detail": to_json({"old": row["old"], "new": row["new"]}).decode(),
-            }
-            for row in found
-        ]
+        self.progress(f"{sql.Identifier(*aggregate.old.relation).as_string(None)}: {aggregate.name}")
+        found = await measure(self.conn, aggregate)
+        self.aggregated.append(found.told)
+        self.groups += found.notes
 
     async def _refuse_grown(self, table: TableDesign, exclusion: Exclusion) -> None:
         """Refuse what would take a time that grows with the square of the rows, for a constraint that cannot be built any more."""
@@ -220,15 +195,9 @@ class _Comparison:
         return {"relation": row["relation"], "kind": row["kind"], "key": row["key"] if keyed else "see pgduet.drift"}
 
 
-def _short(value: Any) -> Any:
-    """Cut what a group is called where it is long: it travels."""
-    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) <= EXACT):
-        return value  # larger integers are not exact in every reader of JSON
-    return shown(value if isinstance(value, str) else to_json(value).decode(), GROUP_LETTERS)
-
-
 async def _keep(conn: Connection, migration: store.Migration, parity: Parity, examples: list[dict[str, Any]]) -> None:
-    await store.run(conn, "drift_clear", {"id": migration.id, "before": parity.checked_at})
+    elsewhere = [*(each.label for each in migration.design.shadows), *(each.label for each in migration.design.merged)]
+    await store.run(conn, "drift_clear", {"id": migration.id, "before": parity.checked_at, "elsewhere": elsewhere})
     for row in examples:
         await store.note_drift(conn, migration.id, row["relation"], row["key"], row["kind"], row["detail"])
     await store.save_parity(conn, migration.id, parity.model_dump(mode="json"))

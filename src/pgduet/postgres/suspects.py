@@ -7,14 +7,15 @@ it then finds, so that it can run twice; its record in the audit log commits wit
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from psycopg import errors, sql
+from psycopg import DataError, IntegrityError, errors, sql
 from psycopg.types.json import Jsonb
 
+from pgduet.barriers import reach
 from pgduet.messages import Reference
 from pgduet.operations import comparing, mending
 from pgduet.operations.comparison import Comparison
@@ -70,6 +71,11 @@ async def settle(
         await asyncio.sleep(min(60.0, waiting[0]["seconds"] + 0.001))
 
 
+async def begun(conn: Connection, migration_id: int, request: str) -> bool:
+    """Tell whether a comparison was begun with a request."""
+    return bool(await run(conn, "begun", {"id": migration_id, "request": request}))
+
+
 async def settled(conn: Connection, parts: Sequence[int]) -> Settled:
     """Count what is left of the suspects."""
     result = Settled()
@@ -82,23 +88,41 @@ async def settled(conn: Connection, parts: Sequence[int]) -> Settled:
 
 
 async def note(
-    conn: Connection, comparison: Comparison, migration_id: int, parts: Sequence[int], before: datetime | None
+    conn: Connection,
+    comparison: Comparison,
+    migration_id: int,
+    parts: Sequence[int],
+    before: datetime | None,
+    *,
+    looks: bool = True,
 ) -> None:
-    """Note confirmed drift in `pgduet.drift`, with both rows; what a comparison begun at `before` did not find is resolved."""
+    """Note confirmed drift in `pgduet.drift`, with both rows; what a comparison begun at `before` did not find is resolved.
+
+    Unless it `looks`, what was seen is what it tells.
+    """
     relation = {"migration": migration_id, "relation": comparison.source_label}
     if before is not None:
         await run(conn, "resolved", relation | {"before": before})
     async for suspects in _confirmed(conn, parts, AT_ONCE):
-        seen = await _seen(conn, comparison, suspects)
+        now = (
+            await seen(conn, comparison, suspects)
+            if looks
+            else {each["id"]: {"detail": each["seen"]} for each in suspects}
+        )
         found = [
             {
                 "key": each["key"],
                 "kind": each["kind"],
-                "detail": (seen.get(each["id"]) or {}).get("detail") or each["kind"],
+                "detail": (now.get(each["id"]) or {}).get("detail") or each["kind"],
             }
             for each in suspects
         ]
         await run(conn, "note", relation | {"found": Jsonb(found)})
+
+
+Suspects = Sequence[dict[str, Any]]
+Write = Callable[[Connection, Suspects], Awaitable[int]]
+"""Locks the rows of suspects and writes what still differs, in the transaction that it is called in; tells how many it wrote."""
 
 
 async def repair(
@@ -109,25 +133,41 @@ async def repair(
     authority: Authority,
     *,
     mute: bool = False,
+    write: Write | None = None,
 ) -> Repaired:
     """Give confirmed rows what the side with authority says; each batch of rows and its record are one transaction."""
-    result = Repaired()
+
+    async def plainly(conn: Connection, suspects: Sequence[dict[str, Any]]) -> int:
+        await lock(conn, comparison, suspects)
+        written = 0
+        for query in mending.repairs(comparison, suspects, authority):
+            written += max(0, (await conn.execute(query)).rowcount)
+        return written
+
+    repairing = _Repairing(conn, comparison, reference, authority, mute, write or plainly)
     async for suspects in _confirmed(conn, parts, REPAIRED_AT_ONCE):
         mappable = [suspect for suspect in suspects if suspect["kind"] != "unmapped"]
-        result.left += len(suspects) - len(mappable)
+        repairing.result.left += len(suspects) - len(mappable)
         if mappable:
-            await _repair_all(conn, comparison, reference, mappable, authority, mute, result)
-    return result
+            await repairing.all(mappable)
+    return repairing.result
+
+
+async def lock(conn: Connection, comparison: Comparison, suspects: Sequence[dict[str, Any]]) -> None:
+    """Lock the rows of suspects, the source's first."""
+    for extra in (False, True):
+        if held := [suspect for suspect in suspects if (suspect["kind"] == "extra") is extra]:
+            await conn.execute(mending.lock(comparison, held, extra=extra))
 
 
 async def _look(conn: Connection, comparison: Comparison, suspects: Sequence[dict[str, Any]]) -> None:
-    seen = await _seen(conn, comparison, suspects)
+    found = await seen(conn, comparison, suspects)
     cleared, confirmed, again = [], [], []
     for suspect in suspects:
         if suspect["kind"] == "unmapped":
             confirmed.append(suspect["id"])
             continue
-        now = seen.get(suspect["id"])
+        now = found.get(suspect["id"])
         if now is None or now["kind"] is None:
             cleared.append(suspect["id"])
         elif (now["kind"], now["seen"]) == (suspect["kind"], suspect["seen"]):
@@ -140,17 +180,17 @@ async def _look(conn: Connection, comparison: Comparison, suspects: Sequence[dic
         await run(conn, "unsettled", {"found": Jsonb(again)})
 
 
-async def _seen(
+async def seen(
     conn: Connection, comparison: Comparison, suspects: Sequence[dict[str, Any]]
 ) -> dict[int, dict[str, Any]]:
     """Ask how suspects stand now, by id."""
-    seen: dict[int, dict[str, Any]] = {}
+    stand: dict[int, dict[str, Any]] = {}
     known = [suspect for suspect in suspects if suspect["kind"] != "unmapped"]
     for extra in (False, True):
         if asked := [suspect for suspect in known if (suspect["kind"] == "extra") is extra]:
             rows = await (await conn.execute(comparing.look(comparison, asked, extra=extra))).fetchall()
-            seen |= {row["id"]: row for row in rows}
-    return seen
+            stand |= {row["id"]: row for row in rows}
+    return stand
 
 
 async def _confirmed(conn: Connection, parts: Sequence[int], limit: int) -> Any:
@@ -160,61 +200,61 @@ async def _confirmed(conn: Connection, parts: Sequence[int], limit: int) -> Any:
         yield found
 
 
-async def _repair_all(
-    conn: Connection,
-    comparison: Comparison,
-    reference: Reference,
-    suspects: Sequence[dict[str, Any]],
-    authority: Authority,
-    mute: bool,  # noqa: FBT001
-    result: Repaired,
-) -> None:
-    """Repair rows at once; where a client holds one of them, in halves, so that in the end it alone is waited for."""
-    batches = deque([suspects])
-    while batches:
-        batch = batches.popleft()
-        try:
-            written = await _repair(conn, comparison, reference, batch, authority, mute=mute)
-        except (errors.LockNotAvailable, errors.DeadlockDetected):
+@dataclass
+class _Repairing:
+    """Repairs batch by batch, never waiting long for a client."""
+
+    conn: Connection
+    comparison: Comparison
+    reference: Reference
+    authority: Authority
+    mute: bool
+    write: Write
+    result: Repaired = field(default_factory=Repaired)
+
+    async def all(self, suspects: Sequence[dict[str, Any]]) -> None:
+        """Repair rows at once; where a client holds one of them, or one cannot be written, in halves, down to that one alone."""
+        batches = deque([suspects])
+        while batches:
+            batch = batches.popleft()
             middle = len(batch) // 2
-            batches += [half for half in (batch[:middle], batch[middle:]) if half]
-            if not middle:
-                await asyncio.sleep(RETRY_S)
-            continue
-        result.written += written
-        result.left += max(0, len(batch) - written)
+            try:
+                written = await self._batch(batch)
+            except (errors.LockNotAvailable, errors.DeadlockDetected):
+                batches += [half for half in (batch[:middle], batch[middle:]) if half]
+                if not middle:
+                    await asyncio.sleep(RETRY_S)
+                continue
+            except (DataError, IntegrityError, errors.RaiseException):
+                # A map, a constraint or a trigger of the user's refuses one of them.
+                if middle:
+                    batches += [batch[:middle], batch[middle:]]
+                else:
+                    self.result.left += 1
+                continue
+            self.result.written += written
+            self.result.left += max(0, len(batch) - written)
 
-
-async def _repair(
-    conn: Connection,
-    comparison: Comparison,
-    reference: Reference,
-    suspects: Sequence[dict[str, Any]],
-    authority: Authority,
-    *,
-    mute: bool,
-) -> int:
-    """Lock the rows, the source's first; then, in new snapshots, write what still differs."""
-    async with conn.transaction():
-        await conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(ROW_LOCK_WAIT)))
-        await conn.execute("SET LOCAL pgduet.repair = 'on'")
-        if mute:
-            await conn.execute("SET LOCAL session_replication_role = replica")
-        for extra in (False, True):
-            if held := [suspect for suspect in suspects if (suspect["kind"] == "extra") is extra]:
-                await conn.execute(mending.lock(comparison, held, extra=extra))
-        written = 0
-        for query in mending.repairs(comparison, suspects, authority):
-            written += max(0, (await conn.execute(query)).rowcount)
-        if written:
-            await store.audited(
-                conn,
-                reference,
-                "repair",
-                affected={"relation": comparison.source_label, "shadow": comparison.shadow_label, "rows": written},
-                evidence={
-                    "authority": str(authority),
-                    "repaired": [{"kind": suspect["kind"], "key": suspect["key"]} for suspect in suspects],
-                },
-            )
-    return written
+    async def _batch(self, suspects: Sequence[dict[str, Any]]) -> int:
+        """Lock the rows, the source's first; then, in new snapshots, write what still differs."""
+        conn, comparison = self.conn, self.comparison
+        async with conn.transaction():
+            await conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(ROW_LOCK_WAIT)))
+            await conn.execute("SET LOCAL pgduet.repair = 'on'")
+            if self.mute:
+                await conn.execute("SET LOCAL session_replication_role = replica")
+            written = await self.write(conn, suspects)
+            if written:
+                await store.audited(
+                    conn,
+                    self.reference,
+                    "repair",
+                    affected={"relation": comparison.source_label, "shadow": comparison.shadow_label, "rows": written},
+                    evidence={
+                        "authority": str(self.authority),
+                        "repaired": [{"kind": suspect["kind"], "key": suspect["key"]} for suspect in suspects],
+                    },
+                )
+            await reach("batch.before_commit")
+        await reach("batch.after_commit")
+        return written

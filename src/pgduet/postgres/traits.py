@@ -33,7 +33,7 @@ async def require_keys(conn: Connection, comparison: Comparison) -> None:
     """
     for relation, names in (
         (comparison.source_label, {column.source for column in comparison.key}),
-        (comparison.shadow_label, {column.shadow for column in comparison.key}),
+        (comparison.shadow_label, set(comparison.unique) or {column.shadow for column in comparison.key}),
     ):
         found = await (await conn.execute(block("compare", "unique_keys"), {"relation": relation})).fetchall()
         if not any(set(row["columns"]) == names for row in found):

@@ -2,7 +2,11 @@
 -- `s` is a row of the source, `f` one of the shadow. A side is missing where its key is NULL: keys are NOT NULL on both sides.
 
 -- name: side
-(SELECT {row}.tableoid AS _pgduet_t, {row}.ctid AS _pgduet_c, {row}.xmin AS _pgduet_x, {also} {row}.* FROM {relation} AS {row} WHERE {where}) AS {row}
+(SELECT {also} {row}.* FROM {relation} AS {row} WHERE {where}) AS {row}
+
+-- name: versions
+-- Which version of a row it is. Asked of each row, not of those that differ alone, it would cost a fifth of a comparison.
+{row}.tableoid AS _pgduet_t, {row}.ctid AS _pgduet_c, {row}.xmin AS _pgduet_x,
 
 -- name: chunk
 -- Each aggregate costs something for each row: what can be told of those that differ is not counted here.
@@ -10,7 +14,7 @@ SELECT count(*) AS pairs, {found} FROM {source} FULL JOIN {shadow} ON {match}
 
 -- name: named
 -- What is said of a row is made for those that differ only: the filter stands before the arguments.
-coalesce(jsonb_agg(jsonb_build_array({kind}, {key}, {seen})) FILTER (WHERE {bad}), '[]') AS found
+coalesce(jsonb_agg(jsonb_build_array({kind}, {key})) FILTER (WHERE {bad}), '[]') AS found
 
 -- name: counted
 count(*) FILTER (WHERE {bad}) AS bad, count(*) FILTER (WHERE {shadow_key} IS NULL) AS missing,
@@ -36,6 +40,9 @@ SELECT {texts} AS bound
         UNION ALL
         (SELECT {shadow_keys} FROM {shadow} AS f WHERE {shadow_span} ORDER BY {shadow_order} OFFSET {rows} LIMIT 1)) AS u
  ORDER BY {order} LIMIT 1
+
+-- name: highest
+SELECT greatest((SELECT max({source_key})::bigint FROM {source} AS s), (SELECT max({shadow_key})::bigint FROM {shadow} AS f)) AS highest
 
 -- name: quantiles
 -- Keys that cut the source in parts of about one size, by a sample of its pages.
@@ -78,6 +85,21 @@ UPDATE {target} AS {other} SET {assign} FROM {origin} AS {row} WHERE {among} AND
 -- name: delete_extra
 DELETE FROM {target} AS {other} WHERE {among} AND NOT EXISTS (SELECT FROM {origin} AS {row} WHERE {match} AND {wanted})
 
+-- name: note_keys
+-- Before the shadow is published: the drain reads these rows again, each under its lock.
+INSERT INTO {journal} SELECT {key} FROM {keys}
+
+-- name: engine
+SELECT set_config('pgduet.engine', {label}, true)
+
+-- name: row
+-- The row that is about to be written for both sides: neither side's trigger answers the other.
+SELECT set_config('pgduet.row', {token}, true) FROM {keys}
+
+-- name: clear_columns
+-- The extracted row is gone: so are the columns that it was made from.
+UPDATE {target} AS s SET {clear} WHERE {among} AND {wanted} AND NOT EXISTS (SELECT FROM {origin} AS f WHERE {match})
+
 -- name: traits
 -- What decides how values of a column are compared: domains are looked through, arrays are judged by what they hold.
 WITH RECURSIVE held AS (
@@ -107,20 +129,29 @@ SELECT array_agg(a.attname ORDER BY k.place)::text[] AS columns
  GROUP BY i.indexrelid
 HAVING bool_and(a.attname IS NOT NULL AND a.attnotnull)
 
+-- name: referring
+-- Columns by which a table refers to others.
+SELECT DISTINCT a.attname AS name FROM pg_constraint c CROSS JOIN LATERAL unnest(c.conkey) AS k(attnum)
+  JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum
+ WHERE c.conrelid = %(relation)s::text::regclass AND c.contype = 'f'
+
 -- name: size
 SELECT greatest(sum(c.reltuples) FILTER (WHERE c.reltuples >= 0), 0)::float8 AS rows, bool_or(c.reltuples < 0) AS unknown
   FROM pg_class c
  WHERE c.relkind = 'r' AND c.oid IN (SELECT %(relation)s::text::regclass UNION SELECT relid FROM pg_partition_tree(%(relation)s::text::regclass))
 
 -- name: begin
-INSERT INTO pgduet.comparison (migration_id, source, shadow, part, shape, low, high)
-VALUES (%(id)s, %(source)s, %(shadow)s, %(part)s, %(shape)s, %(low)s, %(high)s)
+INSERT INTO pgduet.comparison (migration_id, source, shadow, part, shape, request, before, low, high)
+VALUES (%(id)s, %(source)s, %(shadow)s, %(part)s, %(shape)s, %(request)s, %(before)s, %(low)s, %(high)s)
 
 -- name: forget
 DELETE FROM pgduet.comparison WHERE migration_id = %(id)s AND source = %(source)s AND shadow = %(shadow)s
 
 -- name: parts
 SELECT * FROM pgduet.comparison WHERE migration_id = %(id)s AND source = %(source)s AND shadow = %(shadow)s ORDER BY part
+
+-- name: begun
+SELECT id FROM pgduet.comparison WHERE migration_id = %(id)s AND request = %(request)s LIMIT 1
 
 -- name: part
 SELECT * FROM pgduet.comparison WHERE id = %(id)s
@@ -153,6 +184,9 @@ DELETE FROM pgduet.suspect WHERE id = ANY (%(ids)s)
 -- name: confirmed
 UPDATE pgduet.suspect SET confirmed_at = clock_timestamp() WHERE id = ANY (%(ids)s)
 
+-- name: all_confirmed
+UPDATE pgduet.suspect SET confirmed_at = clock_timestamp() WHERE comparison_id = ANY (%(ids)s) AND confirmed_at IS NULL
+
 -- name: unsettled
 UPDATE pgduet.suspect s SET kind = n.kind, key = n.key, seen = n.seen, seen_at = clock_timestamp(), looks = looks + 1
   FROM jsonb_to_recordset(%(found)s::jsonb) AS n(id bigint, kind text, key jsonb, seen text) WHERE s.id = n.id
@@ -163,7 +197,7 @@ SELECT kind, confirmed_at IS NOT NULL AS confirmed, count(*) AS rows FROM pgduet
 
 -- name: drifted
 -- Confirmed ones, the next of them by key: rows are locked in that order.
-SELECT id, kind, key FROM pgduet.suspect
+SELECT id, kind, key, seen FROM pgduet.suspect
  WHERE comparison_id = ANY (%(ids)s) AND confirmed_at IS NOT NULL AND id > %(after)s ORDER BY id LIMIT %(limit)s
 
 -- name: note
@@ -180,7 +214,7 @@ UPDATE pgduet.drift SET resolved_at = clock_timestamp()
 SELECT groups, old, new, old_groups, new_groups, count(*) OVER () AS differing
   FROM (SELECT groups, (array_agg(value) FILTER (WHERE side = 'old'))[1] AS old, (array_agg(value) FILTER (WHERE side = 'new'))[1] AS new,
                count(*) FILTER (WHERE side = 'old') AS old_groups, count(*) FILTER (WHERE side = 'new') AS new_groups
-          FROM (SELECT 'old' AS side, {old_groups} AS groups, ({old_value})::text AS value FROM {old} AS t GROUP BY {old_by}
+          FROM (SELECT 'old' AS side, {old_groups} AS groups, ({old_value})::text AS value FROM {old} AS t WHERE {only} GROUP BY {old_by}
                 UNION ALL
                 SELECT 'new', {new_groups}, ({new_value})::text FROM {new} AS t GROUP BY {new_by}) AS sides
          GROUP BY groups) AS compared
@@ -188,7 +222,7 @@ SELECT groups, old, new, old_groups, new_groups, count(*) OVER () AS differing
  ORDER BY groups LIMIT {limit}
 
 -- name: began
-SELECT min(began_at) AS at FROM pgduet.comparison WHERE id = ANY (%(ids)s)
+SELECT min(began_at) AS at, max(before) AS before FROM pgduet.comparison WHERE id = ANY (%(ids)s)
 
 -- name: examples
 SELECT kind, key FROM pgduet.suspect

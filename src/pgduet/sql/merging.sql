@@ -240,6 +240,19 @@ SELECT count(*) > 0 AS there, coalesce(bool_or(differs), false) AS differs FROM 
   SELECT count(*) <> 2 AS differs FROM (SELECT * FROM ({old}) AS o UNION ALL SELECT * FROM ({new}) AS s) AS both_sides
    GROUP BY both_sides) AS compared
 
+-- name: compared
+-- The same of a range of keys, with what is said of groups that differ.
+SELECT count(*) AS pairs, {found}
+  FROM (SELECT {groups} FROM {relation} AS o WHERE {o_range} GROUP BY {o_key}) AS o
+  FULL JOIN (SELECT * FROM ({reading}) AS s WHERE {s_range}) AS s ON {same}
+
+-- name: named
+coalesce(jsonb_agg(jsonb_build_array(CASE WHEN {o_lacks} THEN 'extra' WHEN {s_lacks} THEN 'missing' ELSE 'mismatch' END, {key},
+                                     jsonb_build_object('old', {old}, 'new', {new})::text)) FILTER (WHERE {differs}), '[]') AS found
+
+-- name: counted
+count(*) FILTER (WHERE {differs}) AS bad, count(*) FILTER (WHERE {s_lacks}) AS missing, count(*) FILTER (WHERE {o_lacks}) AS extra
+
 -- name: note_drift
 -- A repair is a note: it makes readers ask the source at once, and the next drain write the target.
 INSERT INTO {journal} SELECT {key_of} FROM

@@ -111,6 +111,8 @@ CREATE TABLE IF NOT EXISTS pgduet.comparison (
     shadow       text NOT NULL,
     part         integer NOT NULL,
     shape        text NOT NULL,                -- a hash of what is compared: another one begins anew
+    request        text NOT NULL DEFAULT '',     -- who asked for it: a later try of the same goes on
+    before       bigint NOT NULL DEFAULT 0,    -- rows that differed before a repair, where it looks what came of that
     low          jsonb,                        -- keys as arrays of texts, `low` exclusive, or slices; null: without end
     high         jsonb,
     reached      jsonb,                        -- up to which key both sides were compared
@@ -127,6 +129,8 @@ CREATE TABLE IF NOT EXISTS pgduet.comparison (
     finished_at  timestamptz,
     UNIQUE (migration_id, source, shadow, part)
 );
+
+ALTER TABLE pgduet.comparison ADD COLUMN IF NOT EXISTS request text NOT NULL DEFAULT '', ADD COLUMN IF NOT EXISTS before bigint NOT NULL DEFAULT 0;
 
 CREATE TABLE IF NOT EXISTS pgduet.suspect (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -6,7 +6,8 @@ SELECT to_regclass('pgduet.audit') IS NOT NULL AND to_regclass('pgduet.route') I
 -- name: is_complete
 -- With what later releases brought as well.
 SELECT to_regclass('pgduet.audit') IS NOT NULL AND to_regclass('pgduet.suspect') IS NOT NULL
-   AND to_regclass('pgduet.key_cursor') IS NOT NULL AS ready
+   AND to_regclass('pgduet.key_cursor') IS NOT NULL
+   AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('pgduet.comparison') AND attname = 'request') AS ready
 
 -- name: latest
 SELECT m.*, r.read_percent FROM pgduet.migration m LEFT JOIN pgduet.route r ON r.migration = m.name
@@ -67,9 +68,9 @@ SELECT relation, key, kind, detail FROM pgduet.drift
 SELECT pgduet.note_drift(%(id)s, %(relation)s, %(key)s, %(kind)s, %(detail)s)
 
 -- name: drift_clear
--- A full comparison is the truth about a table: what it does not find again is resolved.
+-- A full comparison is the truth about a table: what it does not find again is resolved. Tables in another shape have their own.
 UPDATE pgduet.drift SET resolved_at = clock_timestamp()
- WHERE migration_id = %(id)s AND resolved_at IS NULL AND seen_at < %(before)s
+ WHERE migration_id = %(id)s AND resolved_at IS NULL AND seen_at < %(before)s AND relation <> ALL (%(elsewhere)s::text[])
 
 -- name: route_insert
 INSERT INTO pgduet.route (migration, database, old_version, new_version, schemas)
@@ -163,6 +164,9 @@ UPDATE pgduet_archive.value SET restored_at = NULL
 
 -- name: try_alone
 SELECT pg_try_advisory_lock(1885824098, %(id)s::int) AS alone
+
+-- name: compares_alone
+SELECT pg_try_advisory_lock(1885824101, %(id)s::int) AS alone
 
 -- name: end_holder
 SELECT pg_terminate_backend(pid) FROM pg_locks

@@ -1,0 +1,183 @@
+"""Parity of an anchor and its shadow: compared range by range, drift confirmed, noted and repaired (ADR 28, 29).
+
+The writers' own transactions write both sides, so whatever one statement sees of a pair is exact, and a suspect is looked at again
+without a delay. Before publication there is an exception: keys that stand in the journal, which is emptied before suspects are
+looked at. A comparison belongs to a request: who comes with the same again goes on where it was, also from a repair to the
+comparison that follows it.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pgduet.messages import Reference
+from pgduet.operations import shadow_mending as mending
+from pgduet.operations.aggregates import Aggregate
+from pgduet.operations.comparison import Comparison
+from pgduet.operations.shadow_comparison import comparison
+from pgduet.operations.shadow_design import ShadowDesign
+from pgduet.operations.statement import Query
+from pgduet.phases import Authority
+from pgduet.postgres import counterpart, suspects
+from pgduet.postgres.comparing import run
+from pgduet.postgres.copying import Drain, see_all
+from pgduet.postgres.counterpart import Compared, Progress
+from pgduet.postgres.muting import mutes
+from pgduet.postgres.pace import Pace
+from pgduet.postgres.session import Connection
+from pgduet.postgres.suspects import Suspects
+from pgduet.postgres.traits import traits
+
+DRAIN_S = 30.0
+"""For how long a comparison goes on emptying a journal whose rows clients hold; what is left counts as not in step."""
+REST_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far the migration of a shadow is."""
+
+    published: bool
+    authority: Authority
+    user_triggers: str = "suppress"
+
+
+class ShadowParity:
+    """One shadow, compared and repaired on sessions that are given."""
+
+    def __init__(
+        self,
+        sessions: Sequence[Connection],
+        design: ShadowDesign,
+        reference: Reference,
+        standing: Standing,
+        pace: Pace,
+        progress: Progress = lambda _: None,
+    ) -> None:
+        """Take the sessions, of which the first also settles and repairs."""
+        self.sessions = sessions
+        self.conn = sessions[0]
+        self.design = design
+        self.reference = reference
+        self.standing = standing
+        self.pace = pace
+        self.progress = progress
+        self.mute = False
+        self.referring: frozenset[str] = frozenset()
+
+    async def whole(self, request: str, *, aggregates: Sequence[Aggregate] = (), repair: bool = False) -> Compared:
+        """Compare all rows; with `repair`, give drifted ones what the authority says, and compare again.
+
+        Raises:
+            GateRefused: rows cannot be told apart by the key, or too many cannot be mapped.
+        """
+        for conn in self.sessions:
+            await see_all(conn)
+        if repair and await suspects.begun(self.conn, self.reference.migration_id, again(request)):
+            return await self._compared(again(request), aggregates)  # a try before this one had repaired
+        found = await self._compared(request, () if repair else aggregates)
+        if not repair:
+            return found
+        if not found.mismatches:
+            return await self._with(found, aggregates)
+        await self.repair(found.parts)
+        return await self._compared(again(request), aggregates, found.mismatches)
+
+    async def repair(self, parts: Sequence[int]) -> suspects.Repaired:
+        """Give confirmed rows what the authority says, by the way that is safe now."""
+        compared = await self.comparison()
+        authority, write = self.standing.authority, self._noted
+        if authority is Authority.NEW:
+            write = self._anchors
+            self.mute = await mutes(self.conn, self.design.label, self.standing.user_triggers)
+            found = await run(self.conn, "referring", {"relation": self.design.label})
+            self.referring = frozenset(row["name"] for row in found)
+        elif self.standing.published:
+            write = self._in_place
+        self.progress(f"{self.design.label}: repairing")
+
+        async def written(conn: Connection, found: Suspects) -> int:
+            await conn.execute(mending.engine(self.design))
+            return await write(conn, compared, found)
+
+        done = await suspects.repair(self.conn, compared, self.reference, parts, authority, write=written)
+        if authority is Authority.OLD:
+            await self.settling()
+        return done
+
+    async def comparison(self) -> Comparison:
+        """Say what is compared, by the catalogue."""
+        anchor = await traits(self.conn, self.design.label)
+        shadow = await traits(self.conn, self.design.shadow_label)
+        return comparison(self.design, anchor, shadow, published=self.standing.published)
+
+    async def settling(self) -> None:
+        """Carry over what stands in the journal; from publication on nothing does."""
+        if self.standing.published:
+            return
+        drain = Drain(self.conn, self.design)
+        await drain.open()
+        try:
+            ends = time.monotonic() + DRAIN_S
+            while not drain.finished and time.monotonic() < ends:
+                before = drain.keys
+                await drain.next(self.pace)
+                await asyncio.sleep(self.pace.pause_ms / 1000 if drain.keys > before or drain.finished else REST_S)
+        finally:
+            await self.conn.execute("RESET lock_timeout")
+
+    async def _compared(self, request: str, aggregates: Sequence[Aggregate], before: int = 0) -> Compared:
+        await self.settling()
+        return await counterpart.compare(
+            self.sessions,
+            await self.comparison(),
+            self.reference.migration_id,
+            aggregates=aggregates,
+            after_s=0.0,
+            request=request,
+            before=before,
+            settling=self.settling,
+            progress=self.progress,
+        )
+
+    async def _with(self, found: Compared, aggregates: Sequence[Aggregate]) -> Compared:
+        found.aggregates = await counterpart.measured(self.conn, self.reference.migration_id, aggregates)
+        return found
+
+    async def _noted(self, conn: Connection, compared: Comparison, found: Suspects) -> int:
+        now = await suspects.seen(conn, compared, found)
+        lacking, surplus = mending.apart([each for each in found if (now.get(each["id"]) or {}).get("kind")])
+        written = 0
+        if lacking:
+            written += (await conn.execute(mending.note(self.design, compared, lacking))).rowcount
+        if surplus:
+            await suspects.lock(conn, compared, surplus)
+            written += (await conn.execute(mending.take_away(compared, surplus))).rowcount
+        return written
+
+    async def _in_place(self, conn: Connection, compared: Comparison, found: Suspects) -> int:
+        await suspects.lock(conn, compared, found)
+        return sum([(await conn.execute(query)).rowcount for query in mending.in_place(self.design, compared, found)])
+
+    async def _anchors(self, conn: Connection, compared: Comparison, found: Suspects) -> int:
+        await suspects.lock(conn, compared, found)
+        written = 0
+        for each in found:
+            await conn.execute(mending.name_row(self.design, compared, each))
+            done = 0
+            if self.mute and each["kind"] == "mismatch":
+                # Foreign keys are mute as well, so what they are asked about is left to the second statement.
+                await conn.execute("SET LOCAL session_replication_role = replica")
+                done = await self._write(conn, mending.anchor_in_place(self.design, compared, each, self.referring))
+                await conn.execute("SET LOCAL session_replication_role = origin")
+            written += max(done, await self._write(conn, mending.anchor_in_place(self.design, compared, each)))
+        return written
+
+    async def _write(self, conn: Connection, query: Query) -> int:
+        return max(0, (await conn.execute(query)).rowcount)
+
+
+def again(request: str) -> str:
+    """Name the comparison that follows a repair."""
+    return f"{request}/again"

@@ -10,7 +10,7 @@ from psycopg import errors
 from temporalio import activity
 
 from pgduet.activities.declaring import build_indexes
-from pgduet.activities.engine import Engine, Work
+from pgduet.activities.engine import HEARTBEAT_S, Engine, Work
 from pgduet.activities.shapes import shapes_of
 from pgduet.activities.shapes.comparing import with_shapes
 from pgduet.activities.versions import drop_version, open_old_version, open_version, unpublished_before
@@ -26,6 +26,7 @@ from pgduet.postgres.heaps import filled
 from pgduet.postgres.parity import compare, repair
 from pgduet.postgres.probing import probe
 from pgduet.postgres.session import Connection
+from pgduet.telemetry import metrics
 
 CONTRACTED_MEANWHILE = 5
 
@@ -45,6 +46,9 @@ class Verify:
             def progress(note: str) -> None:
                 work.beat.note = note
 
+            if await _others_compared(work) and request.scheduled and work.migration.parity:
+                latest = (await store.migration(work.conn, request.reference)).parity
+                return Parity.model_validate(latest)
             mode = SyncMode.FILL if work.migration.sync_mode in {None, SyncMode.FILL} else SyncMode.BOTH
             result = await compare(work.conn, work.migration, mode, progress)
             repaired = 0
@@ -61,8 +65,11 @@ class Verify:
                     affected={"rows": result.rows},
                     evidence=result.model_dump(
                         mode="json", include={"mismatches", "violations", "repaired", "examples", "aggregates"}
-                    ),
+                    )
+                    | ({"scheduled": True} if request.scheduled else {}),
                 )
+            limit = work.migration.policy.verify.max_drift_rows
+            metrics.comparison(drifted=bool(result.mismatches > limit or result.off))
             return result
 
     @activity.defn(name="publish")
@@ -105,6 +112,15 @@ class Verify:
                 evidence={"archived": archived},
                 audit_head=head,
             )
+
+
+async def _others_compared(work: Work) -> bool:
+    """Wait until no other session compares this migration; tells whether one did."""
+    waited = False
+    while not (await store.run(work.conn, "try_comparing", {"id": work.migration.id}))[0]["alone"]:
+        waited, work.beat.note = True, "another comparison is under way"
+        await asyncio.sleep(HEARTBEAT_S)
+    return waited
 
 
 async def _both_ways(work: Work, statements: list[Statement]) -> None:

@@ -4,5 +4,6 @@ from pgduet.workflows.auditing import AuditExport, AuditHead, AuditVerify
 from pgduet.workflows.backfill import Backfill
 from pgduet.workflows.errands import Check, Report, Setup
 from pgduet.workflows.migration import Migration
+from pgduet.workflows.reconcile import Reconcile
 
-WORKFLOWS = (Migration, Backfill, Setup, Check, AuditHead, AuditVerify, AuditExport, Report)
+WORKFLOWS = (Migration, Backfill, Reconcile, Setup, Check, AuditHead, AuditVerify, AuditExport, Report)

@@ -25,6 +25,7 @@ NAMES = (
     "batch.after_commit",
     "publish.before_commit",
     "publish.after_commit",
+    "schedule.after_change",
     "route.before_commit",
     "route.after_commit",
     "constraint.before_commit",

@@ -36,6 +36,7 @@ from pgduet.postgres import store
 from pgduet.postgres.session import Connection
 from pgduet.reconciling import (
     BY_US,
+    MAKES_SAFE,
     PREFIX,
     LastComparison,
     MayReconcile,
@@ -48,7 +49,6 @@ from pgduet.reconciling import (
 from pgduet.texts import shown
 
 MIGRATION = "migration_id"
-MAKES_SAFE = ("undo_cutover", "undo_shift")
 SHORTEST_CATCHUP_S = 60
 _NOT_FOUND = RPCStatusCode.NOT_FOUND
 _FOR_GOOD = {
@@ -87,7 +87,7 @@ class Reconciling:
         """Tell whether both versions live; where they do not any more, or nobody knows the migration, end the schedule."""
         reference = task.reference
         async with self.engine.connection(reference.database, f"reconcile/{reference.name}") as conn, beating():
-            found = await store.run(conn, "may_reconcile", {"id": reference.migration_id, "undos": list(MAKES_SAFE)})
+            found = await store.run(conn, "may_reconcile", {"id": reference.migration_id, "undos": sorted(MAKES_SAFE)})
             if not found or not found[0]["overlaps"]:
                 with suppress(RPCError):  # the next workflow that it starts tries again
                     await _remove_orphan(activity.client(), reference)

@@ -50,7 +50,6 @@ with workflow.unsafe.imports_passed_through():
 
 INSIST_FIRST_S = 1.0
 INSIST_EVERY_S = 30.0
-MAKES_SAFE = frozenset({"undo_shift", "undo_cutover"})
 
 
 class ContinueAsNewNeeded(Exception):

@@ -27,11 +27,12 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.neighbours import Pending
     from pgduet.phases import Authority, Phase, State
     from pgduet.plan.load import parse_plan
+    from pgduet.reconciling import MAKES_SAFE
     from pgduet.texts import bounded, cut, shown
     from pgduet.workflows.anchors import memo
     from pgduet.workflows.calls import read, unfit
     from pgduet.workflows.chained import FIRST_LOOK_S, GROWTH, LOOK_EVERY_S
-    from pgduet.workflows.machine import MAKES_SAFE, ContinueAsNewNeeded
+    from pgduet.workflows.machine import ContinueAsNewNeeded
     from pgduet.workflows.pace import CENSUS_EVERY_S, CensusPace
     from pgduet.workflows.patches import ask_at_once, in_chain, reconciles
     from pgduet.workflows.slots import Slots

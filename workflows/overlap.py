@@ -28,6 +28,7 @@ SUMMARIES: dict[Want, str] = {
     "held": "hold scheduled comparisons",
     "gone": "take the schedule of comparisons away",
 }
+CLOCKS_DIFFER = timedelta(minutes=5)
 PATIENCE_S: dict[Want, float] = {"on": 30.0, "held": 5.0, "gone": 30.0}
 
 
@@ -143,7 +144,9 @@ class Overlap(Chained):
         parity = news.parity
         if parity is None or not self.is_newer(parity):
             return
-        if drifted(parity, self.plan.policy) or self.status.drift:
+        # A date of the future would have every true one after it be old news.
+        odd = parity.checked_at > self.now() + CLOCKS_DIFFER
+        if odd or drifted(parity, self.plan.policy) or self.status.drift:
             kept = await call("last_comparison", self.reference_for("pgduet", None), LastComparison, "what was found?")
             parity = kept.parity
         if parity and self.is_newer(parity):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pgduet.acts import Message
 from pgduet.measured import Parity
@@ -12,8 +12,19 @@ PREFIX = "reconcile/"
 BY_US = "pgduet: "
 """How a schedule's note begins where we paused it: `resume` ends no pause of somebody else's."""
 
+MAKES_SAFE = frozenset({"undo_shift", "undo_cutover"})
+"""The undos that give reads and authority back; no comparison may be in their way."""
+MOST_BYTES = 64 * 1024
+
 Want = Literal["on", "held", "gone"]
 Told = Annotated[str, Field(max_length=2000)]
+
+
+def _plausible(parity: Parity) -> Parity:
+    if parity.checked_at.tzinfo is None or len(parity.model_dump_json()) > MOST_BYTES:
+        message = "no comparison of ours looks like that"
+        raise ValueError(message)
+    return parity
 
 
 def schedule_id(database: str, name: str) -> str:
@@ -50,7 +61,7 @@ class MayReconcile(Message):
 class Reconciled(Message):
     """What a Reconcile workflow found; as a signal it can come from anybody, so that it is news and no evidence."""
 
-    parity: Parity | None = None
+    parity: Annotated[Parity, AfterValidator(_plausible)] | None = None
     failing: Told | None = None
     skipped: Told | None = None
     heard: bool = True

@@ -24,8 +24,7 @@ DOES: dict[Phase, tuple[str, str, str]] = {
         "no row is left that `up` cannot map",
     ),
     Phase.VERIFY: (
-        "compares every row, repairs once, then publishes: sync both ways, archive restored, the new schema opened; from here on a"
-        " schedule compares every `reconcile_every_s`",
+        "compares every row, repairs once, publishes (sync both ways, archive restored, the new schema opened), schedules more",
         "`undo_verify` waits until no client of the new version is left, drops its schema, archives what only it had",
         "drift within `max_drift_rows`, no row against a coming constraint",
     ),

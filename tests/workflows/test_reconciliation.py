@@ -410,10 +410,10 @@ async def test_a_comparison_costs_the_migration_a_few_events_and_its_history_is_
     async with stage.worker():
         await stage.start(stage.plan(**SOON, verify=OFTEN, gates={"cutover": "manual"}))
         await stage.waits("approval", Phase.SHIFT)
-        before = (await stage.handle.describe()).history_length
-        await compared(conn, 3)
-        await stage.act("verify")
-        assert (await stage.handle.describe()).history_length - before <= 3 * 5 + 4 * 5
+        before, made = (await stage.handle.describe()).history_length, await comparisons(conn)
+        await compared(conn, 4)
+        grown = (await stage.handle.describe()).history_length - before
+        assert 0 < grown <= 5 * (await comparisons(conn) - made)
         first = (await stage.handle.describe()).run_id
         parity = (await stage.status()).parity
         assert parity is not None

@@ -22,13 +22,16 @@ from pgduet.operations.statement import Statement
 from pgduet.phases import SyncMode
 from pgduet.postgres import store
 from pgduet.postgres.archive import restore_all
-from pgduet.postgres.heaps import filled
+from pgduet.postgres.gently import Gently
+from pgduet.postgres.heaps import filled, heaps, pages
 from pgduet.postgres.parity import compare, repair
 from pgduet.postgres.probing import probe
 from pgduet.postgres.session import Connection
 from pgduet.telemetry import metrics
 
 CONTRACTED_MEANWHILE = 5
+SAVED = "saved_new"
+"""Under which the controls keep how many values of the new version a rollback has saved."""
 
 
 class Verify:
@@ -187,20 +190,37 @@ async def _close_schema(work: Work) -> None:
 
 
 async def _archive(work: Work) -> tuple[int, str]:
-    """Save new-only values once: `published_at` says that there may be some, and is cleared with the save."""
-    count = 0
+    """Save new-only values once: `published_at` says that there may be some, and is cleared after the save."""
+    published = (await store.run(work.conn, "by_id", {"id": work.migration.id}))[0]["published_at"]
+    count = await _save_new(work) if published is not None else 0
     async with work.conn.transaction():
         current = (await store.run(work.conn, "lock", {"id": work.migration.id}))[0]
         if current["published_at"] is None and current["sync_mode"] == SyncMode.BOTH:
             # Values came back, but nobody could use the new version: what the archive held still holds.
             await store.run(work.conn, "unrestore", {"migration": work.migration.name, "since": current["started_at"]})
-        if current["published_at"] is not None:
-            for table in work.migration.design.synced:
-                for query in rows.archive_new(work.migration.design, table, work.migration.attempt):
-                    count += (await work.conn.execute(query)).rowcount
-            for shape in shapes_of(work.migration.design):
-                count += await shape.archive_new(work.conn, work.migration.attempt)
+        if published is not None:
             await store.run(work.conn, "set_published", {"id": work.migration.id, "published": False})
         await store.run(work.conn, "set_mode", {"id": work.migration.id, "mode": None})
         head = await store.audited(work.conn, work.reference, "withdraw", evidence={"archived": count})
     return count, head
+
+
+async def _save_new(work: Work) -> int:
+    """Save what only the new version has, as of one moment and piece by piece; a second try finds it saved."""
+    design, attempt = work.migration.design, work.migration.attempt
+    count, gently = 0, Gently(work.conn)
+    async with work.conn.transaction():
+        await work.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        saved = (await store.controls(work.conn, work.migration.id)).get(SAVED)
+        if saved is not None:
+            return int(saved)
+        for table in design.synced:
+            for heap in await heaps(work.conn, table):
+                async for first, last in gently.pieces(await pages(work.conn, heap)):
+                    for query in rows.archive_new(design, heap, attempt, first, last):
+                        count += (await work.conn.execute(query)).rowcount
+        for shape in shapes_of(design):
+            count += await shape.archive_new(work.conn, attempt)
+        await store.set_controls(work.conn, work.migration.id, {SAVED: count})
+    await reach("undo_verify.after_save")
+    return count

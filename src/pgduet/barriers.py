@@ -44,6 +44,7 @@ NAMES = (
     "undo_cutover.after_commit",
     "undo_verify.before_commit",
     "undo_verify.after_commit",
+    "undo_verify.after_save",
     "undo_dual_write.before_commit",
     "undo_dual_write.after_commit",
     "undo_expand.before_commit",

@@ -1,9 +1,10 @@
 """Who stands in the way of a table lock, and what can be done about it.
 
 Asked right after a try gave way: those that hold a conflicting lock on a table or on one of its partitions, and those that wait for
-one longer than we did. Where one of them waits itself, whoever is at the end of that queue is named too. A statement that waits outside the lock budget is asked about by a second session. What a session runs is
-shown without its values (`pgduet.postgres.literals`). To see other roles' sessions takes `pg_read_all_stats` (in `pg_monitor`);
-without it they are named by pid alone.
+one longer than we did. Where one of them waits itself, whoever is at the end of that queue is named too, as the one to be ended.
+A statement that waits outside the lock budget is asked about by a second session. What a session runs is shown without its values
+(`pgduet.postgres.literals`). To see other roles' sessions takes `pg_read_all_stats` (in `pg_monitor`); without it they are named by
+pid alone.
 """
 
 from collections.abc import Mapping

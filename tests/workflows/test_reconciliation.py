@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from support.harness import POLL_S, TIMEOUT_S, Harness, pgduet
 from support.plans import NAME, create_reviews
 from support.stage import staged
@@ -41,9 +42,16 @@ async def reviews(conn: Connection) -> None:
 
 async def drift(conn: Connection, rows: int = 1) -> None:
     """Have both versions of some rows disagree, as when somebody has gone past the triggers."""
-    await conn.execute("ALTER TABLE public.reviews DISABLE TRIGGER ALL")
-    await conn.execute("UPDATE public.reviews SET rating = '0' WHERE id <= %s", (rows,))
-    await conn.execute("ALTER TABLE public.reviews ENABLE TRIGGER ALL")
+    ours = await conn.execute(
+        "SELECT tgname FROM pg_trigger WHERE tgrelid = 'public.reviews'::regclass AND tgenabled = 'A'"
+    )
+    names = [sql.Identifier(row[0]) for row in await ours.fetchall()]
+    async with conn.transaction():
+        for name in names:
+            await conn.execute(sql.SQL("ALTER TABLE public.reviews DISABLE TRIGGER {}").format(name))
+        await conn.execute("UPDATE public.reviews SET rating = '0' WHERE id <= %s", (rows,))
+        for name in names:
+            await conn.execute(sql.SQL("ALTER TABLE public.reviews ENABLE ALWAYS TRIGGER {}").format(name))
 
 
 async def scheduled(stage: Harness) -> ScheduleDescription | None:
@@ -361,7 +369,7 @@ async def test_a_rollback_that_waits_for_clients_goes_on_comparing(stage: Harnes
     async with stage.worker():
         await stage.start(stage.plan(**SOON, verify=OFTEN))
         await stage.waits("window", Phase.SOAK)
-        async with await psycopg.AsyncConnection.connect(stage.dsn, application_name="web") as client:
+        async with await psycopg.AsyncConnection.connect(stage.dsn, autocommit=True, application_name="web") as client:
             await client.execute("SELECT stars FROM public_v2.reviews LIMIT 1")
             await stage.act("abort")
             await stage.until(lambda status: bool(status.waiting_for and status.waiting_for.kind == "clients"))

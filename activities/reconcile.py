@@ -130,7 +130,7 @@ async def _on(client: Client, handle: ScheduleHandle, request: Tend) -> None:
         await client.create_schedule(handle.id, _schedule(request), memo={MIGRATION: migration_id})
     except ScheduleAlreadyRunningError:
         found = await handle.describe()
-        if not await _is_for(found, migration_id) or _every(found) != timedelta(seconds=request.every_s):
+        if not await _is_for(found, migration_id) or _when_and_where(found) != (request.every_s, _queue()):
             await _delete(handle)
             await client.create_schedule(handle.id, _schedule(request), memo={MIGRATION: migration_id})
         elif found.schedule.state.paused and (found.schedule.state.note or "").startswith(BY_US):
@@ -191,8 +191,15 @@ async def _is_for(found: ScheduleDescription, migration_id: int) -> bool:
     return bool(await found.memo_value(MIGRATION, None) == migration_id)
 
 
-def _every(found: ScheduleDescription) -> timedelta | None:
-    return found.schedule.spec.intervals[0].every if found.schedule.spec.intervals else None
+def _when_and_where(found: ScheduleDescription) -> tuple[float, str]:
+    """Tell how often it starts a workflow, and on which task queue: a migration that was adopted may have moved."""
+    intervals, action = found.schedule.spec.intervals, found.schedule.action
+    every_s = intervals[0].every.total_seconds() if intervals else 0.0
+    return every_s, action.task_queue if isinstance(action, ScheduleActionStartWorkflow) else ""
+
+
+def _queue() -> str:
+    return activity.info().task_queue
 
 
 def _schedule(request: Tend) -> Schedule:
@@ -203,7 +210,7 @@ def _schedule(request: Tend) -> Schedule:
         "Reconcile",
         ReconcileInput(reference=reference, workflow_id=request.workflow_id),
         id=schedule_id(reference.database, reference.name),
-        task_queue=activity.info().task_queue,
+        task_queue=_queue(),
         static_summary="compare both versions, once",
     )
     every = ScheduleIntervalSpec(timedelta(seconds=every_s), timedelta(seconds=int(time.time()) % every_s))

@@ -195,6 +195,9 @@ async def test_drift_rolls_back_by_itself_where_the_plan_says_so(stage: Harness,
         assert status.state is State.ROLLED_BACK
         assert (status.rollback or "").startswith(f"pgduet: 1 of {ROWS} rows differ")
         assert await gone(stage)
+        code, report = await pgduet(stage, "report", NAME, "--database", stage.database)
+        assert code == 0
+        assert "found 1 rows that differ (0 are borne): roll back" in report
     assert await one(conn, "SELECT evidence ->> 'then' FROM pgduet.audit WHERE action = 'drift'") == "roll back"
 
 
@@ -367,9 +370,9 @@ async def test_a_later_attempt_replaces_what_an_earlier_one_has_left(stage: Harn
 
 async def test_a_rollback_that_waits_for_clients_goes_on_comparing(stage: Harness, conn: Connection) -> None:
     async with stage.worker():
-        await stage.start(stage.plan(**SOON, verify=OFTEN))
-        await stage.waits("window", Phase.SOAK)
-        async with await psycopg.AsyncConnection.connect(stage.dsn, autocommit=True, application_name="web") as client:
+        await stage.start(stage.plan(**SOON, verify=OFTEN, gates={"cutover": "manual"}))
+        await stage.waits("approval", Phase.SHIFT)
+        async with await psycopg.AsyncConnection.connect(stage.dsn, application_name="web") as client:
             await client.execute("SELECT stars FROM public_v2.reviews LIMIT 1")
             await stage.act("abort")
             await stage.until(lambda status: bool(status.waiting_for and status.waiting_for.kind == "clients"))

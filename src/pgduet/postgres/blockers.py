@@ -74,8 +74,18 @@ async def blocking(conn: Connection, pid: int) -> Blockers:
     return await _named(conn, "blocking", {"pid": pid})
 
 
+async def row_holders(conn: Connection, heap: sql.Composable, pages: sql.Composable) -> Blockers:
+    """Name up to three sessions that hold rows of some pages of a heap, which the query calls `t`."""
+    return await _told_of(
+        conn, await (await conn.execute(block("locks", "row_holders").format(heap=heap, pages=pages))).fetchall()
+    )
+
+
 async def _named(conn: Connection, query: str, asked: dict[str, Any]) -> Blockers:
-    found = await (await conn.execute(block("locks", query), asked)).fetchall()
+    return await _told_of(conn, await (await conn.execute(block("locks", query), asked)).fetchall())
+
+
+async def _told_of(conn: Connection, found: list[dict[str, Any]]) -> Blockers:
     behind = await _held_up(conn, found)
     told = [_told(row) + _told_behind(behind.get(row["pid"])) for row in found]
     if more := (found[0]["total"] - len(found) if found else 0):

@@ -69,7 +69,7 @@ class Overlap(Chained):
         """Take the schedule away; safe to run again."""
         if reconciles():
             await self.tend("gone")
-            self.status.reconciliation = None
+            self.status.reconciliation = self.status.drift = None
 
     async def tend(self, want: Want, reference: Reference | None = None) -> None:
         """Bring the schedule into a state; where that is not possible, or not soon, say why and go on.

@@ -13,6 +13,7 @@ from pgduet.activities.engine import Engine
 from pgduet.activities.expand import Expand
 from pgduet.activities.neighbours import Neighbours
 from pgduet.activities.preflight import Preflight
+from pgduet.activities.reconcile import Reconciling
 from pgduet.activities.record import Bookkeeping
 from pgduet.activities.report import Reporting
 from pgduet.activities.shadow import Shadow
@@ -32,6 +33,7 @@ ACTIVITIES = (
     Contract,
     Bookkeeping,
     Neighbours,
+    Reconciling,
     Auditing,
     Reporting,
     Drains,

@@ -191,6 +191,7 @@ def _tell(found: store.Migration) -> None:
     if found.parity:
         store.tell_parity(found.parity)
     metrics.routed(found.read_percent)
+    metrics.bears(found.policy.verify.max_drift_rows)
 
 
 async def _keep_beating(beat: Beat) -> None:

@@ -10,6 +10,7 @@ from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from pgduet.activities.engine import Engine, Work, beating, translated
 from pgduet.activities.estimates import estimate
 from pgduet.activities.preflight import in_chain, registered
+from pgduet.activities.reconcile import sweep
 from pgduet.audit import Entry, append
 from pgduet.barriers import reach
 from pgduet.messages import SEARCH_ATTRIBUTES, CheckInput, CheckResult, Note, Outcome, Record, SetupInput, SetupResult
@@ -65,6 +66,9 @@ class Bookkeeping:
                 done.append("created the schemas pgduet, pgduet_views and pgduet_archive")
                 async with conn.transaction():
                     await append(conn, Entry(actor=request.actor, action="setup"))
+            swept = await sweep(activity.client(), conn, request.database)
+        if swept:
+            done.append("removed schedules without a migration: " + ", ".join(swept))
         if not await registered():
             await _register()
             done.append("registered the search attributes " + ", ".join(SEARCH_ATTRIBUTES))

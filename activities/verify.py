@@ -10,7 +10,7 @@ from psycopg import errors
 from temporalio import activity
 
 from pgduet.activities.declaring import build_indexes
-from pgduet.activities.engine import Engine, Work
+from pgduet.activities.engine import HEARTBEAT_S, Engine, Work
 from pgduet.activities.shapes import shapes_of
 from pgduet.activities.shapes.comparing import with_shapes
 from pgduet.activities.versions import drop_version, open_old_version, open_version, unpublished_before
@@ -22,12 +22,16 @@ from pgduet.operations.statement import Statement
 from pgduet.phases import SyncMode
 from pgduet.postgres import store
 from pgduet.postgres.archive import restore_all
-from pgduet.postgres.heaps import filled
+from pgduet.postgres.gently import Gently
+from pgduet.postgres.heaps import filled, heaps, pages
 from pgduet.postgres.parity import compare, repair
 from pgduet.postgres.probing import probe
 from pgduet.postgres.session import Connection
+from pgduet.telemetry import metrics
 
 CONTRACTED_MEANWHILE = 5
+SAVED = "saved_new"
+"""Under which the controls keep how many values of the new version a rollback has saved."""
 
 
 class Verify:
@@ -45,6 +49,9 @@ class Verify:
             def progress(note: str) -> None:
                 work.beat.note = note
 
+            if await _others_compared(work) and request.scheduled and work.migration.parity:
+                latest = (await store.migration(work.conn, request.reference)).parity
+                return Parity.model_validate(latest)
             mode = SyncMode.FILL if work.migration.sync_mode in {None, SyncMode.FILL} else SyncMode.BOTH
             result = await compare(work.conn, work.migration, mode, progress)
             repaired = 0
@@ -61,8 +68,11 @@ class Verify:
                     affected={"rows": result.rows},
                     evidence=result.model_dump(
                         mode="json", include={"mismatches", "violations", "repaired", "examples", "aggregates"}
-                    ),
+                    )
+                    | ({"scheduled": True} if request.scheduled else {}),
                 )
+            limit = work.migration.policy.verify.max_drift_rows
+            metrics.comparison(drifted=bool(result.mismatches > limit or result.off))
             return result
 
     @activity.defn(name="publish")
@@ -105,6 +115,15 @@ class Verify:
                 evidence={"archived": archived},
                 audit_head=head,
             )
+
+
+async def _others_compared(work: Work) -> bool:
+    """Wait until no other session compares this migration; tells whether one did."""
+    waited = False
+    while not (await store.run(work.conn, "try_comparing", {"id": work.migration.id}))[0]["alone"]:
+        waited, work.beat.note = True, "another comparison is under way"
+        await asyncio.sleep(HEARTBEAT_S)
+    return waited
 
 
 async def _both_ways(work: Work, statements: list[Statement]) -> None:
@@ -171,20 +190,37 @@ async def _close_schema(work: Work) -> None:
 
 
 async def _archive(work: Work) -> tuple[int, str]:
-    """Save new-only values once: `published_at` says that there may be some, and is cleared with the save."""
-    count = 0
+    """Save new-only values once: `published_at` says that there may be some, and is cleared after the save."""
+    published = (await store.run(work.conn, "by_id", {"id": work.migration.id}))[0]["published_at"]
+    count = await _save_new(work) if published is not None else 0
     async with work.conn.transaction():
         current = (await store.run(work.conn, "lock", {"id": work.migration.id}))[0]
         if current["published_at"] is None and current["sync_mode"] == SyncMode.BOTH:
             # Values came back, but nobody could use the new version: what the archive held still holds.
             await store.run(work.conn, "unrestore", {"migration": work.migration.name, "since": current["started_at"]})
-        if current["published_at"] is not None:
-            for table in work.migration.design.synced:
-                for query in rows.archive_new(work.migration.design, table, work.migration.attempt):
-                    count += (await work.conn.execute(query)).rowcount
-            for shape in shapes_of(work.migration.design):
-                count += await shape.archive_new(work.conn, work.migration.attempt)
+        if published is not None:
             await store.run(work.conn, "set_published", {"id": work.migration.id, "published": False})
         await store.run(work.conn, "set_mode", {"id": work.migration.id, "mode": None})
         head = await store.audited(work.conn, work.reference, "withdraw", evidence={"archived": count})
     return count, head
+
+
+async def _save_new(work: Work) -> int:
+    """Save what only the new version has, as of one moment and piece by piece; a second try finds it saved."""
+    design, attempt = work.migration.design, work.migration.attempt
+    count, gently = 0, Gently(work.conn)
+    async with work.conn.transaction():
+        await work.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        saved = (await store.controls(work.conn, work.migration.id)).get(SAVED)
+        if saved is not None:
+            return int(saved)
+        for table in design.synced:
+            for heap in await heaps(work.conn, table):
+                async for first, last in gently.pieces(await pages(work.conn, heap)):
+                    for query in rows.archive_new(design, heap, attempt, first, last):
+                        count += (await work.conn.execute(query)).rowcount
+        for shape in shapes_of(design):
+            count += await shape.archive_new(work.conn, attempt)
+        await store.set_controls(work.conn, work.migration.id, {SAVED: count})
+    await reach("undo_verify.after_save")
+    return count

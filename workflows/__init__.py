@@ -5,5 +5,6 @@ from pgduet.workflows.backfill import Backfill
 from pgduet.workflows.drain import Drain
 from pgduet.workflows.errands import Check, Report, Setup
 from pgduet.workflows.migration import Migration
+from pgduet.workflows.reconcile import Reconcile
 
-WORKFLOWS = (Migration, Backfill, Drain, Setup, Check, AuditHead, AuditVerify, AuditExport, Report)
+WORKFLOWS = (Migration, Backfill, Drain, Reconcile, Setup, Check, AuditHead, AuditVerify, AuditExport, Report)

@@ -4,7 +4,7 @@ from temporalio import workflow
 from temporalio.common import SearchAttributeKey
 
 with workflow.unsafe.imports_passed_through():
-    from pgduet.messages import Status
+    from pgduet.messages import Reconciliation, Status
     from pgduet.phases import JOURNEY, Phase
     from pgduet.texts import shown
 
@@ -54,12 +54,23 @@ def details(status: Status, commands: list[str]) -> str:
             f" (checked {status.parity.checked_at:%Y-%m-%d %H:%M:%S} UTC)"
         )
         lines += [f"- {literal(each.told)}" for each in status.parity.off]
+    if status.drift:
+        lines.append(f"- **drift** beyond what the plan bears: {literal(status.drift)}")
+    if status.reconciliation:
+        lines.append(f"- comparisons: {_comparisons(status.reconciliation)}")
     if status.census:
         lines.append("- clients: " + ", ".join(literal(f"{each.who} on {each.version}") for each in status.census[:10]))
     if status.failure:
         lines.append(f"- failure: {literal(status.failure)}")
     lines += ["", "Next:", "", *(f"- `{command}`" for command in commands)]
     return "\n".join(lines)
+
+
+def _comparisons(known: Reconciliation) -> str:
+    if known.why_not:
+        return f"not scheduled: {literal(known.why_not)}"
+    told = f"every {known.every_s:g} s by the schedule `{known.schedule_id}`" + (", held" if known.held else "")
+    return told + (f", the last one failed: {literal(known.failing)}" if known.failing else "")
 
 
 def literal(text: str) -> str:

@@ -39,14 +39,15 @@ def unfit(reason: str) -> ApplicationError:
     return ApplicationError(reason, type="InvalidInput", non_retryable=True)
 
 
-async def call(name: str, argument: BaseModel, result: type[M], summary: str) -> M:
-    """Run an activity to its end; when cancelled, wait until it has really stopped."""
+async def call(name: str, argument: BaseModel, result: type[M], summary: str, *, within_s: float | None = None) -> M:
+    """Run an activity to its end, or all its tries for so long; when cancelled, wait until it has really stopped."""
     done: M = await workflow.execute_activity(
         name,
         argument,
         result_type=result,
         summary=summary.encode()[:SUMMARY_BYTES].decode(errors="ignore"),
         start_to_close_timeout=FOREVER,
+        schedule_to_close_timeout=timedelta(seconds=within_s) if within_s else None,
         heartbeat_timeout=HEARTBEAT,
         retry_policy=RETRY,
         cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,

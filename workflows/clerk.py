@@ -1,6 +1,7 @@
 """The clerk: carries out what the desk took (pause, throttle, route, verify), compares, and adds up what children report."""
 
 import asyncio
+from abc import abstractmethod
 from contextlib import suppress
 
 from temporalio import workflow
@@ -24,6 +25,7 @@ with workflow.unsafe.imports_passed_through():
         VerifyNow,
     )
     from pgduet.phases import Phase
+    from pgduet.reconciling import Want
     from pgduet.workflows.calls import call, innermost
     from pgduet.workflows.desk import Errand
     from pgduet.workflows.machine import Machine
@@ -112,6 +114,8 @@ class Clerk(Machine):
             if act == "pause" or number not in self.slots.held:
                 await self.tell_child(number, act)
         await call("set_controls", ControlsRequest(reference=actor, controls={"paused": act == "pause"}), Outcome, act)
+        if self.status.reconciliation:
+            await self.tend("held" if act == "pause" else "on", actor)
         return act + "d"
 
     async def throttle(self, message: Throttle, actor: Reference) -> str:
@@ -160,9 +164,18 @@ class Clerk(Machine):
         summary = "compare all rows" + (", repair" if repair else "")
         # An errand runs beside the way forward, and is stopped in its own way.
         compare = call if reference else self.ask
-        self.status.parity = await compare("parity", request, Parity, summary)
+        parity = await compare("parity", request, Parity, summary)
+        self.found(parity)
         self.announce()
-        return self.status.parity
+        return parity
+
+    @abstractmethod
+    def found(self, parity: Parity) -> None:
+        """Remember a comparison."""
+
+    @abstractmethod
+    async def tend(self, want: Want, reference: Reference | None = None) -> None:
+        """Bring the schedule of comparisons into a state."""
 
     def tally(self) -> None:
         """Add the Backfill children's reports up."""

@@ -140,9 +140,14 @@ class Desk:
         return len(self.status.approvals.get(phase, [])) >= self.policy.approvals_needed(phase)
 
     def next_commands(self) -> list[str]:
-        """Name the commands that make sense now."""
-        if self.status.waiting_for:
-            return self.status.waiting_for.next_commands
+        """Name the commands that make sense now; where rows have drifted, first the one that puts them right."""
+        waiting = self.status.waiting_for.next_commands if self.status.waiting_for else []
+        repair = f"pgduet verify {self.status.name} --repair"
+        if self.status.drift and self.abort is None and not self.no_return and repair not in waiting:
+            return [repair, *(waiting or self._usual_commands())]
+        return waiting or self._usual_commands()
+
+    def _usual_commands(self) -> list[str]:
         one_way = self.no_return or self.status.no_way_back is not None
         if self.status.state in ENDED or one_way or self.status.state is State.ROLLING_BACK:
             return [f"pgduet status {self.status.name}"]

@@ -34,6 +34,10 @@ class Handlers(ABC):
         """Decide on a rollback, where nothing stands in the way; tells what becomes of it."""
 
     @abstractmethod
+    def hear_reconciled(self, raw: object) -> None:
+        """Take what a scheduled comparison found."""
+
+    @abstractmethod
     def tally(self) -> None:
         """Add the Backfill children's reports up."""
 
@@ -106,6 +110,12 @@ class Handlers(ABC):
             return
         self.reports[report.relation, report.part] = report
         self.tally()
+        self.announce()
+
+    @workflow.signal(name="reconciled")
+    def signal_reconciled(self, raw: object = None) -> None:
+        """Hear from a Reconcile workflow."""
+        self.hear_reconciled(raw)
         self.announce()
 
     @workflow.signal(dynamic=True)

@@ -38,6 +38,11 @@ def stands_in_the_way(parity: Parity, policy: Policy) -> bool:
     return bool(parity.mismatches > policy.verify.max_drift_rows or parity.violations or parity.off)
 
 
+def drifted(parity: Parity, policy: Policy) -> bool:
+    """Tell whether both versions have come apart beyond what the plan bears; what breaks a coming constraint has not."""
+    return bool(parity.mismatches > policy.verify.max_drift_rows or parity.off)
+
+
 def describe(parity: Parity) -> str:
     """Say what a comparison found, with the first rows by name."""
     rows = "; ".join(f"{row['relation']} {row['key']} ({row['kind']})" for row in parity.examples[:5])

@@ -50,7 +50,6 @@ with workflow.unsafe.imports_passed_through():
 
 INSIST_FIRST_S = 1.0
 INSIST_EVERY_S = 30.0
-MAKES_SAFE = frozenset({"undo_shift", "undo_cutover"})
 
 
 class ContinueAsNewNeeded(Exception):
@@ -99,6 +98,7 @@ class Machine(Handlers):
         self.cancel_waits = carried.cancel_waits if carried else False
         self.soak_started_at: datetime | None = carried.soak_started_at if carried else None
         self.next_parity_at: datetime | None = carried.next_parity_at if carried else None
+        self.passed_parity_at: datetime | None = carried.passed_parity_at if carried else None
         self.reports: dict[tuple[str, int], BackfillReport] = {}
         self.children: list[str] = []
         self.ranges: dict[tuple[str, int], int] = {}
@@ -391,4 +391,5 @@ class Machine(Handlers):
             before_pause=self.desk.before_pause,
             soak_started_at=self.soak_started_at,
             next_parity_at=self.next_parity_at,
+            passed_parity_at=self.passed_parity_at,
         )

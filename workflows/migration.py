@@ -27,14 +27,14 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.neighbours import Pending
     from pgduet.phases import Authority, Phase, State
     from pgduet.plan.load import parse_plan
+    from pgduet.reconciling import MAKES_SAFE
     from pgduet.texts import bounded, cut, shown
     from pgduet.workflows.anchors import memo
     from pgduet.workflows.calls import read, unfit
     from pgduet.workflows.chained import FIRST_LOOK_S, GROWTH, LOOK_EVERY_S
-    from pgduet.workflows.judge import describe, stands_in_the_way
-    from pgduet.workflows.machine import MAKES_SAFE, ContinueAsNewNeeded
+    from pgduet.workflows.machine import ContinueAsNewNeeded
     from pgduet.workflows.pace import CENSUS_EVERY_S, CensusPace
-    from pgduet.workflows.patches import in_chain
+    from pgduet.workflows.patches import ask_at_once, in_chain, reconciles
     from pgduet.workflows.slots import Slots
     from pgduet.workflows.watch import Watch
 
@@ -69,13 +69,14 @@ class Migration(Watch):
         self.announce()
         if self.refused:
             raise self.refused
-        in_chain()  # from the beginning or not at all
+        ask_at_once()
         await self.until_opened()
         if self.cancel_waits:
             self.cancel_asked()
         if self.deciding:  # an abort came first: begin nothing that would have to be undone
             await self.until(lambda: not self.deciding)
         self.clerking = asyncio.create_task(self.run_errands())
+        heeding = asyncio.create_task(self.heed_news())
         if not self.desk.abort and self.status.state not in {State.DONE, State.ROLLED_BACK}:
             ahead = asyncio.create_task(self.forward())
             await self.until(lambda: ahead.done() or (self.desk.abort is not None and not self.critical))
@@ -87,12 +88,14 @@ class Migration(Watch):
             await self.hand_over_or_raise(await self.see_through(back))
         await self.until(lambda: workflow.all_handlers_finished() and not self.desk.errands)
         self.clerking.cancel()
+        heeding.cancel()
         if self.cancelled and self.status.phase is Phase.ROLLED_BACK:
             raise asyncio.CancelledError
         return self.status
 
     async def forward(self) -> None:
         """The runbook."""
+        await self.keep_reconciling()
         await self.phase(Phase.EXPAND, self.expand, undo="undo_expand")
         await self.phase(Phase.DUAL_WRITE, self.dual_write, undo="undo_dual_write")
         await self.phase(Phase.BACKFILL, self.backfill, undo="undo_backfill")
@@ -115,6 +118,8 @@ class Migration(Watch):
             await self.record(None if in_chain() else "abort")
         self.resume_at = None
         await self.stop_errand()
+        if MAKES_SAFE & set(self.compensations):
+            await self.hold_reconciling()
         while self.compensations:
             undo = self.compensations[-1]
             if undo not in MAKES_SAFE:
@@ -122,6 +127,7 @@ class Migration(Watch):
                 await self.until_later_are_gone()
             if undo == "undo_verify":
                 await self.until_new_clients_left()
+                await self.end_reconciling()
             outcome = await self.step(undo, undo.replace("_", " "))
             self.status.archived += int(outcome.evidence.get("archived", 0))
             self.compensations.pop()
@@ -227,15 +233,14 @@ class Migration(Watch):
 
     async def verify(self) -> None:
         """Prove parity, then publish the new version."""
-        parity = await self.compare()
-        if parity.mismatches:
-            parity = await self.compare(repair=True)
-        while stands_in_the_way(parity, self.plan.policy):
-            await self.hold("drift", describe(parity), *self.drift_commands())
-            parity = await self.compare()
+        if (await self.compare()).mismatches:
+            await self.compare(repair=True)
+        await self.until_in_step()
         await self.until_earlier_are_published()
+        await self.prove_again_if_stale()
         outcome = await self.step("publish", "open the new version's schema, sync both ways")
         self.status.restored = int(outcome.evidence.get("restored", 0))
+        await self.begin_reconciling()
 
     async def shadow(self) -> None:
         """Read sampled keys through both versions until there are enough, and they agree."""
@@ -275,12 +280,12 @@ class Migration(Watch):
         """Fresh parity, then constraints, then, shielded, the flip."""
         if self.status.authority is Authority.NEW:
             return
-        parity = await self.compare()
-        while stands_in_the_way(parity, self.plan.policy):
-            await self.hold("drift", describe(parity), *self.drift_commands())
-            parity = await self.compare()
+        await self.prove()
         await self.checkpoint()
         await self.step("prepare_cutover", "prove the way back, declare constraints")
+        await self.prove_again_if_stale()
+        if reconciles():
+            await self.checkpoint()
         self.critical = True
         await self.step("flip", "authority: new")
         self.status.authority = Authority.NEW
@@ -290,25 +295,23 @@ class Migration(Watch):
 
     async def soak(self) -> None:
         """Keep both versions alive for the deprecation window, until nobody is left on the old one."""
+        await self.keep_reconciling()
         policy = self.plan.policy
         self.soak_started_at = self.soak_started_at or self.now()
         self.status.window_ends_at = self.status.window_ends_at or self.soak_started_at + timedelta(
             seconds=policy.soak.window_s
         )
-        every = timedelta(seconds=max(1.0, policy.verify.reconcile_every_s))
-        due = self.next_parity_at = self.next_parity_at or self.now() + every
+        self.next_parity_at = self.next_parity_at or self.now() + self.parity_every
         pace = CensusPace(policy.soak)
         while True:
             await self.checkpoint()
             census = await self.take_census(policy.soak.legacy_idle_s)
-            if self.now() >= due:
-                await self.reconcile()
-                due = self.next_parity_at = self.now() + every
+            await self.reconcile_if_due()
             ends = self.status.window_ends_at
             if self.now() >= ends and not census.old_left:
                 break
             pause_s = pace.pause_s(census, (ends - self.now()).total_seconds())
-            if await self.soak_nap(ends, census, min(pause_s, (due - self.now()).total_seconds())):
+            if await self.soak_nap(ends, census, min(pause_s, self.parity_due_s)):
                 self.status.window_ends_at = self.now()
                 self.desk.go_on()
             self.hand_over_if_long()
@@ -325,6 +328,7 @@ class Migration(Watch):
         self.desk.go_on()
         self.desk.no_return = self.critical = True
         await self.until_errands_done()
+        await self.end_reconciling()
         await self.step("contract", "drop the old representation")
 
     async def may_contract(self) -> bool:

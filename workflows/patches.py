@@ -3,6 +3,17 @@
 from temporalio import workflow
 
 
+def ask_at_once() -> None:
+    """Ask about each at the beginning of a run, so that it is so from the beginning or not at all."""
+    in_chain()
+    reconciles()
+
+
 def in_chain() -> bool:
     """Tell whether this run asks the version chain before it goes back, publishes or contracts."""
     return workflow.patched("version-chain")
+
+
+def reconciles() -> bool:
+    """Tell whether this run has its comparisons scheduled, and lets them hold the journey."""
+    return workflow.patched("reconcile-schedule")

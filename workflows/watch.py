@@ -1,6 +1,7 @@
 """What a migration does while it watches and waits: opening, bakes, censuses, windows, the withdrawal."""
 
 import asyncio
+import math
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Literal
@@ -25,15 +26,16 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.plan.load import parse_plan
     from pgduet.workflows.anchors import anchor
     from pgduet.workflows.calls import call, innermost
-    from pgduet.workflows.chained import Chained
-    from pgduet.workflows.judge import describe, judge_traffic
+    from pgduet.workflows.judge import describe, drifted, judge_traffic
+    from pgduet.workflows.overlap import Overlap
     from pgduet.workflows.pace import CENSUS_EVERY_S
+    from pgduet.workflows.patches import reconciles
 
 WITHDRAW_CENSUS_S = 0.5
 WITHDRAW_IDLE_S = 10.0
 
 
-class Watch(Chained):
+class Watch(Overlap):
     """The long waits of the journey, so that `Migration` can read as the runbook."""
 
     async def until_opened(self) -> None:
@@ -149,13 +151,31 @@ class Watch(Chained):
         self.status.no_way_back = census.no_way_back
         return census
 
-    async def reconcile(self) -> None:
-        """Compare again while both versions live; drift rolls back where the policy says so, else it is shown."""
+    @property
+    def parity_every(self) -> timedelta:
+        """How often soak compares by its own timer."""
+        return timedelta(seconds=max(1.0, self.plan.policy.verify.reconcile_every_s))
+
+    @property
+    def parity_due_s(self) -> float:
+        """How long until soak compares by its own timer; never, where a schedule does."""
+        due = None if not self.compares_itself else self.next_parity_at
+        return (due - self.now()).total_seconds() if due else math.inf
+
+    async def reconcile_if_due(self) -> None:
+        """Compare again where there is no schedule; drift rolls back where the policy says so, else it is shown."""
+        if self.parity_due_s > 0:
+            return
         parity = await self.compare()
-        if parity.off or parity.mismatches > self.plan.policy.verify.max_drift_rows:
+        if drifted(parity, self.plan.policy) and reconciles():
+            if not self.judged:
+                await self.judge(parity)
+            await self.checkpoint()
+        elif drifted(parity, self.plan.policy):
             if "drift" in self.plan.policy.rollback.automatic_on and await self.rolls_back_because(describe(parity)):
                 await self.checkpoint()
             await self.hold("drift", describe(parity), *self.drift_commands())
+        self.next_parity_at = self.now() + self.parity_every
 
     async def soak_nap(self, ends: datetime, census: CensusResult, pause_s: float) -> bool:
         """Wait for the window's end or the next census; tells whether somebody ended the window."""
@@ -188,6 +208,7 @@ class Watch(Chained):
                 f"pgduet rollback {self.plan.name} --force",
             )
             self.announce()
+            await self.go_on_reconciling()
             with suppress(TimeoutError):
                 await workflow.wait_condition(self.is_forced, timeout=timedelta(seconds=pause))
             pause = min(CENSUS_EVERY_S, pause * 1.2)
@@ -197,11 +218,6 @@ class Watch(Chained):
     def is_forced(self) -> bool:
         """Tell whether somebody has said not to wait for clients."""
         return self.desk.abort is not None and self.desk.abort.force
-
-    def drift_commands(self) -> list[str]:
-        """Name what can be done about drift."""
-        name = self.plan.name
-        return [f"pgduet verify {name} --repair", f"pgduet advance {name}", f"pgduet rollback {name}"]
 
     def made_safe(self) -> None:
         """Note that the old version is in charge."""

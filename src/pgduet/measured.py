@@ -1,4 +1,4 @@
-"""What a migration measures, as its status tells it: who uses which version, and how both compare; all of them are messages."""
+"""What a migration measures, as its status tells it: who uses which version, how both compare, where it is; all messages."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pgduet.acts import Message
+from pgduet.phases import Phase
 
 
 class Client(Message):
@@ -127,3 +128,38 @@ class Backfill(Message):
     seconds: float = 0.0
     parallelism: int = 0
     """How many ranges may be filled at the same time; 0 until the backfill begins."""
+
+
+class WaitingFor(Message):
+    """What a migration waits for, since when, and which command moves it on."""
+
+    kind: str
+    detail: str
+    since: datetime
+    next_commands: list[str]
+
+
+class Timing(Message):
+    """When a phase began and ended."""
+
+    phase: Phase
+    started_at: datetime
+    ended_at: datetime | None = None
+
+
+class Reconciliation(Message):
+    """The schedule that compares both versions while both live; the times are Temporal's, told by `pgduet status` only."""
+
+    every_s: float
+    schedule_id: str
+    why_not: str | None = None
+    """Why there is no schedule: then only soak compares, by a timer of its own."""
+    held: bool = False
+    """Paused with the migration."""
+    failing: str | None = None
+    """Why the last scheduled comparison came to no result."""
+    paused: str | None = None
+    """The note of whoever paused the schedule itself, as in the Temporal UI."""
+    running: bool = False
+    last_at: datetime | None = None
+    next_at: datetime | None = None

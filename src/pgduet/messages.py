@@ -10,7 +10,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pgduet.acts import Abort, Act, Actor, Approve, Message, Reason, Route, Throttle, VerifyNow
-from pgduet.measured import Backfill, Client, Parity, ShadowResult, Throttled, Traffic
+from pgduet.measured import (
+    Backfill,
+    Client,
+    Parity,
+    Reconciliation,
+    ShadowResult,
+    Throttled,
+    Timing,
+    Traffic,
+    WaitingFor,
+)
 from pgduet.phases import Authority, Phase, State
 
 __all__ = [  # acts, and what is measured, are messages too
@@ -21,12 +31,15 @@ __all__ = [  # acts, and what is measured, are messages too
     "Client",
     "Message",
     "Parity",
+    "Reconciliation",
     "Route",
     "ShadowResult",
     "Throttle",
     "Throttled",
+    "Timing",
     "Traffic",
     "VerifyNow",
+    "WaitingFor",
 ]
 
 TASK_QUEUE = "pgduet"
@@ -55,23 +68,6 @@ class Answer(Message):
 # Status
 
 
-class WaitingFor(Message):
-    """What a migration waits for, since when, and which command moves it on."""
-
-    kind: str
-    detail: str
-    since: datetime
-    next_commands: list[str]
-
-
-class Timing(Message):
-    """When a phase began and ended."""
-
-    phase: Phase
-    started_at: datetime
-    ended_at: datetime | None = None
-
-
 class Status(Message):
     """Everything that `pgduet status NAME --json` tells."""
 
@@ -86,6 +82,8 @@ class Status(Message):
     census: list[Client] = []
     backfill: Backfill = Backfill()
     parity: Parity | None = None
+    drift: str | None = None  # what the last comparison found beyond what the plan bears
+    reconciliation: Reconciliation | None = None
     shadow: ShadowResult | None = None
     traffic: Traffic | None = None
     window_ends_at: datetime | None = None
@@ -301,10 +299,11 @@ class DrainResult(Message):
 
 
 class ParityRequest(Message):
-    """Compare all rows by the sync and the authority that are in force; `repair` follows the authority."""
+    """Compare all rows by what is in force; `repair` follows the authority, `scheduled` takes one that is under way for its own."""
 
     reference: Reference
     repair: bool = False
+    scheduled: bool = False
 
 
 class RouteRequest(Message):
@@ -404,6 +403,7 @@ class Carried(Message):
     before_pause: WaitingFor | None = None
     soak_started_at: datetime | None = None
     next_parity_at: datetime | None = None
+    passed_parity_at: datetime | None = None  # the comparison past whose drift somebody has advanced
     at_gate: bool = False
     """It stands before `phase`, at its gate."""
     held: WaitingFor | None = None

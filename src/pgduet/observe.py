@@ -30,6 +30,7 @@ from pgduet.failures import error_from
 from pgduet.finding import parts
 from pgduet.messages import LockWait, Start, Status, WaitingFor
 from pgduet.phases import Phase, State
+from pgduet.schedules import with_schedule
 from pgduet.slices import running_slices, with_slices
 from pgduet.texts import shown
 
@@ -85,6 +86,8 @@ async def look(client: Client, workflow: str, *, heartbeats: bool = True, limit_
     if heartbeats and (failing := _retry(found, status)):
         # Whatever else it waits for: where the database cannot be reached, no act of anybody's has any effect.
         status = status.model_copy(update={"waiting_for": failing})
+    if heartbeats and status.reconciliation and not status.reconciliation.why_not:
+        status = status.model_copy(update={"reconciliation": await with_schedule(client, status.reconciliation)})
     if heartbeats and status.phase is Phase.BACKFILL:
         ranges = await running_slices(client, found)
         status = with_slices(status, [each.said for each in ranges if each.said], now=datetime.now(UTC))

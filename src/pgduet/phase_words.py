@@ -24,7 +24,7 @@ DOES: dict[Phase, tuple[str, str, str]] = {
         "no row is left that `up` cannot map",
     ),
     Phase.VERIFY: (
-        "compares every row, repairs once, then publishes: sync both ways, archive restored, the new schema opened",
+        "compares every row, repairs once, publishes (sync both ways, archive restored, the new schema opened), schedules more",
         "`undo_verify` waits until no client of the new version is left, drops its schema, archives what only it had",
         "drift within `max_drift_rows`, no row against a coming constraint",
     ),
@@ -44,7 +44,7 @@ DOES: dict[Phase, tuple[str, str, str]] = {
         "the flip is committed",
     ),
     Phase.SOAK: (
-        "keeps both versions alive; compares every `reconcile_every_s`; counts who is left on the old version",
+        "keeps both versions alive; counts who is left on the old version",
         "the undos above still work",
         "the window is over and no client of the old version was seen for `legacy_idle_s`",
     ),

@@ -138,6 +138,10 @@ async def test_a_row_that_a_client_holds_is_come_back_to(
         for _ in range(3):
             await batches.next(m.pace)
             assert batches.cursor == 0
+        told = batches.result(None).throttled_by or ""
+        assert f", held by pid {client.info.backend_pid} (" in told
+        assert "idle in transaction" in told
+        assert "'held'" not in told
         assert await empty(m) == [500], "its neighbours do not wait for it"
         await getattr(client, end)()
         await m.finish(batches)

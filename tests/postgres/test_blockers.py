@@ -126,11 +126,41 @@ async def test_who_waits_longer_than_we_did_is_in_front_of_us(
     task = asyncio.create_task(waiter.execute("LOCK TABLE public.reviews IN EXCLUSIVE MODE"))
     await _waits(conn, waiter)
     found = await blockers(engine, {RELATION: Lock.SHARE_ROW_EXCLUSIVE})
-    assert f"queued behind pid {waiter.info.backend_pid}" in found.text
-    assert str(holder.info.backend_pid) not in found.text, "its lock does not conflict with ours"
+    assert found.text.startswith(f"queued behind pid {waiter.info.backend_pid}")
+    assert f", which waits itself, held by pid {holder.info.backend_pid}" in found.text, (
+        "though its lock does not conflict"
+    )
+    assert found.ending == (f"SELECT pg_terminate_backend({holder.info.backend_pid})",)
     assert not (await blockers(engine, {RELATION: Lock.SHARE_ROW_EXCLUSIVE}, 3600)).text
     await holder.rollback()
     await task
+
+
+async def test_who_holds_a_lock_and_waits_for_a_row_is_named_with_whoever_has_that_row(
+    engine: Connection, opened: Callable[[], Awaitable[Client]], conn: Client
+) -> None:
+    first, second, third = await opened(), await opened(), await opened()
+    await first.execute("UPDATE public.reviews SET note = 'x' WHERE id = 1")
+    await second.execute("UPDATE public.reviews SET note = 'x' WHERE id = 2")
+    tasks = [asyncio.create_task(second.execute("UPDATE public.reviews SET note = 'y' WHERE id = 1"))]
+    await _waits_for_a_row(conn, second)
+    tasks.append(asyncio.create_task(third.execute("UPDATE public.reviews SET note = 'z' WHERE id = 2")))
+    await _waits_for_a_row(conn, third)
+    found = await blockers(engine, {RELATION: Lock.ACCESS_EXCLUSIVE})
+    for client in (second, third):
+        _, _, told = found.text.partition(f"held by pid {client.info.backend_pid} ")
+        assert f"which waits itself, held by pid {first.info.backend_pid} " in told.partition("; ")[0]
+    assert found.ending == (f"SELECT pg_terminate_backend({first.info.backend_pid})",)
+    await first.rollback()
+    await tasks[0]
+    await second.rollback()
+    await tasks[1]
+
+
+async def _waits_for_a_row(conn: Client, client: Client) -> None:
+    async with asyncio.timeout(10):
+        while not (await (await conn.execute(BLOCKED, (client.info.backend_pid,))).fetchall()):
+            pass
 
 
 async def test_without_the_right_to_see_others_a_pid_is_named_and_what_is_missing(
@@ -150,6 +180,7 @@ async def test_without_the_right_to_see_others_a_pid_is_named_and_what_is_missin
     )
 
 
+BLOCKED = "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
 WAITING = """
 SELECT relation::regclass::text, extract(epoch FROM clock_timestamp() - waitstart)::float8 * 1000 FROM pg_locks
  WHERE pid = %s AND NOT granted AND waitstart IS NOT NULL

@@ -238,7 +238,7 @@ async def test_what_only_the_new_version_has_is_archived_and_restored_exactly(
     published: Mechanics, conn: Connection
 ) -> None:
     await conn.execute("UPDATE public_v2.reviews SET mood = 'it''s 100 %%' WHERE id IN (1, 2, 3)")
-    archive = rows.archive_new(published.design, published.table, 1)
+    archive = rows.archive_new(published.design, published.table, 1, 0, 1_000)
     saved = [(await published.conn.execute(query)).rowcount for query in archive]
     assert saved == [0, 3]
     await published.unseen(f'UPDATE public.reviews SET "{published.physical("mood")}" = NULL')
@@ -263,7 +263,7 @@ async def test_a_value_that_down_cannot_carry_back_is_archived(dsn: str, conn: C
     async with mechanics(dsn, upper, MOOD, unmappable="archive") as m:
         await m.published()
         await conn.execute("UPDATE public_v2.reviews SET code = '4 of 5' WHERE id = 1")
-        saved = [(await m.conn.execute(q)).rowcount for q in rows.archive_new(m.design, m.table, 1)]
+        saved = [(await m.conn.execute(q)).rowcount for q in rows.archive_new(m.design, m.table, 1, 0, 1_000)]
         assert saved == [1, 0]
         kept = await m.rows("SELECT key, kept, beside FROM pgduet_archive.value")
         assert kept == [({"id": 1}, {"code": "4 of 5"}, {"rating": "4"})]

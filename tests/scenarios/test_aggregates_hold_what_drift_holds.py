@@ -71,7 +71,7 @@ async def test_a_wrong_mapping_is_held_before_anybody_sees_the_new_version(stage
 
 async def test_what_comes_apart_later_holds_the_cutover_and_the_soak(stage: Harness, conn: Connection) -> None:
     await create(conn, 0)
-    policy = {"verify": {"aggregates": [TURNOVER], "reconcile_every_s": 1}, "soak": {"census_every_s": 1}}
+    policy = {"verify": {"aggregates": [TURNOVER]}}
     async with stage.worker():
         await stage.start(stage.plan(WRONG_ALIKE, gates={"cutover": "manual"}, approvals={"cutover": 1}, **policy))
         status = await stage.waits("approval", Phase.SHIFT)
@@ -87,7 +87,8 @@ async def test_what_comes_apart_later_holds_the_cutover_and_the_soak(stage: Harn
         await stage.act("advance")
         await stage.waits("window", Phase.SOAK)
         await sell(conn)
+        await stage.schedule().trigger()
         await stage.waits("drift", Phase.SOAK)
         await give_back(conn)
-        await stage.act("advance")
+        await stage.schedule().trigger()
         await stage.waits("window", Phase.SOAK)

@@ -9,7 +9,11 @@ from support.plans import create_reviews
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
+from pgduet.operations import rows
+from pgduet.operations.design import Design, TableDesign
+from pgduet.operations.statement import Query
 from pgduet.phases import Phase
+from pgduet.postgres import gently
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -32,6 +36,32 @@ async def moods(conn: Connection) -> list[tuple[int, str]]:
     return await (
         await conn.execute("SELECT id, mood FROM public_v2.reviews WHERE mood IS NOT NULL ORDER BY id")
     ).fetchall()
+
+
+async def test_a_large_table_is_archived_piece_by_piece_as_of_one_moment(
+    stage: Harness, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[int, int]] = []
+    whole = rows.archive_new
+
+    def noted(design: Design, table: TableDesign, attempt: int, first: int, last: int) -> list[Query]:
+        read.append((first, last))
+        return whole(design, table, attempt, first, last)
+
+    monkeypatch.setattr(rows, "archive_new", noted)
+    for size in ("PIECE", "SMALL_PIECE"):
+        monkeypatch.setattr(gently, size, 2)
+    await create_reviews(conn, 1_000)
+    async with stage.worker():
+        await stage.start(stage.plan())
+        await stage.waits("window", Phase.SOAK)
+        await conn.execute("UPDATE public_v2.reviews SET mood = 'mood ' || id WHERE id % 100 = 0")
+        await stage.act("abort")
+        assert (await stage.result()).archived == 10
+    assert len(read) > 3
+    assert read == [(first, min(first + 2, read[-1][1])) for first in range(0, read[-1][1], 2)]
+    kept = await conn.execute("SELECT kept ->> 'mood' FROM pgduet_archive.value ORDER BY (key ->> 'id')::int")
+    assert [row[0] for row in await kept.fetchall()] == [f"mood {number * 100}" for number in range(1, 11)]
 
 
 async def test_values_come_back_after_a_start_that_failed_at_publication(

@@ -5,7 +5,8 @@ from datetime import timedelta
 from temporalio import workflow
 
 from pgduet.messages import CheckResult, SetupResult, SliceResult, Status
-from pgduet.workflows import Backfill, Check, Migration, Setup
+from pgduet.reconciling import Reconciled
+from pgduet.workflows import Backfill, Check, Migration, Reconcile, Setup
 
 
 async def inserted() -> None:
@@ -32,6 +33,14 @@ class ChangedBackfill(Backfill):
         return await super().run(raw)
 
 
+@workflow.defn(name="Reconcile")
+class ChangedReconcile(Reconcile):
+    @workflow.run
+    async def run(self, raw: object = None) -> Reconciled:
+        await inserted()
+        return await super().run(raw)
+
+
 @workflow.defn(name="Setup")
 class ChangedSetup(Setup):
     @workflow.run
@@ -48,4 +57,4 @@ class ChangedCheck(Check):
         return await super().run(raw)
 
 
-CHANGED = (ChangedMigration, ChangedBackfill, ChangedSetup, ChangedCheck)
+CHANGED = (ChangedMigration, ChangedBackfill, ChangedReconcile, ChangedSetup, ChangedCheck)

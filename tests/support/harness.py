@@ -15,13 +15,14 @@ from typing import Any
 
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.client import Client, ScheduleHandle, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError, RPCStatusCode
 
 from pgduet import runtime
 from pgduet.messages import Answer, Start, Status, workflow_id
 from pgduet.phases import Phase
+from pgduet.reconciling import schedule_id
 from support.plans import plan
 
 TIMEOUT_S = 25.0
@@ -195,6 +196,12 @@ class Harness:
             with suppress(RPCError):
                 if (await handle.describe()).status is WorkflowExecutionStatus.RUNNING:
                     await handle.terminate("the test is over")
+                    await self.schedule(handle).delete()
+
+    def schedule(self, handle: WorkflowHandle[Any, Any] | None = None) -> ScheduleHandle:
+        """Give the schedule of a migration's comparisons, which may not be there."""
+        _, database, name = (handle or self.handle).id.split("/", 2)
+        return self.client.get_schedule_handle(schedule_id(database, name))
 
     @contextmanager
     def worker_process(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
-from temporalio.client import WorkflowFailureError
+from temporalio.client import ScheduleActionExecutionStartWorkflow, WorkflowFailureError
 
 from pgduet.messages import CheckInput, SetupInput, Start
 from pgduet.phases import Phase, State
@@ -135,6 +135,34 @@ async def cancelled(stage: Harness, conn: Connection) -> None:
     assert (await stage.status()).state is State.ROLLED_BACK
 
 
+async def reconciled(stage: Harness, conn: Connection) -> None:
+    """Keep the history of a comparison by the schedule."""
+    await stage.start(stage.plan(**SHORT, gates={"cutover": "manual"}))
+    await stage.waits("approval", Phase.SHIFT)
+    await stage.schedule().trigger()
+    while not (started := (await stage.schedule().describe()).info.recent_actions):
+        await stage.status()
+    action = started[0].action
+    assert isinstance(action, ScheduleActionExecutionStartWorkflow)
+    run_id = action.first_execution_run_id
+    comparison = stage.client.get_workflow_handle(action.workflow_id, run_id=run_id, first_execution_run_id=run_id)
+    await comparison.result()
+    await stage._end()
+    stage.handles.append(comparison)
+
+
+async def drifted(stage: Harness, conn: Connection) -> None:
+    """Drift is found at a gate, and turns the migration back."""
+    await stage.start(stage.plan(**SHORT, gates={"cutover": "manual"}, rollback={"automatic_on": ["drift"]}))
+    await stage.waits("approval", Phase.SHIFT)
+    await stage.act("pause")
+    await stage.act("resume")
+    await conn.execute("ALTER TABLE public.reviews DISABLE TRIGGER ALL")
+    await conn.execute("UPDATE public.reviews SET rating = '0' WHERE id = 1")
+    await stage.schedule().trigger()
+    assert (await stage.result()).state is State.ROLLED_BACK
+
+
 async def adopted(stage: Harness, conn: Connection) -> None:
     plan = stage.plan(gates={"verify": "manual"})
     await stage.start(plan)
@@ -170,7 +198,20 @@ async def run(stage: Harness, workflow: str, argument: object, name: str) -> Non
 STORIES = [
     *(
         Story(tell)
-        for tell in (done, rolled_back, acted_on, throttled, stuck, cancelled, adopted, refused, setup, check)
+        for tell in (
+            done,
+            rolled_back,
+            acted_on,
+            throttled,
+            stuck,
+            cancelled,
+            reconciled,
+            drifted,
+            adopted,
+            refused,
+            setup,
+            check,
+        )
     ),
     Story(continued, suggested=60),
 ]

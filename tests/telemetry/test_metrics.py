@@ -71,6 +71,7 @@ async def test_the_metrics_of_a_migration_are_what_its_database_knows(
     told = Scraped(port, stage.database)
     plan = stage.plan(
         gates={"backfill": "manual", "shadow": "manual"},
+        verify={"max_drift_rows": 2},
         shift={"steps": [1, 100], "bake_s": 600},
         backfill={
             "parallelism": 1,
@@ -139,10 +140,16 @@ async def _drift_is_shown(stage: Harness, conn: Connection, told: Scraped) -> No
     await conn.execute("ALTER TABLE public.reviews DISABLE TRIGGER ALL")
     await conn.execute("UPDATE public.reviews SET rating = '0' WHERE id <= 3")
     await conn.execute("ALTER TABLE public.reviews ENABLE TRIGGER ALL")
-    await stage.act("verify")
-    assert told("pgduet_drift_rows") == 3
+    before = told("pgduet_comparisons_total", outcome="same")
+    assert before is not None
+    await stage.schedule().trigger()
+    await until(lambda: told("pgduet_drift_rows") == 3)
+    assert told("pgduet_drift_limit") == 2
+    assert told("pgduet_comparisons_total", outcome="drift") == 1
+    assert (told("pgduet_parity_checked_seconds") or 0) > 1.7e9
     await stage.act("verify", repair=True)
     assert told("pgduet_drift_rows") == 0
+    assert told("pgduet_comparisons_total", outcome="same") == before + 1
 
 
 async def _the_same_by_otlp(stage: Harness, collector: Collector, told: Scraped) -> None:

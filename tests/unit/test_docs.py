@@ -10,7 +10,17 @@ from pydantic import BaseModel
 from pgduet import reference
 from pgduet.barriers import NAMES
 from pgduet.cli.main import app
-from pgduet.messages import SEARCH_ATTRIBUTES, Backfill, Client, Parity, ShadowResult, Status, Traffic, WaitingFor
+from pgduet.messages import (
+    SEARCH_ATTRIBUTES,
+    Backfill,
+    Client,
+    Parity,
+    Reconciliation,
+    ShadowResult,
+    Status,
+    Traffic,
+    WaitingFor,
+)
 from pgduet.plan import policy
 from pgduet.plan.index_operations import CreateIndex, DropIndex, IndexColumn, OperatorClass, SetReplicaIdentity
 from pgduet.plan.models import IMPLEMENTED, Milestone, NewColumn, Plan, ReplaceColumns, Risk
@@ -93,7 +103,10 @@ def test_every_command_that_a_page_names_exists(page: Path) -> None:
             "plan.md",
             [*fields(policy.Backfill, policy.Verify, policy.Shadow, policy.Shift, policy.Soak, policy.Rollback)],
         ),
-        ("status-json.md", [*fields(Status, WaitingFor, Client, Backfill, Parity, ShadowResult, Traffic)]),
+        (
+            "status-json.md",
+            [*fields(Status, WaitingFor, Client, Backfill, Parity, Reconciliation, ShadowResult, Traffic)],
+        ),
         ("database-objects.md", [*SEARCH_ATTRIBUTES]),
         ("barriers.md", [*NAMES]),
     ],

@@ -27,6 +27,7 @@ from pgduet.messages import (
     CheckResult,
     Client,
     Parity,
+    Reconciliation,
     ShadowResult,
     SliceResult,
     Status,
@@ -154,6 +155,34 @@ def test_drift_is_shown_with_the_keys_that_differ() -> None:
     assert "stale" in shown
     assert "public.flights 17 (missing)" in shown
     assert example_line({"key": {"id": 5, "part": "a"}}) == "id=5, part=a"
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({}, "every 1 h"),
+        (
+            {"last_at": NOW - timedelta(minutes=10), "next_at": NOW + timedelta(minutes=50)},
+            "every 1 h · last {} · next {}",
+        ),
+        ({"last_at": NOW, "running": True, "next_at": NOW}, "every 1 h · last {}, under way · next {}"),
+        ({"paused": "the DBA looks into it"}, "every 1 h · not now: the DBA looks into it"),
+        ({"failing": "an aggregate cannot be asked"}, "every 1 h · the last one failed: an aggregate cannot be asked"),
+        (
+            {"why_not": "permission denied"},
+            "in soak only, and nothing before: there is no schedule here (permission denied)",
+        ),
+    ],
+)
+def test_when_both_versions_are_compared_is_told_or_why_not(more: dict[str, Any], told: str) -> None:
+    known = Reconciliation(every_s=3600, schedule_id=f"reconcile/flights/{NAME}", **more)
+    shown = " ".join(page(status(Phase.SHIFT, reconciliation=known)).split())
+    times = [f"{more[name].astimezone():%H:%M:%S}" for name in ("last_at", "next_at") if name in more]
+    assert f"compares {told.format(*times)}" in shown
+
+
+def test_drift_beyond_what_the_plan_bears_has_a_line_of_its_own() -> None:
+    assert "drift beyond what the plan bears" in page(status(Phase.SOAK, drift="3 of 10 rows differ"))
 
 
 def test_a_failed_migration_shows_its_failure_where_it_stopped() -> None:

@@ -154,7 +154,7 @@ async def test_every_malformed_start_fails_at_once_with_its_reason_and_can_be_as
         assert await rows.fetchone() == (0,), "nothing was opened"
 
 
-@pytest.mark.parametrize("kind", ["Setup", "Check", "Backfill"])
+@pytest.mark.parametrize("kind", ["Setup", "Check", "Backfill", "Reconcile"])
 async def test_malformed_starts_of_the_other_workflows_fail_at_once(stage: Harness, kind: str) -> None:
     async with stage.worker():
 

@@ -1,4 +1,7 @@
-"""A soak of a month, in skipped time: many runs, each bounded, with censuses, comparisons and the way back to its last day."""
+"""A soak of a month, in skipped time: many runs, each bounded, with censuses, comparisons and the way back to its last day.
+
+A schedule's time is the server's, and is not skipped: the comparisons of a month come in as many seconds.
+"""
 
 import time
 from collections import Counter
@@ -59,7 +62,7 @@ def skipped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def short_memory() -> Iterator[LocalTemporal]:
-    config = {"limit.historyCount.suggestContinueAsNew": SUGGESTED_EARLY}
+    config = {"limit.historyCount.suggestContinueAsNew": SUGGESTED_EARLY, "frontend.enableSchedules": "false"}
     with LocalTemporal(ui=False, dynamic_config=config) as server:
         yield server
 
@@ -127,24 +130,25 @@ def counted(found: list[Run], activity: str) -> int:
     "census_every_s",
     [pytest.param(HOUR_S, id="hourly"), pytest.param(300.0, id="at the pace of the defaults", marks=pytest.mark.long)],
 )
-async def test_a_month_with_hourly_comparisons_ends_in_contract(
+async def test_a_month_with_comparisons_by_a_schedule_ends_in_contract(
     stage: Harness, conn: Connection, skipped: None, census_every_s: float
 ) -> None:
     soak = {"window_s": 30 * DAY_S, "legacy_idle_s": 600, "census_every_s": census_every_s}
     async with stage.worker():
-        await stage.start(stage.plan(soak=soak, approvals={"contract": 1}))
+        await stage.start(stage.plan(soak=soak, verify={"reconcile_every_s": 1}, approvals={"contract": 1}))
         found = await soaked(stage, 30)
         assert len(found) >= 3
         bounded(found, SUGGESTED)
-        # One of verify, one of cutover; those of soak begin an hour after it.
-        assert counted(found, "parity") == pytest.approx(30 * 24 + 1, abs=2)
+        assert counted(found, "parity") == 2, "one of verify, one of cutover; all others are the schedule's"
+        scheduled = "SELECT count(*) FROM pgduet.audit WHERE action = 'parity' AND evidence ? 'scheduled'"
+        assert await one(conn, scheduled) >= 3
         assert counted(found, "census") >= 30 * DAY_S / census_every_s
         await stage.act("approve", gate="contract")
         assert (await stage.result()).state is State.DONE
     assert await one(conn, "SELECT stars FROM reviews WHERE id = 4") == 5
 
 
-async def test_a_month_in_many_runs_is_compared_every_third_day_and_can_be_rolled_back(
+async def test_a_month_without_a_schedule_is_compared_every_third_day_in_many_runs_and_can_be_rolled_back(
     forgetful: Harness, conn: Connection, postgres: EmbeddedPostgres, skipped: None
 ) -> None:
     before = schema_dump(postgres.bin_dir, forgetful.dsn)

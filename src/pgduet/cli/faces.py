@@ -17,7 +17,7 @@ from pgduet.cli.next_steps import next_commands, stands
 from pgduet.cli.words import bar, clock, flow, moment, short, span, times
 from pgduet.describe import limits_told
 from pgduet.errors import PgduetError
-from pgduet.messages import Client, Parity, Status, Throttled
+from pgduet.messages import Client, Parity, Reconciliation, Status, Throttled
 from pgduet.phases import JOURNEY, Phase, State
 
 WIDTH = 100
@@ -202,6 +202,10 @@ def _measured(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
             yield "not seen", status.backfill.unmeasured
     elif status.parity:
         yield "rows", _parity(status.parity, now)
+    if status.drift:
+        yield "drift", "beyond what the plan bears: it stands in the way until it is gone, or somebody advances past it"
+    if status.reconciliation:
+        yield "compares", _comparisons(status.reconciliation, now)
     if status.parity and status.parity.examples:
         yield "differ", "; ".join(example_line(example) for example in status.parity.examples[:3])
 
@@ -251,6 +255,22 @@ def _parity(parity: Parity, now: datetime) -> str:
     if parity.repaired:
         told.append(f"{parity.repaired:,} repaired")
     told.append(f"parity {moment(parity.checked_at, now)}, {'fresh' if parity.fresh else 'stale'}")
+    return " · ".join(told)
+
+
+def _comparisons(known: Reconciliation, now: datetime) -> str:
+    """Tell when both versions were compared last and will be next, or why they are not."""
+    if known.why_not:
+        return f"in soak only, and nothing before: there is no schedule here ({known.why_not})"
+    told = [f"every {span(known.every_s)}"]
+    if known.last_at:
+        told.append(f"last {moment(known.last_at, now)}" + (", under way" if known.running else ""))
+    if known.paused:
+        told.append(f"not now: {known.paused}")
+    elif known.next_at:
+        told.append(f"next {moment(known.next_at, now)}")
+    if known.failing:
+        told.append(f"the last one failed: {known.failing}")
     return " · ".join(told)
 
 

@@ -216,9 +216,10 @@ def _marked() -> Query:
     return sql.SQL("{0} = CASE WHEN {1}.{0} IS DISTINCT FROM {2} THEN {2} END").format(marker, ROW, repaired)
 
 
-def archive_new(design: Design, table: TableDesign, attempt: int) -> list[Query]:
-    """Save what only the new version has: values that `up` does not give back. One statement for each mapping."""
-    return [_archive(design, table, mapping, attempt, "new") for mapping in table.mappings if mapping.columns]
+def archive_new(design: Design, table: TableDesign, attempt: int, first: int, last: int) -> list[Query]:
+    """Save what only the new version has in a page range: values that `up` does not give back. One statement for each mapping."""
+    within = pages(first, last)
+    return [_archive(design, table, mapping, attempt, "new", within) for mapping in table.mappings if mapping.columns]
 
 
 def archive_old(design: Design, table: TableDesign, attempt: int, first: int, last: int) -> list[Query]:
@@ -251,7 +252,7 @@ def restore(design: Design, table: TableDesign, mapping: ColumnMapping, ids: lis
 
 
 def _archive(
-    design: Design, table: TableDesign, mapping: ColumnMapping, attempt: int, side: str, within: Query = TRUE
+    design: Design, table: TableDesign, mapping: ColumnMapping, attempt: int, side: str, within: Query
 ) -> Query:
     new = _texts({column.name: column.of(ROW) for column in mapping.columns})
     old = _texts({column.name: column.of(ROW) for column in mapping.replaces})

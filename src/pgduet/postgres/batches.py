@@ -22,12 +22,14 @@ from pgduet.operations import rows
 from pgduet.operations.design import TableDesign
 from pgduet.operations.template import Template, blank
 from pgduet.postgres import store
+from pgduet.postgres.blockers import row_holders
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.muting import mutes
 from pgduet.postgres.pace import Pace
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
 from pgduet.telemetry import batches
+from pgduet.texts import shown
 
 FIRST_PAGES = 32
 MOST_PAGES = 4096
@@ -124,7 +126,7 @@ class Batches:
             await self.open()
             return
         except (errors.LockNotAvailable, errors.DeadlockDetected):
-            self.row_locks = f"row locks of clients on pages {self.cursor} to {last - 1} of {self.table.label}"
+            self.row_locks = self._held(last)
             return
         except errors.QueryCanceled:
             self.pages = self.known_pages = max(1, self.pages // 4)
@@ -192,6 +194,8 @@ class Batches:
         count = rows.fill(design, self.table, self.cursor, last, how="count_needed", safe=True)
         left = await (await self.conn.execute(count)).fetchone()
         if left is None or left["count"]:
+            holders = await row_holders(self.conn, self.table.heap, rows.pages(self.cursor, last))
+            self.row_locks = self._held(last, holders.text)
             # Each look reads all these pages, and a client may sit on its row all night.
             await asyncio.sleep(self.row_lock_rest_s)
             self.row_lock_rest_s = min(LONGEST_ROW_LOCK_REST_S, 1.5 * self.row_lock_rest_s)
@@ -203,6 +207,11 @@ class Batches:
             await reach("batch.before_commit")
         filled, self.unlocked_rows, self.row_locks = self.unlocked_rows, 0, None
         await self._committed(last, filled, await moved.fetchone())
+
+    def _held(self, last: int, who: str = "") -> str:
+        """Say that clients hold rows, and who, as far as that can be told."""
+        where = f"row locks of clients on pages {self.cursor} to {last - 1} of {self.table.label}"
+        return shown(f"{where}, {who}" if who else where)
 
     async def _fill_mappable(self, last: int) -> None:
         """Fill the rows that `up` can map; note the others, which stay empty."""

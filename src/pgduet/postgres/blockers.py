@@ -1,9 +1,10 @@
 """Who stands in the way of a table lock, and what can be done about it.
 
 Asked right after a try gave way: those that hold a conflicting lock on a table or on one of its partitions, and those that wait for
-one longer than we did. A statement that waits outside the lock budget is asked about by a second session. What a session runs is
-shown without its values (`pgduet.postgres.literals`). To see other roles' sessions takes `pg_read_all_stats` (in `pg_monitor`);
-without it they are named by pid alone.
+one longer than we did. Where one of them waits itself, whoever is at the end of that queue is named too, as the one to be ended.
+A statement that waits outside the lock budget is asked about by a second session. What a session runs is shown without its values
+(`pgduet.postgres.literals`). To see other roles' sessions takes `pg_read_all_stats` (in `pg_monitor`); without it they are named by
+pid alone.
 """
 
 from collections.abc import Mapping
@@ -40,6 +41,7 @@ CONFLICTS: Mapping[Lock, tuple[str, ...]] = {
 MINUTE_S = 60
 HOUR_S = 3600
 NAME_CHARS = 63
+LONGEST_QUEUE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +74,36 @@ async def blocking(conn: Connection, pid: int) -> Blockers:
     return await _named(conn, "blocking", {"pid": pid})
 
 
+async def row_holders(conn: Connection, heap: sql.Composable, pages: sql.Composable) -> Blockers:
+    """Name up to three sessions that hold rows of some pages of a heap, which the query calls `t`."""
+    return await _told_of(
+        conn, await (await conn.execute(block("locks", "row_holders").format(heap=heap, pages=pages))).fetchall()
+    )
+
+
 async def _named(conn: Connection, query: str, asked: dict[str, Any]) -> Blockers:
-    found = await (await conn.execute(block("locks", query), asked)).fetchall()
-    told = [_told(row) for row in found]
+    return await _told_of(conn, await (await conn.execute(block("locks", query), asked)).fetchall())
+
+
+async def _told_of(conn: Connection, found: list[dict[str, Any]]) -> Blockers:
+    behind = await _held_up(conn, found)
+    told = [_told(row) + _told_behind(behind.get(row["pid"])) for row in found]
     if more := (found[0]["total"] - len(found) if found else 0):
         told.append(f"and {more} more")
-    return Blockers("; ".join(told), tuple(_ending(row) for row in found))
+    return Blockers("; ".join(told), tuple(dict.fromkeys(_ending(behind.get(row["pid"], row)) for row in found)))
+
+
+async def _held_up(conn: Connection, found: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Find, for sessions that wait themselves, who is at the end of their queue: to end that one is what helps."""
+    active = [row["pid"] for row in found if row["pid"] and row["state"] == "active" and not row["autovacuum"]]
+    if not active:
+        return {}
+    asked = {"pids": active, "most": LONGEST_QUEUE}
+    return {row["first"]: row for row in await (await conn.execute(block("locks", "held_up"), asked)).fetchall()}
+
+
+def _told_behind(row: Mapping[str, Any] | None) -> str:
+    return "" if row is None else f", which waits itself, {_told(row)}"
 
 
 def _told(row: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from psycopg.rows import dict_row
 
 from pgduet.plan.probes import Probe
 from pgduet.postgres import store
+from pgduet.postgres.busy import running
 from pgduet.postgres.concurrency import Concurrency
 from pgduet.postgres.databases import Database
 from pgduet.postgres.pace import Pace
@@ -178,9 +179,9 @@ class Gauges:
                 looks = 0
                 while True:
                     began = time.monotonic()
-                    found = await _one(conn, "running", {})
+                    found = await running(conn)
                     now_s = time.monotonic()
-                    clients.note(found["clients"], now_s, given.adjusted(self.reading.controls).max_client_slowdown)
+                    clients.note(found, now_s, given.adjusted(self.reading.controls).max_client_slowdown)
                     looks += 1
                     if looks >= FIRST_LOOKS:
                         self._has_answered("clients")

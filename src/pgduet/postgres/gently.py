@@ -10,8 +10,8 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from pgduet.postgres.busy import running
 from pgduet.postgres.session import Connection
-from pgduet.sql import block
 
 PIECE, SMALL_PIECE = 2048, 256
 """Pages: about a tenth, and a hundredth, of a second."""
@@ -38,7 +38,7 @@ class Gently:
         """Give the pieces of a heap of so many pages, as page numbers from and up to; the last reaches to the end."""
         first = 0
         while first < pages:
-            self.seen.append(await self._running())
+            self.seen.append(await running(self.conn))
             beside = any(self.seen)
             last = min(pages, first + (SMALL_PIECE if beside else PIECE))
             began = time.monotonic()
@@ -51,11 +51,6 @@ class Gently:
         rest_s = worked_s * (RESTS if self.rested_s < MOST_REST_S else 1.0)
         self.rested_s += rest_s
         await asyncio.sleep(rest_s)
-
-    async def _running(self) -> int:
-        """Count what clients run now; within a transaction PostgreSQL would show what it first saw."""
-        await self.conn.execute("SELECT pg_stat_clear_snapshot()")
-        return await running(self.conn)
 
 
 class Turns:
@@ -89,9 +84,3 @@ class Turns:
         took_s = time.monotonic() - began
         self.seen.append(await running(conn))
         return took_s
-
-
-async def running(conn: Connection) -> int:
-    """Count what clients run."""
-    found = await (await conn.execute(block("pressure", "running"), {})).fetchone()
-    return int(found["clients"]) if found else 0

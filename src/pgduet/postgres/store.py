@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -162,7 +163,8 @@ async def save_parity(conn: Connection, migration_id: int, parity: dict[str, Any
 def tell_parity(parity: dict[str, Any]) -> None:
     """Tell telemetry what a comparison found; one that was kept by an earlier version knows no aggregates."""
     groups = sum(each["differing"] for each in parity.get("aggregates", []))
-    metrics.compared(parity["rows"], parity["mismatches"], groups)
+    checked_at = datetime.fromisoformat(parity["checked_at"]).timestamp()
+    metrics.compared(parity["rows"], parity["mismatches"], groups, checked_at=checked_at)
 
 
 def going_back(controls: dict[str, Any], state: str) -> Abort | None:

@@ -19,7 +19,7 @@ MOST = 100
 MOST_BYTES = 1_500_000
 """Temporal takes 2 MB in one piece."""
 _MAKES_SAFE = ("undo_cutover", "undo_shift")
-_SAYS = frozenset({"start", "approve", "advance", "abort", "controls", "repair"})
+_SAYS = frozenset({"start", "approve", "advance", "abort", "controls", "repair", "drift"})
 
 Row = Mapping[str, Any]
 Item = TypeVar("Item")
@@ -159,6 +159,10 @@ def _what(entry: Row) -> str:
         return "throttled: " + ", ".join(f"{name} = {value}" for name, value in shown.items())
     if action == "abort":
         return f"rolled back from {entry['affected'].get('phase', 'its phase')}"
+    if action == "drift":
+        off = evidence.get("aggregates", [])
+        told = f"found {evidence.get('mismatches', 0)} rows that differ ({evidence.get('max_drift_rows', 0)} are borne)"
+        return ", ".join([told, *(f"aggregate {name} differs" for name in off)]) + f": {evidence.get('then', 'wait')}"
     if action == "repair":
         return f"repaired {evidence.get('repaired', 0)} rows"
     return {"start": "started", "advance": "advanced"}[action]

@@ -51,3 +51,28 @@ SELECT f.pid, p.gid, f.granted, f.modes, coalesce(a.usename, p.owner)::text AS r
   LEFT JOIN pg_prepared_xacts p ON f.pid IS NULL AND p.database = current_database() AND p.transaction IN (
        SELECT x.transactionid FROM pg_locks x WHERE x.locktype = 'transactionid' AND x.virtualtransaction = f.prepared AND x.pid IS NULL)
  ORDER BY f.granted DESC, age_s DESC LIMIT 3
+
+-- name: held_up
+-- Whom sessions that stand in our way wait for themselves: who is at the end of their queue, and waits for nobody.
+WITH RECURSIVE queue (first, pid, met) AS (
+  SELECT p, p, ARRAY[p] FROM unnest(%(pids)s::int[]) AS p
+  UNION ALL
+  SELECT q.first, b, q.met || b FROM queue q, unnest(pg_blocking_pids(q.pid)) AS b
+   WHERE b <> ALL (q.met || pg_backend_pid()) AND cardinality(q.met) < %(most)s
+)
+SELECT DISTINCT ON (q.first) q.first, nullif(q.pid, 0) AS pid, NULL AS gid, true AS granted, 'open transaction' AS modes,
+       a.usename::text AS role, a.application_name AS app, a.state, a.backend_type = 'autovacuum worker' AS autovacuum, a.query,
+       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8 AS age_s
+  FROM queue q LEFT JOIN pg_stat_activity a ON a.pid = q.pid
+ WHERE q.pid <> q.first AND cardinality(pg_blocking_pids(q.pid)) = 0
+ ORDER BY q.first, age_s DESC
+
+-- name: row_holders
+-- Who holds rows of some pages: the transactions that the rows themselves name. Several that share a row are not told.
+SELECT l.pid, NULL AS gid, true AS granted, 'row locks' AS modes, a.usename::text AS role, a.application_name AS app, a.state,
+       false AS autovacuum, a.query, coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8 AS age_s,
+       count(*) OVER () AS total
+  FROM (SELECT DISTINCT t.xmax AS xid FROM {heap} AS t WHERE {pages} AND t.xmax::text <> '0') AS held
+  JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = held.xid AND l.mode = 'ExclusiveLock' AND l.granted
+  LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+ ORDER BY age_s DESC LIMIT 3

@@ -173,5 +173,16 @@ SELECT pg_terminate_backend(pid) FROM pg_locks
  WHERE locktype = 'advisory' AND classid = 1885824098 AND objid = %(id)s::int::oid AND granted
    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 
+-- name: try_comparing
+-- One comparison of a migration at a time, whoever asks for it; the session holds it.
+SELECT pg_try_advisory_lock(1885824100, %(id)s::int) AS alone
+
+-- name: may_reconcile
+-- Whether both versions live, and nothing is under way that a comparison would be in the way of.
+SELECT ended_at IS NULL AND published_at IS NOT NULL AND NOT coalesce((controls ->> 'no_return')::boolean, false) AS overlaps,
+       coalesce((controls ->> 'paused')::boolean, false) AS paused,
+       controls ? 'going_back' AND compensations ?| %(undos)s::text[] AS makes_safe
+  FROM pgduet.migration WHERE id = %(id)s
+
 -- name: lock_chain
 SELECT pg_advisory_xact_lock(1885824099, 1)

@@ -56,6 +56,15 @@ INSTRUMENTS = (
         "{group}",
         "Groups of declared aggregates that differed in the last full comparison",
     ),
+    Instrument("pgduet.drift.limit", "gauge", "{row}", "Rows that may differ, as the plan says"),
+    Instrument("pgduet.parity.checked", "gauge", "s", "When the last full comparison began, Unix time"),
+    Instrument(
+        "pgduet.comparisons",
+        "counter",
+        "{comparison}",
+        "Full comparisons that this worker made: `same`, or `drift` beyond what the plan bears",
+        ("outcome",),
+    ),
     Instrument("pgduet.backfill.rows", "counter", "{row}", "Rows written by the backfill"),
     Instrument(
         "pgduet.backfill.rate", "observed", "{row}/s", f"Rows written per second, over the last {RATE_WINDOW_S} s"
@@ -121,6 +130,11 @@ for _observed in (i for i in INSTRUMENTS if i.kind == "observed"):
     _meter.create_observable_gauge(_observed.name, [RATES.observe], _observed.unit, _observed.text)
 
 
+def bears(drift_rows: int) -> None:
+    """Record how many rows may differ."""
+    _gauges["pgduet.drift.limit"].set(drift_rows, subject.current().attributes())
+
+
 def stands(phase: Phase, authority: Authority | None = None, mode: SyncMode | None = None) -> None:
     """Record where the migration stands, as its database has it."""
     about = subject.current().attributes()
@@ -136,12 +150,20 @@ def routed(percent: int) -> None:
     _gauges["pgduet.read.percent"].set(percent, subject.current().attributes())
 
 
-def compared(rows: int, mismatches: int, groups: int = 0) -> None:
-    """Record a full comparison."""
+def compared(rows: int, mismatches: int, groups: int = 0, *, checked_at: float | None = None) -> None:
+    """Record the last full comparison."""
     about = subject.current().attributes()
     _gauges["pgduet.parity.rows"].set(rows, about)
     _gauges["pgduet.drift.rows"].set(mismatches, about)
     _gauges["pgduet.drift.groups"].set(groups, about)
+    if checked_at is not None:
+        _gauges["pgduet.parity.checked"].set(round(checked_at), about)
+
+
+def comparison(*, drifted: bool) -> None:
+    """Count a full comparison."""
+    outcome = "drift" if drifted else "same"
+    _counters["pgduet.comparisons"].add(1, subject.current().attributes() | {"outcome": outcome})
 
 
 def batched(rows: int, seconds: float, outcome: str) -> None:

@@ -10,7 +10,7 @@ SPANS = (
     ("`pgduet start`, `pgduet pause`, …", "CLI", "a command"),
     ("`StartWorkflow:…`, `SignalWorkflow:…`, `StartWorkflowUpdate:…`", "client", "what a client asked Temporal for"),
     (
-        "`RunWorkflow:Migration`, `RunWorkflow:Backfill`",
+        "`RunWorkflow:Migration`, `RunWorkflow:Backfill`, `RunWorkflow:Reconcile`",
         "worker",
         "that a run began; without length, parent of all it does",
     ),

@@ -72,6 +72,11 @@ class Client:
         query = "INSERT INTO {} (id, code, amount) VALUES (%s, %s, 1) ON CONFLICT DO NOTHING"
         return int((await self.execute(query, key, f"c{key}")).rowcount)
 
+    async def arrive(self) -> int:
+        """Insert a row that the table numbers."""
+        await self.execute("INSERT INTO {} (code, amount) VALUES (%s, 1)", "arrived")
+        return 1
+
     async def delete(self) -> int:
         gone = await (await self.execute("DELETE FROM {} WHERE id = %s RETURNING amount", self.key())).fetchone()
         return -int(gone[0]) if gone else 0

@@ -21,7 +21,7 @@ from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.shaped import shaping
 from pgduet.plan.models import ExtractTable, Plan, ShadowTable
 from pgduet.plan.shadow_operations import PartitionBy
-from pgduet.postgres import copying, shadowing
+from pgduet.postgres import copying, shadowing, swapping
 from pgduet.postgres.session import Connection, condition
 
 _DEFAULT = re.compile(r"\s*DEFAULT\s*", re.IGNORECASE)
@@ -81,6 +81,9 @@ async def _shadow(
     }
     design = design.model_copy(update=update)
     await _try(conn, design, top)
+    if plan.policy.cutover.mode == "swap" and isinstance(operation, ShadowTable):
+        design = design.model_copy(update={"swaps": True})
+        made.hazards += await swapping.hazards(conn, index, operation, table, design)
     made.shadows.append(design)
 
 

@@ -154,7 +154,7 @@ def _release(design: ShadowDesign, each: ShadowKey) -> Statement:
 
 
 def _defaults(design: ShadowDesign) -> list[tuple[str, sql.Composable]]:
-    """Give the defaults that the table needs under its name: those of its new shape, and its number where that chooses the partition.
+    """Give the defaults that the table needs under its name: its own, and its number where that chooses the partition.
 
     Elsewhere the trigger numbers the rows.
     """

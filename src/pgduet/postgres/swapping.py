@@ -1,5 +1,7 @@
 """What PostgreSQL knows of a swap: who is not bound by row level security, and who publishes the table (ADR 34)."""
 
+import asyncio
+
 from pgduet.errors import GateRefused, NotSupported
 from pgduet.hazards import Hazard, hazard
 from pgduet.operations import swap_refusals
@@ -8,9 +10,12 @@ from pgduet.operations.facts import TableFacts
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.plan.models import ShadowTable
 from pgduet.plan.problems import show_path
-from pgduet.postgres import store
+from pgduet.postgres import census, store
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
+
+LOOKS, BETWEEN_S = 10, 0.1
+"""A census sees who uses a table at that instant."""
 
 
 async def hazards(
@@ -47,8 +52,13 @@ async def refuse_unbound(conn: Connection, migration: store.Migration) -> None:
         GateRefused: naming them.
     """
     labels = [design.label for design in migration.design.shadows if design.swaps]
+    if not labels:
+        return
+    for _ in range(LOOKS):
+        await census.take(conn, migration, migration.policy.soak.legacy_idle_s)
+        await asyncio.sleep(BETWEEN_S)
     where = {"migration": migration.name}
-    found = await (await conn.execute(block("shadow_swap", "unbound_now"), where)).fetchall() if labels else []
+    found = await (await conn.execute(block("shadow_swap", "unbound_now"), where)).fetchall()
     if found:
         raise GateRefused(
             f"row level security does not bind {', '.join(row['who'] for row in found)}, seen at {', '.join(labels)} or another"

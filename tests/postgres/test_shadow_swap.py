@@ -283,9 +283,13 @@ async def test_truncate_by_the_tables_name_empties_both_or_neither(dsn: str, con
     await m.swap()
     async with client(dsn) as app, client(dsn) as old:
         await old.execute("BEGIN; SELECT FROM public_v1.orders WHERE id = 1 FOR UPDATE")
-        with pytest.raises(errors.LockNotAvailable):
-            await app.execute("TRUNCATE public.orders")
+        emptying = asyncio.create_task(app.execute("TRUNCATE public.orders"))
+        query = "SELECT count(*)::int FROM pg_locks WHERE relation = 'public.orders'::regclass AND mode = 'AccessExclusiveLock'"
+        while not emptying.done() and await m.one(query) == (0,):
+            await asyncio.sleep(0.005)
         await old.execute("UPDATE public_v1.orders SET amount = 1 WHERE id = 1; COMMIT")
+        with pytest.raises(errors.LockNotAvailable):
+            await emptying
         assert await m.parity() == (5, 0)
         await app.execute("TRUNCATE public.orders")
     assert await m.one("SELECT count(*)::int FROM public_v1.orders") == (0,)

@@ -41,6 +41,7 @@ class Cutover:
             tries = await declare_constraints(work)
             for shape in shapes_of(design):
                 tries += await shape.declare(work)
+            tries += await swapping.wait_for_tables(work)
             evidence = {"reverse_probes": probed, "lock_tries": tries}
             async with work.conn.transaction():
                 head = await store.audited(work.conn, reference, "prepare_cutover", evidence=evidence)

@@ -46,6 +46,19 @@ async def statements(work: Work) -> list[Statement]:
     return made
 
 
+async def wait_for_tables(work: Work) -> int:
+    """Wait until the tables' locks can be had, and let them go: the flip, which nobody can break off, will not wait for long."""
+    made: list[Statement] = []
+    for shadow in work.migration.design.shadows:
+        if shadow.swaps and shadow.swapped is None:
+            made += shadow_swap.locks(shadow, await _newer_views(work, shadow))
+
+    async def also(_: Connection) -> None:
+        work.beat.note = "tables can be swapped"
+
+    return await work.locked(made, also) if made else 0
+
+
 async def keep(work: Work, conn: Connection, *, leaves: str) -> None:
     """Write the names down in the transaction that changes them; who came by a table's name is of the other side from here on.
 

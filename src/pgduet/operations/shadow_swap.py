@@ -50,10 +50,7 @@ def swap(
     """
     after = swapped(design, key)
     return [
-        # Their clients lock the shadow first; all others the anchor.
-        *map(_lock_view, views),
-        locking(design.relation, Lock.ACCESS_EXCLUSIVE),
-        locking(design.shadow, Lock.ACCESS_EXCLUSIVE),
+        *locks(design, views),
         *(_rename_constraint(design.relation, old, new) for old, new in _aside(design, key)),
         _rename(design.relation, design.set_aside),
         _rename(design.shadow, design.table),
@@ -62,6 +59,15 @@ def swap(
         *_described(after, relation),
         *_emptied(after, plan, timeout_ms),
         *functions(after, plan, migration_id, Form.ENFORCE),
+    ]
+
+
+def locks(design: ShadowDesign, views: Sequence[sql.Identifier]) -> list[Statement]:
+    """Lock what a swap locks: ahead of the tables the views whose clients lock the shadow first; all others lock the anchor first."""
+    return [
+        *map(_lock_view, views),
+        locking(design.relation, Lock.ACCESS_EXCLUSIVE),
+        locking(design.shadow, Lock.ACCESS_EXCLUSIVE),
     ]
 
 

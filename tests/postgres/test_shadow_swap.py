@@ -343,7 +343,7 @@ async def test_a_prepared_select_fails_for_good_where_a_type_changes(dsn: str, c
                 await app.execute("EXECUTE by_name")
 
 
-UNORDERED = Code("the view is locked ahead of the tables", shadow_swap.swap, "        *map(_lock_view, views),\n", "")
+UNORDERED = Code("the view is locked ahead of the tables", shadow_swap.locks, "        *map(_lock_view, views),\n", "")
 UNORDERED_BACK = Code(
     "the way back locks the view ahead of the tables", shadow_swap.swap_back, "        *map(_lock_view, views),\n", ""
 )

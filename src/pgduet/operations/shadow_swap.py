@@ -63,7 +63,7 @@ def swap(
 
 
 def locks(design: ShadowDesign, views: Sequence[sql.Identifier]) -> list[Statement]:
-    """Lock what a swap locks: ahead of the tables the views whose clients lock the shadow first; all others lock the anchor first."""
+    """Lock what a swap locks: ahead of the tables the views, whose clients lock the shadow first; others lock the anchor first."""
     return [
         *map(_lock_view, views),
         locking(design.relation, Lock.ACCESS_EXCLUSIVE),

@@ -19,7 +19,9 @@ from pgduet.activities import swapping
 from pgduet.messages import Status
 from pgduet.phases import Authority, Phase, State
 
-ROWS = 200
+ROWS, EACH = 200, 3
+PATIENCE_S = 120.0
+"""Heartbeats stop being waited for after 5 s; a busy machine may take many times what a worker's start takes."""
 KINDS = ["increment", "increment", "two_in_order", "delete", "read_then_write", "unrelated", "arrive"]
 SPREAD: dict[str, Any] = {
     "shadow_table": {
@@ -57,7 +59,7 @@ async def create(world: World) -> None:
 
 def at(world: World, *ways: str) -> AbstractAsyncContextManager[Counter[str]]:
     """Let clients work by some ways, all as the table's owner."""
-    return clients(as_role(world.stage.dsn, APP), ROWS, KINDS, ways)
+    return clients(as_role(world.stage.dsn, APP), ROWS, KINDS, ways, count=EACH * len(ways))
 
 
 async def more(ledger: Counter[str], count: int = 150) -> None:
@@ -78,21 +80,21 @@ async def test_clients_by_the_name_and_by_both_versions_see_no_error_there_and_b
     async with stage.worker():
         async with at(world, DIRECT) as direct:
             await stage.start(plan)
-            await stage.waits("gate", Phase.VERIFY)
+            await stage.waits("gate", Phase.VERIFY, PATIENCE_S)
             async with at(world, OLD_VIEW, NEW_VIEW) as viewing:
                 await more(viewing)
                 await stage.act("advance")
-                await stage.waits("window", Phase.SOAK)
+                await stage.waits("window", Phase.SOAK, PATIENCE_S)
                 assert await world.one(KIND) == "p"
                 await more(direct)
                 await more(viewing)
                 await stage.act("abort")
-                await stage.until(lambda status: status.authority is Authority.OLD)
+                await stage.until(lambda status: status.authority is Authority.OLD, PATIENCE_S)
                 while await world.one(KIND) == "p":
                     await asyncio.sleep(0.02)
                 await more(direct)
                 await more(viewing)
-            await stage.until(lambda status: status.state is State.ROLLED_BACK)
+            await stage.until(lambda status: status.state is State.ROLLED_BACK, PATIENCE_S)
             await more(direct)
         assert (errors_in(direct), errors_in(viewing)) == ({}, {})
         total += direct["amount"] + viewing["amount"]
@@ -101,16 +103,16 @@ async def test_clients_by_the_name_and_by_both_versions_see_no_error_there_and_b
 
         async with at(world, DIRECT) as direct:
             await stage.start(plan)
-            await stage.waits("gate", Phase.VERIFY)
+            await stage.waits("gate", Phase.VERIFY, PATIENCE_S)
             async with at(world, OLD_VIEW) as old, at(world, NEW_VIEW) as new:
                 await stage.act("advance")
-                await stage.waits("window", Phase.SOAK)
+                await stage.waits("window", Phase.SOAK, PATIENCE_S)
                 await more(direct)
                 await more(old)
                 await more(new)
             await stage.act("advance")
             await more(direct)
-            await stage.result(60)
+            await stage.result(PATIENCE_S)
             await more(direct)
         assert (errors_in(direct), errors_in(old), errors_in(new)) == ({}, {}, {})
         total += direct["amount"] + old["amount"] + new["amount"]
@@ -126,14 +128,14 @@ async def test_who_names_a_swapped_table_is_counted_as_new(world: World) -> None
     await create(world)
     async with stage.worker(), at(world, DIRECT) as direct:
         await stage.start(stage.plan(SPREAD, **overlaid(POLICY, {"soak": {"legacy_idle_s": 3600}})))
-        await stage.waits("gate", Phase.VERIFY)
+        await stage.waits("gate", Phase.VERIFY, PATIENCE_S)
         await stage.act("advance")
-        await stage.waits("window", Phase.SOAK)
+        await stage.waits("window", Phase.SOAK, PATIENCE_S)
         await stage.until(lambda status: any(client.via == "table" for client in status.census))
         seen = [(client.side, client.version) for client in (await stage.status()).census if client.via == "table"]
         assert set(seen) == {("new", "2")}
         await stage.act("advance")
-        await stage.result(60)
+        await stage.result(PATIENCE_S)
     assert errors_in(direct) == {}
 
 
@@ -144,7 +146,7 @@ async def test_cutover_waits_while_a_role_that_no_policy_binds_uses_the_name(wor
     async with stage.worker(), world.client(autocommit=True, application_name="report") as free:
         await stage.start(stage.plan(SPREAD, **POLICY))
         await free.execute("BEGIN; SELECT FROM public.orders")
-        await stage.waits("gate", Phase.VERIFY)
+        await stage.waits("gate", Phase.VERIFY, PATIENCE_S)
         await stage.act("advance")
 
         def refused(status: Status) -> bool:
@@ -154,13 +156,11 @@ async def test_cutover_waits_while_a_role_that_no_policy_binds_uses_the_name(wor
         await free.execute("COMMIT")
         await free.close()
         await stage.act("advance")
-        await stage.waits("window", Phase.SOAK)
+        await stage.waits("window", Phase.SOAK, PATIENCE_S)
 
 
 THERE = ("flip.before_commit=kill", "flip.after_commit=kill")
 BACK = ("swap_back.before_commit=kill", "swap_back.after_commit=kill")
-PATIENCE_S = 120.0
-"""Heartbeats stop being waited for after 5 s; a busy machine may take many times what a worker's start takes."""
 
 
 @on_newest

@@ -136,8 +136,10 @@ class Client:
 
 
 @asynccontextmanager
-async def clients(dsn: str, keys: int, kinds: list[str], relations: tuple[str, ...]) -> AsyncIterator[Counter[str]]:
-    """Let sixteen clients work while the block runs."""
+async def clients(
+    dsn: str, keys: int, kinds: list[str], relations: tuple[str, ...], count: int = CLIENTS
+) -> AsyncIterator[Counter[str]]:
+    """Let clients work while the block runs."""
     ledger: Counter[str] = Counter()
     stopped = False
 
@@ -147,7 +149,7 @@ async def clients(dsn: str, keys: int, kinds: list[str], relations: tuple[str, .
             await one.run(kinds, lambda: stopped)
 
     async with asyncio.TaskGroup() as group:
-        for number in range(CLIENTS):
+        for number in range(count):
             group.create_task(client(number))
         try:
             yield ledger

@@ -37,7 +37,14 @@ SPREAD: dict[str, Any] = {
         },
     }
 }
-POLICY = overlaid(QUICK, {"cutover": {"mode": "swap"}, "gates": {"shadow": "manual", "shift": "auto"}})
+POLICY = overlaid(
+    QUICK,
+    {
+        "cutover": {"mode": "swap"},
+        "soak": {"window_s": 3600, "legacy_idle_s": 2},
+        "gates": {"shadow": "manual", "shift": "auto"},
+    },
+)
 KIND = "SELECT relkind::text FROM pg_class WHERE oid = 'public.orders'::regclass"
 LEDGER = "SELECT coalesce(sum(amount), 0)::bigint FROM public.orders"
 

@@ -67,9 +67,14 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float, leav
 
 
 def _tables(design: Design, base: str) -> dict[str, list[str]]:
-    """Give the tables that clients may name, and of which version those are: of the oldest, unless the name shows the new shape."""
+    """Give the tables that clients may name, and of which version those are: of the oldest, unless the name shows the new shape.
+
+    What only refers to a shadow's anchor is the same table in both versions.
+    """
     swapped = frozenset[str]().union(*(shadow.touched for shadow in design.shadows if shadow.swapped))
-    names = sorted(design.touched)
+    referring = frozenset[str]().union(*(shadow.inbound for shadow in design.shadows))
+    changed = {table.label for table in (*design.tables, *design.whole, *design.created, *design.dropped)}
+    names = sorted(design.touched - (referring - changed))
     return {
         "relations": names,
         "table_sides": ["new" if name in swapped else "old" for name in names],

@@ -233,6 +233,12 @@ class ShadowDesign(Frozen):
         return frozenset([self.label, *labels, *self.inbound])
 
     @property
+    def shown(self) -> frozenset[str]:
+        """The quoted names by which clients reach the new shape while it has the table's name: the table and its partitions."""
+        names = [self.table, *(each.name for each in self.partitions)]
+        return frozenset(sql.Identifier(self.schema_name, name).as_string(None) for name in names)
+
+    @property
     def journal(self) -> sql.Identifier:
         """The table that lists keys of rows changed while they are copied."""
         return sql.Identifier("pgduet", fit(f"journal_{self.schema_name}.{self.physical}"))

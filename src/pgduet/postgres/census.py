@@ -71,10 +71,10 @@ def _tables(design: Design, base: str) -> dict[str, list[str]]:
 
     What only refers to a shadow's anchor is the same table in both versions.
     """
-    swapped = frozenset[str]().union(*(shadow.touched for shadow in design.shadows if shadow.swapped))
     referring = frozenset[str]().union(*(shadow.inbound for shadow in design.shadows))
-    changed = {table.label for table in (*design.tables, *design.whole, *design.created, *design.dropped)}
-    names = sorted(design.touched - (referring - changed))
+    referring -= {table.label for table in (*design.tables, *design.whole, *design.created, *design.dropped)}
+    names = sorted(design.touched - referring)
+    swapped = frozenset[str]().union(*(shadow.shown for shadow in design.shadows if shadow.swapped))
     return {
         "relations": names,
         "table_sides": ["new" if name in swapped else "old" for name in names],

@@ -18,8 +18,8 @@ from pgduet.postgres.executor import LockBudget, execute_locked
 from support.shadows import PLAN, Shadow, wide
 
 Connection = psycopg.AsyncConnection[Any]
-APP, GUEST = "pgduet_app", "pgduet_guest"
-"""Who owns the table, and who may write it: neither is a superuser, as in production."""
+APP, GUEST, NEWCOMER = "pgduet_app", "pgduet_guest", "pgduet_newcomer"
+"""Who owns the table, who may write it, and a client of the new version: none is a superuser, as in production."""
 DIRECT, OLD_VIEW, NEW_VIEW = "public.orders", "public_v1.orders", "public_v2.orders"
 WAYS = (DIRECT, OLD_VIEW, NEW_VIEW)
 V1, V2 = sql.Identifier("public_v1", "orders"), sql.Identifier("public_v2", "orders")
@@ -119,9 +119,11 @@ class Swapping(Shadow):
 def make_roles(dsn: str) -> None:
     """Make the clients' roles, which outlive a test's database."""
     with psycopg.connect(dsn, autocommit=True) as admin:
-        for name in (APP, GUEST):
+        for name in (APP, GUEST, NEWCOMER):
             made = sql.Literal(f"BEGIN IF to_regrole('{name}') IS NULL THEN CREATE ROLE {name} LOGIN; END IF; END")
             admin.execute(sql.SQL("DO {}").format(made))
+        admin.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(APP), sql.Identifier(NEWCOMER)))
+        admin.execute(sql.SQL("ALTER ROLE {} SET search_path = public_v2, public").format(sql.Identifier(NEWCOMER)))
 
 
 def as_role(dsn: str, role: str) -> str:

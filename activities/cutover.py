@@ -1,11 +1,12 @@
 """cutover: the reverse path proved, constraints built without blocking, then one transaction flips authority; undo flips it back.
 
 The undo is the first of rollback's two steps (make safe): reads and authority go back at once, without any table lock; then
-enforcement is taken off under the lock budget. It takes the same time whatever the number of rows.
+names that were swapped and enforcement are taken back under the lock budget. It takes the same time whatever the number of rows.
 """
 
 from temporalio import activity
 
+from pgduet.activities import swapping
 from pgduet.activities.declaring import declare_constraints, release_constraints
 from pgduet.activities.engine import Engine, Work
 from pgduet.activities.shapes import shapes_of
@@ -16,6 +17,8 @@ from pgduet.phases import Authority, SyncMode
 from pgduet.postgres import store
 from pgduet.postgres.heaps import filled
 from pgduet.postgres.probing import probe
+from pgduet.postgres.session import Connection
+from pgduet.postgres.swapping import refuse_unbound
 
 
 class Cutover:
@@ -30,6 +33,7 @@ class Cutover:
         """Execute the reverse path, then declare what the new version requires."""
         async with self.engine.work(reference, "cutover", alone=True) as work:
             design = work.migration.design
+            await refuse_unbound(work.conn, work.migration)
             probed = {
                 table.label: await probe(work.conn, probes.reverse(design, await filled(work.conn, table)))
                 for table in design.synced
@@ -37,6 +41,7 @@ class Cutover:
             tries = await declare_constraints(work)
             for shape in shapes_of(design):
                 tries += await shape.declare(work)
+            tries += await swapping.wait_for_tables(work)
             evidence = {"reverse_probes": probed, "lock_tries": tries}
             async with work.conn.transaction():
                 head = await store.audited(work.conn, reference, "prepare_cutover", evidence=evidence)
@@ -44,15 +49,28 @@ class Cutover:
 
     @activity.defn(name="flip")
     async def flip(self, reference: Reference) -> Outcome:
-        """Give authority to the new version, in one transaction that locks no table."""
+        """Give authority to the new version, in one transaction; it locks no table but those that swap their names."""
         async with self.engine.work(reference, "flip", alone=True) as work:
             if work.migration.authority is Authority.NEW:
                 # A worker was killed after its commit: the decision is taken, and stands in the audit log.
                 return Outcome(summary="authority: new")
-            async with work.conn.transaction():
+            changed: dict[str, object] = {}
+            head: str | None = None
+
+            async def flipped(conn: Connection) -> None:
+                nonlocal changed, head
                 changed = await _authority(work, Authority.NEW, SyncMode.ENFORCE, read_percent=100)
-                head = await store.audited(work.conn, reference, "cutover", evidence=changed)
+                if swaps:
+                    await swapping.keep(work, conn, leaves="old")
+                named = swapping.affected(work.migration.design)
+                head = await store.audited(conn, reference, "cutover", affected=named, evidence=changed)
                 await reach("flip.before_commit")
+
+            if swaps := await swapping.statements(work):
+                await work.locked(swaps, flipped)
+            else:
+                async with work.conn.transaction():
+                    await flipped(work.conn)
             await reach("flip.after_commit")
             return Outcome(summary="authority: new", evidence=changed, audit_head=head)
 
@@ -60,13 +78,13 @@ class Cutover:
     async def undo_cutover(self, reference: Reference) -> Outcome:
         """Give authority back to the old version at once, then take enforcement off."""
         async with self.engine.work(reference, "undo_cutover", alone=True) as work:
-            design = work.migration.design
             async with work.conn.transaction():
                 changed = await _authority(work, Authority.OLD, SyncMode.BOTH, read_percent=0)
                 head = await store.audited(work.conn, reference, "undo_cutover", evidence=changed)
                 await reach("undo_cutover.before_commit")
             await reach("undo_cutover.after_commit")
-            for shape in reversed(shapes_of(design)):
+            await swapping.swap_back(work)
+            for shape in reversed(shapes_of(work.migration.design)):
                 await shape.release(work)
             await release_constraints(work)
             return Outcome(summary="authority: old; nothing new is enforced", evidence=changed, audit_head=head)

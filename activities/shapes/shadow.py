@@ -195,7 +195,7 @@ class Shadow(Shape):
 
     async def check_way(self, conn: Connection) -> None:
         """Refuse what would keep the anchor from going."""
-        facts = await catalogue.table(conn, self.schema_name, self.table)
+        facts = await catalogue.table(conn, self.schema_name, self.design.anchor_name)
         moved = {column.name for column in self.design.downs} - {column.anchor for column in self.design.key}
         columns = facts.columns if self.design.kind == "shadow_table" else [c for c in facts.columns if c.name in moved]
         if held := sorted({what for column in columns for what in column.hanging("view")}):
@@ -214,13 +214,14 @@ class Shadow(Shape):
         if not await steps.is_contracted(work, self.label):
             hung = await copying.hung(work.conn, self.design)
             relations = {each.label: each for each in await catalogue.relations(work.conn, self.schema_name)}
+            anchor = relations[self.design.relation_label]
             versions = await chain.versions_with(
                 work.conn, self.plan, work.migration.id, self.schema_name, self.design.shown_as
             )
             shown = [shadow_phases.view(self.design, version) for version in versions]
             owner = await shadowing.view_owner(work.conn)
             apart = owner if owner == VIEW_OWNER else None
-            statements = shadow_final.finish(self.design, self.plan.name, hung, relations[self.label], shown, apart)
+            statements = shadow_final.finish(self.design, self.plan.name, hung, anchor, shown, apart)
             statements.append(shadow.drop_journal(self.design))
             later = [each.model_dump(mode="json") for each in shadow_final.to_validate(self.design, hung)]
             marks: dict[str, object] = {f"contracted {self.label}": True, to_validate: later}

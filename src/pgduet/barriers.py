@@ -42,6 +42,8 @@ NAMES = (
     "undo_shift.after_commit",
     "undo_cutover.before_commit",
     "undo_cutover.after_commit",
+    "swap_back.before_commit",
+    "swap_back.after_commit",
     "undo_verify.before_commit",
     "undo_verify.after_commit",
     "undo_verify.after_save",

@@ -7,6 +7,7 @@ import pytest
 from psycopg import errors, sql
 from psycopg.rows import dict_row
 from support.shadows import CUSTOMERS, OWNER, PLAN, Shadow, addresses, create_orders, wide
+from support.swaps import Swapping
 
 from pgduet.operations import shadow_final
 from pgduet.postgres import catalogue, copying
@@ -32,14 +33,15 @@ async def finish(m: Shadow) -> None:
     hung = await copying.hung(m.conn, m.design)
     relations = await catalogue.relations(m.conn, m.design.schema_name)
     m.conn.row_factory = psycopg.rows.tuple_row
-    relation = next(each for each in relations if each.table == m.design.table)
+    relation = next(each for each in relations if each.table == m.design.anchor_name)
     view = sql.Identifier("public_v2", m.design.shown_as)
     await m.run(shadow_final.finish(m.design, PLAN, hung, relation, [view], OWNER))
     for statement in shadow_final.validate(m.design, hung):
         await m.conn.execute(statement.sql)
 
 
-async def test_a_shadow_takes_its_anchors_place_with_all_that_hung_on_it(conn: Connection) -> None:
+@pytest.mark.parametrize("swapped", [False, True], ids=["by its own name", "after a swap"])
+async def test_a_shadow_takes_its_anchors_place_with_all_that_hung_on_it(conn: Connection, *, swapped: bool) -> None:
     await create_orders(conn, 10)
     await conn.execute(AROUND)
     base = wide()
@@ -49,10 +51,13 @@ async def test_a_shadow_takes_its_anchors_place_with_all_that_hung_on_it(conn: C
         base.columns[3].model_copy(update={"name": shop[0], "type": shop[1], "same": "shop", "default": "1"}),
     )
     anchors = (*base.anchors, base.anchors[3].model_copy(update={"name": shop[0], "type": shop[1], "same": "shop"}))
-    m = Shadow(conn, wide(columns=columns, anchors=anchors, rereads=True))
+    m = Swapping(conn, wide(columns=columns, anchors=anchors, rereads=True, guarded=True))
     await m.published()
     await conn.execute("INSERT INTO public.orders (code) VALUES ('by the old')")
     (last,) = await m.one("INSERT INTO public_v2.orders (code) VALUES ('by the new') RETURNING id")
+    if swapped:
+        await m.swap()
+        (last,) = await m.one("INSERT INTO public.orders (code) VALUES ('by the name') RETURNING id")
     await finish(m)
     assert await m.one("INSERT INTO public.orders (code) VALUES ('afterwards') RETURNING id, amount, shop") == (
         last + 1,

@@ -107,6 +107,9 @@ UNDOS = {
 
 BARRIER_OF = {"withdraw": "undo_verify"}
 
+REACHED = tuple(name for name in NAMES if not name.startswith("swap_back."))
+"""Tables that change in place keep their names; the scenario of a swap kills at those."""
+
 Connection = psycopg.AsyncConnection[Any]
 
 
@@ -177,7 +180,7 @@ class Lane:
 
 def deal(chance: random.Random) -> list[dict[str, int]]:
     """Deal all barriers out, each with the time at which the worker is killed there; the last share is empty."""
-    names = chance.sample(NAMES, len(NAMES))
+    names = chance.sample(REACHED, len(REACHED))
     turns = {name: chance.randint(1, TURNS.get(name.partition(".")[0], 1)) for name in names}
     return [{name: turns[name] for name in names[lane::LANES]} for lane in range(LANES)] + [{}]
 
@@ -201,7 +204,7 @@ async def test_a_worker_killed_at_every_barrier_in_turn_changes_nothing_of_the_o
             print(" ".join(lane.killed) or "no kill")  # noqa: T201  (shown with a failure)
         never = sorted(name for lane in lanes for name in lane.left)
         assert not never, f"barriers that no step reached as often as asked: {never}"
-        assert sorted(name for lane in lanes for name in lane.killed) == sorted(NAMES)
+        assert sorted(name for lane in lanes for name in lane.killed) == sorted(REACHED)
         *killed, calm = lanes
         for lane in killed:
             assert lane.dumps == calm.dumps, f"what is left differs after {lane.killed}"

@@ -72,6 +72,11 @@ class Client:
         query = "INSERT INTO {} (id, code, amount) VALUES (%s, %s, 1) ON CONFLICT DO NOTHING"
         return int((await self.execute(query, key, f"c{key}")).rowcount)
 
+    async def arrive(self) -> int:
+        """Insert a row that the table numbers."""
+        await self.execute("INSERT INTO {} (code, amount) VALUES (%s, 1)", "arrived")
+        return 1
+
     async def delete(self) -> int:
         gone = await (await self.execute("DELETE FROM {} WHERE id = %s RETURNING amount", self.key())).fetchone()
         return -int(gone[0]) if gone else 0
@@ -131,8 +136,10 @@ class Client:
 
 
 @asynccontextmanager
-async def clients(dsn: str, keys: int, kinds: list[str], relations: tuple[str, ...]) -> AsyncIterator[Counter[str]]:
-    """Let sixteen clients work while the block runs."""
+async def clients(
+    dsn: str, keys: int, kinds: list[str], relations: tuple[str, ...], count: int = CLIENTS
+) -> AsyncIterator[Counter[str]]:
+    """Let clients work while the block runs."""
     ledger: Counter[str] = Counter()
     stopped = False
 
@@ -142,7 +149,7 @@ async def clients(dsn: str, keys: int, kinds: list[str], relations: tuple[str, .
             await one.run(kinds, lambda: stopped)
 
     async with asyncio.TaskGroup() as group:
-        for number in range(CLIENTS):
+        for number in range(count):
             group.create_task(client(number))
         try:
             yield ledger

@@ -107,6 +107,7 @@ def test_the_defaults_of_the_policy_are_the_published_ones() -> None:
             "max_latency_ratio": 1.25,
             "max_latency_ms": None,
         },
+        "cutover": {"mode": "route"},
         "soak": {"window_s": 1209600.0, "legacy_idle_s": 604800.0, "census_every_s": 300.0},
         "gates": {"cutover": "manual", "contract": "manual"},
         "approvals": {"cutover": 1, "contract": 2},

@@ -267,6 +267,53 @@ _ALL = (
         "INSERT INTO events … ; SELECT lastval()",
         "INSERT INTO events … RETURNING id",
     ),
+    Rule(
+        "PD-H50",
+        "a swap puts row level security upon the table's name until contract",
+        "from cutover on COPY into the table is refused to all whom policies bind, and so is whoever sets `row_security = off`"
+        " (pg_dump); an UPDATE or DELETE whose condition is not leakproof (LIKE, a function) locks every row that it reads; NOWAIT"
+        " and SKIP LOCKED wait; TRUNCATE gives up where an old client is writing",
+        "load by INSERT, or before cutover or after contract; name the rows: `WHERE id IN (SELECT id FROM … WHERE …) AND …`; or cut"
+        " over by `route`",
+        "COPY orders FROM STDIN -- during the soak of a swap",
+        "INSERT INTO orders SELECT … -- or COPY after contract",
+    ),
+    Rule(
+        "PD-H51",
+        "roles that row level security does not bind could use the table by its name",
+        "after a swap they write the new table past its policies: an UPDATE or DELETE of theirs can meet an old client's in a"
+        " deadlock. Cutover refuses while one that was seen at the table by its name is connected",
+        "have services connect as roles that are no superusers and have no BYPASSRLS",
+        "ALTER ROLE shop SUPERUSER",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON orders TO shop",
+    ),
+    Rule(
+        "PD-H52",
+        "after a swap the table's name shows other columns",
+        "from cutover on statements that name a column that goes fail, `SELECT *` prepared before fails (0A000), and INSERT without"
+        " a column list fills others",
+        "name the columns, and only those that both shapes have; or cut over by `route`",
+        "INSERT INTO orders VALUES (1, 'x')",
+        "INSERT INTO orders (id, code) VALUES (1, 'x')",
+    ),
+    Rule(
+        "PD-H53",
+        "what is unique in the table is not so, by itself, under its name after a swap",
+        "from cutover on `ON CONFLICT` with these columns, or that constraint, fails there; the values stay unique until contract",
+        "name the new key in `ON CONFLICT`, or leave out what it is about; or cut over by `route`",
+        "INSERT INTO orders (id, at) … ON CONFLICT (id) DO NOTHING -- partitioned by at",
+        "INSERT INTO orders (id, at) … ON CONFLICT DO NOTHING",
+    ),
+    Rule(
+        "PD-H54",
+        "some things follow the table, not its name",
+        "until contract foreign keys, views, the sequence, functions over the row's type and tables changed in place in the same"
+        " plan stay with the old shape: `pg_get_serial_sequence`, TRUNCATE … RESTART IDENTITY, LOCK TABLE and a foreign key made"
+        " meanwhile speak of the table that has the name",
+        "name the sequence itself, lock rows; make foreign keys and views before cutover or after contract",
+        "SELECT setval(pg_get_serial_sequence('orders', 'id'), 1000)",
+        "SELECT setval('orders_id_seq', 1000)",
+    ),
 )
 
 RULES: dict[str, Rule] = {rule.id: rule for rule in _ALL}

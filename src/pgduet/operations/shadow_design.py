@@ -127,6 +127,13 @@ class Partition(Frozen):
     bound: str
 
 
+class Swapped(Frozen):
+    """What the way back from a swap gives back."""
+
+    key: str
+    """The name of the anchor's primary key, which the shadow's has meanwhile."""
+
+
 class ShadowDesign(Frozen):
     """A table in another shape beside the anchor."""
 
@@ -167,21 +174,45 @@ class ShadowDesign(Frozen):
     """The quoted names of tables whose foreign keys point to the anchor, and are made anew at contract."""
     outbound: tuple[str, ...] = ()
     """Those to which its own foreign keys point."""
+    swaps: bool = False
+    """Cutover gives the shadow the anchor's name (`policy.cutover.mode: swap`)."""
+    swapped: Swapped | None = None
+    """It has done so: written down in the transaction of the swap."""
 
     @property
     def relation(self) -> sql.Identifier:
-        """The anchor's quoted name."""
+        """The anchor's quoted name, as it is called now."""
+        return sql.Identifier(self.schema_name, self.anchor_name)
+
+    @property
+    def anchor_name(self) -> str:
+        """The anchor's name, as it is called now."""
+        return self.set_aside if self.swapped else self.table
+
+    @property
+    def relation_label(self) -> str:
+        """That name as text: what is locked."""
+        return self.relation.as_string(None)
+
+    @property
+    def named(self) -> sql.Identifier:
+        """The quoted name by which clients know the table, whichever of the two has it."""
         return sql.Identifier(self.schema_name, self.table)
 
     @property
     def label(self) -> str:
-        """The anchor's quoted name as text."""
-        return self.relation.as_string(None)
+        """That name as text: by it rows of the metadata are found, and messages speak of it."""
+        return self.named.as_string(None)
+
+    @property
+    def set_aside(self) -> str:
+        """The anchor's name while the shadow has its own: never the shadow's, lest a stale statement mistake them."""
+        return fit(f"{self.physical}_old")
 
     @property
     def shadow(self) -> sql.Identifier:
-        """The shadow's quoted name."""
-        return sql.Identifier(self.schema_name, self.physical)
+        """The shadow's quoted name, as it is called now."""
+        return sql.Identifier(self.schema_name, self.table if self.swapped else self.physical)
 
     @property
     def shadow_label(self) -> str:
@@ -191,7 +222,8 @@ class ShadowDesign(Frozen):
     @property
     def own(self) -> frozenset[str]:
         """The quoted names of what is ours in the user's schema until contract: no version shows it as a table."""
-        return frozenset([self.shadow_label])
+        ours = [self.physical, self.set_aside]
+        return frozenset(sql.Identifier(self.schema_name, name).as_string(None) for name in ours)
 
     @property
     def touched(self) -> frozenset[str]:
@@ -199,6 +231,12 @@ class ShadowDesign(Frozen):
         names = [self.physical, self.shown_as, *(each.name for each in self.partitions)]
         labels = (sql.Identifier(self.schema_name, name).as_string(None) for name in names)
         return frozenset([self.label, *labels, *self.inbound])
+
+    @property
+    def shown(self) -> frozenset[str]:
+        """The quoted names by which clients reach the new shape while it has the table's name: the table and its partitions."""
+        names = [self.table, *(each.name for each in self.partitions)]
+        return frozenset(sql.Identifier(self.schema_name, name).as_string(None) for name in names)
 
     @property
     def journal(self) -> sql.Identifier:

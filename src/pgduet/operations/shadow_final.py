@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from pgduet.operations import shadow_reverse, shadow_sync
+from pgduet.operations import shadow_reverse, shadow_swap, shadow_sync
 from pgduet.operations.expressions import Frozen
 from pgduet.operations.names import fit
 from pgduet.operations.shadow_design import ShadowDesign
@@ -87,6 +87,7 @@ def finish(
         *(locking(sql.Identifier(*target), Lock.ACCESS_EXCLUSIVE) for target in targets),
         *shadow_sync.drop_triggers(design, plan),
         *shadow_reverse.drop_reverse(design, plan),
+        *shadow_swap.drop_guard(design, plan),
         *make.open_shadow(view_owner),
         *(statement for view in views for statement in make.unnumbered(view)),
         # While the tables that they name as types have their names.
@@ -147,7 +148,8 @@ class _Final:
         ]
         made += [statement for each in hung.numbering for statement in self._numbered(each)]
         made.append(self._on(design.relation, "drop_anchor", "drop the old table"))
-        made.append(self._on_shadow("rename", f"becomes {design.shown_as}", name=sql.Identifier(design.shown_as)))
+        if design.swapped is None:
+            made.append(self._on_shadow("rename", f"becomes {design.shown_as}", name=sql.Identifier(design.shown_as)))
         made += [
             self._after(
                 "rename_sequence",
@@ -158,12 +160,8 @@ class _Final:
             for each in hung.numbering
             if each.identity
         ]
-        key = sql.Identifier(fit(f"{design.physical}_pkey"))
-        made.append(self._after("rename_constraint", "its key", constraint=key, name=sql.Identifier(hung.key)))
-        made += [
-            self._after("unique_using", each.name, name=sql.Identifier(each.name), index=sql.Identifier(each.working))
-            for each in design.unique
-        ]
+        if design.swapped is None:
+            made += self._renamed()
         made += self._defaults()
         for constraint in (*hung.outbound, *hung.inbound):
             at = constraint.relation if constraint in hung.inbound else self.final
@@ -174,6 +172,14 @@ class _Final:
                 how = trusted(_FIRES[fires])
                 made.append(self._after("enable_trigger", f"when {name} fires", how=how, trigger=sql.Identifier(name)))
         return made
+
+    def _renamed(self) -> list[Statement]:
+        """Give the shadow the names of the anchor's key and constraints; a swap has done so."""
+        key = sql.Identifier(fit(f"{self.design.physical}_pkey"))
+        return [
+            self._after("rename_constraint", "its key", constraint=key, name=sql.Identifier(self.hung.key)),
+            *(shadow_swap.as_constraint(self.design, self.final, each) for each in self.design.unique),
+        ]
 
     def without_columns(self) -> list[Statement]:
         """Drop the columns that have moved; the extracted table gets its name, and its foreign key to the parent."""
@@ -197,14 +203,13 @@ class _Final:
 
     def described(self, relation: Relation) -> list[Statement]:
         """Give the table owner, grants and comment of the one before."""
-        made = []
-        for grantee, rights in sorted(relation.grants.items()):
-            if rights:
-                listed = sql.SQL(", ").join(trusted(right) for right in rights)
-                query = block("tables", "grant").format(rights=listed, relation=self.final, role=role(grantee))
-                made.append(Statement(query, "its grants"))
-            numbered = [each for each in self.hung.numbering if each.by_default and "INSERT" in rights]
-            made += [self._may_number(each, grantee) for each in numbered]
+        made = shadow_swap.granted(self.design, self.final, relation)
+        made += [
+            self._may_number(each, grantee)
+            for grantee, rights in sorted(relation.grants.items())
+            for each in self.hung.numbering
+            if each.by_default and "INSERT" in rights
+        ]
         if self.hung.comment is not None:
             made.append(self._after("comment", "its comment", text=sql.Literal(self.hung.comment)))
         return [*made, self._after("owner", "its owner", role=Role(self.hung.owner))]

@@ -45,7 +45,7 @@ from pgduet.sql import block
 def policies(design: ShadowDesign) -> list[Statement]:
     """Create what leads new clients to the anchor's row before the shadow's: while nobody but us uses the shadow."""
     label = design.shadow_label
-    made = [_lock_function(design, "lock_update", "NO KEY UPDATE"), _lock_function(design, "lock_delete", "UPDATE")]
+    made = lock_functions(design)
     parts = {"shadow": design.shadow, "key": identifiers(design.key_names)}
     for name, routine in (
         ("policy_read", None),
@@ -61,9 +61,19 @@ def policies(design: ShadowDesign) -> list[Statement]:
     return made
 
 
+def lock_functions(design: ShadowDesign) -> list[Statement]:
+    """Create or replace what the policies call: it locks the anchor's row."""
+    return [_lock_function(design, "lock_update", "NO KEY UPDATE"), _lock_function(design, "lock_delete", "UPDATE")]
+
+
+def reverse_function(design: ShadowDesign, plan: str) -> Statement:
+    """Create or replace what writes the anchor."""
+    return function(design, "shadow_reverse", _Reverse(design, plan).body())
+
+
 def reverse(design: ShadowDesign, plan: str) -> list[Statement]:
     """Create what writes the anchor before the shadow: to be there before the shadow is published, and no earlier, for it costs."""
-    made = [function(design, "shadow_reverse", _Reverse(design, plan).body()), *_number(design)]
+    made = [reverse_function(design, plan), *_number(design)]
     when = "BEFORE INSERT OR UPDATE OR DELETE"
     return [
         *made,

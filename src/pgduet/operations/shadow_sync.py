@@ -88,7 +88,7 @@ def drop_triggers(design: ShadowDesign, plan: str) -> list[Statement]:
             block("sync", "drop_trigger").format(trigger=sql.Identifier(_name(plan, kind)), relation=design.relation),
             f"drop the shadow's trigger on {design.label}",
             Lock.ACCESS_EXCLUSIVE,
-            design.label,
+            design.relation_label,
         )
         for kind in ("row", "all")
     ]

@@ -187,6 +187,7 @@ class Plan(Part):
             *self._shapes(),
             *self._indexes(),
             *self._aggregates(),
+            *self._swaps(),
         ]
         if problems:
             refuse(*problems)
@@ -214,6 +215,15 @@ class Plan(Part):
                     error=UnknownTable,
                     hint=f"Name a table that the plan changes: {listed(known)}." if known else "Delete the aggregate.",
                 )
+
+    def _swaps(self) -> Iterator[Problem]:
+        """Refuse a swap where no table has a second one that could take its name."""
+        if self.policy.cutover.mode == "swap" and not any(isinstance(each, ShadowTable) for each in self.operations):
+            yield Problem(
+                "there is nothing to swap: tables that change in place keep their name, and show their old columns until contract",
+                at=("policy", "cutover", "mode"),
+                hint="Set `mode: route`. Clients move by version schemas, a role's search_path or the routing library.",
+            )
 
     def _brought(self) -> Iterator[tuple[TableName, str, KeyPath]]:
         """Walk the names of columns that the new version brings."""

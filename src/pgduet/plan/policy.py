@@ -141,6 +141,12 @@ class Shift(Part):
     max_latency_ms: Annotated[float, Field(strict=True, gt=0, le=3_600_000)] | None = None
 
 
+class Cutover(Part):
+    """How clients who name a table come to its new shape, where it has one: at contract, or by a change of names at cutover."""
+
+    mode: Literal["route", "swap"] = "route"
+
+
 class Soak(Part):
     """How long the old version lives on after cutover, and how long nobody may have used it before it goes."""
 
@@ -166,6 +172,7 @@ class Policy(Part):
     verify: Verify = Verify()
     shadow: Shadow = Shadow()
     shift: Shift = Shift()
+    cutover: Cutover = Cutover()
     soak: Soak = Soak()
     gates: Annotated[dict[GatedPhase, Gate], _over(DEFAULT_GATES)] = DEFAULT_GATES
     approvals: Annotated[dict[GatedPhase, Annotated[int, _whole(0, 100)]], _over(DEFAULT_APPROVALS)] = DEFAULT_APPROVALS

@@ -8,6 +8,7 @@ after it was not seen for as long as the plan says; an idle session that would u
 from typing import Literal
 
 from pgduet.messages import CensusResult, Client
+from pgduet.operations.design import Design
 from pgduet.postgres import chain, store
 from pgduet.postgres.readers import old_readers
 from pgduet.postgres.session import Connection
@@ -31,8 +32,7 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float, leav
             "schemas": [schema.name for schema, _ in known],
             "versions": [schema.version for schema, _ in known],
             "sides": [side for _, side in known],
-            "relations": sorted(migration.design.touched),
-            "base": sides.base,
+            **_tables(migration.design, sides.base),
         },
     )
     rows = await (
@@ -64,6 +64,22 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float, leav
         left = result.old_left if leaving == "old" else result.new_left
         left += [each for each in await _astray(conn, migration, leaving) if each not in left]
     return result
+
+
+def _tables(design: Design, base: str) -> dict[str, list[str]]:
+    """Give the tables that clients may name, and of which version those are: of the oldest, unless the name shows the new shape.
+
+    What only refers to a shadow's anchor is the same table in both versions.
+    """
+    referring = frozenset[str]().union(*(shadow.inbound for shadow in design.shadows))
+    referring -= {table.label for table in (*design.tables, *design.whole, *design.created, *design.dropped)}
+    names = sorted(design.touched - referring)
+    swapped = frozenset[str]().union(*(shadow.shown for shadow in design.shadows if shadow.swapped))
+    return {
+        "relations": names,
+        "table_sides": ["new" if name in swapped else "old" for name in names],
+        "table_versions": [design.to_version if name in swapped else base for name in names],
+    }
 
 
 async def _remembered(conn: Connection, migration: store.Migration, sides: chain.Sides) -> list[str]:

@@ -206,8 +206,8 @@ async def give_key(conn: Connection, design: ShadowDesign, plan: str, migration_
 
 
 async def hung(conn: Connection, design: ShadowDesign) -> Hung:
-    """Read what hangs on an anchor, as it is now."""
-    named = {"schema": design.schema_name, "table": design.table}
+    """Read what hangs on an anchor, as it is now; definitions speak of the table by the name that clients know."""
+    named = {"schema": design.schema_name, "table": design.anchor_name}
     early = conn.info.server_version < IDENTITIES
     (about,) = await _rows(conn, "about", named)
     oid = {"oid": about["oid"]}
@@ -215,9 +215,11 @@ async def hung(conn: Connection, design: ShadowDesign) -> Hung:
     for row in await _rows(conn, "constraints", oid):
         constraint = HungConstraint(
             schema_name=row["schema"],
-            table=row["table"],
+            table=design.table if (row["schema"], row["table"]) == tuple(named.values()) else row["table"],
             name=row["name"],
-            definition=row["definition"],
+            definition=_of(design, row, " REFERENCES ", "written", "(")
+            if row["kind"] == "inbound"
+            else row["definition"],
             valid=row["valid"],
             target=(row["target_schema"], row["target"]) if row["target"] else None,
         )
@@ -228,7 +230,10 @@ async def hung(conn: Connection, design: ShadowDesign) -> Hung:
         comment=about["comment"],
         inbound=tuple(found["inbound"]),
         outbound=(*found["check"], *found["outbound"]),
-        triggers=tuple((row["name"], row["definition"], row["enabled"]) for row in await _rows(conn, "triggers", oid)),
+        triggers=tuple(
+            (row["name"], _of(design, row, " ON ", "relation", " "), row["enabled"])
+            for row in await _rows(conn, "triggers", oid)
+        ),
         numbering=tuple(
             Numbering(
                 column=row["column"],
@@ -242,6 +247,11 @@ async def hung(conn: Connection, design: ShadowDesign) -> Hung:
             for row in await _rows(conn, "sequence", oid)
         ),
     )
+
+
+def _of(design: ShadowDesign, row: dict[str, Any], before: str, name: str, behind: str) -> str:
+    """Give a definition with the anchor's present name, which PostgreSQL has written there, replaced by its own."""
+    return str(row["definition"]).replace(f"{before}{row[name]}{behind}", f"{before}{design.label}{behind}", 1)
 
 
 async def _rows(conn: Connection, name: LiteralString, values: dict[str, Any]) -> list[dict[str, Any]]:

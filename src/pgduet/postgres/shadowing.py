@@ -82,7 +82,7 @@ async def _owner(conn: Connection) -> dict[str, Any]:
 
 async def heaps(conn: Connection, design: ShadowDesign) -> list[sql.Identifier]:
     """Give what has the anchor's pages: the table, or its partitions."""
-    found = await conn.execute(block("catalogue", "heaps"), {"relation": design.label})
+    found = await conn.execute(block("catalogue", "heaps"), {"relation": design.relation_label})
     return [sql.Identifier(row["schema"], row["table"]) for row in await found.fetchall()] or [design.relation]
 
 
@@ -204,7 +204,7 @@ async def drain(conn: Connection, design: ShadowDesign, pace: Pace, waits: Waits
 
 async def until_writers_left(conn: Connection, design: ShadowDesign, waits: Waits) -> None:
     """Wait until every transaction that has written the anchor so far has ended."""
-    query = block("shadow_phases", "writers").format(relation=sql.Literal(design.label))
+    query = block("shadow_phases", "writers").format(relation=sql.Literal(design.relation_label))
 
     async def now() -> set[str]:
         return {row["who"] for row in await (await conn.execute(query)).fetchall()}
@@ -218,7 +218,7 @@ async def until_writers_left(conn: Connection, design: ShadowDesign, waits: Wait
 
 
 async def _say_who(conn: Connection, design: ShadowDesign, waits: Waits) -> None:
-    who = (await writers(conn, design.label)).text or "clients"
+    who = (await writers(conn, design.relation_label)).text or "clients"
     waits(f"rows of {design.label} · {who}")
 
 

@@ -21,7 +21,7 @@ from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.shaped import shaping
 from pgduet.plan.models import ExtractTable, MergeRows, Plan, ShadowTable
 from pgduet.plan.shadow_operations import PartitionBy
-from pgduet.postgres import copying, merging, shadowing
+from pgduet.postgres import copying, merging, shadowing, swapping
 from pgduet.postgres.partitioning import choose
 from pgduet.postgres.session import Connection, condition
 
@@ -90,6 +90,9 @@ async def _shadow(
     }
     design = design.model_copy(update=update)
     await _try(conn, design, top)
+    if plan.policy.cutover.mode == "swap" and isinstance(operation, ShadowTable):
+        design = design.model_copy(update={"swaps": True})
+        made.hazards += await swapping.hazards(conn, index, operation, table, design)
     made.shadows.append(design)
 
 

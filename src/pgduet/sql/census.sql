@@ -8,8 +8,9 @@ SELECT count(*) AS routers, coalesce(sum(reads_old), 0)::bigint AS reads_old, co
 
 -- name: sample_sessions
 -- Sessions that use a version right now: by a lock on one of its views, by a role whose search_path names it, or, without either, by
--- a lock on a changed table itself (that is the oldest version).
-WITH known AS (SELECT * FROM unnest(%(schemas)s::text[], %(versions)s::text[], %(sides)s::text[]) AS k (schema, version, side)),
+-- a lock on a changed table itself (that is the oldest version, or after a swap the new one).
+WITH nameable AS (SELECT * FROM unnest(%(relations)s::text[], %(table_sides)s::text[], %(table_versions)s::text[]) AS r (name, side, version)),
+known AS (SELECT * FROM unnest(%(schemas)s::text[], %(versions)s::text[], %(sides)s::text[]) AS k (schema, version, side)),
 held AS (
   SELECT DISTINCT l.pid, k.version, k.side
     FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN known k ON k.schema = n.nspname
@@ -18,11 +19,11 @@ held AS (
   SELECT a.pid, a.usename::text AS role, a.application_name AS app, h.side, h.version, 'view' AS via
     FROM held h JOIN pg_stat_activity a USING (pid)
   UNION
-  SELECT a.pid, a.usename::text, a.application_name, 'old', %(base)s::text, 'table'
+  SELECT a.pid, a.usename::text, a.application_name, t.side, t.version, 'table'
     FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-   WHERE l.relation IN (SELECT to_regclass(r) FROM unnest(%(relations)s::text[]) r
-                         UNION SELECT p.relid FROM unnest(%(relations)s::text[]) r, pg_partition_tree(to_regclass(r)) p) AND l.pid <> pg_backend_pid()
-     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    JOIN (SELECT to_regclass(r.name)::oid AS oid, r.side, r.version FROM nameable r
+          UNION SELECT p.relid, r.side, r.version FROM nameable r, pg_partition_tree(to_regclass(r.name)) p) t ON t.oid = l.relation
+   WHERE l.pid <> pg_backend_pid() AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
      AND l.pid NOT IN (SELECT pid FROM held)
   UNION
   -- A role is of the first version that its search_path names.

@@ -208,6 +208,9 @@ END
 -- name: truncate_published
 -- Row by row: TRUNCATE would lock the shadow, which a new client's statement locks before the anchor.
 BEGIN
+  IF current_setting('pgduet.engine', true) = {label} THEN  -- the shadow is being emptied, and the anchor with it
+    RETURN NULL;
+  END IF;
   PERFORM set_config('pgduet.engine', {label}, true);
   DELETE FROM {shadow} AS s WHERE NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_s});
   PERFORM set_config('pgduet.engine', '', true);

@@ -78,7 +78,8 @@ ALTER VIEW {view} SET (security_invoker = true)
 -- name: constraints
 -- Foreign keys from and to the anchor, and its checks, in PostgreSQL's words; those of the table to itself count as inbound.
 SELECT n.nspname AS schema, c.relname AS table, k.conname AS name, regexp_replace(pg_get_constraintdef(k.oid), ' NOT VALID$', '') AS definition,
-       k.convalidated AS valid, tn.nspname AS target_schema, t.relname AS target, CASE WHEN k.confrelid = %(oid)s::oid THEN 'inbound' WHEN k.contype = 'f' THEN 'outbound' ELSE 'check' END AS kind
+       k.convalidated AS valid, tn.nspname AS target_schema, t.relname AS target, k.confrelid::regclass::text AS written,
+       CASE WHEN k.confrelid = %(oid)s::oid THEN 'inbound' WHEN k.contype = 'f' THEN 'outbound' ELSE 'check' END AS kind
   FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_class t ON t.oid = k.confrelid LEFT JOIN pg_namespace tn ON tn.oid = t.relnamespace
  WHERE (k.confrelid = %(oid)s::oid AND k.contype = 'f' OR k.conrelid = %(oid)s::oid AND k.contype IN ('f', 'c'))
@@ -86,7 +87,9 @@ SELECT n.nspname AS schema, c.relname AS table, k.conname AS name, regexp_replac
 
 -- name: triggers
 -- The user's own triggers.
-SELECT tgname AS name, pg_get_triggerdef(oid) AS definition, tgenabled::text AS enabled FROM pg_trigger
+SELECT tgname AS name, pg_get_triggerdef(oid) AS definition, tgenabled::text AS enabled,
+       (SELECT format('%%I.%%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = tgrelid) AS relation
+  FROM pg_trigger
  WHERE tgrelid = %(oid)s::oid AND NOT tgisinternal AND tgname NOT LIKE '~pgduet%%' AND tgname NOT LIKE '!pgduet%%' ORDER BY tgname
 
 -- name: sequence

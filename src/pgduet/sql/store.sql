@@ -39,6 +39,10 @@ UPDATE pgduet.migration
        ended_at = CASE WHEN %(state)s IN ('done', 'rolled_back') THEN clock_timestamp() END
  WHERE id = %(id)s
 
+-- name: set_design
+-- Names that a swap has changed: in the transaction that changes them.
+UPDATE pgduet.migration SET design = %(design)s, updated_at = clock_timestamp() WHERE id = %(id)s
+
 -- name: set_mode
 UPDATE pgduet.migration SET sync_mode = %(mode)s, updated_at = clock_timestamp() WHERE id = %(id)s
 

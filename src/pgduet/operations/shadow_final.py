@@ -48,6 +48,11 @@ class Numbering(Frozen):
     name: str
     step: int
     cache: int
+    start: int | None = None
+    smallest: int | None = None
+    """Only where it is not the type's own, as the largest."""
+    largest: int | None = None
+    cycle: bool = False
     by_default: bool = False
     """An identity that a partitioned table cannot have before PostgreSQL 17: there it becomes a sequence with a default."""
 
@@ -162,7 +167,8 @@ class _Final:
         made.append(self._after("rename_constraint", "its key", constraint=key, name=sql.Identifier(hung.key)))
         made += [
             self._after("unique_using", each.name, name=sql.Identifier(each.name), index=sql.Identifier(each.working))
-            for each in design.unique
+            # PostgreSQL puts no constraint upon a partitioned index: there it stays an index.
+            for each in (design.unique if design.partition_by is None else ())
         ]
         made += self._defaults()
         for constraint in (*hung.outbound, *hung.inbound):
@@ -229,12 +235,12 @@ class _Final:
         """Carry a sequence over with its place: nobody writes the anchor now."""
         sequence, column = sql.Identifier(each.schema_name, each.name), sql.Identifier(self._shadow_column(each.column))
         if not each.identity:
-            return [
-                self._on_shadow("own_sequence", f"{each.name} numbers it", sequence=sequence, column=column),
-                self._on_shadow("widen_sequence", "as far as bigint", sequence=sequence),
-            ]
+            made = [self._on_shadow("own_sequence", f"{each.name} numbers it", sequence=sequence, column=column)]
+            if any(c.name == self._shadow_column(each.column) and c.type == "bigint" for c in self.design.columns):
+                made.append(self._on_shadow("widen_sequence", "as far as bigint", sequence=sequence))
+            return made
         working = self._working(each)
-        parts = {"column": column, "working": working, "step": sql.Literal(each.step), "cache": sql.Literal(each.cache)}
+        parts = {"column": column, "working": working, "options": _options(each)}
         if each.by_default:
             made = [
                 self._on_shadow("create_sequence", f"{each.column} is numbered", **parts),
@@ -291,6 +297,13 @@ class _Final:
     def _after(self, template: str, summary: str, /, **parts: sql.Composable) -> Statement:
         """Make a statement on the table under its final name: it is locked already."""
         return Statement(block("shadow_final", template).format(relation=self.final, **parts), summary)
+
+
+def _options(each: Numbering) -> sql.Composable:
+    bounds = [("START", each.start), ("MINVALUE", each.smallest), ("MAXVALUE", each.largest)]
+    parts = [("INCREMENT BY", each.step), ("CACHE", each.cache), *bounds]
+    made = [sql.SQL(" ").join([trusted(word), sql.Literal(value)]) for word, value in parts if value is not None]
+    return sql.SQL(" ").join([*made, trusted("CYCLE" if each.cycle else "NO CYCLE")])
 
 
 def _name(each: HungConstraint) -> sql.Identifier:

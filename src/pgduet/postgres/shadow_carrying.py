@@ -1,0 +1,385 @@
+"""Reads what an anchor has beside its rows, over the shadow's columns and in PostgreSQL's own words (ADR 28).
+
+Mechanism: see `shadow_trial`. What reads a column that has no successor, or is refused over the other type, is `lost`, with the reason.
+Limits: a policy that asks its own table is refused; security labels, rules, exclusion constraints and deferrable keys are not
+carried, which is refused, too.
+"""
+
+from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, LiteralString
+
+from psycopg import sql
+
+from pgduet.operations.names import working_name
+from pgduet.operations.shadow_carried import (
+    Carried,
+    CarriedColumn,
+    CarriedPolicy,
+    CarriedPublication,
+    CarriedSequence,
+    CarriedStatistics,
+    KeyIndex,
+    Lost,
+    Right,
+    ShadowIndex,
+    keeps_values,
+    successors,
+)
+from pgduet.operations.shadow_design import ShadowDesign
+from pgduet.postgres.expressions import Rollback
+from pgduet.postgres.session import Connection
+from pgduet.postgres.shadow_trial import Row, Trial
+from pgduet.sql import block
+
+GONE = "it reads {}, which the new shape does not have"
+_READ: tuple[LiteralString, ...] = (
+    *("columns", "indexes", "statistics", "constraints", "triggers", "policies", "publications"),
+    *("published_unasked", "grants", "labels", "rules"),
+)
+
+
+async def carried(conn: Connection, design: ShadowDesign, plan: str) -> Carried:
+    """Read all that is to be carried over, and what cannot be."""
+    reading = Reading(conn, design)
+    try:
+        async with conn.transaction():
+            await conn.execute("SET LOCAL search_path = ''")
+            await reading.read()
+            raise Rollback
+    except Rollback:
+        return _Result(reading, plan).put_together()
+
+
+@dataclass
+class Reading:
+    """What the catalogue says of an anchor, and what PostgreSQL makes of it over the shadow's columns."""
+
+    conn: Connection
+    design: ShadowDesign
+    table: Row = field(default_factory=dict)
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+    lost: list[Lost] = field(default_factory=list)
+    identities: list[CarriedSequence] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.after = successors(self.design)
+        self.whole = self.design.kind == "shadow_table"
+        self.trial = Trial(self.conn, self.design, self.after)
+
+    async def read(self) -> None:
+        """Read everything, and try it."""
+        await self._ask(*_READ)
+        for row in await self._rows("sequences", {"oid": self.table["oid"]}):
+            grants = await self._rows("sequence_grants", {"oid": row["oid"]})
+            self.identities.append(
+                CarriedSequence(
+                    schema_name=row["schema"],
+                    name=row["name"],
+                    comment=row["comment"],
+                    grants=tuple(Right(**each) for each in grants),
+                )
+            )
+        await self.trial.open(self.rows["columns"])
+        await self._try_indexes()
+        for row in self.rows["statistics"]:
+            if self._stands("statistics", row):
+                await self._tried("statistics", row, self.trial.statistics(row))
+        await self._try_constraints()
+        await self._try_triggers()
+        await self._try_policies()
+        await self._try_publications()
+        await self.trial.close()
+
+    async def read_hung(self) -> None:
+        """Read constraints and triggers alone."""
+        await self._ask("columns", "constraints", "triggers")
+        await self.trial.open(self.rows["columns"])
+        await self._try_constraints()
+        await self._try_triggers()
+        await self.trial.close()
+
+    def names(self, columns: list[str]) -> list[str] | None:
+        """Give the shadow's names of columns; nothing where one has no successor."""
+        found = [self.after.get(name) for name in columns]
+        return [column.name for column in found if column] if all(found) else None
+
+    def kept(self, name: str) -> bool:
+        """Tell whether a column has its values in the shadow, too."""
+        column = self.after.get(name)
+        return column is not None and keeps_values(self.design, name, column)
+
+    def lose(self, kind: str, what: str, why: str, *, grave: bool = False) -> None:
+        """Note what is not carried over."""
+        self.lost.append(Lost(kind=kind, what=what, why=why, grave=grave))
+
+    async def _ask(self, *names: LiteralString) -> None:
+        (self.table,) = await self._rows("table", {"relation": self.design.label})
+        for name in names:
+            self.rows[name] = await self._rows(name, {"oid": self.table["oid"]})
+
+    async def _rows(self, name: LiteralString, values: Row) -> list[Row]:
+        return await (await self.conn.execute(block("shadow_carry", name), values)).fetchall()
+
+    async def _tried(self, kind: str, row: Row, trial: Awaitable[str | None], *, grave: bool = False) -> None:
+        why = await trial
+        if why is not None:
+            self.lose(kind, row["name"], why, grave=grave)
+
+    def _stands(self, kind: str, row: Row, *, grave: bool = False) -> bool:
+        """Tell whether all that something reads has a successor, and whether it belongs to an extracted table at all."""
+        if not self._touched(row):
+            return False
+        gone = [name for name in row["columns"] if name not in self.after]
+        if gone:
+            self.lose(kind, row["name"], GONE.format(", ".join(gone)), grave=grave)
+        return not gone
+
+    def _touched(self, row: Row) -> bool:
+        """Tell whether something is about columns that go to the shadow; its key alone does not count."""
+        keys = {column.anchor for column in self.design.key}
+        return self.whole or bool(set(row["columns"]) & self.after.keys() - keys)
+
+    async def _try_indexes(self) -> None:
+        for row in self.rows["indexes"]:
+            if row["primary"]:
+                if row["includes"] and self.whole:
+                    self.lose("index", row["name"], "what a primary key includes is not carried")
+            elif not self._touched(row):
+                continue
+            elif row["constraint"] == "x":
+                why = "PostgreSQL cannot build it beside clients"
+                self.lose("exclusion constraint", row["name"], why, grave=self.whole)
+            elif not row["valid"]:
+                self.lose("index", row["name"], "it is not valid")
+            elif self._stands("index", row):
+                await self._tried("index", row, self.trial.index(row))
+
+    async def _try_constraints(self) -> None:
+        for row in self.rows["constraints"]:
+            if not (row["own"] and row["kind"] in {"c", "f"} and self._touched(row)):
+                continue
+            kind = "check" if row["kind"] == "c" else "foreign key"
+            if not self.whole:
+                self.lose(kind, row["name"], "it goes with the columns that move")
+            elif self.design.partition_by and row["definition"].endswith(" NO INHERIT"):
+                self.lose(kind, row["name"], "a partitioned table has no check that its partitions lack", grave=True)
+            elif self._stands(kind, row) and row["kind"] == "c":
+                await self._tried(kind, row, self.trial.check(row))
+
+    async def _try_triggers(self) -> None:
+        for row in self.rows["triggers"] if self.whole else ():
+            if row["row"] and row["transition"] and self.design.partition_by:
+                self.lose("trigger", row["name"], "a partitioned table has none with a transition table", grave=True)
+            elif self._stands("trigger", row, grave=True):
+                await self._tried("trigger", row, self.trial.trigger(row, self.table["spelled"]), grave=True)
+
+    async def _try_policies(self) -> None:
+        if not self.whole:
+            if self.rows["policies"] or self.table["secured"]:
+                why = "the extracted table would have no policy"
+                self.lose("row level security", self.design.table, why, grave=True)
+            return
+        for row in self.rows["policies"]:
+            changed = [name for name in row["columns"] if not self.kept(name)]
+            if changed:
+                why = f"it reads {', '.join(changed)}, which the new version has otherwise"
+                self.lose("policy", row["name"], why, grave=True)
+            elif row["itself"]:
+                self.lose("policy", row["name"], "it asks the table that it is for", grave=True)
+            else:
+                await self._tried("policy", row, self.trial.policy(row), grave=True)
+
+    async def _try_publications(self) -> None:
+        for row in self.rows["publications"] if self.whole else ():
+            gone = [name for name in row["listed"] if name not in self.after]
+            if gone:
+                why = f"it lists {', '.join(gone)}, which the new shape does not have"
+                self.lose("publication", row["name"], why, grave=True)
+            elif not row["owned"]:
+                self.lose("publication", row["name"], "the worker's role may not put a table into it", grave=True)
+            elif self._stands("publication", row, grave=True):
+                await self._tried("publication", row, self.trial.row_filter(row), grave=True)
+
+
+@dataclass
+class _Result:
+    """Puts together what a reading has found."""
+
+    reading: Reading
+    plan: str
+
+    def put_together(self) -> Carried:
+        """Give all that is carried over."""
+        reading, table = self.reading, self.reading.table
+        rows, said, whole = reading.rows, reading.trial.said, reading.whole
+        if whole:
+            self._lose_plainly()
+        identity, clustered = self._marks()
+        return Carried(
+            persistence=table["persistence"],
+            tablespace=table["tablespace"],
+            options=(*table["options"], *(f"toast.{each}" for each in table["toast_options"])),
+            identity=table["identity"] if table["identity"] != "i" or identity else "d",
+            identity_index=identity,
+            clustered=clustered,
+            secured=table["secured"],
+            forced=table["forced"],
+            owner=table["owner"],
+            columns=tuple(self._columns()),
+            key=self._key() if whole else None,
+            indexes=tuple(self._index(row, words) for row, words in said("index")),
+            statistics=tuple(self._statistics(row, words) for row, words in said("statistics")),
+            policies=tuple(self._policy(row, words) for row, words in said("policy")),
+            publications=tuple(
+                CarriedPublication(
+                    name=row["name"],
+                    columns=tuple(reading.names(row["listed"]) or ()),
+                    condition=words["condition"],
+                )
+                for row, words in said("publication")
+            ),
+            unasked=tuple((row["name"], row["everything"]) for row in rows["published_unasked"]),
+            rights=tuple(each for row in rows["grants"] if (each := self._right(row)) is not None),
+            sequences=tuple(reading.identities) if whole else (),
+            constraint_comments=tuple(self._comments()),
+            trigger_comments=tuple((row["name"], row["comment"]) for row, _ in said("trigger") if row["comment"]),
+            lost=tuple(reading.lost),
+        )
+
+    def _lose_plainly(self) -> None:
+        """Name what nothing carries."""
+        reading = self.reading
+        for row in reading.rows["labels"]:
+            reading.lose("security label", row["name"], "what it means is its provider's", grave=True)
+        for row in reading.rows["rules"]:
+            reading.lose("rule", row["name"], "rules write past the shadow's triggers", grave=True)
+        for row in reading.rows["indexes"]:
+            if row["deferrable"]:
+                why = "a deferrable key is none for ON CONFLICT, by which new clients' rows reach the old table"
+                reading.lose("constraint", row["name"], why, grave=True)
+        if reading.table["method"] is not None:
+            reading.lose("access method", reading.table["method"], "the shadow would be a heap", grave=True)
+
+    def _marks(self) -> tuple[str | None, str | None]:
+        """Give the index by which logical replication names rows, and the one of CLUSTER, if they are carried."""
+        reading, rows = self.reading, self.reading.rows["indexes"]
+        there = {row["name"] for row, _ in reading.trial.said("index")} | {
+            row["name"] for row in rows if row["primary"]
+        }
+        identity = next((row["name"] for row in rows if row["identity"]), None)
+        clustered = next((row["name"] for row in rows if row["clustered"]), None)
+        if reading.whole and reading.table["identity"] == "i":
+            if reading.design.partition_by:
+                reading.lose("replica identity", str(identity), "partitions name their rows by the key")
+                identity = None
+            elif identity not in there:
+                reading.lose("replica identity", str(identity), "its index is not carried", grave=True)
+        return identity, clustered if clustered in there else None
+
+    def _comments(self) -> Iterator[tuple[str, str]]:
+        """Give the comments of the constraints that there will be."""
+        reading = self.reading
+        kept = {row["name"] for kind in ("check", "index") for row, _ in reading.trial.said(kind)}
+        for row in reading.rows["constraints"]:
+            parted = row["kind"] == "u" and reading.design.partition_by
+            there = (
+                row["kind"] == "p"
+                or row["name"] in kept
+                or (row["kind"] in {"f", "n"} and reading.names(row["columns"]))
+            )
+            if row["own"] and row["comment"] and there and not parted:
+                yield row["name"], row["comment"]
+
+    def _right(self, row: Row) -> Right | None:
+        if row["column"] is None:
+            return Right(**row) if self.reading.whole else None
+        column = self.reading.after.get(row["column"])
+        return Right(**{**row, "column": column.name}) if column is not None else None
+
+    def _columns(self) -> Iterator[CarriedColumn]:
+        design = self.reading.design
+        before = {row["name"]: row for row in self.reading.rows["columns"]}
+        keys = {column.anchor for column in design.key}
+        types = {anchor.name: anchor.type for anchor in design.anchors}
+        for name, column in self.reading.after.items():
+            row = before.get(name)
+            if row is None or (not self.reading.whole and name in keys):
+                continue
+            same = column.type == types[name]
+            yield CarriedColumn(
+                name=column.name,
+                storage=row["storage"] if same else None,
+                compression=row["compression"] if same else None,
+                statistics=row["statistics"],
+                options=tuple(row["options"]),
+                comment=column.comment or row["comment"],
+                not_null=row["not_null"] if not column.nullable else None,
+            )
+
+    def _key(self) -> KeyIndex | None:
+        for row in self.reading.rows["indexes"]:
+            if row["primary"]:
+                return KeyIndex(
+                    name=row["name"],
+                    options=tuple(row["options"]) if not self.reading.design.partition_by else (),
+                    tablespace=row["tablespace"],
+                    comment=row["comment"],
+                )
+        return None
+
+    def _index(self, row: Row, words: Row) -> ShadowIndex:
+        return ShadowIndex(
+            name=row["name"],
+            working=working_name(self.plan, row["name"]),
+            definition=_placed(words["definition"], words["predicate"], row["tablespace"]),
+            unique=row["unique"],
+            constraint=row["constraint"] == "u",
+            equal=row["unique"] and all(self.reading.kept(name) for name in row["columns"]),
+            keys=tuple(words["keys"]),
+            predicate=words["predicate"],
+            nulls_distinct=row["nulls_distinct"],
+            comment=row["comment"],
+            targets=tuple((place, target) for place, target in row["targets"]),
+        )
+
+    def _statistics(self, row: Row, words: Row) -> CarriedStatistics:
+        target = row["target"]
+        return CarriedStatistics(
+            schema_name=row["schema"],
+            name=row["name"],
+            working=working_name(self.plan, row["name"]),
+            definition=words["definition"],
+            owner=row["owner"],
+            target=target if target is not None and target >= 0 else None,
+            comment=row["comment"],
+        )
+
+    def _policy(self, row: Row, words: Row) -> CarriedPolicy:
+        return CarriedPolicy(
+            name=row["name"],
+            permissive=row["permissive"],
+            command=row["command"],
+            roles=tuple(row["roles"]),
+            role_ids=tuple(row["role_ids"]),
+            columns=tuple(self.reading.names(row["columns"]) or ()),
+            using=words["using"],
+            check=words["check"],
+            comment=row["comment"],
+            asks=bool(row["asks"]),
+        )
+
+
+def _placed(definition: str, predicate: str | None, tablespace: str | None) -> str:
+    """Put the tablespace where it belongs: PostgreSQL leaves it out of a definition."""
+    if tablespace is None:
+        return definition
+    place = f" TABLESPACE {sql.Identifier(tablespace).as_string(None)}"
+    if predicate is None:
+        return definition + place
+    wanted = "".join(predicate.split())
+    at = len(definition)
+    while (at := definition.rfind(" WHERE ", 0, at)) >= 0:
+        if "".join(definition[at + len(" WHERE ") :].split()) == wanted:
+            return definition[:at] + place + definition[at:]
+    return definition

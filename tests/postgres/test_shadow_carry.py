@@ -9,9 +9,11 @@ import pytest
 from psycopg.rows import dict_row
 from support.carrying import Carrying, create_everything, of_everything
 from support.described import described, mapped
+from support.shadows import CUSTOMERS, PARTS, addresses, create_orders, of_parts, parted, wide
 from support.worlds import VERSIONS, Servers, fresh_database
 
 from pgduet.local import EmbeddedPostgres
+from pgduet.operations.shadow_carried import late
 from pgduet.postgres import store
 
 Connection = psycopg.AsyncConnection[Any]
@@ -62,9 +64,8 @@ async def test_the_successor_of_a_table_with_everything_is_described_as_the_tabl
         assert rows == sorted(before[name], key=repr), name
     left = "SELECT array_agg(relname::text) FROM pg_class WHERE relname ~ 'pgduet_wide' "
     assert await m.one(left) == (None,)
-    assert await m.one(
-        "SELECT stxrelid::regclass::text FROM pg_statistic_ext JOIN pg_statistic_ext_data d ON d.stxoid = pg_statistic_ext.oid LIMIT 1"
-    ) == ("orders",)
+    known = "SELECT count(*)::int FROM pg_statistic_ext s JOIN pg_statistic_ext_data d ON d.stxoid = s.oid"
+    assert await m.one(known) == (2,)
     assert await m.one("SELECT count(*)::int FROM public.items JOIN public.orders o ON o.id = order_id") == (1,)
 
 
@@ -82,3 +83,129 @@ async def test_what_was_made_on_a_shadow_goes_with_it_and_the_anchor_is_as_it_wa
         assert await described(m.conn, "public.orders") == before
         left = "SELECT count(*)::int FROM pg_class WHERE relname ~ 'pgduet_wide'"
         assert await m.one(left) == (0,)
+
+
+async def through(m: Carrying) -> None:
+    """Go from nothing to contract."""
+    await m.expand()
+    await m.copy()
+    await m.keyed()
+    await m.drain()
+    await m.publish()
+    await m.cut_over()
+    await m.contract()
+
+
+async def bare(conn: Connection) -> None:
+    """Make the metadata that notes need."""
+    conn.row_factory = dict_row
+    await store.set_up(conn)
+    conn.row_factory = psycopg.rows.tuple_row
+
+
+async def test_a_partitioned_successor_has_every_index_on_every_partition(conn: Connection) -> None:
+    await create_orders(conn, 20)
+    await conn.execute("UPDATE public.orders SET at = '2026-02-03' WHERE id % 2 = 0")
+    await conn.execute("ALTER TABLE public.orders SET (fillfactor = 80, toast.autovacuum_enabled = false)")
+    await conn.execute("CREATE INDEX by_note ON public.orders (upper(note)) WHERE amount > 1")
+    await conn.execute("CREATE INDEX by_amount ON public.orders USING brin (amount)")
+    await conn.execute("ALTER TABLE public.orders ALTER note SET STATISTICS 50, ALTER note SET COMPRESSION pglz")
+    await conn.execute("COMMENT ON INDEX public.by_note IS 'noted'")
+    await conn.execute("CREATE STATISTICS public.together ON amount, note FROM public.orders")
+    m = Carrying(conn, parted())
+    await through(m)
+    names = "SELECT array_agg(i.indexrelid::regclass::text ORDER BY 1) FROM pg_index i WHERE indrelid = %s::regclass AND indisvalid"
+    assert await m.one(names, "public.orders") == (["by_amount", "by_note", "orders_pkey"],)
+    attached = "SELECT count(*)::int FROM pg_inherits WHERE inhparent = %s::regclass"
+    for name in ("by_amount", "by_note"):
+        assert await m.one(attached, f"public.{name}") == (3,)
+    options = (
+        "SELECT reloptions, (SELECT reloptions FROM pg_class t WHERE t.oid = c.reltoastrelid), pg_get_userbyid(relowner)"
+        " FROM pg_class c WHERE oid = 'public.orders_1'::regclass"
+    )
+    assert await m.one(options) == (["fillfactor=80"], ["autovacuum_enabled=false"], "postgres")
+    column = "SELECT attstattarget::int, attcompression::text FROM pg_attribute WHERE attrelid = 'public.orders_1'::regclass AND attname = 'note'"
+    assert await m.one(column) == (50, "p")
+    assert await m.one("SELECT obj_description('public.by_note'::regclass, 'pg_class')") == ("noted",)
+    assert await m.one("SELECT stxrelid::regclass::text FROM pg_statistic_ext") == ("orders",)
+
+
+async def test_the_successor_of_a_partitioned_table_is_indexed_as_it_was(conn: Connection) -> None:
+    await bare(conn)
+    await conn.execute(PARTS)
+    await conn.execute("CREATE INDEX by_note ON public.orders (note) INCLUDE (code)")
+    m = Carrying(conn, of_parts())
+    await through(m)
+    said = "SELECT pg_get_indexdef('public.by_note'::regclass)"
+    assert await m.one(said) == ("CREATE INDEX by_note ON public.orders USING btree (note) INCLUDE (code)",)
+
+
+async def test_what_hung_on_columns_that_move_moves_with_them(conn: Connection) -> None:
+    await create_orders(conn, 0)
+    await conn.execute(CUSTOMERS)
+    await conn.execute("CREATE INDEX by_name ON public.customers (name)")
+    await conn.execute("CREATE INDEX by_street ON public.customers (street text_pattern_ops) WHERE city <> 'x'")
+    await conn.execute("CREATE INDEX both ON public.customers (name, street)")
+    await conn.execute("ALTER TABLE public.customers ADD CONSTRAINT of_street UNIQUE (street)")
+    await conn.execute("ALTER TABLE public.customers ADD CONSTRAINT short CHECK (length(street) < 99)")
+    await conn.execute("ALTER TABLE public.customers ALTER street SET STATISTICS 42")
+    await conn.execute("COMMENT ON COLUMN public.customers.street IS 'where'")
+    await conn.execute("GRANT SELECT (street) ON public.customers TO PUBLIC")
+    m = Carrying(conn, addresses())
+    assert sorted((each.kind, each.what) for each in (await m.carried()).lost) == [
+        ("check", "short"),
+        ("index", "both"),
+    ]
+    await through(m)
+    found = "SELECT array_agg(indexname::text ORDER BY 1) FROM pg_indexes WHERE tablename = %s"
+    assert await m.one(found, "addresses") == (["addresses_pkey", "by_street", "of_street"],)
+    assert await m.one(found, "customers") == (["by_name", "customers_pkey"],)
+    street = (
+        "SELECT attstattarget::int, col_description(attrelid, attnum), attacl::text FROM pg_attribute"
+        " WHERE attrelid = 'public.addresses'::regclass AND attname = 'street'"
+    )
+    assert await m.one(street) == (42, "where", "{=r/postgres}")
+    assert await m.one("SELECT contype::text FROM pg_constraint WHERE conname = 'of_street'") == ("u",)
+
+
+async def test_a_uniqueness_over_other_values_binds_from_the_cutover_on(conn: Connection) -> None:
+    await create_orders(conn, 3)
+    await conn.execute("CREATE UNIQUE INDEX by_time ON public.orders (at, code)")
+    await conn.execute("CREATE UNIQUE INDEX by_amount ON public.orders (amount, lower(code)) WHERE amount > 0")
+    m = Carrying(conn, wide())
+    await m.published()
+    there = "SELECT count(*)::int FROM pg_index i JOIN pg_class c ON c.oid = indexrelid WHERE indrelid = %s::regclass AND relname ~ 'by_'"
+    assert await m.one(there, m.design.shadow_label) == (1,)
+    await conn.execute(
+        "INSERT INTO public_v2.orders (code, amount) VALUES ('C1', 5) ON CONFLICT (amount, lower(code)) WHERE amount > 0 DO NOTHING"
+    )
+    await m.cut_over()
+    assert await m.one(there, m.design.shadow_label) == (2,)
+    await m.undo_cut_over()
+    assert await m.one(there, m.design.shadow_label) == (1,)
+    assert [index.name for index in late(await m.carried())] == ["by_time"]
+
+
+async def test_a_shadow_in_a_publication_of_all_tables_is_filled_and_drained(conn: Connection) -> None:
+    await create_orders(conn, 10)
+    await conn.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    m = Carrying(conn, wide())
+    await m.expand()
+    await m.copy()
+    await conn.execute("UPDATE public.orders SET amount = 7 WHERE id = 3")
+    await m.keyed()
+    assert await m.drain() == 1
+    await m.publish()
+    await conn.execute("DELETE FROM public.orders WHERE id = 4")
+    assert await m.parity() == (9, 0)
+    await m.contract()
+    assert await m.one("SELECT relreplident::text FROM pg_class WHERE oid = 'public.orders'::regclass") == ("d",)
+
+
+async def test_nobody_gets_rights_on_a_shadow_by_default_privileges(conn: Connection) -> None:
+    await create_orders(conn, 1)
+    await conn.execute("ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT, UPDATE ON TABLES TO PUBLIC")
+    m = Carrying(conn, parted())
+    await m.expand()
+    given = "SELECT count(*)::int FROM pg_class c, aclexplode(c.relacl) x WHERE relname ~ '^(_pgduet|orders_)' AND x.grantee <> c.relowner"
+    assert await m.one(given) == (0,)

@@ -1,4 +1,4 @@
-"""Row level security of the user's: clients of both versions see and write exactly the rows that they saw before, in every phase."""
+"""Row level security of the user's: both versions' clients see and write exactly the rows that they saw before, in every phase."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -131,7 +131,7 @@ async def everybody(m: Carrying, relation: str) -> dict[str, list[Any]]:
 
 async def test_both_versions_clients_see_and_write_the_rows_that_they_saw_before(m: Carrying) -> None:
     before = await everybody(m, "public.orders")
-    assert len({repr(found) for found in before.values()}) == 3  # noqa: PLR2004  (who owns it and who bypasses are alike)
+    assert len({repr(found) for found in before.values()}) == 3  # who owns it and whom nothing binds are alike
     await m.expand()
     assert await everybody(m, "public.orders") == before
     await m.copy()
@@ -176,7 +176,12 @@ async def test_a_policy_that_changes_meanwhile_holds_once_it_is_read_again(m: Ca
 
 async def test_a_policy_over_what_changes_is_told_with_its_reason(m: Carrying) -> None:
     m.design = m.design.model_copy(
-        update={"columns": tuple(c if c.name != "status" else c.model_copy(update={"up": over("upper(t.state)")}) for c in m.design.columns)}
+        update={
+            "columns": tuple(
+                c if c.name != "status" else c.model_copy(update={"up": over("upper(t.state)")})
+                for c in m.design.columns
+            )
+        }
     )
     lost = {(each.what, each.grave): each.why for each in (await m.carried()).lost}
     assert "reads state" in lost["settled", True]

@@ -16,7 +16,7 @@ from pgduet.operations.shadow_sync import Form
 from pgduet.operations.statement import Statement
 from pgduet.operations.views import Relation
 from pgduet.postgres import catalogue, copying, shadow_carrying, shadow_hanging
-from support.shadows import OWNER, PLAN, VIEW, Shadow, over, wide
+from support.shadows import OWNER, PLAN, Shadow, over, wide
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -242,7 +242,11 @@ class Carrying(Shadow):
         )
         await self.conn.execute(f"GRANT USAGE, CREATE ON SCHEMA public, public_v2 TO {OWNER}".encode())
         await self.conn.execute("GRANT USAGE ON SCHEMA public_v2 TO PUBLIC")
-        await self.run(shadow.view(self.design, VIEW, await self.relation(), OWNER, "2"))
+        await self.run(
+            shadow.view(
+                self.design, sql.Identifier("public_v2", self.design.shown_as), await self.relation(), OWNER, "2"
+            )
+        )
 
     async def relation(self) -> Relation:
         """Read the anchor as views need it."""
@@ -250,11 +254,23 @@ class Carrying(Shadow):
             relations = await catalogue.relations(self.conn, self.design.schema_name)
         return next(each for each in relations if each.table == self.design.table)
 
+    async def late_indexes(self) -> None:
+        """Build what somebody has given the anchor since."""
+        there = await self.one("SELECT coalesce(array_agg(relname::text), '{}') FROM pg_class WHERE relkind = 'i'")
+        for index in early(await self.carried()):
+            if index.working not in there[0]:
+                await self.build(index)
+
     async def cut_over(self) -> None:
         """Build what binds everybody, and enforce."""
         for index in late(await self.carried()):
             await self.build(index)
         await self.form(Form.ENFORCE)
+
+    async def undo_cut_over(self) -> None:
+        """Release what bound everybody."""
+        await self.form(Form.BOTH)
+        await self.alone(shadow_carry.undo_cutover(self.design, await self.carried()))
 
     async def contract(self) -> None:
         """Let the shadow take its anchor's place with everything."""
@@ -263,7 +279,8 @@ class Carrying(Shadow):
         async with self.dict_rows():
             hung = await shadow_hanging.translated(self.conn, self.design, await copying.hung(self.conn, self.design))
             names = await catalogue.not_null_names(self.conn, self.design.shadow_label)
-        made = shadow_final.finish(self.design, PLAN, hung, relation, VIEW, OWNER)
+        view = sql.Identifier("public_v2", self.design.shown_as)
+        made = shadow_final.finish(self.design, PLAN, hung, relation, view, OWNER)
         await self.run([*made, *shadow_carry.at_contract(self.design, carried, names)])
         await self.alone(shadow_final.validate(self.design, hung))
 

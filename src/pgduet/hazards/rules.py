@@ -199,8 +199,8 @@ _ALL = (
     Rule(
         "PD-H35",
         "new clients reach a table in another shape through a view and its policies",
-        "until contract: NOWAIT and SKIP LOCKED wait for the old table's row all the same; COPY into the view is refused, as for every"
-        " view; so is everything under `row_security = off`, which pg_dump says",
+        "until contract: NOWAIT and SKIP LOCKED wait for the old table's row all the same; COPY into the view is refused, as for"
+        " every view; so is everything under `row_security = off`, which pg_dump says",
         "INSERT instead of COPY; dump the old version's tables (`pg_dump --enable-row-security` for the new)",
         "pg_dump --schema public_v2",
         "pg_dump --schema public",
@@ -216,8 +216,9 @@ _ALL = (
     Rule(
         "PD-H37",
         "subscribers will be sent a table that they may not have",
-        "a publication of all tables, or of the schema, publishes the new shape from its first row on, under its working name; one without"
-        " publish_via_partition_root publishes partitions under their own. A subscription stops at a table that it does not find",
+        "a publication of all tables, or of the schema, publishes the new shape from its first row on, under its working name; one"
+        " without publish_via_partition_root publishes partitions under their own. A subscription stops at a table that it does"
+        " not find",
         "name the tables of the publication, create the tables for the subscriber, or set publish_via_partition_root",
         "CREATE PUBLICATION p FOR ALL TABLES",
         "CREATE PUBLICATION p FOR TABLE orders, customers WITH (publish_via_partition_root = true)",
@@ -233,8 +234,8 @@ _ALL = (
     Rule(
         "PD-H39",
         "a table with row level security gets another shape",
-        "new clients see and write the rows that its policies give them, but until contract no index serves these conditions, and a policy"
-        " that is changed meanwhile holds for them once the engine has read it",
+        "new clients see and write the rows that its policies give them, but until contract no index serves these conditions, and"
+        " a policy that is changed meanwhile holds for them once the engine has read it",
         "have new clients name what they look for, not rely on the policy alone; change policies before or after",
         "SELECT * FROM public_v2.orders",
         "SELECT * FROM public_v2.orders WHERE tenant = 7",

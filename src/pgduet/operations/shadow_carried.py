@@ -1,7 +1,7 @@
 """What a shadow carries over from its anchor, as values: read and tried by `pgduet.postgres.shadow_carrying` (ADR 28).
 
-Names of columns are the shadow's, texts are PostgreSQL's own over them. Nothing of it is kept: it is read where it is needed, so what
-somebody gave the anchor during the migration is carried, too.
+Names of columns are the shadow's, texts are PostgreSQL's own over them. Nothing of it is kept: it is read where it is needed, so
+what somebody gave the anchor during the migration is carried, too.
 """
 
 from collections.abc import Sequence

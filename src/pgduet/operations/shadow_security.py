@@ -1,12 +1,12 @@
-"""The user's own row level security while there is a shadow: new clients see and write the rows that the anchor's policies give them.
+"""The user's own row level security beside a shadow: new clients have the rows that the anchor's policies give them (ADR 28).
 
-The version view runs with its owner's rights, whom our policies on the shadow bind. In their conditions `current_user` is the caller
-all the same, and `row_security_active` knows whether the anchor's policies bind him: not its owner, nor one with BYPASSRLS. So each of
-our policies asks, for its command, what PostgreSQL asks of the anchor: any permissive policy of a role that the caller has, and all
-restrictive ones. The anchor's row is locked last, and only where the caller may have it.
+The version view runs with its owner's rights, whom our policies on the shadow bind. In their conditions `current_user` is the
+caller all the same, and `row_security_active` knows whether the anchor's policies bind him: not its owner, nor one with BYPASSRLS.
+So each of our policies asks, for its command, what PostgreSQL asks of the anchor: any permissive policy of a role that the caller
+has, and all restrictive ones. The anchor's row is locked last, and only where the caller may have it.
 
-A policy that asks other tables does so in a function that runs as the caller: in a policy on the shadow, it would ask as the view's
-owner.
+A policy that asks other tables does so in a function that runs as the caller: in a policy on the shadow, it would ask as the
+view's owner.
 Limits: policies that change during the migration reach new clients when this is run again. Conditions of policies are no index
 conditions for them until contract.
 """

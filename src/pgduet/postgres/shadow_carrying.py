@@ -1,13 +1,14 @@
 """Reads what an anchor has beside its rows, over the shadow's columns and in PostgreSQL's own words (ADR 28).
 
-Mechanism: see `shadow_trial`. What reads a column that has no successor, or is refused over the other type, is `lost`, with the reason.
+Mechanism: see `shadow_trial`. What reads a column without a successor, or is refused over the other type, is `lost`, with the
+reason.
 Limits: a policy that asks its own table is refused; security labels, rules, exclusion constraints and deferrable keys are not
 carried, which is refused, too.
 """
 
 from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, LiteralString
+from typing import LiteralString
 
 from psycopg import sql
 
@@ -63,6 +64,7 @@ class Reading:
     identities: list[CarriedSequence] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        """Find the columns' successors."""
         self.after = successors(self.design)
         self.whole = self.design.kind == "shadow_table"
         self.trial = Trial(self.conn, self.design, self.after)

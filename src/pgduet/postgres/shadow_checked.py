@@ -35,7 +35,9 @@ _CURES = {
     "publication": "Take the table out of the publication, and put it in again after contract.",
     "replica identity": "Set REPLICA IDENTITY DEFAULT first.",
 }
-PARTITIONED_KEYS = 180000
+_SPREAD = "A partitioned table's keys have the columns by which it is spread: spread by the key."
+LATE_KEYS = 180000
+"""From this version of PostgreSQL on a foreign key of a partitioned table can be added NOT VALID."""
 
 
 async def checked(conn: Connection, plan: str, design: ShadowDesign) -> list[Hazard]:
@@ -144,38 +146,44 @@ async def _refuse_keys(conn: Connection, design: ShadowDesign, found: Carried, t
     """Refuse foreign keys that would have nothing to stand on."""
     if design.kind == "extract_table":
         return
-    after = successors(design)
-    unique = [set(design.primary_key), *(set(key.shadow) for key in design.unique)]
-    kept = {index.name for index in found.indexes if index.unique and index.predicate is None}
     async with conn.transaction():
         await conn.execute("SET LOCAL search_path = ''")
         (table,) = await _rows(conn, "table", {"relation": design.label})
         rows = await _rows(conn, "constraints", {"oid": table["oid"]})
-    unique += [{after[n].name for n in row["columns"]} for row in rows if row["own"] and row["name"] in kept]
+    unique = _unique(design, found, rows)
+    by = (*top, "partition_by") if design.partition_by else top
     for row in rows:
         if row["kind"] != "f":
             continue
-        for named in _changed(design, row):
-            message = f"foreign key {row['name']} of {row['schema']}.{row['table']} is over {named}, which the new version has otherwise"
+        key = f"foreign key {row['name']} of {row['schema']}.{row['table']}"
+        for name in _changed(design, row):
+            message = f"{key} is over {name}, which the new version has otherwise"
             raise NotSupported(message, place=place(top), hint=_AFTER)
-        us = (row["target_schema"], row["target"]) == (design.schema_name, design.table)
-        if us and {after[name].name for name in row["targets"]} not in unique:
-            message = f"foreign key {row['name']} of {row['schema']}.{row['table']} refers to ({', '.join(row['targets'])}), which is no key of the new shape"
-            hint = "A partitioned table's keys have the columns by which it is spread: drop the foreign key first, or spread by the key."
-            raise NotSupported(message, place=place((*top, "partition_by") if design.partition_by else top), hint=hint)
-        if row["own"] and design.partition_by and conn.info.server_version < PARTITIONED_KEYS:
-            message = f"foreign key {row['name']} cannot be added to a partitioned table without a scan under lock before PostgreSQL 18"
-            raise NotSupported(message, place=place((*top, "partition_by")), hint=_AFTER)
+        if _to_us(design, row) and {successors(design)[name].name for name in row["targets"]} not in unique:
+            message = f"{key} refers to ({', '.join(row['targets'])}), which is no key of the new shape"
+            raise NotSupported(message, place=place(by), hint=f"{_SPREAD} {_AFTER}" if design.partition_by else _AFTER)
+        if row["own"] and design.partition_by and conn.info.server_version < LATE_KEYS:
+            message = f"{key} cannot be added to a partitioned table without a scan under lock before PostgreSQL 18"
+            raise NotSupported(message, place=place(by), hint=_AFTER)
+
+
+def _unique(design: ShadowDesign, found: Carried, rows: list[dict[str, Any]]) -> list[set[str]]:
+    """Give what a foreign key can refer to in the new shape: sets of columns."""
+    after = successors(design)
+    kept = {index.name for index in found.indexes if index.unique and index.predicate is None}
+    constraints = [row for row in rows if row["own"] and row["name"] in kept]
+    known = [set(design.primary_key), *(set(key.shadow) for key in design.unique)]
+    return known + [{after[name].name for name in row["columns"]} for row in constraints]
+
+
+def _to_us(design: ShadowDesign, row: dict[str, Any]) -> bool:
+    return (row["target_schema"], row["target"]) == (design.schema_name, design.table)
 
 
 def _changed(design: ShadowDesign, row: dict[str, Any]) -> Iterator[str]:
     """Name the columns on our side of a foreign key whose values are others in the new version."""
     after = successors(design)
-    us = (design.schema_name, design.table)
-    ours = [
-        *(row["columns"] if row["own"] else ()),
-        *(row["targets"] if (row["target_schema"], row["target"]) == us else ()),
-    ]
+    ours = [*(row["columns"] if row["own"] else ()), *(row["targets"] if _to_us(design, row) else ())]
     yield from (name for name in ours if name not in after or not keeps_values(design, name, after[name]))
 
 

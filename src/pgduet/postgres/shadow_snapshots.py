@@ -1,11 +1,12 @@
 """Waits until nobody's snapshot is older than what was written into a shadow.
 
-A REPEATABLE READ client that began before rows were copied does not see them in the shadow. While the trigger notes such clients' keys
-that is no matter; once it writes the shadow itself, PostgreSQL would refuse the client's write (40001). So between the last drain
-and that form of the trigger we wait for the transactions that hold a snapshot from before, and for no others: those that begin
-meanwhile see the rows. Nobody waits for us, and the set of those we wait for only gets smaller.
-Limits: keys that such clients note while we wait are drained afterwards, so that one of them who writes the same row again in the same
-transaction can still get 40001. Where the worker's role may not see snapshots (pg_read_all_stats), every transaction counts.
+A REPEATABLE READ client that began before rows were copied does not see them in the shadow. While the trigger notes such clients'
+keys that is no matter; once it writes the shadow itself, PostgreSQL would refuse the client's write (40001). So between the last
+drain and that form of the trigger we wait for the transactions that hold a snapshot from before, and for no others: those that
+begin meanwhile see the rows. Nobody waits for us, and the set of those we wait for only gets smaller.
+Limits: keys that such clients note while we wait are drained afterwards; one of them who has begun before that drain and writes
+the same row after it can still get 40001. Where the worker's role may not see snapshots (pg_read_all_stats), every transaction
+counts.
 """
 
 from dataclasses import dataclass

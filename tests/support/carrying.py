@@ -9,9 +9,10 @@ from psycopg.rows import dict_row
 from pgduet.operations import shadow, shadow_carry, shadow_final, shadow_reverse, shadow_sync
 from pgduet.operations.constraints import CarriedIndex
 from pgduet.operations.declare import build
+from pgduet.operations.names import working_name
 from pgduet.operations.partitioned import attach, declare
 from pgduet.operations.shadow_carried import Carried, as_table, early, late
-from pgduet.operations.shadow_design import ShadowColumn
+from pgduet.operations.shadow_design import ShadowColumn, ShadowDesign
 from pgduet.operations.shadow_sync import Form
 from pgduet.operations.statement import Statement
 from pgduet.operations.views import Relation
@@ -121,7 +122,7 @@ async def create_everything(conn: Connection, text: str = EVERYTHING) -> None:
     await conn.execute(text.encode())
 
 
-def of_everything(**changes: Any) -> Any:
+def of_everything(**changes: Any) -> ShadowDesign:
     """Design its shadow: `id` becomes bigint, `note` is called `remark`, all else stays."""
     base = wide()
     by_name = {column.name: column for column in base.columns}
@@ -185,6 +186,11 @@ def of_everything(**changes: Any) -> Any:
 
 class Carrying(Shadow):
     """A shadow that carries all of its anchor over; steps as the engine takes them."""
+
+    def __init__(self, conn: Connection, design: ShadowDesign) -> None:
+        """Name the indexes of unique constraints as the resolver does."""
+        unique = tuple(each.model_copy(update={"working": working_name(PLAN, each.name)}) for each in design.unique)
+        super().__init__(conn, design.model_copy(update={"unique": unique}))
 
     async def carried(self) -> Carried:
         """Read what is to be carried, as it is now."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from psycopg import sql
 
-from pgduet.operations import declare
+from pgduet.operations import declare, shadow_security
 from pgduet.operations.shadow import partition_name
 from pgduet.operations.shadow_carried import (
     Carried,
@@ -97,7 +97,7 @@ def at_contract(design: ShadowDesign, carried: Carried, names: dict[str, str] | 
     made = [*make.indexes(), *make.statistics(), *make.columns(names or {})]
     if design.kind == "shadow_table":
         made += [*make.table(), *make.constraints(), *make.sequences(), *make.security(), *make.published()]
-    return [*made, *make.rights()]
+    return [*made, *make.rights(), *shadow_security.drop_functions(design, carried)]
 
 
 class _Contract:

@@ -150,6 +150,8 @@ class _Final:
             self._on(each.relation, "drop_constraint", f"{each.name} stands on the old table", constraint=_name(each))
             for each in hung.inbound
         ]
+        # A sequence is owned by a column of a table of its own owner's.
+        made.append(self._on_shadow("owner", "its owner", role=Role(hung.owner)))
         made += [statement for each in hung.numbering for statement in self._numbered(each)]
         made.append(self._on(design.relation, "drop_anchor", "drop the old table"))
         made.append(self._on_shadow("rename", f"becomes {design.shown_as}", name=sql.Identifier(design.shown_as)))

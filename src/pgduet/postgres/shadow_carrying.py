@@ -42,14 +42,19 @@ _READ: tuple[LiteralString, ...] = (
 
 async def carried(conn: Connection, design: ShadowDesign, plan: str) -> Carried:
     """Read all that is to be carried over, and what cannot be."""
-    reading = Reading(conn, design)
+    reading = await open_reading(conn, design)
     try:
         async with conn.transaction():
-            await conn.execute("SET LOCAL search_path = ''")
             await reading.read()
             raise Rollback
     except Rollback:
         return _Result(reading, plan).put_together()
+
+
+async def open_reading(conn: Connection, design: ShadowDesign) -> "Reading":
+    """Begin to read; what is tried has the session's own search_path, in which functions may find what they name."""
+    (found,) = await (await conn.execute(block("shadow_carry", "path"))).fetchall()
+    return Reading(conn, design, found["path"])
 
 
 @dataclass
@@ -58,6 +63,7 @@ class Reading:
 
     conn: Connection
     design: ShadowDesign
+    path: str
     table: Row = field(default_factory=dict)
     rows: dict[str, list[Row]] = field(default_factory=dict)
     lost: list[Lost] = field(default_factory=list)
@@ -82,7 +88,7 @@ class Reading:
                     grants=tuple(Right(**each) for each in grants),
                 )
             )
-        await self.trial.open(self.rows["columns"])
+        await self._open()
         await self._try_indexes()
         for row in self.rows["statistics"]:
             if self._stands("statistics", row):
@@ -91,15 +97,15 @@ class Reading:
         await self._try_triggers()
         await self._try_policies()
         await self._try_publications()
-        await self.trial.close()
+        await self._close()
 
     async def read_hung(self) -> None:
         """Read constraints and triggers alone."""
         await self._ask("columns", "constraints", "triggers")
-        await self.trial.open(self.rows["columns"])
+        await self._open()
         await self._try_constraints()
         await self._try_triggers()
-        await self.trial.close()
+        await self._close()
 
     def names(self, columns: list[str]) -> list[str] | None:
         """Give the shadow's names of columns; nothing where one has no successor."""
@@ -115,7 +121,17 @@ class Reading:
         """Note what is not carried over."""
         self.lost.append(Lost(kind=kind, what=what, why=why, grave=grave))
 
+    async def _open(self) -> None:
+        await self.trial.open(self.rows["columns"])
+        await self.conn.execute(block("shadow_carry", "set_path"), {"path": self.path})
+
+    async def _close(self) -> None:
+        await self.conn.execute(block("shadow_carry", "set_path"), {"path": ""})
+        await self.trial.close()
+
     async def _ask(self, *names: LiteralString) -> None:
+        # Then PostgreSQL writes every name in its texts with its schema.
+        await self.conn.execute(block("shadow_carry", "set_path"), {"path": ""})
         (self.table,) = await self._rows("table", {"relation": self.design.label})
         for name in names:
             self.rows[name] = await self._rows(name, {"oid": self.table["oid"]})

@@ -6,7 +6,7 @@ from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.shadow_final import Hung, HungConstraint
 from pgduet.postgres.expressions import Rollback
 from pgduet.postgres.session import Connection
-from pgduet.postgres.shadow_carrying import Reading
+from pgduet.postgres.shadow_carrying import Reading, open_reading
 from pgduet.postgres.shadow_trial import Row
 
 
@@ -17,10 +17,9 @@ async def translated(conn: Connection, design: ShadowDesign, hung: Hung) -> Hung
     """
     if design.kind == "extract_table":
         return hung
-    reading = Reading(conn, design)
+    reading = await open_reading(conn, design)
     try:
         async with conn.transaction():
-            await conn.execute("SET LOCAL search_path = ''")
             await reading.read_hung()
             raise Rollback
     except Rollback:

@@ -41,7 +41,7 @@ SELECT x.relname AS name,
 
 -- name: statistics
 SELECT n.nspname AS schema, s.stxname AS name, pg_get_userbyid(s.stxowner)::text AS owner, obj_description(s.oid, 'pg_statistic_ext') AS comment,
-       (to_jsonb(s) ->> 'stxstattarget')::int AS target, w.definition,
+       s.stxstattarget::int AS target, w.definition,
        ARRAY(SELECT DISTINCT a.attname FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
               WHERE d.classid = 'pg_statistic_ext'::regclass AND d.objid = s.oid AND d.refobjid = s.stxrelid)::text[] AS columns
   FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace,
@@ -131,7 +131,7 @@ SELECT rulename AS name FROM pg_rewrite WHERE ev_class = %(oid)s::oid ORDER BY 1
 -- name: leaning
 -- What else in the database stands upon the table, and would keep it from being dropped: views of the user's, functions that know its
 -- row, policies and rules of other tables, tables that inherit from it. Ours, and what goes or moves with it, does not count.
-SELECT DISTINCT pg_describe_object(d.classid, d.objid, 0) AS what
+SELECT DISTINCT CASE WHEN r.rulename = '_RETURN' THEN pg_describe_object('pg_class'::regclass, r.ev_class, 0) ELSE pg_describe_object(d.classid, d.objid, 0) END AS what
   FROM pg_depend d LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
   LEFT JOIN pg_class v ON v.oid = coalesce(r.ev_class, CASE WHEN d.classid = 'pg_class'::regclass THEN d.objid END) LEFT JOIN pg_namespace n ON n.oid = v.relnamespace
   LEFT JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid LEFT JOIN pg_namespace pn ON pn.oid = p.pronamespace
@@ -145,7 +145,7 @@ SELECT DISTINCT pg_describe_object(d.classid, d.objid, 0) AS what
          WHEN d.classid = 'pg_rewrite'::regclass THEN v.oid <> %(oid)s::oid AND n.nspname <> 'pgduet_views'
               AND NOT coalesce(obj_description(n.oid, 'pg_namespace') LIKE %(ours)s || '%%', false)
          WHEN d.classid = 'pg_proc'::regclass THEN pn.nspname <> 'pgduet'
-         WHEN d.classid = 'pg_policy'::regclass THEN y.polrelid <> %(oid)s::oid AND y.polrelid <> coalesce(to_regclass(%(shadow)s), 0)
+         WHEN d.classid = 'pg_policy'::regclass THEN y.polrelid <> %(oid)s::oid AND y.polrelid IS DISTINCT FROM to_regclass(%(shadow)s)::oid
          WHEN d.classid = 'pg_class'::regclass THEN v.relkind NOT IN ('i', 'I', 'S', 't') AND v.oid <> %(oid)s::oid AND NOT v.relispartition
          WHEN d.classid = 'pg_type'::regclass THEN NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = %(oid)s::oid AND d.objid IN (c.reltype, (SELECT typarray FROM pg_type WHERE oid = c.reltype)))
          ELSE d.classid NOT IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass, 'pg_trigger'::regclass, 'pg_statistic_ext'::regclass, 'pg_publication_rel'::regclass)
@@ -343,24 +343,24 @@ ALTER TABLE {relation} ADD CONSTRAINT {name} UNIQUE USING INDEX {index}
 SELECT substr(pg_get_indexdef(x.oid), 1 + length(format('CREATE %%sINDEX %%I ON %%s ', CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END, x.relname,
          i.indrelid::regclass))) AS definition, pg_get_expr(i.indpred, i.indrelid) AS predicate,
        ARRAY(SELECT '(' || pg_get_indexdef(x.oid, n, false) || ')' FROM generate_series(1, i.indnkeyatts) n ORDER BY n) AS keys
-  FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = to_regclass(%(shape)s) AND x.relname = %(name)s
+  FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = to_regclass(%(shape)s::text) AND x.relname = %(name)s::text
 
 -- name: tried_constraint
 SELECT pg_get_constraintdef(oid) AS definition, pg_get_expr(conbin, conrelid) AS condition
-  FROM pg_constraint WHERE conrelid = to_regclass(%(shape)s) AND conname = %(name)s
+  FROM pg_constraint WHERE conrelid = to_regclass(%(shape)s::text) AND conname = %(name)s::text
 
 -- name: tried_statistics
-SELECT substr(t.text, strpos(t.text, %(name)s) + length(%(name)s), length(t.text) - length(format(' FROM %%s', t.relation)) - strpos(t.text, %(name)s) - length(%(name)s) + 1) AS definition
-  FROM (SELECT s.stxrelid::regclass AS relation, pg_get_statisticsobjdef(s.oid) AS text
-          FROM pg_statistic_ext s WHERE s.stxrelid = to_regclass(%(shape)s) AND s.stxname = %(name)s) t
+SELECT substr(t.text, t.start, length(t.text) - length(format(' FROM %%s', t.relation)) - t.start + 1) AS definition
+  FROM (SELECT s.stxrelid::regclass AS relation, strpos(pg_get_statisticsobjdef(s.oid), s.stxname::text) + length(s.stxname::text) AS start, pg_get_statisticsobjdef(s.oid) AS text
+          FROM pg_statistic_ext s WHERE s.stxrelid = to_regclass(%(shape)s::text) AND s.stxname = %(name)s::text) t
 
 -- name: tried_trigger
 SELECT replace(pg_get_triggerdef(t.oid), format(' ON pg_temp.%%I ', c.relname), format(' ON %%s ', %(final)s::text)) AS definition
-  FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE c.oid = to_regclass(%(shape)s) AND t.tgname = %(name)s
+  FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE c.oid = to_regclass(%(shape)s::text) AND t.tgname = %(name)s::text
 
 -- name: tried_policy
 SELECT pg_get_expr(polqual, polrelid) AS using, pg_get_expr(polwithcheck, polrelid) AS check
-  FROM pg_policy WHERE polrelid = to_regclass(%(shape)s) AND polname = %(name)s
+  FROM pg_policy WHERE polrelid = to_regclass(%(shape)s::text) AND polname = %(name)s::text
 
 -- name: alter_policy
 ALTER POLICY {policy} ON {relation} TO PUBLIC {clauses}
@@ -372,3 +372,9 @@ NOT pg_catalog.row_security_active({relation}::regclass) OR {condition}
 -- Not in one expression: then PostgreSQL would put it in the policy's place, and ask as the view's owner.
 CREATE OR REPLACE FUNCTION {function}({arguments}) RETURNS boolean LANGUAGE sql STABLE
 BEGIN ATOMIC SELECT ({condition}) FROM (SELECT {row}) AS {alias}; END
+
+-- name: path
+SELECT current_setting('search_path') AS path
+
+-- name: set_path
+SELECT set_config('search_path', %(path)s::text, true)

@@ -124,7 +124,10 @@ async def test_a_partitioned_successor_has_every_index_on_every_partition(conn: 
         " FROM pg_class c WHERE oid = 'public.orders_1'::regclass"
     )
     assert await m.one(options) == (["fillfactor=80"], ["autovacuum_enabled=false"], "postgres")
-    column = "SELECT attstattarget::int, attcompression::text FROM pg_attribute WHERE attrelid = 'public.orders_1'::regclass AND attname = 'note'"
+    column = (
+        "SELECT attstattarget::int, attcompression::text FROM pg_attribute"
+        " WHERE attrelid = 'public.orders_1'::regclass AND attname = 'note'"
+    )
     assert await m.one(column) == (50, "p")
     assert await m.one("SELECT obj_description('public.by_note'::regclass, 'pg_class')") == ("noted",)
     assert await m.one("SELECT stxrelid::regclass::text FROM pg_statistic_ext") == ("orders",)
@@ -174,7 +177,10 @@ async def test_a_uniqueness_over_other_values_binds_from_the_cutover_on(conn: Co
     await conn.execute("CREATE UNIQUE INDEX by_amount ON public.orders (amount, lower(code)) WHERE amount > 0")
     m = Carrying(conn, wide())
     await m.published()
-    there = "SELECT count(*)::int FROM pg_index i JOIN pg_class c ON c.oid = indexrelid WHERE indrelid = %s::regclass AND relname ~ 'by_'"
+    there = (
+        "SELECT count(*)::int FROM pg_index i JOIN pg_class c ON c.oid = indexrelid"
+        " WHERE indrelid = %s::regclass AND relname ~ 'by_'"
+    )
     assert await m.one(there, m.design.shadow_label) == (1,)
     await conn.execute(
         "INSERT INTO public_v2.orders (code, amount) VALUES ('C1', 5) ON CONFLICT (amount, lower(code)) WHERE amount > 0 DO NOTHING"
@@ -207,5 +213,8 @@ async def test_nobody_gets_rights_on_a_shadow_by_default_privileges(conn: Connec
     await conn.execute("ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT, UPDATE ON TABLES TO PUBLIC")
     m = Carrying(conn, parted())
     await m.expand()
-    given = "SELECT count(*)::int FROM pg_class c, aclexplode(c.relacl) x WHERE relname ~ '^(_pgduet|orders_)' AND x.grantee <> c.relowner"
+    given = (
+        "SELECT count(*)::int FROM pg_class c, aclexplode(c.relacl) x"
+        " WHERE relname ~ '^(_pgduet|orders_)' AND x.grantee <> c.relowner"
+    )
     assert await m.one(given) == (0,)

@@ -29,7 +29,8 @@ CREATE POLICY own ON public.members USING (name = current_user);
 CREATE TABLE public.orders (id int PRIMARY KEY, tenant int NOT NULL, state text, amount int NOT NULL DEFAULT 0);
 INSERT INTO public.orders SELECT i, i % 3, CASE WHEN i % 5 = 0 THEN 'closed' ELSE 'open' END, i FROM generate_series(1, 30) i;
 CREATE POLICY tenants ON public.orders TO pgduet_rls_tenant, pgduet_rls_other
-  USING (tenant IN (SELECT m.tenant FROM public.members m)) WITH CHECK (tenant IN (SELECT m.tenant FROM public.members m) AND amount < 1000);
+  USING (tenant IN (SELECT m.tenant FROM public.members m))
+  WITH CHECK (tenant IN (SELECT m.tenant FROM public.members m) AND amount < 1000);
 CREATE POLICY shared ON public.orders FOR SELECT TO pgduet_rls_tenant USING (tenant = 0);
 CREATE POLICY settled ON public.orders AS RESTRICTIVE FOR UPDATE USING (state <> 'closed') WITH CHECK (true);
 CREATE POLICY kept ON public.orders AS RESTRICTIVE FOR DELETE TO pgduet_rls_other USING (id > 10);

@@ -4,9 +4,11 @@ import asyncio
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg.rows import dict_row
-from support.shadows import Form, Shadow, create_orders, wide
+from support.shadows import PLAN, Form, Shadow, create_orders, wide
 
+from pgduet.operations import shadow, shadow_sync
 from pgduet.postgres import shadow_snapshots
 
 Connection = psycopg.AsyncConnection[Any]
@@ -63,3 +65,35 @@ async def test_without_the_wait_such_a_client_is_refused(dsn: str, conn: Connect
         except psycopg.Error as error:
             refused = error.sqlstate
     assert refused is not None
+
+
+async def test_a_uniqueness_that_comes_while_changes_are_only_noted_refuses_old_clients(
+    dsn: str, conn: Connection
+) -> None:
+    for early in (True, False):
+        await conn.execute("DROP TABLE IF EXISTS public.orders CASCADE")
+        await create_orders(conn, 10)
+        m = Shadow(conn, wide())
+        await m.expand()
+        await m.copy()
+        await m.keyed()
+        await m.drain()
+        if early:
+            for statement in shadow.uniqueness(m.design):
+                await conn.execute(statement.sql)
+        async with await psycopg.AsyncConnection.connect(dsn) as noted:
+            await noted.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+            await noted.execute("UPDATE public.orders SET code = 'free' WHERE code = 'c1'")
+            await noted.commit()
+        if early:
+            with pytest.raises(psycopg.errors.UniqueViolation):
+                await conn.execute("UPDATE public.orders SET code = 'c1' WHERE code = 'c2'")
+            await m.run(shadow_sync.drop_triggers(m.design, PLAN))
+            await m.run([*shadow.drop(m.design), *shadow_sync.drop_functions(m.design)])
+        else:
+            await conn.execute("UPDATE public.orders SET code = 'c1' WHERE code = 'c2'")
+            await m.form(Form.BOTH)
+            await m.drain()
+            for statement in shadow.uniqueness(m.design):
+                await conn.execute(statement.sql)
+            assert await m.parity() == (10, 0)

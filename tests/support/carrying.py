@@ -45,10 +45,13 @@ CREATE TABLE public.orders (
     CONSTRAINT noted CHECK (note <> 'never')
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, toast.autovacuum_vacuum_threshold = 77);
 INSERT INTO public.orders (code, amount, note, ref) SELECT 'c' || i, i % 7, 'n' || i, i FROM generate_series(1, 50) i;
-CREATE TABLE public.items (order_id int REFERENCES public.orders ON DELETE CASCADE, code text REFERENCES public.orders (code) ON UPDATE CASCADE);
+CREATE TABLE public.items (
+    order_id int REFERENCES public.orders ON DELETE CASCADE, code text REFERENCES public.orders (code) ON UPDATE CASCADE
+);
 INSERT INTO public.items VALUES (5, 'c2');
 
-CREATE INDEX orders_note ON public.orders (note text_pattern_ops DESC NULLS LAST) INCLUDE (amount) WITH (fillfactor = 60) WHERE amount > 3;
+CREATE INDEX orders_note ON public.orders (note text_pattern_ops DESC NULLS LAST) INCLUDE (amount) WITH (fillfactor = 60)
+  WHERE amount > 3;
 CREATE INDEX orders_words ON public.orders ((upper(note)), (amount + 1));
 ALTER INDEX public.orders_words ALTER COLUMN 2 SET STATISTICS 99;
 CREATE UNIQUE INDEX orders_lower ON public.orders (lower(code));
@@ -75,7 +78,8 @@ ALTER TABLE public.orders ALTER COLUMN doc SET STORAGE EXTERNAL;
 ALTER TABLE public.orders ALTER COLUMN note SET COMPRESSION pglz;
 
 CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
-CREATE TRIGGER touch BEFORE UPDATE OF note, amount ON public.orders FOR EACH ROW WHEN (NEW.note IS DISTINCT FROM OLD.note) EXECUTE FUNCTION public.touch();
+CREATE TRIGGER touch BEFORE UPDATE OF note, amount ON public.orders FOR EACH ROW
+  WHEN (NEW.note IS DISTINCT FROM OLD.note) EXECUTE FUNCTION public.touch();
 CREATE TRIGGER rarely AFTER INSERT ON public.orders EXECUTE FUNCTION public.touch();
 ALTER TABLE public.orders DISABLE TRIGGER rarely;
 COMMENT ON TRIGGER touch ON public.orders IS 'touches';
@@ -86,7 +90,8 @@ CREATE POLICY limits ON public.orders AS RESTRICTIVE USING (amount < 1000);
 COMMENT ON POLICY mine ON public.orders IS 'who may what';
 ALTER TABLE public.orders ENABLE ROW LEVEL SECURITY;
 
-CREATE PUBLICATION by_columns FOR TABLE public.orders (id, code, note) WHERE (code <> 'c3') WITH (publish = 'insert, update, delete');
+CREATE PUBLICATION by_columns FOR TABLE public.orders (id, code, note) WHERE (code <> 'c3') WITH (publish = 'insert, update,
+       delete');
 CREATE PUBLICATION whole FOR TABLE public.orders WITH (publish = 'insert');
 
 COMMENT ON TABLE public.orders IS 'what was ordered';

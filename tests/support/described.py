@@ -10,13 +10,16 @@ Connection = psycopg.AsyncConnection[Any]
 
 QUERIES = {
     "table": """
-        SELECT c.relkind::text, c.relpersistence::text, pg_get_userbyid(c.relowner) AS owner, c.reloptions, t.reloptions AS toast, s.spcname,
+        SELECT c.relkind::text, c.relpersistence::text, pg_get_userbyid(c.relowner) AS owner, c.reloptions,
+               t.reloptions AS toast, s.spcname,
                c.relreplident::text, c.relrowsecurity, c.relforcerowsecurity, obj_description(c.oid, 'pg_class') AS comment
           FROM pg_class c LEFT JOIN pg_class t ON t.oid = c.reltoastrelid LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace
          WHERE c.oid = %(table)s::regclass""",
     "columns": """
-        SELECT a.attname, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull, a.attidentity::text, a.attgenerated::text, a.attstorage::text,
-               a.attcompression::text, coalesce(a.attstattarget, -1)::int AS target, a.attoptions, a.attcollation::regcollation::text AS collation,
+        SELECT a.attname, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull, a.attidentity::text,
+               a.attgenerated::text, a.attstorage::text,
+               a.attcompression::text, coalesce(a.attstattarget, -1)::int AS target, a.attoptions,
+                      a.attcollation::regcollation::text AS collation,
                pg_get_expr(d.adbin, d.adrelid) AS value, col_description(a.attrelid, a.attnum) AS comment
           FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
          WHERE a.attrelid = %(table)s::regclass AND a.attnum > 0 AND NOT a.attisdropped""",
@@ -26,17 +29,21 @@ QUERIES = {
         UNION ALL SELECT NULL, x.grantee::regrole::text, x.privilege_type, x.is_grantable
           FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) x WHERE c.oid = %(table)s::regclass""",
     "constraints": """
-        SELECT c.conrelid::regclass::text AS table, c.conname, c.contype::text, pg_get_constraintdef(c.oid) AS definition, c.convalidated,
+        SELECT c.conrelid::regclass::text AS table, c.conname, c.contype::text, pg_get_constraintdef(c.oid) AS definition,
+               c.convalidated,
                obj_description(c.oid, 'pg_constraint') AS comment
           FROM pg_constraint c WHERE %(table)s::regclass IN (c.conrelid, c.confrelid)""",
     "indexes": """
-        SELECT pg_get_indexdef(i.indexrelid) AS definition, i.indisvalid, i.indisprimary, i.indisclustered, i.indisreplident, s.spcname,
+        SELECT pg_get_indexdef(i.indexrelid) AS definition, i.indisvalid, i.indisprimary, i.indisclustered, i.indisreplident,
+               s.spcname,
                x.reloptions, pg_get_userbyid(x.relowner) AS owner, obj_description(x.oid, 'pg_class') AS comment,
-               (SELECT array_agg(a.attstattarget::int ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = x.oid AND a.attstattarget >= 0) AS targets
+               (SELECT array_agg(a.attstattarget::int ORDER BY a.attnum) FROM pg_attribute a
+                 WHERE a.attrelid = x.oid AND a.attstattarget >= 0) AS targets
           FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid LEFT JOIN pg_tablespace s ON s.oid = x.reltablespace
          WHERE i.indrelid = %(table)s::regclass""",
     "statistics": """
-        SELECT pg_get_statisticsobjdef(oid) AS definition, pg_get_userbyid(stxowner) AS owner, coalesce(stxstattarget, -1)::int AS target,
+        SELECT pg_get_statisticsobjdef(oid) AS definition, pg_get_userbyid(stxowner) AS owner, coalesce(stxstattarget,
+               -1)::int AS target,
                obj_description(oid, 'pg_statistic_ext') AS comment
           FROM pg_statistic_ext WHERE stxrelid = %(table)s::regclass""",
     "triggers": """
@@ -44,16 +51,21 @@ QUERIES = {
           FROM pg_trigger WHERE tgrelid = %(table)s::regclass AND NOT tgisinternal""",
     "policies": """
         SELECT polname, polpermissive, polcmd::text, ARRAY(SELECT r::regrole::text FROM unnest(polroles) r ORDER BY 1) AS roles,
-               pg_get_expr(polqual, polrelid) AS qual, pg_get_expr(polwithcheck, polrelid) AS checked, obj_description(oid, 'pg_policy') AS comment
+               pg_get_expr(polqual, polrelid) AS qual, pg_get_expr(polwithcheck, polrelid) AS checked, obj_description(oid,
+                      'pg_policy') AS comment
           FROM pg_policy WHERE polrelid = %(table)s::regclass""",
     "publications": """
         SELECT p.pubname, pg_get_expr(r.prqual, r.prrelid) AS filter,
-               ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs) ORDER BY 1) AS listed
+               ARRAY(SELECT a.attname::text FROM pg_attribute a
+                 WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs) ORDER BY 1) AS listed
           FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = %(table)s::regclass""",
     "sequences": """
-        SELECT s.oid::regclass::text AS name, a.attname, d.deptype::text, pg_get_userbyid(s.relowner) AS owner, format_type(q.seqtypid, NULL) AS type,
-               q.seqstart, q.seqincrement, q.seqmin, q.seqmax, q.seqcache, q.seqcycle, obj_description(s.oid, 'pg_class') AS comment,
-               ARRAY(SELECT format('%%s %%s', x.grantee::regrole, x.privilege_type) FROM aclexplode(s.relacl) x WHERE x.grantee <> s.relowner ORDER BY 1) AS rights
+        SELECT s.oid::regclass::text AS name, a.attname, d.deptype::text, pg_get_userbyid(s.relowner) AS owner,
+               format_type(q.seqtypid, NULL) AS type,
+               q.seqstart, q.seqincrement, q.seqmin, q.seqmax, q.seqcache, q.seqcycle, obj_description(s.oid,
+                      'pg_class') AS comment,
+               ARRAY(SELECT format('%%s %%s', x.grantee::regrole, x.privilege_type) FROM aclexplode(s.relacl) x
+                 WHERE x.grantee <> s.relowner ORDER BY 1) AS rights
           FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' JOIN pg_sequence q ON q.seqrelid = s.oid
           JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
          WHERE d.classid = 'pg_class'::regclass AND d.refobjid = %(table)s::regclass AND d.deptype IN ('a', 'i')""",

@@ -182,9 +182,9 @@ _ALL = (
     Rule(
         "PD-H33",
         "a partitioned table gets another shape",
-        "TRUNCATE of one partition, and DETACH and ATTACH of one, fire no trigger of the whole table: rows that come or go so are"
-        " not seen by the new version until they are reconciled",
-        "DELETE the rows instead, TRUNCATE the whole table, and leave its partitions as they are until contract",
+        "DETACH and ATTACH of a partition fire no trigger: rows that go or come so reach the new version when the engine looks"
+        " next. TRUNCATE of one reads the new version's rows through, once it is published",
+        "leave the partitions as they are until contract",
         "ALTER TABLE orders DETACH PARTITION january -- during the soak",
         "ALTER TABLE orders DETACH PARTITION january -- after contract",
     ),

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 from support.carrying import Carrying
-from support.shadows import ORDERS, PARTS, PLAN, create_orders, of_parts, over, parted, wide
+from support.shadows import CUSTOMERS, ORDERS, PARTS, PLAN, addresses, create_orders, of_parts, over, parted, wide
 from support.worlds import VERSIONS, Servers, fresh_database
 
 from pgduet.errors import NotSupported
@@ -210,6 +210,26 @@ async def test_what_contract_could_not_get_past_is_named_before_it(conn: Connect
     assert await not_yet() == []
     await m.contract()
     assert await m.one("SELECT count(*)::int FROM pg_indexes WHERE indexname = 'since'") == (1,)
+
+
+EXTRACTION = {
+    "trigger t": f"{TOUCH} CREATE TRIGGER t AFTER UPDATE OF street ON public.customers EXECUTE FUNCTION public.touch()",
+    "publication p": "CREATE PUBLICATION p FOR TABLE public.customers (id, street)",
+    "generated column loud": "ALTER TABLE public.customers ADD loud text GENERATED ALWAYS AS (upper(street)) STORED",
+    "row level security": "ALTER TABLE public.customers ENABLE ROW LEVEL SECURITY",
+}
+
+
+@pytest.mark.parametrize("what", EXTRACTION)
+async def test_what_would_keep_columns_from_moving_is_refused(conn: Connection, what: str) -> None:
+    await conn.execute(CUSTOMERS)
+    await conn.execute("CREATE VIEW public.names AS SELECT name FROM public.customers")
+    assert "PD-H38" not in {each.id for each in await checked(conn, addresses())}
+    await conn.execute("CREATE VIEW public.streets AS SELECT street FROM public.customers")
+    assert "PD-H38" in {each.id for each in await checked(conn, addresses())}
+    await conn.execute(EXTRACTION[what].encode())
+    with pytest.raises(NotSupported, match=what):
+        await checked(conn, addresses())
 
 
 @pytest.fixture(autouse=True)

@@ -90,8 +90,8 @@ CREATE POLICY limits ON public.orders AS RESTRICTIVE USING (amount < 1000);
 COMMENT ON POLICY mine ON public.orders IS 'who may what';
 ALTER TABLE public.orders ENABLE ROW LEVEL SECURITY;
 
-CREATE PUBLICATION by_columns FOR TABLE public.orders (id, code, note) WHERE (code <> 'c3') WITH (publish = 'insert, update,
-       delete');
+CREATE PUBLICATION by_columns FOR TABLE public.orders (id, code, note) WHERE (code <> 'c3')
+  WITH (publish = 'insert, update, delete');
 CREATE PUBLICATION whole FOR TABLE public.orders WITH (publish = 'insert');
 
 COMMENT ON TABLE public.orders IS 'what was ordered';

@@ -34,6 +34,7 @@ from pgduet.postgres.shadow_trial import Row, Trial
 from pgduet.sql import block
 
 GONE = "it reads {}, which the new shape does not have"
+_HOLDS = "it names columns that move, and would keep them from being dropped"
 _READ: tuple[LiteralString, ...] = (
     *("columns", "indexes", "statistics", "constraints", "triggers", "policies", "publications"),
     *("published_unasked", "grants", "labels", "rules"),
@@ -186,8 +187,11 @@ class Reading:
                 await self._tried(kind, row, self.trial.check(row))
 
     async def _try_triggers(self) -> None:
-        for row in self.rows["triggers"] if self.whole else ():
-            if row["row"] and row["transition"] and self.design.partition_by:
+        for row in self.rows["triggers"]:
+            if not self.whole:
+                if self._touched(row):
+                    self.lose("trigger", row["name"], _HOLDS, grave=True)
+            elif row["row"] and row["transition"] and self.design.partition_by:
                 self.lose("trigger", row["name"], "a partitioned table has none with a transition table", grave=True)
             elif self._stands("trigger", row, grave=True):
                 await self._tried("trigger", row, self.trial.trigger(row, self.table["spelled"]), grave=True)
@@ -209,7 +213,11 @@ class Reading:
                 await self._tried("policy", row, self.trial.policy(row), grave=True)
 
     async def _try_publications(self) -> None:
-        for row in self.rows["publications"] if self.whole else ():
+        for row in self.rows["publications"]:
+            if not self.whole:
+                if self._touched(row):
+                    self.lose("publication", row["name"], _HOLDS, grave=True)
+                continue
             gone = [name for name in row["listed"] if name not in self.after]
             if gone:
                 why = f"it lists {', '.join(gone)}, which the new shape does not have"
@@ -276,6 +284,13 @@ class _Result:
             if row["deferrable"]:
                 why = "a deferrable key is none for ON CONFLICT, by which new clients' rows reach the old table"
                 reading.lose("constraint", row["name"], why, grave=True)
+        for row in reading.rows["constraints"]:
+            if (
+                row["own"]
+                and row["kind"] in {"p", "u", "f"}
+                and ("PERIOD " in row["definition"] or " OVERLAPS" in row["definition"])
+            ):
+                reading.lose("constraint", row["name"], "keys over periods of time are not carried", grave=True)
         if reading.table["method"] is not None:
             reading.lose("access method", reading.table["method"], "the shadow would be a heap", grave=True)
 

@@ -67,13 +67,14 @@ async def not_yet(conn: Connection, plan: str, design: ShadowDesign) -> list[str
 
 
 async def leaning(conn: Connection, design: ShadowDesign) -> list[str]:
-    """Name what of others' stands upon the anchor, and would keep it from being dropped; nothing where columns move out of it."""
-    if design.kind == "extract_table":
-        return []
+    """Name what of others' stands upon the anchor, or upon the columns that move out of it, and would keep them from being dropped."""
+    moved = sorted(successors(design).keys() - {column.anchor for column in design.key})
+    columns = moved if design.kind == "extract_table" else None
     async with conn.transaction():
         await conn.execute("SET LOCAL search_path = ''")
         (table,) = await _rows(conn, "table", {"relation": design.label})
-        rows = await _rows(conn, "leaning", {"oid": table["oid"], "shadow": design.shadow_label, "ours": OURS})
+        asked = {"oid": table["oid"], "shadow": design.shadow_label, "ours": OURS, "columns": columns}
+        rows = await _rows(conn, "leaning", asked)
     return [row["what"] for row in rows]
 
 
@@ -126,8 +127,12 @@ async def _refuse_generated(conn: Connection, design: ShadowDesign, top: KeyPath
     """Refuse generated columns that would be computed from something else, or are computed when they are read."""
     after = successors(design)
     shown = {column.name for column in design.columns if column.generated is not None}
+    keys = {column.anchor for column in design.key}
     for row in await _rows(conn, "generated", {"relation": design.label}):
         if row["name"] not in shown:
+            if design.kind == "extract_table" and (moved := sorted(set(row["columns"]) & after.keys() - keys)):
+                message = f"generated column {row['name']} reads {', '.join(moved)}, which would move away from it"
+                raise NotSupported(message, place=place(top), hint="Drop the column first.")
             continue
         if row["virtual"]:
             message = f"generated column {row['name']} is VIRTUAL: the shadow would keep its values"

@@ -129,7 +129,7 @@ SELECT provider AS name FROM pg_seclabel WHERE classoid = 'pg_class'::regclass A
 SELECT rulename AS name FROM pg_rewrite WHERE ev_class = %(oid)s::oid ORDER BY 1
 
 -- name: leaning
--- What else in the database stands upon the table, and would keep it from being dropped: views of the user's, functions that know its
+-- What else in the database stands upon the table, or upon some of its columns, and would keep them from being dropped: views of the user's, functions that know its
 -- row, policies and rules of other tables, tables that inherit from it. Ours, and what goes or moves with it, does not count.
 SELECT DISTINCT CASE WHEN r.rulename = '_RETURN' THEN pg_describe_object('pg_class'::regclass, r.ev_class, 0) ELSE pg_describe_object(d.classid, d.objid, 0) END AS what
   FROM pg_depend d LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
@@ -141,6 +141,8 @@ SELECT DISTINCT CASE WHEN r.rulename = '_RETURN' THEN pg_describe_object('pg_cla
          -- A view may group by the key: it stands upon the constraint then.
          UNION ALL SELECT 'pg_constraint'::regclass, k.oid FROM pg_constraint k WHERE k.conrelid = %(oid)s::oid)
    AND d.deptype IN ('n', 'a')
+   AND (%(columns)s::text[] IS NULL OR d.refclassid = 'pg_class'::regclass AND d.refobjsubid IN (
+          SELECT attnum FROM pg_attribute WHERE attrelid = %(oid)s::oid AND attname = ANY (%(columns)s::text[])))
    AND CASE
          WHEN d.classid = 'pg_rewrite'::regclass THEN v.oid <> %(oid)s::oid AND n.nspname <> 'pgduet_views'
               AND NOT coalesce(obj_description(n.oid, 'pg_namespace') LIKE %(ours)s || '%%', false)

@@ -62,7 +62,7 @@ async def test_the_successor_of_a_table_with_everything_is_described_as_the_tabl
             sequence["type"] = "bigint"
     for name, rows in after.items():
         assert rows == sorted(before[name], key=repr), name
-    left = "SELECT array_agg(relname::text) FROM pg_class WHERE relname ~ 'pgduet_wide' "
+    left = "SELECT array_agg(relname::text) FROM pg_class WHERE relname LIKE '\\_pgduet%'"
     assert await m.one(left) == (None,)
     known = "SELECT count(*)::int FROM pg_statistic_ext s JOIN pg_statistic_ext_data d ON d.stxoid = s.oid"
     assert await m.one(known) == (2,)
@@ -148,7 +148,7 @@ async def test_what_hung_on_columns_that_move_moves_with_them(conn: Connection) 
     await conn.execute(CUSTOMERS)
     await conn.execute("CREATE INDEX by_name ON public.customers (name)")
     await conn.execute("CREATE INDEX by_street ON public.customers (street text_pattern_ops) WHERE city <> 'x'")
-    await conn.execute("CREATE INDEX both ON public.customers (name, street)")
+    await conn.execute("CREATE INDEX pair ON public.customers (name, street)")
     await conn.execute("ALTER TABLE public.customers ADD CONSTRAINT of_street UNIQUE (street)")
     await conn.execute("ALTER TABLE public.customers ADD CONSTRAINT short CHECK (length(street) < 99)")
     await conn.execute("ALTER TABLE public.customers ALTER street SET STATISTICS 42")
@@ -157,7 +157,7 @@ async def test_what_hung_on_columns_that_move_moves_with_them(conn: Connection) 
     m = Carrying(conn, addresses())
     assert sorted((each.kind, each.what) for each in (await m.carried()).lost) == [
         ("check", "short"),
-        ("index", "both"),
+        ("index", "pair"),
     ]
     await through(m)
     found = "SELECT array_agg(indexname::text ORDER BY 1) FROM pg_indexes WHERE tablename = %s"

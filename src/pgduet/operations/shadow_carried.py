@@ -178,15 +178,16 @@ def successors(design: ShadowDesign) -> dict[str, ShadowColumn]:
     """Map the anchor's columns to the shadow's that stand for them: the same, renamed, or of the same name in another type."""
     found: dict[str, ShadowColumn] = {}
     for anchor in design.anchors:
-        by_name = next((c for c in design.columns if c.name == anchor.name), None)
+        moves = design.kind == "extract_table"
+        near = (c for c in design.columns if (c.sources == (anchor.name,) if moves else c.name == anchor.name))
+        other = next(near, None)
         for column in design.columns:
             if column.same == anchor.name or _renamed(design, anchor.name, column):
                 found[anchor.name] = column
                 break
         else:
-            alone = by_name is not None and set(by_name.sources) <= {anchor.name}
-            if by_name is not None and alone and design.kind == "shadow_table":
-                found[anchor.name] = by_name
+            if other is not None and set(other.sources) <= {anchor.name}:
+                found[anchor.name] = other
     return found
 
 

@@ -67,7 +67,7 @@ async def not_yet(conn: Connection, plan: str, design: ShadowDesign) -> list[str
 
 
 async def leaning(conn: Connection, design: ShadowDesign) -> list[str]:
-    """Name what of others' stands upon the anchor, or upon the columns that move out of it, and would keep them from being dropped."""
+    """Name what of others' stands upon the anchor, or upon columns that move, and would keep them from being dropped."""
     moved = sorted(successors(design).keys() - {column.anchor for column in design.key})
     columns = moved if design.kind == "extract_table" else None
     async with conn.transaction():

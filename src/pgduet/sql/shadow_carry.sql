@@ -342,18 +342,20 @@ SET LOCAL default_tablespace = {tablespace}
 ALTER TABLE {relation} ADD CONSTRAINT {name} UNIQUE USING INDEX {index}
 
 -- name: tried_index
-SELECT substr(pg_get_indexdef(x.oid), 1 + length(format('CREATE %%sINDEX %%I ON %%s ', CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END, x.relname,
-         i.indrelid::regclass))) AS definition, pg_get_expr(i.indpred, i.indrelid) AS predicate,
+SELECT substr(pg_get_indexdef(x.oid), strpos(pg_get_indexdef(x.oid), format('%%I USING ', c.relname)) + length(format('%%I ', c.relname))) AS definition,
+       pg_get_expr(i.indpred, i.indrelid) AS predicate,
        ARRAY(SELECT '(' || pg_get_indexdef(x.oid, n, false) || ')' FROM generate_series(1, i.indnkeyatts) n ORDER BY n) AS keys
-  FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = to_regclass(%(shape)s::text) AND x.relname = %(name)s::text
+  FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_class c ON c.oid = i.indrelid
+ WHERE c.oid = to_regclass(%(shape)s::text) AND x.relname = %(name)s::text
 
 -- name: tried_constraint
 SELECT pg_get_constraintdef(oid) AS definition, pg_get_expr(conbin, conrelid) AS condition
   FROM pg_constraint WHERE conrelid = to_regclass(%(shape)s::text) AND conname = %(name)s::text
 
 -- name: tried_statistics
-SELECT substr(t.text, t.start, length(t.text) - length(format(' FROM %%s', t.relation)) - t.start + 1) AS definition
-  FROM (SELECT s.stxrelid::regclass AS relation, strpos(pg_get_statisticsobjdef(s.oid), s.stxname::text) + length(s.stxname::text) AS start, pg_get_statisticsobjdef(s.oid) AS text
+-- What stands between its name and the last ` FROM `, which is looked for from behind.
+SELECT substr(left(t.text, length(t.text) - strpos(reverse(t.text), ' MORF ') - 5), strpos(t.text, t.name) + length(t.name)) AS definition
+  FROM (SELECT s.stxname::text AS name, pg_get_statisticsobjdef(s.oid) AS text
           FROM pg_statistic_ext s WHERE s.stxrelid = to_regclass(%(shape)s::text) AND s.stxname = %(name)s::text) t
 
 -- name: tried_trigger

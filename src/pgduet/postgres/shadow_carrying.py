@@ -118,6 +118,10 @@ class Reading:
         column = self.after.get(name)
         return column is not None and keeps_values(self.design, name, column)
 
+    def spans(self, row: Row) -> bool:
+        """Tell whether a uniqueness would be one across the shadow's partitions."""
+        return bool(row["unique"] and set(self.design.partition_key) - set(self.names(row["key"]) or ()))
+
     def lose(self, kind: str, what: str, why: str, *, grave: bool = False) -> None:
         """Note what is not carried over."""
         self.lost.append(Lost(kind=kind, what=what, why=why, grave=grave))
@@ -172,6 +176,9 @@ class Reading:
             elif not row["valid"]:
                 self.lose("index", row["name"], "it is not valid")
             elif self._stands("index", row):
+                if self.spans(row):
+                    why = "PostgreSQL keeps rows unique within partitions, not across them: it becomes an index that is not unique"
+                    self.lose("index", row["name"], why)
                 await self._tried("index", row, self.trial.index(row))
 
     async def _try_constraints(self) -> None:
@@ -362,13 +369,14 @@ class _Result:
         return None
 
     def _index(self, row: Row, words: Row) -> ShadowIndex:
+        unique = row["unique"] and not self.reading.spans(row)
         return ShadowIndex(
             name=row["name"],
             working=working_name(self.plan, row["name"]),
             definition=_placed(words["definition"], words["predicate"], row["tablespace"]),
-            unique=row["unique"],
-            constraint=row["constraint"] == "u",
-            equal=row["unique"] and all(self.reading.kept(name) for name in row["columns"]),
+            unique=unique,
+            constraint=unique and row["constraint"] == "u",
+            equal=unique and all(self.reading.kept(name) for name in row["columns"]),
             keys=tuple(words["keys"]),
             predicate=words["predicate"],
             nulls_distinct=row["nulls_distinct"],

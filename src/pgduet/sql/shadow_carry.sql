@@ -33,6 +33,8 @@ SELECT x.relname AS name,
        ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum > 0
                AND (a.attnum = ANY (i.indkey) OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
                       AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum)) ORDER BY a.attnum)::text[] AS columns,
+       ARRAY(SELECT a.attname FROM unnest(i.indkey::int2[]) WITH ORDINALITY u(attnum, place) JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
+              WHERE u.place <= i.indnkeyatts)::text[] AS key,
        coalesce((SELECT jsonb_agg(jsonb_build_array(e.attnum, e.attstattarget) ORDER BY e.attnum) FROM pg_attribute e
          WHERE e.attrelid = x.oid AND e.attstattarget >= 0), '[]') AS targets
   FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid LEFT JOIN pg_tablespace s ON s.oid = x.reltablespace

@@ -1,20 +1,27 @@
 """A shadow carries over whatever hung on its anchor: after contract the catalogue says what it said before."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.rows import dict_row
 from support.carrying import Carrying, create_everything, of_everything
 from support.described import described, mapped
-from support.shadows import CUSTOMERS, PARTS, addresses, create_orders, of_parts, parted, wide
+from support.plans import parsed
+from support.shadows import CUSTOMERS, PARTS, PLAN, addresses, create_orders, of_parts, parted, wide
 from support.worlds import VERSIONS, Servers, fresh_database
 
+from pgduet.activities.building import build
+from pgduet.activities.engine import Work
 from pgduet.local import EmbeddedPostgres
-from pgduet.operations.shadow_carried import late
-from pgduet.postgres import store
+from pgduet.messages import Reference
+from pgduet.operations.design import Design
+from pgduet.operations.shadow_carried import as_table, early, late
+from pgduet.phases import Authority, Phase
+from pgduet.postgres import shadow_checked, store
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -112,6 +119,7 @@ async def test_a_partitioned_successor_has_every_index_on_every_partition(conn: 
     await conn.execute("ALTER TABLE public.orders ALTER note SET STATISTICS 50, ALTER note SET COMPRESSION pglz")
     await conn.execute("COMMENT ON INDEX public.by_note IS 'noted'")
     await conn.execute("CREATE STATISTICS public.together ON amount, note FROM public.orders")
+    await conn.execute("ALTER TABLE public.orders REPLICA IDENTITY FULL")
     m = Carrying(conn, parted())
     (lost,) = (await m.carried()).lost
     assert (lost.what, lost.grave) == ("orders_code_key", False)
@@ -125,6 +133,8 @@ async def test_a_partitioned_successor_has_every_index_on_every_partition(conn: 
     attached = "SELECT count(*)::int FROM pg_inherits WHERE inhparent = %s::regclass"
     for name in ("by_amount", "by_note"):
         assert await m.one(attached, f"public.{name}") == (3,)
+    named_by = "SELECT array_agg(DISTINCT relreplident::text) FROM pg_class WHERE relname ~ '^orders(_[0-9])?$'"
+    assert await m.one(named_by) == (["f"],)
     options = (
         "SELECT reloptions, (SELECT reloptions FROM pg_class t WHERE t.oid = c.reltoastrelid), pg_get_userbyid(relowner)"
         " FROM pg_class c WHERE oid = 'public.orders_1'::regclass"
@@ -214,13 +224,130 @@ async def test_a_shadow_in_a_publication_of_all_tables_is_filled_and_drained(con
     assert await m.one("SELECT relreplident::text FROM pg_class WHERE oid = 'public.orders'::regclass") == ("d",)
 
 
-async def test_nobody_gets_rights_on_a_shadow_by_default_privileges(conn: Connection) -> None:
+async def test_a_shadow_is_nobodys_by_default_privileges_and_is_as_safe_as_its_anchor(conn: Connection) -> None:
     await create_orders(conn, 1)
     await conn.execute("ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT, UPDATE ON TABLES TO PUBLIC")
+    await conn.execute("ALTER TABLE public.orders SET UNLOGGED")
     m = Carrying(conn, parted())
     await m.expand()
+    kept = "SELECT array_agg(DISTINCT relpersistence::text) FROM pg_class WHERE relname ~ '^orders_([0-9]|rest)$'"
+    assert await m.one(kept) == (["u"],)
     given = (
         "SELECT count(*)::int FROM pg_class c, aclexplode(c.relacl) x"
         " WHERE relname ~ '^(_pgduet|orders_)' AND x.grantee <> c.relowner"
     )
     assert await m.one(given) == (0,)
+
+
+async def test_an_index_whose_build_was_cut_short_is_built_again(dsn: str, conn: Connection) -> None:
+    await create_orders(conn, 20)
+    await conn.execute("CREATE INDEX by_note ON public.orders (note)")
+    m = Carrying(conn, wide())
+    await m.expand()
+    await m.copy()
+    await m.keyed()
+    (index,) = (each for each in early(await m.carried()) if each.name == "by_note")
+    async with await psycopg.AsyncConnection.connect(dsn) as writer:
+        await writer.execute("INSERT INTO public.orders (code) VALUES ('held')")
+        await conn.execute("SET statement_timeout = 300")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            await m.build(index)
+        await conn.execute("RESET statement_timeout")
+    state = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(format('public.%%I', %s::text))"
+    assert await m.one(state, index.working) == (False,)
+
+    @asynccontextmanager
+    async def beside() -> AsyncIterator[Connection]:
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, row_factory=dict_row) as found:
+            yield found
+
+    async with beside() as engine:
+        work = Work(engine, migration(), Reference(database="shop", name=PLAN, migration_id=1), "test", beside)
+        assert await build(work, as_table(m.design), index)
+        assert await m.one(state, index.working) == (True,)
+        assert not await build(work, as_table(m.design), index)
+
+
+def migration() -> store.Migration:
+    """Give a migration with a policy, as the builder needs it."""
+    plan = parsed()
+    return store.Migration(
+        id=1,
+        name=PLAN,
+        attempt=1,
+        checksum="",
+        phase=Phase.VERIFY,
+        ended=False,
+        state="running",
+        authority=Authority.OLD,
+        sync_mode=None,
+        compensations=[],
+        plan=plan,
+        design=Design(name=PLAN, from_version="1", to_version="2", unmappable="refuse", tables=()),
+        parity=None,
+        no_return=False,
+        paused=False,
+        read_percent=0,
+        going_back=None,
+    )
+
+
+WORKER = """
+DO $$ BEGIN IF to_regrole('pgduet_carry_worker') IS NULL THEN CREATE ROLE pgduet_carry_worker; END IF; END $$;
+GRANT pgduet_carry_owner, pgduet_view_owner TO pgduet_carry_worker;
+GRANT ALL ON SCHEMA public TO pgduet_carry_worker, pgduet_view_owner;
+GRANT ALL ON SCHEMA pgduet TO pgduet_carry_worker;
+GRANT ALL ON ALL TABLES IN SCHEMA pgduet TO pgduet_carry_worker;
+GRANT ALL ON ALL SEQUENCES IN SCHEMA pgduet TO pgduet_carry_worker;
+GRANT CREATE ON TABLESPACE pgduet_carry_space TO pgduet_carry_worker;
+ALTER PUBLICATION by_columns OWNER TO pgduet_carry_owner;
+ALTER PUBLICATION whole OWNER TO pgduet_carry_owner;
+ALTER STATISTICS public.orders_together OWNER TO pgduet_carry_owner;
+ALTER TABLE public.items OWNER TO pgduet_carry_owner;
+ALTER TABLE public.shops OWNER TO pgduet_carry_owner;
+CREATE SCHEMA public_v2 AUTHORIZATION pgduet_carry_worker;
+GRANT ALL ON SCHEMA public_v2 TO pgduet_view_owner;
+"""
+
+
+async def test_all_of_it_is_carried_by_a_worker_that_is_no_superuser(m: Carrying) -> None:
+    await m.conn.execute(
+        sql.SQL("GRANT CREATE ON DATABASE {} TO pgduet_carry_owner").format(sql.Identifier(m.conn.info.dbname))
+    )
+    await m.view_owner()
+    await m.conn.execute(WORKER)
+    before = await described(m.conn, "public.orders")
+    await m.conn.execute("SET SESSION AUTHORIZATION pgduet_carry_worker")
+    await m.expand()
+    await m.copy()
+    await m.keyed()
+    await m.drain()
+    await m.publish()
+    await m.contract()
+    await m.conn.execute("RESET SESSION AUTHORIZATION")
+    after = await described(m.conn, "public.orders")
+    for name in ("rights", "indexes", "statistics", "policies", "publications"):
+        assert after[name] == mapped(before, {"note": "remark"})[name], name
+
+
+async def test_foreign_keys_stand_on_a_partitioned_successor(conn: Connection) -> None:
+    await create_orders(conn, 6)
+    await conn.execute("ALTER TABLE public.orders ADD CONSTRAINT by_both UNIQUE (id, at)")
+    await conn.execute(
+        "CREATE TABLE public.items (id int, at timestamp, FOREIGN KEY (id, at) REFERENCES public.orders (id, at))"
+    )
+    await conn.execute("INSERT INTO public.items SELECT id, at FROM public.orders")
+    at = {"type": "timestamp without time zone", "up": None, "same": "at", "default": None}
+    base = parted()
+    columns = tuple(c if c.name != "at" else c.model_copy(update=at) for c in base.columns)
+    kept = {"down": None, "same": "at"}
+    anchors = tuple(a if a.name != "at" else a.model_copy(update=kept) for a in base.anchors)
+    m = Carrying(conn, base.model_copy(update={"columns": columns, "anchors": anchors}))
+    async with m.dict_rows():
+        await shadow_checked.checked(conn, PLAN, m.design)
+    await through(m)
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        await conn.execute("DELETE FROM public.orders WHERE id = 1")
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        await conn.execute("INSERT INTO public.items VALUES (1, '2026-02-02')")
+    assert await m.one("SELECT count(*)::int FROM pg_constraint WHERE NOT convalidated") == (0,)

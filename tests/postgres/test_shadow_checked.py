@@ -1,5 +1,6 @@
 """What `check` says of a shadow: refused with the reason, told as a hazard, or asked for before the point of no return."""
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -129,16 +130,24 @@ REFUSED: dict[str, tuple[str, ShadowDesign, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-async def test_what_cannot_be_carried_is_refused_with_reason_place_and_cure(conn: Connection, case: str) -> None:
-    given, design, says = REFUSED[case]
+async def refusal(conn: Connection, given: str, design: ShadowDesign) -> NotSupported:
+    """Give the anchor something, check, and take it away again; gives why it is refused."""
+    async with conn.transaction(force_rollback=True):
+        await conn.execute(given.encode())
+        with pytest.raises(NotSupported) as refused:
+            await checked(conn, design)
+    return refused.value
+
+
+async def test_what_cannot_be_carried_is_refused_with_reason_place_and_cure(conn: Connection) -> None:
     await conn.execute(ORDERS)
-    await checked(conn, design if "type" not in case and "compares" not in case else wide())
-    await conn.execute(given.encode())
-    with pytest.raises(NotSupported, match=says) as refused:
+    for design in (wide(), loud(), parted()):
         await checked(conn, design)
-    assert refused.value.place
-    assert refused.value.hint
+    for case, (given, design, says) in REFUSED.items():
+        refused = await refusal(conn, given, design)
+        assert re.search(says, refused.message), (case, refused.message)
+        assert refused.place, case
+        assert refused.hint, case
 
 
 async def test_a_virtual_column_is_refused_where_there_are_such(conn: Connection) -> None:
@@ -220,16 +229,14 @@ EXTRACTION = {
 }
 
 
-@pytest.mark.parametrize("what", EXTRACTION)
-async def test_what_would_keep_columns_from_moving_is_refused(conn: Connection, what: str) -> None:
+async def test_what_would_keep_columns_from_moving_is_refused(conn: Connection) -> None:
     await conn.execute(CUSTOMERS)
     await conn.execute("CREATE VIEW public.names AS SELECT name FROM public.customers")
     assert "PD-H38" not in {each.id for each in await checked(conn, addresses())}
     await conn.execute("CREATE VIEW public.streets AS SELECT street FROM public.customers")
     assert "PD-H38" in {each.id for each in await checked(conn, addresses())}
-    await conn.execute(EXTRACTION[what].encode())
-    with pytest.raises(NotSupported, match=what):
-        await checked(conn, addresses())
+    for what, given in EXTRACTION.items():
+        assert what in (await refusal(conn, given, addresses())).message
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,10 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
-from support.shadows import PARTS, PLAN, Form, Shadow, of_parts
+from support.shadows import PARTS, PLAN, Shadow, of_parts
 
 from pgduet.operations import shadow_leaves, shadow_rows
+from pgduet.operations.shadow_sync import Form
 from pgduet.postgres import shadow_leaves as leaves
 from pgduet.postgres import store
 

@@ -6,9 +6,10 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.rows import dict_row
-from support.shadows import PLAN, Form, Shadow, create_orders, wide
+from support.shadows import PLAN, Shadow, create_orders, wide
 
 from pgduet.operations import shadow, shadow_sync
+from pgduet.operations.shadow_sync import Form
 from pgduet.postgres import shadow_snapshots
 
 Connection = psycopg.AsyncConnection[Any]

@@ -267,17 +267,19 @@ def _stored(table: sql.Identifier, carried: Carried) -> Iterable[Statement]:
 
 def _column(design: ShadowDesign, column: CarriedColumn) -> Iterable[Statement]:
     name = sql.Identifier(column.name)
+    everywhere = (design.shadow, *_partitions(design))
     if column.storage is not None:
         yield _on(design.shadow, "set_storage", column=name, storage=trusted(_STORAGE[column.storage]))
-    for table in (design.shadow, *_partitions(design)) if column.compression is not None else ():
-        # Unlike the others, it never reaches the partitions by itself.
-        yield _on(table, "set_compression", column=name, compression=trusted(_COMPRESSION[column.compression]))
+    if column.compression is not None:
+        compression = trusted(_COMPRESSION[column.compression])
+        # Like options, and unlike the others, it never reaches the partitions by itself.
+        yield from (_on(table, "set_compression", column=name, compression=compression) for table in everywhere)
     if column.statistics is not None:
-        for table in (design.shadow, *_partitions(design)):
-            yield _on(table, "set_statistics", column=name, target=_number(column.statistics))
+        target = _number(column.statistics)
+        yield from (_on(table, "set_statistics", column=name, target=target) for table in everywhere)
     if column.options:
-        for table in (design.shadow, *_partitions(design)):
-            yield _on(table, "set_column_options", column=name, options=_listed(column.options))
+        options = _listed(column.options)
+        yield from (_on(table, "set_column_options", column=name, options=options) for table in everywhere)
 
 
 def _private(relation: sql.Identifier) -> Statement:

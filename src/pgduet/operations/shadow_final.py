@@ -98,7 +98,7 @@ def finish(
         *shadow_sync.drop_functions(design),
         *(make.without_columns() if extracts else make.replaced()),
         *make.described(relation),
-        *(statement for view in views for statement in make.own_view(view)),
+        *(each for view in views for each in make.own_view(view, may_give=relation.may_give)),
     ]
 
 
@@ -225,9 +225,10 @@ class _Final:
         query = block("shadow_final", "drop_view_default").format(view=view, column=column)
         return [Statement(query, "numbered by the table")]
 
-    def own_view(self, view: sql.Identifier) -> list[Statement]:
-        """Let the view run with its caller's rights, as all others do."""
-        owner = block("views", "owner").format(view=view, role=Role(self.hung.owner))
+    def own_view(self, view: sql.Identifier, *, may_give: bool) -> list[Statement]:
+        """Let the view run with its caller's rights, as all others do; only a superuser can give it to anybody."""
+        role = Role(self.hung.owner) if may_give else sql.SQL("CURRENT_USER")
+        owner = block("views", "owner").format(view=view, role=role)
         return [
             Statement(block("shadow_final", "invoker").format(view=view), "with the caller's rights"),
             Statement(owner, "its owner"),

@@ -69,7 +69,7 @@ def _condition(design: ShadowDesign, carried: Carried, command: str, side: str) 
     allowed = any_of(_all(_has_role(policy), condition) for policy, condition in asked if policy.permissive)
     parts: list[sql.Composable] = [allowed]
     parts += [
-        any_of([sql.SQL("NOT {}").format(_has_role(policy)), condition])
+        sql.SQL("(NOT {} OR {})").format(_has_role(policy), condition)
         for policy, condition in asked
         if not policy.permissive
     ]
@@ -116,7 +116,7 @@ def _name(design: ShadowDesign, policy: CarriedPolicy, side: str) -> sql.Identif
 def _functions(design: ShadowDesign, policy: CarriedPolicy) -> Iterator[Statement]:
     types = {column.name: column.type for column in design.columns}
     arguments = sql.SQL(", ").join(trusted(types[name]) for name in policy.columns)
-    values = [
+    values: list[Query] = [
         sql.SQL("{} AS {}").format(trusted(f"${number}"), sql.Identifier(name))
         for number, name in enumerate(policy.columns, 1)
     ]

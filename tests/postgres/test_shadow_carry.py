@@ -351,3 +351,27 @@ async def test_foreign_keys_stand_on_a_partitioned_successor(conn: Connection) -
     with pytest.raises(psycopg.errors.ForeignKeyViolation):
         await conn.execute("INSERT INTO public.items VALUES (1, '2026-02-02')")
     assert await m.one("SELECT count(*)::int FROM pg_constraint WHERE NOT convalidated") == (0,)
+
+
+async def test_who_may_use_some_columns_only_may_use_them_through_the_new_version(conn: Connection) -> None:
+    await create_orders(conn, 3)
+    await conn.execute(
+        "DO $$ BEGIN IF to_regrole('pgduet_carry_reader') IS NULL THEN CREATE ROLE pgduet_carry_reader; END IF; END $$"
+    )
+    await conn.execute("GRANT SELECT (id, code), UPDATE (code) ON public.orders TO pgduet_carry_reader")
+    await conn.execute("GRANT USAGE ON SCHEMA public TO pgduet_carry_reader")
+    m = Carrying(conn, wide())
+    await m.published()
+
+    async def used(schema: str) -> None:
+        await conn.execute("SET ROLE pgduet_carry_reader")
+        assert await m.one(f"SELECT code FROM {schema}.orders WHERE id = 2") == ("c2",)
+        await conn.execute(f"UPDATE {schema}.orders SET code = 'c2' WHERE id = 2".encode())
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await conn.execute(f"SELECT note FROM {schema}.orders".encode())
+        await conn.execute("RESET ROLE")
+
+    await used("public_v2")
+    await m.contract()
+    await used("public_v2")
+    await used("public")

@@ -253,11 +253,9 @@ class Carrying(Shadow):
             await self.conn.execute("CREATE SCHEMA public_v2")
             await self.conn.execute(f"GRANT USAGE, CREATE ON SCHEMA public, public_v2 TO {OWNER}".encode())
         await self.conn.execute("GRANT USAGE ON SCHEMA public_v2 TO PUBLIC")
-        await self.run(
-            shadow.view(
-                self.design, sql.Identifier("public_v2", self.design.shown_as), await self.relation(), OWNER, "2"
-            )
-        )
+        view = sql.Identifier("public_v2", self.design.shown_as)
+        made = shadow.view(self.design, view, await self.relation(), OWNER)
+        await self.run([*made[:-1], *shadow_carry.view_rights(carried, view), made[-1]])
 
     async def view_owner(self) -> None:
         """Create the role that owns the new version's views; it outlives the test's database."""
@@ -297,7 +295,7 @@ class Carrying(Shadow):
             hung = await shadow_hanging.translated(self.conn, self.design, await copying.hung(self.conn, self.design))
             names = await catalogue.not_null_names(self.conn, self.design.shadow_label)
         view = sql.Identifier("public_v2", self.design.shown_as)
-        made = shadow_final.finish(self.design, PLAN, hung, relation, view, OWNER)
+        made = shadow_final.finish(self.design, PLAN, hung, relation, [view], OWNER)
         await self.run([*made, *shadow_carry.at_contract(self.design, carried, names)])
         await self.alone(shadow_final.validate(self.design, hung))
 

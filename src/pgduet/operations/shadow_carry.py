@@ -100,6 +100,20 @@ def at_contract(design: ShadowDesign, carried: Carried, names: dict[str, str] | 
     return [*made, *make.rights(), *shadow_security.drop_functions(design, carried)]
 
 
+def view_rights(carried: Carried, view: sql.Identifier) -> list[Statement]:
+    """Grant on columns of the new version's view what was granted on the anchor's: in the transaction that publishes it."""
+    return [
+        Statement(
+            block("shadow_carry", "grant_columns").format(
+                relation=view, column=sql.Identifier(right.column), **_right(right)
+            ),
+            "its column grants",
+        )
+        for right in carried.rights
+        if right.column is not None
+    ]
+
+
 class _Contract:
     def __init__(self, design: ShadowDesign, carried: Carried) -> None:
         self.design = design
@@ -176,7 +190,9 @@ class _Contract:
         """Carry what an identity's sequence has beside its numbers."""
         for each in self.carried.sequences:
             name = sql.Identifier(each.schema_name, each.name)
-            yield _private(name)
+            if self.design.partition_by is None:
+                # Before PostgreSQL 17 a partitioned table has a plain sequence instead, with rights that an identity needs not.
+                yield _private(name)
             if each.comment is not None:
                 yield _alone("comment_sequence", "its comment", sequence=name, text=sql.Literal(each.comment))
             for right in each.grants:

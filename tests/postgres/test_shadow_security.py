@@ -147,9 +147,7 @@ async def test_both_versions_clients_see_and_write_the_rows_that_they_saw_before
     assert await everybody(m, "public.orders") == before
     assert await everybody(m, "public_v2.orders") == before
     assert await m.parity() == (30, 0)
-    carried = await m.carried()
     await m.contract()
-    await m.run(shadow_security.drop_functions(m.design, carried))
     assert await everybody(m, "public.orders") == before
     assert await everybody(m, "public_v2.orders") == before
     left = "SELECT count(*)::int FROM pg_proc WHERE pronamespace = 'pgduet'::regnamespace AND proname LIKE %s"
@@ -170,9 +168,23 @@ async def test_a_policy_that_changes_meanwhile_holds_once_it_is_read_again(m: Ca
     assert await everybody(m, "public_v2.orders") != wanted
     await m.run(shadow_security.secure(m.design, await m.carried()))
     assert await everybody(m, "public_v2.orders") == wanted
+    await m.conn.execute("DROP POLICY tenants ON public.orders")
+    await m.run(shadow_security.secure(m.design, await m.carried()))
+    assert await everybody(m, "public_v2.orders") == await everybody(m, "public.orders")
     await m.conn.execute("ALTER TABLE public.orders DISABLE ROW LEVEL SECURITY")
     await m.run(shadow_security.secure(m.design, await m.carried()))
     assert await everybody(m, "public_v2.orders") == await everybody(m, "public.orders")
+
+
+async def test_nothing_of_it_is_left_on_the_way_home(m: Carrying) -> None:
+    await m.expand()
+    await m.copy()
+    await m.keyed()
+    await m.run(shadow_security.secure(m.design, await m.carried()))
+    await m.conn.execute("DROP POLICY tenants ON public.orders")
+    await m.undone()
+    left = "SELECT count(*)::int FROM pg_proc WHERE pronamespace = 'pgduet'::regnamespace AND proname ~ 'orders'"
+    assert await m.one(left) == (0,)
 
 
 async def test_a_policy_over_what_changes_is_told_with_its_reason(m: Carrying) -> None:

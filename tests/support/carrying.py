@@ -6,7 +6,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from pgduet.operations import shadow, shadow_carry, shadow_final, shadow_reverse, shadow_sync
+from pgduet.operations import shadow, shadow_carry, shadow_final, shadow_reverse, shadow_security, shadow_sync
 from pgduet.operations.constraints import CarriedIndex
 from pgduet.operations.declare import build
 from pgduet.operations.names import working_name
@@ -303,6 +303,7 @@ class Carrying(Shadow):
         """Take the shadow away, as the undo of expand does."""
         await self.run(shadow_sync.drop_triggers(self.design, PLAN))
         await self.run([*shadow.drop(self.design), *shadow_sync.drop_functions(self.design)])
+        await self.run(shadow_security.drop_functions(self.design))
 
 
 class _DictRows:

@@ -97,7 +97,7 @@ def at_contract(design: ShadowDesign, carried: Carried, names: dict[str, str] | 
     made = [*make.indexes(), *make.statistics(), *make.columns(names or {})]
     if design.kind == "shadow_table":
         made += [*make.table(), *make.constraints(), *make.sequences(), *make.security(), *make.published()]
-    return [*made, *make.rights(), *shadow_security.drop_functions(design, carried)]
+    return [*made, *make.rights(), *shadow_security.drop_functions(design)]
 
 
 def view_rights(carried: Carried, view: sql.Identifier) -> list[Statement]:

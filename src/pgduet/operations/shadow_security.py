@@ -48,16 +48,16 @@ def secure(design: ShadowDesign, carried: Carried) -> list[Statement]:
     return made
 
 
-def drop_functions(design: ShadowDesign, carried: Carried) -> list[Statement]:
-    """Drop what `secure` created beside the shadow, once its policies are gone."""
-    return [
-        Statement(
-            block("shadow", "drop_function").format(function=_name(design, policy, side)), "drop a policy's function"
-        )
-        for policy in carried.policies
-        if policy.asks
-        for side, _ in _sides(policy)
-    ]
+def drop_functions(design: ShadowDesign) -> list[Statement]:
+    """Drop all that `secure` has ever created beside the shadow, once its policies are gone."""
+    body = block("shadow_carry", "drop_policy_functions_body").format(label=sql.Literal(_mark(design)))
+    query = block("shadow_carry", "drop_policy_functions").format(body=sql.Literal(body.as_string(None)))
+    return [Statement(query, f"drop what policies of {design.shadow_label} asked by")]
+
+
+def _mark(design: ShadowDesign) -> str:
+    """Give the comment by which such a function is known, whatever has become of its policy."""
+    return f"pgduet policy of {design.shadow_label}"
 
 
 def _condition(design: ShadowDesign, carried: Carried, command: str, side: str) -> Query:
@@ -130,3 +130,5 @@ def _functions(design: ShadowDesign, policy: CarriedPolicy) -> Iterator[Statemen
             alias=sql.Identifier(design.table),
         )
         yield Statement(query, f"{side} of policy {policy.name}, asked as the caller")
+        mark = {"function": _name(design, policy, side), "text": sql.Literal(_mark(design))}
+        yield Statement(block("shadow_carry", "mark_function").format(**mark), "whose it is")

@@ -384,3 +384,18 @@ SELECT current_setting('search_path') AS path
 
 -- name: set_path
 SELECT set_config('search_path', %(path)s::text, true)
+
+-- name: mark_function
+COMMENT ON FUNCTION {function} IS {text}
+
+-- name: drop_policy_functions
+DO {body}
+
+-- name: drop_policy_functions_body
+DECLARE f regprocedure;
+BEGIN
+  FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'pgduet'::regnamespace AND obj_description(oid, 'pg_proc') = {label}
+  LOOP
+    EXECUTE format('DROP FUNCTION %s', f);
+  END LOOP;
+END

@@ -133,7 +133,10 @@ async def test_a_partitioned_successor_has_every_index_on_every_partition(conn: 
     attached = "SELECT count(*)::int FROM pg_inherits WHERE inhparent = %s::regclass"
     for name in ("by_amount", "by_note"):
         assert await m.one(attached, f"public.{name}") == (3,)
-    named_by = "SELECT array_agg(DISTINCT relreplident::text) FROM pg_class WHERE relname ~ '^orders(_[0-9])?$' AND relkind IN ('r', 'p')"
+    named_by = (
+        "SELECT array_agg(DISTINCT relreplident::text) FROM pg_class"
+        " WHERE relname ~ '^orders(_[0-9])?$' AND relkind IN ('r', 'p')"
+    )
     assert await m.one(named_by) == (["f"],)
     options = (
         "SELECT reloptions, (SELECT reloptions FROM pg_class t WHERE t.oid = c.reltoastrelid), pg_get_userbyid(relowner)"
@@ -350,7 +353,8 @@ async def test_foreign_keys_stand_on_a_partitioned_successor(conn: Connection) -
         await conn.execute("DELETE FROM public.orders WHERE id = 1")
     with pytest.raises(psycopg.errors.ForeignKeyViolation):
         await conn.execute("INSERT INTO public.items VALUES (1, '2026-02-02')")
-    assert await m.one("SELECT count(*)::int FROM pg_constraint WHERE NOT convalidated") == (0,)
+    # Before PostgreSQL 18 the parts that stand on single partitions are never marked.
+    assert await m.one("SELECT count(*)::int FROM pg_constraint WHERE NOT convalidated AND conparentid = 0") == (0,)
 
 
 async def test_who_may_use_some_columns_only_may_use_them_through_the_new_version(conn: Connection) -> None:

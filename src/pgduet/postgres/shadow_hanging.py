@@ -6,7 +6,7 @@ from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.shadow_final import Hung, HungConstraint
 from pgduet.postgres.expressions import Rollback
 from pgduet.postgres.session import Connection
-from pgduet.postgres.shadow_carrying import Reading, open_reading
+from pgduet.postgres.shadow_reading import Reading, open_reading
 from pgduet.postgres.shadow_trial import Row
 
 

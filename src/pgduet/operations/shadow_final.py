@@ -48,6 +48,11 @@ class Numbering(Frozen):
     name: str
     step: int
     cache: int
+    start: int | None = None
+    smallest: int | None = None
+    """Only where it is not the type's own, as the largest."""
+    largest: int | None = None
+    cycle: bool = False
     by_default: bool = False
     """An identity that a partitioned table cannot have before PostgreSQL 17: there it becomes a sequence with a default."""
 
@@ -94,7 +99,7 @@ def finish(
         *shadow_sync.drop_functions(design),
         *(make.without_columns() if extracts else make.replaced()),
         *make.described(relation),
-        *(statement for view in views for statement in make.own_view(view)),
+        *(each for view in views for each in make.own_view(view, may_give=relation.may_give)),
     ]
 
 
@@ -146,6 +151,8 @@ class _Final:
             self._on(each.relation, "drop_constraint", f"{each.name} stands on the old table", constraint=_name(each))
             for each in hung.inbound
         ]
+        # A sequence is owned by a column of a table of its own owner's.
+        made.append(self._on_shadow("owner", "its owner", role=Role(hung.owner)))
         made += [statement for each in hung.numbering for statement in self._numbered(each)]
         made.append(self._on(design.relation, "drop_anchor", "drop the old table"))
         if design.swapped is None:
@@ -178,7 +185,11 @@ class _Final:
         key = sql.Identifier(fit(f"{self.design.physical}_pkey"))
         return [
             self._after("rename_constraint", "its key", constraint=key, name=sql.Identifier(self.hung.key)),
-            *(shadow_swap.as_constraint(self.design, self.final, each) for each in self.design.unique),
+            # PostgreSQL puts no constraint upon a partitioned index: there it stays an index.
+            *(
+                shadow_swap.as_constraint(self.design, self.final, each)
+                for each in (self.design.unique if self.design.partition_by is None else ())
+            ),
         ]
 
     def without_columns(self) -> list[Statement]:
@@ -222,9 +233,10 @@ class _Final:
         query = block("shadow_final", "drop_view_default").format(view=view, column=column)
         return [Statement(query, "numbered by the table")]
 
-    def own_view(self, view: sql.Identifier) -> list[Statement]:
-        """Let the view run with its caller's rights, as all others do."""
-        owner = block("views", "owner").format(view=view, role=Role(self.hung.owner))
+    def own_view(self, view: sql.Identifier, *, may_give: bool) -> list[Statement]:
+        """Let the view run with its caller's rights, as all others do; only a superuser can give it to anybody."""
+        role = Role(self.hung.owner) if may_give else sql.SQL("CURRENT_USER")
+        owner = block("views", "owner").format(view=view, role=role)
         return [
             Statement(block("shadow_final", "invoker").format(view=view), "with the caller's rights"),
             Statement(owner, "its owner"),
@@ -234,12 +246,12 @@ class _Final:
         """Carry a sequence over with its place: nobody writes the anchor now."""
         sequence, column = sql.Identifier(each.schema_name, each.name), sql.Identifier(self._shadow_column(each.column))
         if not each.identity:
-            return [
-                self._on_shadow("own_sequence", f"{each.name} numbers it", sequence=sequence, column=column),
-                self._on_shadow("widen_sequence", "as far as bigint", sequence=sequence),
-            ]
+            made = [self._on_shadow("own_sequence", f"{each.name} numbers it", sequence=sequence, column=column)]
+            if any(c.name == self._shadow_column(each.column) and c.type == "bigint" for c in self.design.columns):
+                made.append(self._on_shadow("widen_sequence", "as far as bigint", sequence=sequence))
+            return made
         working = self._working(each)
-        parts = {"column": column, "working": working, "step": sql.Literal(each.step), "cache": sql.Literal(each.cache)}
+        parts = {"column": column, "working": working, "options": _options(each)}
         if each.by_default:
             made = [
                 self._on_shadow("create_sequence", f"{each.column} is numbered", **parts),
@@ -296,6 +308,13 @@ class _Final:
     def _after(self, template: str, summary: str, /, **parts: sql.Composable) -> Statement:
         """Make a statement on the table under its final name: it is locked already."""
         return Statement(block("shadow_final", template).format(relation=self.final, **parts), summary)
+
+
+def _options(each: Numbering) -> sql.Composable:
+    bounds = [("START", each.start), ("MINVALUE", each.smallest), ("MAXVALUE", each.largest)]
+    parts = [("INCREMENT BY", each.step), ("CACHE", each.cache), *bounds]
+    made = [sql.SQL(" ").join([trusted(word), sql.Literal(value)]) for word, value in parts if value is not None]
+    return sql.SQL(" ").join([*made, trusted("CYCLE" if each.cycle else "NO CYCLE")])
 
 
 def _name(each: HungConstraint) -> sql.Identifier:

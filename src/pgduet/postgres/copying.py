@@ -7,6 +7,7 @@ carries every row over.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any, LiteralString
 
 from psycopg import Error, errors, sql
@@ -16,6 +17,7 @@ from pgduet.messages import SliceResult
 from pgduet.operations import shadow, shadow_reverse, shadow_rows, shadow_sync
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.shadow_final import Hung, HungConstraint, Numbering
+from pgduet.operations.statement import Statement
 from pgduet.postgres import store
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.pace import Pace
@@ -186,8 +188,13 @@ async def see_all(conn: Connection) -> None:
     await conn.execute("SET row_security = on")
 
 
-async def give_key(conn: Connection, design: ShadowDesign, plan: str, migration_id: int) -> bool:
-    """Build the shadow's key and have the trigger write it, in one transaction; tells whether that was to be done."""
+async def give_key(
+    conn: Connection, design: ShadowDesign, plan: str, migration_id: int, before: Sequence[Statement] = ()
+) -> bool:
+    """Build the shadow's key and have the trigger write it, in one transaction; tells whether that was to be done.
+
+    `before` says what the key's index is to have, and what stands on the shadow before anybody uses it.
+    """
     await see_all(conn)
     async with conn.transaction():
         found = await (await conn.execute(block("shadow", "has_key"), {"relation": design.shadow_label})).fetchone()
@@ -195,6 +202,7 @@ async def give_key(conn: Connection, design: ShadowDesign, plan: str, migration_
             return False
         await conn.execute(shadow_rows.clear_journalled(design))
         for statement in (
+            *before,
             *shadow.key(design),
             shadow_rows.drain_function(design),
             *shadow_reverse.policies(design),
@@ -242,6 +250,10 @@ async def hung(conn: Connection, design: ShadowDesign) -> Hung:
                 name=row["name"],
                 step=row["step"],
                 cache=row["cache"],
+                start=row["start"],
+                smallest=row["smallest"],
+                largest=row["largest"],
+                cycle=row["cycle"],
                 by_default=bool(row["identity"].strip()) and design.partition_by is not None and early,
             )
             for row in await _rows(conn, "sequence", oid)

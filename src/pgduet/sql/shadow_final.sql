@@ -34,10 +34,10 @@ ALTER SEQUENCE {sequence} OWNED BY {shadow}.{column}
 ALTER SEQUENCE {sequence} AS bigint
 
 -- name: identity
-ALTER TABLE {shadow} ALTER COLUMN {column} ADD GENERATED {kind} AS IDENTITY (SEQUENCE NAME {working} INCREMENT BY {step} CACHE {cache})
+ALTER TABLE {shadow} ALTER COLUMN {column} ADD GENERATED {kind} AS IDENTITY (SEQUENCE NAME {working} {options})
 
 -- name: create_sequence
-CREATE SEQUENCE {working} AS bigint INCREMENT BY {step} CACHE {cache}
+CREATE SEQUENCE {working} AS bigint {options}
 
 -- name: may_number
 GRANT USAGE ON SEQUENCE {sequence} TO {role}
@@ -94,9 +94,12 @@ SELECT tgname AS name, pg_get_triggerdef(oid) AS definition, tgenabled::text AS 
 
 -- name: sequence
 -- The sequence that numbers the rows: an identity's, or one that a column owns.
-SELECT a.attname AS column, a.attidentity::text AS identity, n.nspname AS schema, s.relname AS name, q.seqincrement AS step, q.seqcache AS cache
+SELECT a.attname AS column, a.attidentity::text AS identity, n.nspname AS schema, s.relname AS name, q.seqincrement AS step, q.seqcache AS cache,
+       q.seqstart AS start, q.seqcycle AS cycle,
+       nullif(q.seqmin, CASE WHEN q.seqincrement > 0 THEN 1 ELSE -w.most - 1 END) AS smallest, nullif(q.seqmax, CASE WHEN q.seqincrement > 0 THEN w.most ELSE -1 END) AS largest
   FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' JOIN pg_namespace n ON n.oid = s.relnamespace
-  JOIN pg_sequence q ON q.seqrelid = s.oid JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+  JOIN pg_sequence q ON q.seqrelid = s.oid JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid,
+       LATERAL (SELECT CASE q.seqtypid WHEN 'smallint'::regtype THEN 32767 WHEN 'integer'::regtype THEN 2147483647 ELSE 9223372036854775807 END::bigint AS most) w
  WHERE d.classid = 'pg_class'::regclass AND d.refobjid = %(oid)s::oid AND d.deptype IN ('a', 'i') ORDER BY a.attnum
 
 -- name: about

@@ -1,0 +1,229 @@
+"""What `check` says of a shadow against the catalogue: refusals with their place and cure, hazards; and what contract waits for.
+
+The one is asked before anything is made, the other before the point of no return: somebody may have given the anchor something
+meanwhile.
+"""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, LiteralString
+
+import psycopg
+
+from pgduet.errors import NotSupported
+from pgduet.hazards import Hazard, hazard
+from pgduet.operations.answers import KeyPath, place
+from pgduet.operations.shadow_carried import Carried, Lost, grave, keeps_values, successors
+from pgduet.operations.shadow_design import ShadowDesign
+from pgduet.operations.statement import trusted
+from pgduet.operations.views import OURS
+from pgduet.plan.table_operations import without_comments
+from pgduet.postgres.expressions import Rollback
+from pgduet.postgres.session import Connection
+from pgduet.postgres.shadow_carrying import carried
+from pgduet.sql import block
+
+_AFTER = "Drop it first, and create it again after contract."
+_CURES = {
+    "policy": "Have the policy read columns that stay, or drop it for as long as the migration takes.",
+    "row level security": "Change the columns in place, or turn row level security off for as long as the migration takes.",
+    "rule": "Drop the rule, or write it as a trigger.",
+    "trigger": "Have the trigger name columns that stay, or drop it first.",
+    "security label": "Take the label off, and give it to the new table after contract.",
+    "constraint": "Make the constraint NOT DEFERRABLE first.",
+    "access method": "Use the table's default access method, or change the table in place.",
+    "publication": "Take the table out of the publication, and put it in again after contract.",
+    "replica identity": "Set REPLICA IDENTITY DEFAULT first.",
+}
+_SPREAD = "A partitioned table's keys have the columns by which it is spread: spread by the key."
+LATE_KEYS = 180000
+"""From this version of PostgreSQL on a foreign key of a partitioned table can be added NOT VALID."""
+
+
+async def checked(conn: Connection, plan: str, design: ShadowDesign) -> list[Hazard]:
+    """Check a shadow against the catalogue, and say what people should know.
+
+    Raises:
+        NotSupported: naming what cannot be carried, with the path in the plan.
+    """
+    found = await carried(conn, design, plan)
+    top: KeyPath = ("operations", design.position, design.kind)
+    for lost in grave(found):
+        raise _refusal(design, top, lost)
+    await _refuse_types(conn, design, top)
+    await _refuse_generated(conn, design, top)
+    await _refuse_keys(conn, design, found, top)
+    return [each async for each in _hazards(conn, design, found)]
+
+
+async def not_yet(conn: Connection, plan: str, design: ShadowDesign) -> list[str]:
+    """Say what contract could not get past, or would lose: asked while there is a way back."""
+    found = await carried(conn, design, plan)
+    said = [f"{lost.kind} {lost.what}: {lost.why}" for lost in grave(found)]
+    said += [f"{what} depends on {design.label}" for what in await leaning(conn, design)]
+    built = {row["name"] for row in await _rows(conn, "built", {"relation": design.shadow_label})}
+    said += [f"index {each.name} has not been built" for each in found.indexes if each.working not in built]
+    return said
+
+
+async def leaning(conn: Connection, design: ShadowDesign) -> list[str]:
+    """Name what of others' stands upon the anchor, or upon columns that move, and would keep them from being dropped."""
+    moved = sorted(successors(design).keys() - {column.anchor for column in design.key})
+    columns = moved if design.kind == "extract_table" else None
+    async with conn.transaction():
+        await conn.execute("SET LOCAL search_path = ''")
+        (table,) = await _rows(conn, "table", {"relation": design.label})
+        asked = {"oid": table["oid"], "shadow": design.shadow_label, "ours": OURS, "columns": columns}
+        rows = await _rows(conn, "leaning", asked)
+    return [row["what"] for row in rows]
+
+
+async def _rows(conn: Connection, name: LiteralString, values: dict[str, Any]) -> list[dict[str, Any]]:
+    return await (await conn.execute(block("shadow_carry", name), values)).fetchall()
+
+
+def _refusal(design: ShadowDesign, path: KeyPath, lost: Lost) -> NotSupported:
+    message = f"{lost.kind} {lost.what} of {design.schema_name}.{design.table} cannot be carried over: {lost.why}"
+    return NotSupported(message, place=place(path), hint=_CURES.get(lost.kind, _AFTER))
+
+
+async def _refuse_types(conn: Connection, design: ShadowDesign, top: KeyPath) -> None:
+    """Refuse keys that the functions on the way would compare by another `=`, and values that they could not compare at all."""
+    keys = {kind for column in design.key for kind in (column.anchor_type, column.shadow_type)}
+    unique = {name for key in design.unique for name in key.shadow}
+    keys |= {column.type for column in design.columns if column.name in unique}
+    foreign = [row["name"] for row in await _rows(conn, "foreign_types", {"types": sorted(keys)})]
+    if foreign:
+        message = (
+            f"{foreign[0]} is of a key, and its `=` is not PostgreSQL's own: rows would be found by another comparison"
+        )
+        raise NotSupported(
+            message,
+            place=place(top),
+            hint="Use a type of pg_catalog's for the key: text with a collation, or an index over lower().",
+        )
+    compared = {c.type for c in (*design.lossy, *(c for c in design.columns if c.name in design.partition_key))}
+    for kind in sorted(compared):
+        if not await _comparable(conn, kind):
+            message = f"values of {kind} cannot be compared without its schema: nothing could tell whether one is kept"
+            raise NotSupported(
+                message, place=place(top), hint="Leave the column as it is, or use a type of pg_catalog's."
+            )
+
+
+async def _comparable(conn: Connection, kind: str) -> bool:
+    try:
+        async with conn.transaction():
+            await conn.execute(block("shadow_carry", "only_pg_catalog"))
+            await conn.execute(block("shadow_carry", "comparable").format(type=trusted(kind)))
+            raise Rollback
+    except Rollback:
+        return True
+    except psycopg.Error:
+        return False
+
+
+async def _refuse_generated(conn: Connection, design: ShadowDesign, top: KeyPath) -> None:
+    """Refuse generated columns that would be computed from something else, or are computed when they are read."""
+    after = successors(design)
+    shown = {column.name for column in design.columns if column.generated is not None}
+    keys = {column.anchor for column in design.key}
+    for row in await _rows(conn, "generated", {"relation": design.label}):
+        if row["name"] not in shown:
+            if design.kind == "extract_table" and (moved := sorted(set(row["columns"]) & after.keys() - keys)):
+                message = f"generated column {row['name']} reads {', '.join(moved)}, which would move away from it"
+                raise NotSupported(message, place=place(top), hint="Drop the column first.")
+            continue
+        if row["virtual"]:
+            message = f"generated column {row['name']} is VIRTUAL: the shadow would keep its values"
+            raise NotSupported(
+                message, place=place(top), hint="Drop the column first, and add it again after contract."
+            )
+        changed = [
+            n for n in row["columns"] if n not in after or after[n].name != n or not keeps_values(design, n, after[n])
+        ]
+        if changed:
+            message = f"generated column {row['name']} reads {', '.join(changed)}, which the new version has otherwise"
+            raise NotSupported(message, place=place(top), hint="Give the column anew in `columns`, or drop it first.")
+
+
+async def _refuse_keys(conn: Connection, design: ShadowDesign, found: Carried, top: KeyPath) -> None:
+    """Refuse foreign keys that would have nothing to stand on."""
+    if design.kind == "extract_table":
+        return
+    async with conn.transaction():
+        await conn.execute("SET LOCAL search_path = ''")
+        (table,) = await _rows(conn, "table", {"relation": design.label})
+        rows = await _rows(conn, "constraints", {"oid": table["oid"]})
+    unique = _unique(design, found, rows)
+    by = (*top, "partition_by") if design.partition_by else top
+    for row in rows:
+        if row["kind"] != "f":
+            continue
+        key = f"foreign key {row['name']} of {row['schema']}.{row['table']}"
+        for name in _changed(design, row):
+            message = f"{key} is over {name}, which the new version has otherwise"
+            raise NotSupported(message, place=place(top), hint=_AFTER)
+        if _to_us(design, row) and {successors(design)[name].name for name in row["targets"]} not in unique:
+            message = f"{key} refers to ({', '.join(row['targets'])}), which is no key of the new shape"
+            raise NotSupported(message, place=place(by), hint=f"{_SPREAD} {_AFTER}" if design.partition_by else _AFTER)
+        if row["own"] and design.partition_by and conn.info.server_version < LATE_KEYS:
+            message = f"{key} cannot be added to a partitioned table without a scan under lock before PostgreSQL 18"
+            raise NotSupported(message, place=place(by), hint=_AFTER)
+
+
+def _unique(design: ShadowDesign, found: Carried, rows: list[dict[str, Any]]) -> list[set[str]]:
+    """Give what a foreign key can refer to in the new shape: sets of columns."""
+    after = successors(design)
+    kept = {index.name for index in found.indexes if index.unique and index.predicate is None}
+    constraints = [row for row in rows if row["own"] and row["name"] in kept]
+    known = [set(design.primary_key), *(set(key.shadow) for key in design.unique)]
+    return known + [{after[name].name for name in row["columns"]} for row in constraints]
+
+
+def _to_us(design: ShadowDesign, row: dict[str, Any]) -> bool:
+    return (row["target_schema"], row["target"]) == (design.schema_name, design.table)
+
+
+def _changed(design: ShadowDesign, row: dict[str, Any]) -> Iterator[str]:
+    """Name the columns on our side of a foreign key whose values are others in the new version."""
+    after = successors(design)
+    ours = [*(row["columns"] if row["own"] else ()), *(row["targets"] if _to_us(design, row) else ())]
+    yield from (name for name in ours if name not in after or not keeps_values(design, name, after[name]))
+
+
+async def _hazards(conn: Connection, design: ShadowDesign, found: Carried) -> AsyncIterator[Hazard]:
+    where = f"{design.schema_name}.{design.table}"
+    for lost in found.lost:
+        yield hazard("PD-H32", f"{lost.kind} {lost.what} of {where}: {lost.why}")
+    if design.moves and await _rows(conn, "partitions", {"relation": design.label}):
+        yield hazard("PD-H33", where)
+    async with conn.transaction():
+        await conn.execute("SET LOCAL search_path = ''")
+        (table,) = await _rows(conn, "table", {"relation": design.label})
+        triggers = await _rows(conn, "triggers", {"oid": table["oid"]})
+        publications = await _rows(conn, "publications", {"oid": table["oid"]})
+    for row in triggers:
+        if (
+            row["fires"]
+            and not row["definer"]
+            and row["language"] not in {"c", "internal"}
+            and _asks_who(row["source"])
+        ):
+            yield hazard("PD-H34", f"trigger function {row['function']} of {where}")
+    yield hazard("PD-H35", where)
+    yield hazard("PD-H36", where)
+    for name, _ in found.unasked:
+        yield hazard("PD-H37", f"publication {name}, {where}")
+    for row in publications:
+        if design.partition_by and not row["via_root"]:
+            yield hazard("PD-H37", f"publication {row['name']}, {where}: it will publish partitions by their own names")
+    for what in await leaning(conn, design):
+        yield hazard("PD-H38", f"{what}, upon {where}")
+    if found.secured:
+        yield hazard("PD-H39", where)
+
+
+def _asks_who(source: str) -> bool:
+    """Tell whether a function's text names the current user."""
+    return re.search(r"\b(current_user|current_role)\b", without_comments(source), re.IGNORECASE) is not None

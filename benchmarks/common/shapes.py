@@ -217,7 +217,7 @@ CREATE TABLE public.lines (
 );
 CREATE INDEX lines_item_id_idx ON public.lines (item_id)
 """,
-    fill="INSERT INTO public.lines (id, item_id) SELECT i, i % 50 + 1 FROM generate_series(1, {keys}) AS i",
+    fill="INSERT INTO public.lines (id, item_id) SELECT i, mod(i, 50) + 1 FROM generate_series(1, {keys}) AS i",
     operations=[
         {
             "merge_rows": {
@@ -234,15 +234,15 @@ CREATE INDEX lines_item_id_idx ON public.lines (item_id)
     old=Side(
         more="UPDATE lines SET updates = updates + 1 WHERE id = {id}",
         rows="SELECT item_id, sum(updates)::int FROM {schema}.lines GROUP BY item_id",
-        put="INSERT INTO lines (id, item_id, updates) VALUES ({id}, {id} % 50 + 1, 0) ON CONFLICT DO NOTHING",
+        put="INSERT INTO lines (id, item_id, updates) VALUES ({id}, mod({id}, 50) + 1, 0) ON CONFLICT DO NOTHING",
         take="DELETE FROM lines WHERE id = {id} RETURNING updates",
-        move="UPDATE lines SET id = {to}, item_id = {to} % 50 + 1 WHERE id = {id}",
+        move="UPDATE lines SET id = {to}, item_id = mod({to}, 50) + 1 WHERE id = {id}",
     ),
     new=Side(
-        more="SELECT lines, updates FROM totals WHERE item_id = {id} % 50 + 1",
+        more="SELECT lines, updates FROM totals WHERE item_id = mod({id}, 50) + 1",
         rows="SELECT item_id, updates::int FROM {schema}.totals",
         writes=False,
     ),
-    read="SELECT count(*) AS lines, sum(updates) AS updates FROM lines WHERE item_id = {id} % 50 + 1",
+    read="SELECT count(*) AS lines, sum(updates) AS updates FROM lines WHERE item_id = mod({id}, 50) + 1",
 )
 SHAPES = (COLUMN, KEY, SHADOW, PARTITIONED, EXTRACTED, ATTACHED, MERGED)

@@ -85,10 +85,10 @@ async def inserted_all_through(world: World, operations: list[dict[str, Any]], k
     async with stage.worker():
         async with inserting(stage.dsn, "public") as old:
             await stage.start(stage.plan(*operations, **POLICY))
-            await stage.waits("gate", Phase.SHADOW)
+            await stage.gets_to("gate", Phase.SHADOW)
         async with inserting(stage.dsn, "public_v2") as new:
             await stage.act("advance")
-            await stage.waits("window", Phase.SOAK)
+            await stage.gets_to("window", Phase.SOAK)
             await stage.act("advance")
             assert (await stage.result(60)).state is State.DONE
     async with inserting(stage.dsn, "public") as last:

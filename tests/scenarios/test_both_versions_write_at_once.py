@@ -58,7 +58,7 @@ class Passage:
                 await stage.start(stage.plan(*self.shape.operations, **POLICY))
             else:
                 await stage.act("advance")
-            await stage.waits("gate", phase, PATIENCE_S)
+            await stage.gets_to("gate", phase, PATIENCE_S)
             if phase is Phase.EXPAND:
                 await clients.leave("base too")
                 clients.come("old", "public_v1", 8)
@@ -69,7 +69,7 @@ class Passage:
                 clients.come("new", "public_v2", 8, new=True)
             await self.worked(published=phase in HELD[3:])
         await stage.act("advance")
-        await stage.waits("window", Phase.SOAK, PATIENCE_S)
+        await stage.gets_to("window", Phase.SOAK, PATIENCE_S)
         await self.worked(published=True)
 
     async def worked(self, *, published: bool) -> None:

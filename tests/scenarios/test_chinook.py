@@ -64,13 +64,13 @@ class Way:
         """Go to soak; new applications come once there is a new version."""
         stage = self.world.stage
         await stage.start(chinook.plan(self.name, stage.database, POLICY))
-        await stage.waits("gate", Phase.VERIFY, self.patience_s)
+        await stage.gets_to("gate", Phase.VERIFY, self.patience_s)
         await self.shop.come("v1", "old", "public_v1", Old)
         await self.shop.come("v2", "new", "public_v2", self.new)
         await self.work()
         await self.alike()
         await stage.act("advance")
-        await stage.waits("window", Phase.SOAK, self.patience_s)
+        await stage.gets_to("window", Phase.SOAK, self.patience_s)
         await self.work()
         await self.alike()
 

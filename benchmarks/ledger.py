@@ -2,8 +2,7 @@
 
 Sixteen clients of pgbench count rows up, as fast as they can, for a minute: four by the table itself, four by the old version's
 schema, eight by the new one's; on five rows, which everybody wants, and on 4,096. They never try anything again. The migration is
-in soak, where both versions write and the new one's rules are in force. Merged rows are read-only until contract: there the new
-version's clients read.
+in soak, where both versions write and the new one's rules are in force.
 
 Reported: what was acknowledged and is not stored (and the other way round), rows that the two versions see differently, deadlocks
 as PostgreSQL counts them, client errors, and transactions a second beside those of the same clients without a migration.
@@ -131,7 +130,7 @@ async def _worked(run: Run, shape: Shape, keys: int, dsn: str, *, migrated: bool
     refused = [each.why for one in said for each in pgbench.aborted(one.said, ended=False)]
     for why in set(refused):
         run.say(f"  {why}")
-    writes = sum(number for name, number in done.items() if name != "new" or shape.new.writes)
+    writes = sum(done.values())
     stored, differ = await _stored(dsn, shape, migrated=migrated)
     return Counted(
         tps=sum(pgbench.reported_tps(each.said) for each in said),
@@ -146,7 +145,7 @@ async def _worked(run: Run, shape: Shape, keys: int, dsn: str, *, migrated: bool
 def _statement(shape: Shape, group: str, migrated: bool) -> str:  # noqa: FBT001  (a fact, no switch)
     if group != "new":
         return shape.old.more
-    return shape.new.more if migrated else shape.read or shape.old.more
+    return shape.new.more if migrated else shape.alone or shape.old.more
 
 
 async def _group(run: Run, dsn: str, name: str, schema: str, clients: int, statement: str, keys: int) -> Ran:

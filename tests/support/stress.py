@@ -19,6 +19,7 @@ from psycopg import sql
 from benchmarks.common.shapes import Shape, Side
 
 Connection = psycopg.AsyncConnection[Any]
+KINDS = ("more", "more", "more", "put", "put", "take", "move")
 APART = 1_000_000
 """Keys of a client's own begin at its number times this."""
 MOST = 64
@@ -52,8 +53,7 @@ class Client:
 
     async def act(self) -> None:
         """Do one thing; an error is noted, never retried."""
-        kinds = ("more", "more", "more", "put", "put", "take", "move") if self.side.writes else ("more",)
-        kind = self.chance.choice(kinds)
+        kind = self.chance.choice([kind for kind in KINDS if getattr(self.side, kind)])
         ledger = self.stress.ledger
         try:
             if kind == "move":
@@ -78,10 +78,9 @@ class Client:
         cursor = await self.conn.execute(text.encode(), {"id": key, "to": to})
         gone = [int(row[0] or 0) for row in await cursor.fetchall()] if cursor.description else []
         ledger, count = self.stress.ledger, cursor.rowcount
-        if not self.side.writes:
-            return 0
         if kind == "more":
             ledger.updates += count
+            ledger.rows += count * self.side.adds
         elif kind == "put":
             ledger.rows += count
         elif kind == "take":

@@ -21,8 +21,11 @@ Connection = psycopg.AsyncConnection[Any]
 CUSTOMERS = 59
 SHARED = 200
 """So many lines, the first ones, are everybody's to correct."""
+INVOICES = 100
+"""So many invoices, the first ones, are everybody's to book on."""
 PAUSE_S = 0.003
 TIMEOUT_S = 60.0
+BOOKED = Decimal("0.99")
 PRICES = (Decimal("0.99"), Decimal("1.99"))
 
 Address = tuple[str | None, ...]
@@ -44,6 +47,8 @@ class Ledger:
     invoices: dict[int, dict[int, Line]] = field(default_factory=dict)
     corrections: Counter[int] = field(default_factory=Counter)
     """By line of everybody's: how much was added to its quantity."""
+    booked: Counter[int] = field(default_factory=Counter)
+    """By invoice of everybody's: how often `BOOKED` was added to its total, as one more line."""
     addresses: dict[int, Address] = field(default_factory=dict)
     done: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
@@ -220,16 +225,25 @@ class NewAddresses(Old):
 
 
 class NewTotals(Old):
-    """A client that reads totals, of the invoices that were there and that old clients go on with."""
+    """A client that knows no lines: it reads totals, and adds to them."""
 
     async def act(self) -> None:
-        """Read one total, beside the lines that it is of while there are any."""
+        """Read the total of any invoice, or book something on one of everybody's."""
         try:
-            invoice = self.chance.choice([*self.ledger.invoices, self.chance.randint(1, 412)])
-            await self.one("SELECT lines, total FROM invoice_total WHERE invoice_id = %s", invoice)
+            if self.chance.random() < 0.4:
+                await self.book(self.chance.randint(1, INVOICES))
+            else:
+                invoice = self.chance.choice([*self.ledger.invoices, self.chance.randint(1, INVOICES)])
+                await self.one("SELECT lines, total FROM invoice_total WHERE invoice_id = %s", invoice)
             self.ledger.done[self.name] += 1
         except psycopg.Error as error:
             self.ledger.errors.append(f"{self.name}: {type(error).__name__}: {error}")
+
+    async def book(self, invoice: int) -> None:
+        """Add to a total."""
+        query = "UPDATE invoice_total SET lines = lines + 1, total = total + %s WHERE invoice_id = %s"
+        cursor = await self.conn.execute(query, (BOOKED, invoice))
+        self.ledger.booked[invoice] += cursor.rowcount
 
 
 @dataclass

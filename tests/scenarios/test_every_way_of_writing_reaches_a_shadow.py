@@ -21,6 +21,8 @@ POLICY: dict[str, Any] = {
     "gates": {"verify": "manual", "shadow": "manual"},
 }
 NOT_MIRRORED = "a write is not mirrored"
+DRIFTED = "rows differ"
+"""What the migration itself says, which would not publish such a shadow."""
 
 BOTH_KEYS = Clause(
     "a row that changes its key is noted under both",
@@ -93,6 +95,7 @@ async def written_in_every_way(world: World) -> None:
 
 async def written_through_all(world: World, writer: Writer, at: int) -> None:
     """Write through the table and both versions, and look at all of it."""
+    await world.conn.execute("INSERT INTO public.trash VALUES (50, '4')")  # until the next TRUNCATE
     for number, schema in enumerate(("public", "public_v1", "public_v2")):
         await writer.write(schema, at + 20 * number, 1000 * (at + number))
         await all_is_mirrored(world, writer)
@@ -112,6 +115,10 @@ async def test_every_way_of_writing_reaches_the_shadow_and_the_table_or_is_refus
 
 
 @on_newest
-@pytest.mark.parametrize("mutant", [BOTH_KEYS, TRUNCATED, FORTH_AND_BACK], ids=lambda mutant: mutant.name)
-async def test_without_the_clause_a_way_is_missed(world: World, mutant: Mutant) -> None:
-    await must_fail(written_in_every_way(world), mutant, says=NOT_MIRRORED)
+@pytest.mark.parametrize(
+    ("mutant", "says"),
+    [(BOTH_KEYS, DRIFTED), (TRUNCATED, NOT_MIRRORED), (FORTH_AND_BACK, NOT_MIRRORED)],
+    ids=lambda value: getattr(value, "name", ""),
+)
+async def test_without_the_clause_a_way_is_missed(world: World, mutant: Mutant, says: str) -> None:
+    await must_fail(written_in_every_way(world), mutant, says=says)

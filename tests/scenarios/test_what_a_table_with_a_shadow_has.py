@@ -33,7 +33,9 @@ CREATE FUNCTION public.tenfold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NE
 CREATE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     INSERT INTO public.trail VALUES (coalesce(NEW.id, OLD.id), TG_OP); RETURN NULL; END $$;
 CREATE FUNCTION public.look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    IF NEW.label = 'look' THEN UPDATE public.things SET seen = 7, label = 'looked' WHERE id = NEW.id; END IF; RETURN NULL; END $$;
+    IF NEW.label = 'look' THEN UPDATE public.things SET seen = 7, label = 'looked' WHERE id = NEW.id; END IF;
+    IF NEW.label = 'both' THEN UPDATE public.things SET seen = seen + 1, label = 'told' WHERE id = NEW.id + 1; END IF;
+    RETURN NULL; END $$;
 INSERT INTO public.things (size, label) SELECT i % 9 + 1, 'thing' FROM generate_series(1, 300) i;
 INSERT INTO public.parts SELECT id, 'part' FROM public.things;
 CREATE TRIGGER tenfold BEFORE INSERT ON public.things FOR EACH ROW EXECUTE FUNCTION public.tenfold();
@@ -68,7 +70,15 @@ STEPS = (
     new("INSERT INTO things (id, size, label) VALUES ({n} + 1, 8, 'three')"),
     new("SELECT size, length FROM things WHERE id = {n} + 1", is_((80, 5))),
     old("SELECT size, length FROM things WHERE id = {n} + 1", is_(("80", 5))),
-    # The user's AFTER trigger writes the row again.
+    # The user's AFTER trigger writes a row that the same statement is about to come to.
+    old("UPDATE things SET label = 'both' WHERE id IN ({n}, {n} + 1)"),
+    new("SELECT label, seen FROM things WHERE id = {n} + 1", is_(("told", 1))),
+    # By a new client that is refused before commit, as PostgreSQL refuses it of a BEFORE trigger: a limit until contract.
+    new("UPDATE things SET label = 'both' WHERE id IN ({n}, {n} + 1)", lambda _: "27000"),
+    new("UPDATE things SET label = 'both' WHERE id = {n}"),
+    old("SELECT label, seen FROM things WHERE id = {n} + 1", is_(("told", 2))),
+    new("SELECT label, seen FROM things WHERE id = {n} + 1", is_(("told", 2))),
+    # It writes the row itself again.
     old("UPDATE things SET label = 'look' WHERE id = {n}"),
     new("SELECT label, length, seen FROM things WHERE id = {n}", is_(("looked", 6, 7))),
     new("UPDATE things SET label = 'look' WHERE id = {n} + 1"),

@@ -32,6 +32,8 @@ class HungConstraint(Frozen):
     valid: bool
     target: tuple[str, str] | None = None
     """Schema and name of the table to which a foreign key points."""
+    refers_to: tuple[str, ...] = ()
+    """The columns there."""
 
     @property
     def relation(self) -> sql.Identifier:

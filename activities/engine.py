@@ -171,7 +171,9 @@ async def translated() -> AsyncIterator[None]:
 
 
 def _fault(error: Exception) -> str:
-    where = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "site-packages" not in Path(frame.filename).parts]
+    where = (ours or frames)[-1]
     return f"a fault in pgduet: {type(error).__name__} in {where.name} ({Path(where.filename).name}:{where.lineno})"
 
 

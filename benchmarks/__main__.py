@@ -16,7 +16,10 @@ from benchmarks.common.figures import Result
 from benchmarks.common.options import Options
 from pgduet.local.stopping import interruptible
 
-NAMES = ("backfill", "write_amplification", "foreground", "ddl_lock", "resume", "rollback", "history", "parity")
+NAMES = (
+    *("backfill", "write_amplification", "foreground", "ddl_lock", "resume", "rollback", "history", "parity"),
+    *("ledger", "shadow_copy"),
+)
 PAGE = options.ROOT / "docs" / "explanation" / "benchmarks.md"
 FAILED, INTERRUPTED = 2, 130
 

@@ -22,6 +22,7 @@ from pgduet.client import Migrations
 from pgduet.local.servers import LocalWorker, database_variable
 from pgduet.messages import Status, Timing, workflow_id
 from pgduet.phases import Phase
+from pgduet.plan.models import Plan
 
 ACTOR = "benchmark"
 PHASE_LIMIT_S = 1800.0
@@ -73,9 +74,14 @@ class Duet:
             await asyncio.to_thread(self.worker.kill)
             self.worker = None
 
-    async def start(self, change: dict[str, Any] | None = None, **policy: Any) -> None:
+    async def start(
+        self, change: dict[str, Any] | None = None, operation: dict[str, Any] | None = None, **policy: Any
+    ) -> None:
         """Start the migration, by default that of the scenario, and note when."""
-        wanted = users.plan(self.database, change, **policy)
+        await self.begin(users.plan(self.database, change, operation, **policy))
+
+    async def begin(self, wanted: Plan) -> None:
+        """Start a plan, which is called as all plans here are, and note when."""
         self.started_at = datetime.now(UTC)
         await self.migrations.start(wanted, actor=ACTOR, reason="measured")
 

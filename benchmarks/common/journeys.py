@@ -105,10 +105,10 @@ async def control(run: Run, load: Load) -> Passage:
         return await _passed(clients)
 
 
-async def forward(run: Run, load: Load) -> Passage:
-    """Go from start to done."""
+async def forward(run: Run, load: Load, operation: dict[str, Any] | None = None) -> Passage:
+    """Go from start to done, by the scenario's plan or by one with another operation."""
     async with _crowded(run, load) as (dsn, clients), _duet(run, dsn) as pgduet:
-        await _to_soak(pgduet, clients, load)
+        await _to_soak(pgduet, clients, load, operation)
         await clients.leave(BASE)
         await clients.come_and_go(MOVED, users.V2)
         await pgduet.held(Phase.SOAK)
@@ -121,10 +121,10 @@ async def forward(run: Run, load: Load) -> Passage:
         return await _ended(clients, NEW)
 
 
-async def back(run: Run, load: Load) -> Passage:
+async def back(run: Run, load: Load, operation: dict[str, Any] | None = None) -> Passage:
     """Go as far as soak, and roll back; the new clients leave once the old version is in charge again."""
     async with _crowded(run, load) as (dsn, clients), _duet(run, dsn) as pgduet:
-        await _to_soak(pgduet, clients, load)
+        await _to_soak(pgduet, clients, load, operation)
         clients.mark(ROLLBACK)
         await pgduet.migrations.rollback(users.NAME, Abort(actor="benchmark"), database=pgduet.database)
         await pgduet.migrations.wait_safe(users.NAME, database=pgduet.database, timeout_s=60)
@@ -162,13 +162,13 @@ async def pgroll_back(run: Run, load: Load, program: Path) -> Passage:
         return await _ended(clients, BASE)
 
 
-async def _to_soak(pgduet: Duet, clients: Crowd, load: Load) -> None:
+async def _to_soak(pgduet: Duet, clients: Crowd, load: Load, operation: dict[str, Any] | None) -> None:
     """Hold in each phase; who has the old schema comes with it, and who has the new one when it is published."""
     await _come(clients, "before", "public")
     await asyncio.sleep(load.hold_s)
     for phase in GATED:
         clients.mark(phase)
-        await (pgduet.start(**POLICY) if phase is Phase.EXPAND else pgduet.advance())
+        await (pgduet.start(operation=operation, **POLICY) if phase is Phase.EXPAND else pgduet.advance())
         await pgduet.held(phase)
         if phase is Phase.EXPAND:
             await clients.stay_away()

@@ -33,6 +33,7 @@ _LONGEST_S = 7200
 _ABORTED = re.compile(r"client (\d+) (?:script \d+ )?aborted in [^\n]*?(?:: |; )(?P<why>[^\n]*)")
 _ENDED_BY_US = re.compile(r"terminating connection due to administrator command|perhaps the backend died")
 _REPORTED = re.compile(r"^tps = ([\d.]+)", re.MULTILINE)
+_PROCESSED = re.compile(r"^number of transactions actually processed: (\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,18 @@ def reported_tps(said: str) -> float:
     if not found:
         raise LookupError(said[-500:])
     return float(found.group(1))
+
+
+def processed(said: str) -> int:
+    """Read from the summary how many transactions were acknowledged.
+
+    Raises:
+        LookupError: there is none.
+    """
+    found = _PROCESSED.search(said)
+    if not found:
+        raise LookupError(said[-500:])
+    return int(found.group(1))
 
 
 def aborted(said: str, *, ended: bool) -> list[Aborted]:

@@ -60,14 +60,30 @@ async def fill(dsn: str, rows: int, *, distinct: bool = False) -> None:
 CHANGE: dict[str, Any] = {"table": "public.users", "column": "name", "nullable": False, "up": UP, "down": "name"}
 
 
-def plan(database: str, change: dict[str, Any] | None = None, **policy: Any) -> Plan:
-    """Write pgduet's plan: it alters one column, by default `name`."""
+SHADOW: dict[str, Any] = {
+    "shadow_table": {
+        "table": "public.users",
+        "columns": [
+            {"name": "id", "type": "bigint"},
+            {"name": "name", "type": "text", "nullable": False, "up": UP},
+            {"name": "visits", "type": "bigint", "nullable": False},
+        ],
+        "down": {"name": "name"},
+    }
+}
+"""The same table in another shape: a wider key, a wider number, and names that are never empty."""
+
+
+def plan(
+    database: str, change: dict[str, Any] | None = None, operation: dict[str, Any] | None = None, **policy: Any
+) -> Plan:
+    """Write pgduet's plan: it alters one column, by default `name`, or does what an operation says."""
     return parse_plan(
         {
             "name": NAME,
             "database": database,
             "version": {"from": "1", "to": "2"},
-            "operations": [{"alter_column": change or CHANGE}],
+            "operations": [operation or {"alter_column": change or CHANGE}],
             "policy": policy,
         }
     )

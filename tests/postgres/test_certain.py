@@ -25,6 +25,7 @@ SCOPE = {
     "f": "boolean",
     "u": "uuid",
     "n": "numeric(10,2)",
+    "wide": "numeric",
     "d": "date",
     "t": "text",
     "v": "character varying(20)",
@@ -74,6 +75,9 @@ NEVER_RAISES = [
     ("ltrim(v, '0')", V20),
     ("v || ' ' || w", "character varying(41)"),
     ("v || i::text", V200),
+    ("n * i", "numeric"),
+    ("n * n - coalesce(n, l) + s", "numeric"),
+    ("n * (n * i)", "numeric"),
 ]
 MAY_RAISE = [
     ("t::int", "integer"),
@@ -118,6 +122,10 @@ MAY_RAISE = [
     ("v::character varying(10)::int::text", TEXT),
     ("ROW(i, t)::text", TEXT),
     ("ARRAY[i / s]", "integer[]"),
+    ("n * i", "numeric(12,2)"),
+    ("n / i", "numeric"),
+    ("n * wide", "numeric"),
+    ("n * n * n * n * n * n", "numeric"),
 ]
 OBJECTS = """
 CREATE DOMAIN public.email AS text CHECK (VALUE LIKE '%@%');
@@ -130,7 +138,7 @@ CREATE OPERATOR public.= (FUNCTION = public.int4eq, LEFTARG = integer, RIGHTARG 
 
 NASTY = """
 CREATE TABLE public.odd (i integer, s smallint, l bigint, f boolean, u uuid, n numeric(10,2), d date, t text, v varchar(20),
-                         w varchar(20), c character(5), many integer[], email public.email, doc jsonb);
+                         w varchar(20), c character(5), many integer[], email public.email, doc jsonb, wide numeric);
 INSERT INTO public.odd VALUES
     (NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
     (0, 0, 0, false, '00000000-0000-0000-0000-000000000000', 0, '-infinity', '', '', '', '', '{}', '@', '{}'),

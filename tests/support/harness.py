@@ -154,6 +154,17 @@ class Harness:
 
         return await self.until(waiting, timeout_s)
 
+    async def gets_to(self, kind: str, phase: Phase, timeout_s: float = TIMEOUT_S) -> Status:
+        """Wait as `waits` does, but not for what will not come: where it stops at an error or drift, or fails, say so at once."""
+
+        def there(status: Status) -> bool:
+            waiting = status.waiting_for
+            assert status.failure is None, status.failure
+            assert waiting is None or waiting.kind not in {"error", "drift"}, waiting
+            return status.phase is phase and waiting is not None and waiting.kind == kind
+
+        return await self.until(there, timeout_s)
+
     async def act(self, update: str, **fields: Any) -> Answer:
         """Act by update, which is answered or refused."""
         return await self.handle.execute_update(update, {"actor": "tester", **fields}, result_type=Answer)

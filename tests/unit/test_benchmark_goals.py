@@ -4,7 +4,18 @@ from functools import partial
 
 import pytest
 
-from benchmarks import backfill, ddl_lock, foreground, history, parity, resume, rollback, write_amplification
+from benchmarks import (
+    backfill,
+    ddl_lock,
+    foreground,
+    history,
+    ledger,
+    parity,
+    resume,
+    rollback,
+    shadow_copy,
+    write_amplification,
+)
 from benchmarks.common.figures import Figure
 from benchmarks.common.journeys import Passage
 from benchmarks.common.measures import Span, Taken
@@ -133,6 +144,46 @@ def test_foreground() -> None:
         "client errors in backfill",
         "acknowledged writes not found",
     ]
+
+
+def test_of_a_shadow_no_p99_is_asked_but_everything_else() -> None:
+    control = passage(10, (foreground.ONE, foreground.TWO), "base")
+    bad = passage(151, ("expand", "backfill"), "base", failed=True, lost=2)
+    figures = foreground.figures_of(metric, {"control": [control], "shadow table, x": [bad]})
+    assert [name for name, _ in missed(figures)] == [
+        "longest stall in expand",
+        "longest stall in backfill",
+        "client errors in backfill",
+        "acknowledged writes not found",
+    ]
+
+
+def test_ledger() -> None:
+    good = ledger.Counted(tps=900.0, writes=54_000, lost=0, differ=0, deadlocks=0, errors=0)
+    bad = ledger.Counted(tps=100.0, writes=6_000, lost=3, differ=2, deadlocks=1, errors=4)
+    fine = ledger.figures_of(metric, "attach", 5, {ledger.NONE: [good], "attach": [good]})
+    assert (missed(fine), judged(fine)) == ([], 4)
+    figures = ledger.figures_of(metric, "attach", 5, {ledger.NONE: [good], "attach": [good, bad]})
+    assert [(name, figure.value) for figure in figures if figure.met is False for name in [figure.metric]] == [
+        ("acknowledged writes not found, 5 rows", 3),
+        ("rows that the versions see differently, 5 rows", 2),
+        ("deadlocks, 5 rows", 1),
+        ("client errors, 5 rows", 4),
+    ]
+    assert [(figure.ratio_to, figure.ratio) for figure in figures if figure.ratio] == [(ledger.NONE, 0.5556)]
+
+
+@pytest.mark.parametrize(("one_s", "two_s", "found"), [(1.4, 1.0, []), (1.5, 1.1, [1, 2]), (1.0, 1.01, [2])])
+def test_shadow_copy(one_s: float, two_s: float, found: list[int]) -> None:
+    names = {1: shadow_copy.ONE, 2: shadow_copy.TWO}
+    took = {
+        shadow_copy.LIMIT: [shadow_copy.Took(1.0)],
+        shadow_copy.ONE: [shadow_copy.Took(9.0, one_s)],
+        shadow_copy.TWO: [shadow_copy.Took(9.0, two_s)],
+    }
+    figures = shadow_copy.figures_of(metric, 1_000_000, took)
+    assert [figure.subject for figure in figures if figure.met is False] == [names[number] for number in found]
+    assert judged(figures) == 2
 
 
 def test_a_phase_with_too_few_transactions_of_a_live_version_is_missed() -> None:

@@ -48,6 +48,8 @@ class ColumnFacts(Facts):
     exact: bool = True
     """False where its collation calls different texts equal."""
     identity: bool = False
+    always: bool = False
+    """An identity that nobody else numbers."""
     default: str | None = None
     formula: str | None = None
     """What a generated column is computed from."""

@@ -78,6 +78,8 @@ class AnchorColumn(Frozen):
     """Not every value of the shadow's column has its place in it."""
     emptied: str = "NULL"
     """What it holds while the extracted table has no row."""
+    always: bool = False
+    """It numbers itself: PostgreSQL refuses to update it, with its own value as well."""
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -32,6 +32,8 @@ class HungConstraint(Frozen):
     valid: bool
     target: tuple[str, str] | None = None
     """Schema and name of the table to which a foreign key points."""
+    refers_to: tuple[str, ...] = ()
+    """The columns there."""
 
     @property
     def relation(self) -> sql.Identifier:
@@ -185,11 +187,7 @@ class _Final:
         key = sql.Identifier(fit(f"{self.design.physical}_pkey"))
         return [
             self._after("rename_constraint", "its key", constraint=key, name=sql.Identifier(self.hung.key)),
-            # PostgreSQL puts no constraint upon a partitioned index: there it stays an index.
-            *(
-                shadow_swap.as_constraint(self.design, self.final, each)
-                for each in (self.design.unique if self.design.partition_by is None else ())
-            ),
+            *(shadow_swap.as_constraint(self.design, self.final, each) for each in self.design.unique),
         ]
 
     def without_columns(self) -> list[Statement]:

@@ -44,7 +44,7 @@ def view(design: ShadowDesign, version: str) -> sql.Identifier:
 def touch(design: ShadowDesign, heap: sql.Identifier) -> Query | None:
     """Update a column of some row to itself; gives its key. Nothing where no column can be set."""
     computed = {column.name for column in design.columns if column.generated} | {key.anchor for key in design.key}
-    found = [column.name for column in design.anchors if column.name not in computed]
+    found = [column.name for column in design.anchors if column.name not in computed and not column.always]
     if not found:
         return None
     name = sql.Identifier(found[0])

@@ -8,7 +8,7 @@ until contract.
 from collections.abc import Iterator, Mapping
 
 from pgduet.errors import NotSupported, UnknownColumn
-from pgduet.operations.alter_column import same
+from pgduet.operations.alter_column import carried_default, same
 from pgduet.operations.answers import ADD_UP, Answers, KeyPath, place
 from pgduet.operations.column_design import without_length
 from pgduet.operations.expressions import Expression, Question
@@ -239,7 +239,9 @@ def _changed(
 ) -> ShadowColumn:
     up = answers.expressions.get((*path, "up"))
     default = answers.expressions.get((*path, "default"))
-    kept = old.default if old and column.name not in table.key else None
+    kept = None
+    if old and column.name not in table.key:
+        kept = carried_default(old, up, answers.types[path]) if up else old.default
     if up is None and old is None:
         up = default
     return ShadowColumn(
@@ -264,6 +266,7 @@ def _anchor(top: KeyPath, column: ColumnFacts, types: Mapping[str, str], answers
         down=down,
         same=column.name if kept else None,
         may_raise=not (kept and types[column.name] == column.type),
+        always=column.always,
     )
 
 

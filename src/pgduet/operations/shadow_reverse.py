@@ -173,6 +173,7 @@ class _Reverse:
         ]
         if self.extracts:
             downs.insert(0, self._key_stays())
+        downs += [self._numbers_itself(column) for column in self.downs if column.always]
         lossy = [
             sql.SQL("({} AND {})").format(
                 shadow_changed(design, column.name, OLD, NEW), column.differs(column.of(NEW), column.up_value(D))
@@ -186,7 +187,7 @@ class _Reverse:
         return block("shadow", "update").format(
             **self._parts(),
             down=lines([*downs, *self._refusals(lossy)]),
-            assign=self._written(),
+            assign=self._written([column for column in self.downs if not column.always]),
             moving=block("shadow", "moving").format(**self._parts()) if design.moves else NOTHING,
             moved=block("shadow", "moved") if design.moves else NOTHING,
             moves=moves,
@@ -225,8 +226,18 @@ class _Reverse:
         hint = f"Migration {self.plan} refuses it while that version is in use (policy.unmappable: refuse)."
         return {"message": sql.Literal(message), "hint": sql.Literal(hint), **where(self.design)}
 
-    def _written(self) -> Query:
-        return assigned((column.name, sql.SQL("d.{}").format(sql.Identifier(column.name))) for column in self.downs)
+    def _written(self, columns: Sequence[AnchorColumn]) -> Query:
+        return assigned((column.name, sql.SQL("d.{}").format(sql.Identifier(column.name))) for column in columns)
+
+    def _numbers_itself(self, column: AnchorColumn) -> Query:
+        """Refuse what PostgreSQL refuses old clients: to give another number to what numbers itself."""
+        changed = any_of(shadow_changed(self.design, name, OLD, NEW) for name in column.sources)
+        return block("shadow", "numbers_itself").format(
+            changed=changed,
+            message=sql.Literal(f'column "{column.name}" can only be updated to DEFAULT'),
+            detail=sql.Literal(f'Column "{column.name}" is an identity column defined as GENERATED ALWAYS.'),
+            **where(self.design),
+        )
 
     def _key_stays(self) -> Query:
         design = self.design
@@ -272,7 +283,7 @@ class _Reverse:
         return block("shadow", "insert_columns").format(
             **self._parts(),
             down=lines([self._guarded([self._down(column) for column in self.downs]), *self._refusals(lossy)]),
-            assign=self._written(),
+            assign=self._written(self.downs),
             message=sql.Literal(message),
             **where(design),
         )

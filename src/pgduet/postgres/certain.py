@@ -44,6 +44,12 @@ CASTS = {
 """Conversions that take every value, and how long a text they give; nothing where that depends on the argument."""
 TRIMS = frozenset(f"{side}trim({arguments})" for side in "blr" for arguments in ("text", "text,text"))
 JOIN = "textcat(text,text)"
+ARITHMETIC = frozenset(f"numeric_{how}" for how in ("add", "sub", "mul"))
+"""What overflows by the number of digits alone, of which PostgreSQL has room for 131,072 before the point and 16,383 behind it."""
+_NUMERIC, _DIGITS = "1700", 10_000
+_WHOLE_DIGITS = {'"numeric"(smallint)': 5, '"numeric"(integer)': 10, '"numeric"(bigint)': 19}
+_DECLARED = 2_000
+"""The most digits of a number that is declared with a precision, whatever that and its scale are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,8 @@ class _Judge:
         if called.name in TRIMS or called.name == JOIN:
             sizes = [self.longest(each) for each in node.nodes("args")]
             return all(size is not None for size in sizes) and sum(size or 0 for size in sizes) <= _BIG
+        if called.short in ARITHMETIC:
+            return (self.digits(node) or _DIGITS) < _DIGITS
         return called.short in COMPARISONS or called.name in CASTS
 
     def _called(self, node: _Node) -> Called | None:
@@ -191,6 +199,22 @@ class _Judge:
     def _longest_of(self, nodes: list[_Node]) -> int | None:
         sizes = [self.longest(node) for node in nodes]
         return None if None in sizes else max(size or 0 for size in sizes)
+
+    def digits(self, node: _Node) -> int | None:
+        """Give the most digits that a number can have, before and behind the point; nothing where it may have any number."""
+        match node.kind:
+            case "VAR":
+                return _DECLARED if node.one("vartype") == _NUMERIC and int(node.one("vartypmod")) > 0 else None
+            case "COALESCEEXPR":
+                given = [self.digits(each) for each in node.nodes("args")]
+                return None if None in given else max(each or 0 for each in given)
+            case "OPEXPR" | "FUNCEXPR":
+                called = self._called(node)
+                if called is None or called.short not in ARITHMETIC:
+                    return _WHOLE_DIGITS.get(called.name) if called else None
+                given = [self.digits(each) for each in node.nodes("args")]
+                return None if None in given else sum(each or 0 for each in given) + 1
+        return None
 
     def filled(self, node: _Node, known: frozenset[int] = frozenset()) -> bool:
         """Tell that a node is never NULL, where some columns are known not to be."""

@@ -230,6 +230,7 @@ async def hung(conn: Connection, design: ShadowDesign) -> Hung:
             else row["definition"],
             valid=row["valid"],
             target=(row["target_schema"], row["target"]) if row["target"] else None,
+            refers_to=tuple(row["refers_to"]),
         )
         found[row["kind"]].append(constraint)
     return Hung(

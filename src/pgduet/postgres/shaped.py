@@ -18,6 +18,7 @@ from pgduet.operations.attach_design import AttachDesign
 from pgduet.operations.facts import TableFacts
 from pgduet.operations.merge_rows_design import MergeDesign
 from pgduet.operations.shadow_design import ShadowDesign
+from pgduet.operations.shadow_final import Hung
 from pgduet.operations.shaped import shaping
 from pgduet.plan.models import ExtractTable, MergeRows, Plan, ShadowTable
 from pgduet.plan.shadow_operations import PartitionBy
@@ -83,6 +84,7 @@ async def _shadow(
     sequence = await _sequence(conn, table)
     design = shadow_resolve.resolve(plan.name, index, operation, table, answers, sequence=sequence)
     hung = await copying.hung(conn, design)
+    _refuse_unreferable(design, hung, (*top, "table"))
     update = {
         "unmappable": plan.policy.unmappable,
         "inbound": tuple(dict.fromkeys(_label(each.schema_name, each.table) for each in hung.inbound)),
@@ -129,6 +131,21 @@ def _refuse_homeless(by: PartitionBy, path: KeyPath) -> None:
             place=place((*path, "partitions")),
             hint="Add a partition for them: `{name: …, bound: DEFAULT}`.",
         )
+
+
+def _refuse_unreferable(design: ShadowDesign, hung: Hung, path: KeyPath) -> None:
+    """Refuse a shape to which the foreign keys that point to the table could not point: contract makes them anew."""
+    if design.kind != "shadow_table":
+        return
+    kept = [set(design.primary_key), *(set(key.shadow) for key in design.unique)]
+    for each in hung.inbound:
+        if set(each.refers_to) not in kept:
+            columns = ", ".join(each.refers_to)
+            raise NotSupported(
+                f"foreign key {each.name} of {each.schema_name}.{each.table} points to ({columns}), which would be unique no more",
+                place=place(path),
+                hint=f"Drop it first, or keep ({columns}) the new shape's key.",
+            )
 
 
 async def _sequence(conn: Connection, table: TableFacts) -> str | None:

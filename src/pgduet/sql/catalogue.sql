@@ -48,7 +48,7 @@ SELECT n.nspname AS schema, c.relname AS table
 -- name: columns
 SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
        coalesce((SELECT collisdeterministic FROM pg_collation WHERE oid = a.attcollation), true) AS exact,
-       a.attgenerated <> '' AS generated, a.attidentity <> '' AS identity,
+       a.attgenerated <> '' AS generated, a.attidentity <> '' AS identity, a.attidentity = 'a' AS always,
        CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END AS default,
        CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END AS formula,
        (SELECT format('%%I.%%I', n.nspname, o.collname) FROM pg_collation o JOIN pg_namespace n ON n.oid = o.collnamespace, pg_type y

@@ -369,6 +369,11 @@ END
         MESSAGE = {message}, HINT = 'Delete the row, and insert it under the other key.';
     END IF;
 
+-- name: numbers_itself
+    IF {changed} THEN
+      RAISE EXCEPTION USING ERRCODE = 'generated_always', SCHEMA = {schema}, TABLE = {table}, MESSAGE = {message}, DETAIL = {detail};
+    END IF;
+
 -- name: refreshed
   SELECT * INTO r FROM {relation} AS o WHERE {o_is_new};
 {refresh}

@@ -79,6 +79,7 @@ ALTER VIEW {view} SET (security_invoker = true)
 -- Foreign keys from and to the anchor, and its checks, in PostgreSQL's words; those of the table to itself count as inbound.
 SELECT n.nspname AS schema, c.relname AS table, k.conname AS name, regexp_replace(pg_get_constraintdef(k.oid), ' NOT VALID$', '') AS definition,
        k.convalidated AS valid, tn.nspname AS target_schema, t.relname AS target, k.confrelid::regclass::text AS written,
+       ARRAY(SELECT a.attname::text FROM unnest(k.confkey) f (attnum) JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = f.attnum) AS refers_to,
        CASE WHEN k.confrelid = %(oid)s::oid THEN 'inbound' WHEN k.contype = 'f' THEN 'outbound' ELSE 'check' END AS kind
   FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_class t ON t.oid = k.confrelid LEFT JOIN pg_namespace tn ON tn.oid = t.relnamespace

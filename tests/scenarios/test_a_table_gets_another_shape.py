@@ -1,15 +1,17 @@
 """A table gets a shadow: under clients of both versions that never retry, back from every phase, killed everywhere."""
 
+import asyncio
 from typing import Any
 
 import psycopg
 import pytest
 from support.harness import Harness, schema_dump
 from support.load import Load
-from support.plans import create_reviews
+from support.plans import NAME, create_reviews
 from support.shaped import STARS_APART
 from temporalio.client import WorkflowFailureError
 
+from pgduet.client import Migrations
 from pgduet.local import EmbeddedPostgres
 from pgduet.messages import Status
 from pgduet.phases import Phase, State
@@ -45,6 +47,17 @@ async def rolled_back(stage: Harness) -> Status:
     status = await stage.until(lambda status: status.state is State.ROLLED_BACK)
     assert status.safe
     return status
+
+
+async def waits_for(stage: Harness, who: str) -> str:
+    """Wait until `status` says that the migration waits for somebody; gives its words."""
+    client = Migrations(stage.client, task_queue=stage.queue)
+    async with asyncio.timeout(60):
+        while True:
+            status = await client.status(NAME, stage.database)
+            if status.waiting_for and who in status.waiting_for.detail:
+                return status.waiting_for.detail
+            await asyncio.sleep(0.05)
 
 
 async def archived(conn: Connection) -> dict[int, str]:
@@ -127,13 +140,8 @@ async def test_who_holds_rows_is_waited_for_and_named(stage: Harness, reviews: C
         async with await psycopg.AsyncConnection.connect(stage.dsn, application_name="slow-report") as client:
             await client.execute("UPDATE public.reviews SET rating = '3' WHERE id = 1")
             await stage.act("advance")
-            status = await stage.until(
-                lambda s: (
-                    s.waiting_for is not None and "slow-report" in s.waiting_for.detail and s.phase is Phase.VERIFY
-                )
-            )
-            assert status.waiting_for is not None
-            assert 'rows of "public"."reviews"' in status.waiting_for.detail
+            told = await waits_for(stage, "slow-report")
+            assert 'rows of "public"."reviews"' in told
             await client.commit()
         await stage.waits("gate", Phase.VERIFY)
         seen = await reviews.execute("SELECT stars FROM public_v2.reviews WHERE id = 1")

@@ -1,14 +1,17 @@
 """A table gets a shadow: under clients of both versions that never retry, back from every phase, killed everywhere."""
 
+import asyncio
 from typing import Any
 
 import psycopg
 import pytest
 from support.harness import Harness, schema_dump
 from support.load import Load
-from support.plans import create_reviews
+from support.plans import NAME, create_reviews
 from support.shaped import STARS_APART
+from temporalio.client import WorkflowFailureError
 
+from pgduet.client import Migrations
 from pgduet.local import EmbeddedPostgres
 from pgduet.messages import Status
 from pgduet.phases import Phase, State
@@ -44,6 +47,17 @@ async def rolled_back(stage: Harness) -> Status:
     status = await stage.until(lambda status: status.state is State.ROLLED_BACK)
     assert status.safe
     return status
+
+
+async def waits_for(stage: Harness, who: str) -> str:
+    """Wait until `status` says that the migration waits for somebody; gives its words."""
+    client = Migrations(stage.client, task_queue=stage.queue)
+    async with asyncio.timeout(60):
+        while True:
+            status = await client.status(NAME, stage.database)
+            if status.waiting_for and who in status.waiting_for.detail:
+                return status.waiting_for.detail
+            await asyncio.sleep(0.05)
 
 
 async def archived(conn: Connection) -> dict[int, str]:
@@ -117,3 +131,33 @@ async def test_the_same_plan_again_brings_back_what_only_the_new_version_had(
         assert await moods(reviews) == load.moods
         assert status.restored >= len(load.moods)
         await load.verify(reviews)
+
+
+async def test_who_holds_rows_is_waited_for_and_named(stage: Harness, reviews: Connection) -> None:
+    async with stage.worker():
+        await stage.start(stage.plan(STARS_APART, gates={"backfill": "manual", "shadow": "manual"}))
+        await stage.waits("gate", Phase.DUAL_WRITE)
+        async with await psycopg.AsyncConnection.connect(stage.dsn, application_name="slow-report") as client:
+            await client.execute("UPDATE public.reviews SET rating = '3' WHERE id = 1")
+            await stage.act("advance")
+            told = await waits_for(stage, "slow-report")
+            assert 'rows of "public"."reviews"' in told
+            await client.commit()
+        await stage.waits("gate", Phase.VERIFY)
+        seen = await reviews.execute("SELECT stars FROM public_v2.reviews WHERE id = 1")
+        assert await seen.fetchone() == (3,)
+
+
+async def test_a_later_plan_keeps_off_what_hangs_on_a_table_in_another_shape(
+    stage: Harness, reviews: Connection
+) -> None:
+    await reviews.execute("CREATE TABLE public.answers (id int PRIMARY KEY, review bigint REFERENCES public.reviews)")
+    async with stage.worker():
+        await stage.start(stage.plan(STARS_APART, gates={"expand": "manual"}))
+        await stage.waits("gate", Phase.PREFLIGHT)
+        longer = {"add_column": {"table": "public.answers", "column": {"name": "text", "type": "text"}}}
+        later = stage.plan(longer, name="answers") | {"version": {"from": "2", "to": "3"}}
+        await stage.start(later)
+        with pytest.raises(WorkflowFailureError) as refused:
+            await stage.result()
+        assert "changes public.answers too" in str(refused.value.cause)

@@ -1,7 +1,7 @@
 """kill -9 at each barrier that a shape passes, one after the other, under clients of both versions: it ends as if nothing had been.
 
-A worker has instructions for the barriers that are left; each new one goes on until it is killed at the next. Two lanes share the
-barriers by a seed, and a third is left alone; all must come out with the same schema. `PGDUET_SEED` repeats a run.
+A worker has instructions for the barriers that are left; each new one goes on until it is killed at the next. Three lanes share the
+barriers by a seed, and a fourth is left alone; all must come out with the same schema. `PGDUET_SEED` repeats a run.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from pgduet import audit
 from pgduet.local import EmbeddedPostgres, LocalTemporal
 from pgduet.phases import Phase, State
 
-LANES = 2
+LANES = 3
 ROWS = 4_000
 PAUSE_S = 0.015
 PATIENCE_S = 600.0

@@ -42,7 +42,7 @@ async def tables(conn: Connection) -> None:
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the reviews changed in place, or by a second table."""
     if request.param == "apart":
-        monkeypatch.setitem(chained.CHANGES, "reviews", chained.APART)
+        monkeypatch.setitem(chained.WAYS, "reviews", chained.APART)
 
 
 async def both_in_soak(stage: Harness) -> tuple[Harness, Harness]:

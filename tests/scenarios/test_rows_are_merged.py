@@ -270,40 +270,66 @@ async def until_touched(world: World, most: int) -> None:
             await asyncio.sleep(0.1)
 
 
-KILLS = (
-    "expand.before_commit",
-    "batch.after_commit",
-    "publish.before_commit",
-    "contract.before_commit",
+SOME = (("batch.after_commit", "publish.before_commit"), ("undo_verify.before_commit",), ("contract.before_commit",))
+OTHERS = (
+    ("expand.before_commit", "expand.after_commit", "dual_write.before_commit", "dual_write.after_commit"),
+    (
+        "undo_verify.after_commit",
+        "undo_dual_write.after_commit",
+        "undo_expand.before_commit",
+        "undo_expand.after_commit",
+    ),
+    ("contract.after_commit",),
 )
 
 
 @on_newest
-async def test_a_worker_killed_at_its_barriers_changes_nothing(world: World) -> None:
+@pytest.mark.parametrize(
+    ("ahead", "back", "last"),
+    [
+        pytest.param(*SOME, id="some"),
+        pytest.param(*OTHERS, id="others", marks=[pytest.mark.long, pytest.mark.timeout(900)]),
+    ],
+)
+async def test_a_worker_killed_at_its_barriers_there_and_back_changes_nothing(
+    world: World, ahead: tuple[str, ...], back: tuple[str, ...], last: tuple[str, ...]
+) -> None:
     await create(world, 2000, each=3)
+    before = schema_dump(world.server.bin_dir, world.stage.dsn)
     stage = world.stage
-    plan = stage.plan(TOTALS, **overlaid(QUICK, SOAK | {"backfill": {"batch_target_ms": 2}}))
-    started = False
-    for barrier in KILLS:
-        with stage.worker_process(f"{barrier}=kill") as worker:
-            if not started:
-                await stage.start(plan)
-                started = True
-            if barrier.startswith("contract"):
-                await stage.waits("window", Phase.SOAK, 60)
-                await world.conn.execute("DELETE FROM public.lines WHERE invoice_id = 5 AND amount = 3")
-                await stage.act("advance")
-            await worker.killed(60)
-        # While nobody looks.
-        await world.conn.execute("UPDATE public.lines SET amount = amount + 1 WHERE invoice_id = 7")
+    plan = stage.plan(BOOKED, **overlaid(QUICK, SOAK | {"backfill": {"batch_target_ms": 2}}))
+    await stage.start(plan)
+    for barrier in ahead:
+        await killed_at(world, barrier)
+    for barrier in back:
+        await killed_at(world, barrier, from_soak=barrier == back[0])
     with stage.worker_process():
-        status = await stage.result(60)
-    assert status.state is State.DONE
-    shown = await world.rows("SELECT id, lines, total FROM public.totals WHERE id IN (5, 6, 7) ORDER BY id")
-    assert shown == [(5, 2, 3), (6, 3, 6), (7, 3, 6 + 3 * len(KILLS))]
+        assert (await stage.result(60)).state is State.ROLLED_BACK
+        assert schema_dump(world.server.bin_dir, world.stage.dsn) == before
+        # The batch that was killed after its commit is not done again.
+        assert await world.one("SELECT rows_done FROM pgduet.backfill_range") == 2000
+        await stage.start(plan)
+        await stage.waits("window", Phase.SOAK, 60)
+        await world.conn.execute("UPDATE public_v2.totals SET total = total + 4 WHERE id = 6")
+    await killed_at(world, last[0], "advance")
+    with stage.worker_process():
+        assert (await stage.result(60)).state is State.DONE
+    shown = await world.rows("SELECT id, total FROM public.totals WHERE id IN (5, 6, 7) ORDER BY id")
+    assert shown == [(5, 6), (6, 6 + 4), (7, 6 + 3 * len([*ahead, *back, *last]))]
     assert await world.one("SELECT count(*) FROM public.totals") == 2000
-    # The batch that was killed after its commit is not done again.
-    assert await world.one("SELECT rows_done FROM pgduet.backfill_range") == 2000
+
+
+async def killed_at(world: World, barrier: str, act: str = "", *, from_soak: bool = False) -> None:
+    """Run a worker until it is killed there, and write while there is none."""
+    stage = world.stage
+    with stage.worker_process(f"{barrier}=kill") as worker:
+        if from_soak:
+            await stage.waits("window", Phase.SOAK, 60)
+            act = "abort"
+        if act:
+            await stage.act(act, reason="the next step")
+        await worker.killed(60)
+    await world.conn.execute("UPDATE public.lines SET amount = amount + 1 WHERE invoice_id = 7")
 
 
 @on_newest

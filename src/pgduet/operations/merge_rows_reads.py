@@ -1,11 +1,11 @@
-"""Single groups of a merge as clients of both versions read them: sampled, probed, and by name where they differ."""
+"""Single groups of a merge as clients of both versions read them: sampled and probed."""
 
 from collections.abc import Sequence
 
 from psycopg import sql
 
 from pgduet.operations.merge_rows_design import MergeDesign
-from pgduet.operations.merge_rows_rows import S, compared, fields, parts, reading
+from pgduet.operations.merge_rows_rows import S, fields, parts, reading
 from pgduet.operations.shadow_keys import listed
 from pgduet.operations.statement import Query
 from pgduet.sql import block
@@ -72,23 +72,6 @@ def compare_one(design: MergeDesign, key: Key) -> Query:
     """Compare both versions' answers for one group in one snapshot."""
     old, new = (read(design, _literals(key), new=each) for each in (False, True))
     return block("merging", "compare_one").format(old=old, new=new)
-
-
-def differing(design: MergeDesign, limit: int) -> Query:
-    """Name groups that the new version shows otherwise than they are."""
-    key = sql.Identifier(design.target_key[0])
-    pairs = [
-        sql.SQL("{0}, coalesce(o.{1}, s.{1})").format(sql.Literal(name), sql.Identifier(name))
-        for name in design.target_key
-    ]
-    return block("merging", "differing").format(
-        **parts(design),
-        **compared(design),
-        key_pairs=listed(pairs),
-        old_missing=sql.SQL("o.{} IS NULL").format(key),
-        new_missing=sql.SQL("s.{} IS NULL").format(key),
-        limit=sql.Literal(limit),
-    )
 
 
 def _texts(design: MergeDesign) -> list[Query]:

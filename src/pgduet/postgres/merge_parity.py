@@ -1,7 +1,7 @@
 """Parity of a merge: its groups compared range by range with what the new version reads, and repaired by notes (ADR 32).
 
-The source is right whoever has authority: merged rows cannot be written. A repair notes the group, so that readers ask the source
-from its commit on, and drains.
+The source is right whoever has authority: a write of merged rows is one of the source. A repair notes the group, so that readers
+ask the source from its commit on, and drains.
 """
 
 import asyncio

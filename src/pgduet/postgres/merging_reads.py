@@ -1,12 +1,11 @@
-"""Reads of merged rows: all of them compared in one snapshot, some of them timed, one of them as a probe (ADR 32)."""
+"""Reads of merged rows: some of them compared and timed, one row of the source as a probe (ADR 32)."""
 
 import random
 import time
 from statistics import median
-from typing import Any
 
-from pgduet.measured import Parity, ShadowResult
-from pgduet.operations import merge_rows_reads, merge_rows_rows
+from pgduet.measured import ShadowResult
+from pgduet.operations import merge_rows_reads
 from pgduet.operations.merge_rows_design import MergeDesign
 from pgduet.postgres import probing
 from pgduet.postgres.session import Connection
@@ -14,34 +13,6 @@ from pgduet.sql import block
 
 KEYS_PER_PAGE = 4
 EMPTY_PAGES = 100
-
-Example = tuple[dict[str, Any], str]
-
-
-async def compare(conn: Connection, design: MergeDesign, limit: int) -> tuple[Parity, list[Example]]:
-    """Compare every group with the new version's row of it, in one snapshot; names up to `limit` that differ, with how."""
-    named: list[dict[str, Any]] = []
-    async with conn.transaction():
-        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        began = await (await conn.execute("SELECT clock_timestamp() AS at")).fetchone()
-        counted = await (await conn.execute(merge_rows_rows.parity(design))).fetchone()
-        assert began is not None  # noqa: S101  (each is one row)
-        assert counted is not None  # noqa: S101
-        if counted["mismatches"]:
-            named = await (await conn.execute(merge_rows_reads.differing(design, limit))).fetchall()
-    parity = Parity(
-        checked_at=began["at"],
-        rows=counted["rows"],
-        mismatches=counted["mismatches"],
-        examples=[{"relation": design.label, "kind": row["kind"], "key": row["key"]} for row in named],
-    )
-    return parity, [(row["key"], row["kind"]) for row in named]
-
-
-async def repair(conn: Connection, design: MergeDesign) -> None:
-    """Note the groups that differ."""
-    async with conn.transaction():
-        await conn.execute(merge_rows_rows.repair(design))
 
 
 async def probe(conn: Connection, design: MergeDesign) -> str:

@@ -201,13 +201,6 @@ SELECT count(*) AS notes FROM {journal}
 SELECT count(*) AS rows, count(*) FILTER (WHERE {differs}) AS mismatches
   FROM (SELECT {o_key_named}, {merged} FROM {relation} AS o GROUP BY {o_key}) AS o FULL JOIN ({reading}) AS s ON {same}
 
--- name: differing
--- Names groups by the merged table's key.
-SELECT jsonb_build_object({key_pairs}) AS key,
-       CASE WHEN {old_missing} THEN 'extra' WHEN {new_missing} THEN 'missing' ELSE 'mismatch' END AS kind
-  FROM (SELECT {o_key_named}, {merged} FROM {relation} AS o GROUP BY {o_key}) AS o FULL JOIN ({reading}) AS s ON {same}
- WHERE {differs} LIMIT {limit}
-
 -- name: probe_write
 -- A row that is free goes, for a moment that nobody sees.
 DELETE FROM {relation} AS o WHERE o.ctid = (SELECT ctid FROM {relation} LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING {o_key_named}

@@ -26,15 +26,7 @@ KINDS = ["increment", "increment", "two_in_order", "delete", "read_then_write", 
 SPREAD: dict[str, Any] = {
     "shadow_table": {
         "table": "public.orders",
-        "primary_key": ["id", "at"],
-        "partition_by": {
-            "method": "range",
-            "columns": ["at"],
-            "partitions": {
-                "orders_january": "FOR VALUES FROM ('2026-01-01') TO ('2026-02-01')",
-                "orders_rest": "DEFAULT",
-            },
-        },
+        "partition_by": {"method": "hash", "columns": ["id"], "modulus": 3},
     }
 }
 POLICY = overlaid(

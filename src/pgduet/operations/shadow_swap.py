@@ -111,7 +111,10 @@ def drop_guard(design: ShadowDesign, plan: str) -> list[Statement]:
     """Drop what a swapped shadow has beyond others, and its successor has not."""
     if design.swapped is None:
         return []
-    return [*_drop_emptied(design, plan), *(_drop_default(design, name) for name, _ in _number(design))]
+    own = Statement(
+        block("shadow_swap", "own").format(relation=design.shadow), "the worker's, until it has its final shape"
+    )
+    return [*_drop_emptied(design, plan), *(_drop_default(design, name) for name, _ in _number(design)), own]
 
 
 def _lock_view(view: sql.Identifier) -> Statement:

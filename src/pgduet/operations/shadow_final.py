@@ -253,6 +253,7 @@ class _Final:
         if each.by_default:
             made = [
                 self._on_shadow("create_sequence", f"{each.column} is numbered", **parts),
+                self._on_shadow("sequence_owner", "the table's owner's", working=working, role=Role(self.hung.owner)),
                 self._on_shadow("own_sequence", f"{each.name} numbers it", sequence=working, column=column),
             ]
         else:

@@ -111,10 +111,7 @@ def drop_guard(design: ShadowDesign, plan: str) -> list[Statement]:
     """Drop what a swapped shadow has beyond others, and its successor has not."""
     if design.swapped is None:
         return []
-    own = Statement(
-        block("shadow_swap", "own").format(relation=design.shadow), "the worker's, until it has its final shape"
-    )
-    return [*_drop_emptied(design, plan), *(_drop_default(design, name) for name, _ in _number(design)), own]
+    return [*_drop_emptied(design, plan), *(_drop_default(design, name) for name, _ in _number(design))]
 
 
 def _lock_view(view: sql.Identifier) -> Statement:

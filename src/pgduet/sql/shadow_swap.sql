@@ -19,10 +19,6 @@ SELECT DISTINCT c.who FROM pgduet.client c
 -- Whoever names the table is of the other side from here on: the census counts anew.
 DELETE FROM pgduet.client WHERE migration = %(migration)s AND kind = 'session' AND via = 'table' AND side = %(side)s
 
--- name: own
--- What is made for a table must have its owner.
-ALTER TABLE {relation} OWNER TO CURRENT_USER
-
 -- name: lock_view
 -- Locks a view and nothing that it reads, as LOCK TABLE would: the option is not set, and stays so.
 ALTER VIEW {view} RESET (security_barrier)

@@ -86,6 +86,7 @@ async def test_clients_by_the_name_and_by_both_versions_see_no_error_there_and_b
                 await stage.act("advance")
                 await stage.waits("window", Phase.SOAK, PATIENCE_S)
                 assert await world.one(KIND) == "p"
+                assert (await stage.act("verify")).message.startswith("0 of ")
                 for ledger in (direct, old, new):
                     await more(ledger)
                 await stage.act("abort")

@@ -33,7 +33,7 @@ async def finish(m: Shadow) -> None:
     hung = await copying.hung(m.conn, m.design)
     relations = await catalogue.relations(m.conn, m.design.schema_name)
     m.conn.row_factory = psycopg.rows.tuple_row
-    relation = next(each for each in relations if each.table == m.design.anchor_name)
+    relation = next(each for each in relations if each.table == m.design.table)
     view = sql.Identifier("public_v2", m.design.shown_as)
     await m.run(shadow_final.finish(m.design, PLAN, hung, relation, [view], OWNER))
     for statement in shadow_final.validate(m.design, hung):

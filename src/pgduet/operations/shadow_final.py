@@ -6,6 +6,7 @@ owner, grants. Indexes that are not unique have been built before, under working
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from psycopg import sql
 
@@ -86,6 +87,8 @@ def finish(
     `view_owner` owns these views, unless they are the worker's own, as the shadow is.
     """
     make = _Final(design, hung)
+    # After a swap it is the shadow that has the name, and so their owner among those who have rights.
+    relation = replace(relation, grants={who: rights for who, rights in relation.grants.items() if who != view_owner})
     extracts = design.kind == "extract_table"
     targets = {each.target: None for each in hung.outbound if each.target}
     return [

@@ -68,7 +68,17 @@ def _request(design: ShadowDesign | MergeDesign) -> str:
 
 
 def _declared(work: Work, design: ShadowDesign | MergeDesign) -> list[Aggregate]:
-    return [each for each in work.migration.design.aggregates if each.shape == design.position]
+    found = [each for each in work.migration.design.aggregates if each.shape == design.position]
+    if isinstance(design, ShadowDesign) and design.swapped:
+        return [_by_present_names(each, design) for each in found]
+    return found
+
+
+def _by_present_names(aggregate: Aggregate, design: ShadowDesign) -> Aggregate:
+    """Measure both sides where they are after a swap: the aggregate was declared before it."""
+    old = aggregate.old.model_copy(update={"relation": (design.schema_name, design.anchor_name)})
+    new = aggregate.new.model_copy(update={"relation": (design.schema_name, design.shadow_name)})
+    return aggregate.model_copy(update={"old": old, "new": new})
 
 
 def _told(found: Compared) -> Parity:

@@ -214,14 +214,13 @@ class Shadow(Shape):
         if not await steps.is_contracted(work, self.label):
             hung = await copying.hung(work.conn, self.design)
             relations = {each.label: each for each in await catalogue.relations(work.conn, self.schema_name)}
-            anchor = relations[self.design.relation_label]
             versions = await chain.versions_with(
                 work.conn, self.plan, work.migration.id, self.schema_name, self.design.shown_as
             )
             shown = [shadow_phases.view(self.design, version) for version in versions]
             owner = await shadowing.view_owner(work.conn)
             apart = owner if owner == VIEW_OWNER else None
-            statements = shadow_final.finish(self.design, self.plan.name, hung, anchor, shown, apart)
+            statements = shadow_final.finish(self.design, self.plan.name, hung, relations[self.label], shown, apart)
             statements.append(shadow.drop_journal(self.design))
             later = [each.model_dump(mode="json") for each in shadow_final.to_validate(self.design, hung)]
             marks: dict[str, object] = {f"contracted {self.label}": True, to_validate: later}

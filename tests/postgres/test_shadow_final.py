@@ -7,7 +7,7 @@ import pytest
 from psycopg import errors, sql
 from psycopg.rows import dict_row
 from support.shadows import CUSTOMERS, OWNER, PLAN, Shadow, addresses, create_orders, wide
-from support.swaps import Swapping
+from support.swaps import APP, Swapping, make_roles
 
 from pgduet.operations import shadow_final
 from pgduet.postgres import catalogue, copying
@@ -33,7 +33,7 @@ async def finish(m: Shadow) -> None:
     hung = await copying.hung(m.conn, m.design)
     relations = await catalogue.relations(m.conn, m.design.schema_name)
     m.conn.row_factory = psycopg.rows.tuple_row
-    relation = next(each for each in relations if each.table == m.design.anchor_name)
+    relation = next(each for each in relations if each.table == m.design.table)
     view = sql.Identifier("public_v2", m.design.shown_as)
     await m.run(shadow_final.finish(m.design, PLAN, hung, relation, [view], OWNER))
     for statement in shadow_final.validate(m.design, hung):
@@ -44,6 +44,9 @@ async def finish(m: Shadow) -> None:
 async def test_a_shadow_takes_its_anchors_place_with_all_that_hung_on_it(conn: Connection, *, swapped: bool) -> None:
     await create_orders(conn, 10)
     await conn.execute(AROUND)
+    # A sequence must have its table's owner, who need not be the worker.
+    make_roles(conn.info.dsn)
+    await conn.execute(f"ALTER TABLE public.orders OWNER TO {APP}".encode())
     base = wide()
     shop = ("shop", "integer")
     columns = (

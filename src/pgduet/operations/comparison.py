@@ -129,6 +129,8 @@ class Comparison(Frozen):
     """Which source rows belong in the shadow. A row of which it cannot be said (NULL) is expected there."""
     unique: tuple[str, ...] = ()
     """By which columns the shadow's rows are unique, where these are more than the key: such as a partitioned shadow's."""
+    noted_as: tuple[str, str] | None = None
+    """By which name drift is noted, where the source may be called otherwise for a while."""
     both_ways: bool = False
     """From publication on, a mapping holds when either direction explains it: a lossy one cannot hold both ways."""
 
@@ -146,6 +148,11 @@ class Comparison(Frozen):
     def source_label(self) -> str:
         """The source's quoted name as text."""
         return self.source_relation.as_string(None)
+
+    @property
+    def label(self) -> str:
+        """The quoted name by which people know the source."""
+        return sql.Identifier(*(self.noted_as or self.source)).as_string(None)
 
     @property
     def shadow_label(self) -> str:

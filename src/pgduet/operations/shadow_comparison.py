@@ -25,8 +25,9 @@ _CAST = re.compile(r"[()\s]*r\.(?:\"(?:[^\"]|\"\")+\"|[a-z_][a-z0-9_$]*)[()\s]*(
 def comparison(design: ShadowDesign, anchor: Traits, shadow: Traits, *, published: bool) -> Comparison:
     """Say what is compared; from publication on either direction explains a pair of columns."""
     return Comparison(
-        source=(design.schema_name, design.table),
-        shadow=(design.schema_name, design.physical),
+        source=(design.schema_name, design.anchor_name),
+        shadow=(design.schema_name, design.shadow_name),
+        noted_as=(design.schema_name, design.table),
         key=tuple(key_column(anchor[each.anchor], shadow[each.shadow]) for each in design.key),
         mappings=tuple(_mappings(_Sides(design, anchor, shadow), published=published)),
         only=design.exists,

@@ -214,7 +214,12 @@ class ShadowDesign(Frozen):
     @property
     def shadow(self) -> sql.Identifier:
         """The shadow's quoted name, as it is called now."""
-        return sql.Identifier(self.schema_name, self.table if self.swapped else self.physical)
+        return sql.Identifier(self.schema_name, self.shadow_name)
+
+    @property
+    def shadow_name(self) -> str:
+        """The shadow's name, as it is called now."""
+        return self.table if self.swapped else self.physical
 
     @property
     def shadow_label(self) -> str:

@@ -6,6 +6,7 @@ owner, grants. Indexes that are not unique have been built before, under working
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from psycopg import sql
 
@@ -86,6 +87,8 @@ def finish(
     `view_owner` owns these views, unless they are the worker's own, as the shadow is.
     """
     make = _Final(design, hung)
+    # After a swap it is the shadow that has the name, and so their owner among those who have rights.
+    relation = replace(relation, grants={who: rights for who, rights in relation.grants.items() if who != view_owner})
     extracts = design.kind == "extract_table"
     targets = {each.target: None for each in hung.outbound if each.target}
     return [
@@ -253,6 +256,7 @@ class _Final:
         if each.by_default:
             made = [
                 self._on_shadow("create_sequence", f"{each.column} is numbered", **parts),
+                self._on_shadow("sequence_owner", "the table's owner's", working=working, role=Role(self.hung.owner)),
                 self._on_shadow("own_sequence", f"{each.name} numbers it", sequence=working, column=column),
             ]
         else:

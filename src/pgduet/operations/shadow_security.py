@@ -74,7 +74,7 @@ def _condition(design: ShadowDesign, carried: Carried, command: str, side: str) 
         if not policy.permissive
     ]
     return block("shadow_carry", "unless_free").format(
-        relation=sql.Literal(design.label), condition=sql.SQL(" AND ").join(parts or [FALSE])
+        relation=sql.Literal(design.relation_label), condition=sql.SQL(" AND ").join(parts or [FALSE])
     )
 
 

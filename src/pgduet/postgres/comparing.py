@@ -246,7 +246,7 @@ class Comparing:
                 raise
             if not self.comparison.aligned:
                 raise GateRefused(
-                    f"rows of {self.comparison.source_label} cannot be mapped: {condition(error.sqlstate)}",
+                    f"rows of {self.comparison.label} cannot be mapped: {condition(error.sqlstate)}",
                     hint="Correct the rows, or write an `up` that maps them.",
                 ) from None
         counts = Counts()
@@ -277,7 +277,7 @@ class Comparing:
             counts.found.append(["unmapped", row["key"], condition(error.sqlstate)])
         if counts.unmapped > UNMAPPED_AT_MOST:
             raise GateRefused(
-                f"more than {UNMAPPED_AT_MOST} rows of {self.comparison.source_label} cannot be mapped, the first:"
+                f"more than {UNMAPPED_AT_MOST} rows of {self.comparison.label} cannot be mapped, the first:"
                 f" {json.dumps(counts.found[0][1], ensure_ascii=False)}: {condition(error.sqlstate)}",
                 hint="Correct the rows, or write an `up` that maps them.",
             )

@@ -111,7 +111,7 @@ async def compare(
                 while not part.finished:
                     part.chunk_ms = min(aim_ms, BESIDE_MS) if turns.beside else aim_ms
                     await turns.step(conn, part.next)
-                    progress(f"{comparison.source_label}: {total.rows + part.counts.rows:,}{of} rows compared")
+                    progress(f"{comparison.label}: {total.rows + part.counts.rows:,}{of} rows compared")
                 total += part.counts
                 named += part.named
 
@@ -139,7 +139,7 @@ async def compare(
         settled=settled,
         unnamed=total.mismatches + total.missing + total.extra + total.unmapped - named,
         before=kept["before"],
-        examples=[{"relation": comparison.source_label, **row} for row in examples],
+        examples=[{"relation": comparison.label, **row} for row in examples],
         aggregates=compared,
     )
 

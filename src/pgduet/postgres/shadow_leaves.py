@@ -21,7 +21,7 @@ class Leaf:
 async def strangers(conn: Connection, design: ShadowDesign, plan: str) -> list[Leaf]:
     """Find them; at first, all partitions there are."""
     function = design.routine(shadow_leaves.KIND).as_string(None).rpartition('."')[2][:-1].replace('""', '"')
-    asked = {"relation": design.label, "trigger": shadow_leaves.name_of(plan, "BEFORE"), "function": function}
+    asked = {"relation": design.relation_label, "trigger": shadow_leaves.name_of(plan, "BEFORE"), "function": function}
     rows = await (await conn.execute(block("shadow_leaves", "strangers"), asked)).fetchall()
     return [Leaf(sql.Identifier(row["schema"], row["table"]), attached=row["attached"]) for row in rows]
 

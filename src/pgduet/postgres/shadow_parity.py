@@ -90,8 +90,8 @@ class ShadowParity:
         authority, write = self.standing.authority, self._noted
         if authority is Authority.NEW:
             write = self._anchors
-            self.mute = await mutes(self.conn, self.design.label, self.standing.user_triggers)
-            found = await run(self.conn, "referring", {"relation": self.design.label})
+            self.mute = await mutes(self.conn, self.design.relation_label, self.standing.user_triggers)
+            found = await run(self.conn, "referring", {"relation": self.design.relation_label})
             self.referring = frozenset(row["name"] for row in found)
         elif self.standing.published:
             write = self._in_place
@@ -108,7 +108,7 @@ class ShadowParity:
 
     async def comparison(self) -> Comparison:
         """Say what is compared, by the catalogue."""
-        anchor = await traits(self.conn, self.design.label)
+        anchor = await traits(self.conn, self.design.relation_label)
         shadow = await traits(self.conn, self.design.shadow_label)
         return comparison(self.design, anchor, shadow, published=self.standing.published)
 

@@ -70,10 +70,13 @@ async def _shadow(
     made: Shaped,
 ) -> None:
     """Make a shadow, or attach the table to a parent where that gives the same shape."""
+    swaps = isinstance(operation, ShadowTable) and plan.policy.cutover.mode == "swap"
     if isinstance(operation, ShadowTable):
         choice = await choose(conn, plan.name, index, operation, table)
-        made.hazards += choice.hazards
-        if choice.design is not None:
+        # A table that is attached gets another name at contract only.
+        if choice.design is None or not swaps:
+            made.hazards += choice.hazards
+        if choice.design is not None and not swaps:
             made.attached.append(choice.design)
             return
     top: KeyPath = ("operations", index, operation.kind)
@@ -92,7 +95,7 @@ async def _shadow(
     }
     design = design.model_copy(update=update)
     await _try(conn, design, top)
-    if plan.policy.cutover.mode == "swap" and isinstance(operation, ShadowTable):
+    if swaps and isinstance(operation, ShadowTable):
         design = design.model_copy(update={"swaps": True})
         made.hazards += await swapping.hazards(conn, index, operation, table, design)
     made.shadows.append(design)

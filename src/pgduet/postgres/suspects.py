@@ -100,7 +100,7 @@ async def note(
 
     Unless it `looks`, what was seen is what it tells.
     """
-    relation = {"migration": migration_id, "relation": comparison.source_label}
+    relation = {"migration": migration_id, "relation": comparison.label}
     if before is not None:
         await run(conn, "resolved", relation | {"before": before})
     async for suspects in _confirmed(conn, parts, AT_ONCE):
@@ -249,7 +249,7 @@ class _Repairing:
                     conn,
                     self.reference,
                     "repair",
-                    affected={"relation": comparison.source_label, "shadow": comparison.shadow_label, "rows": written},
+                    affected={"relation": comparison.label, "shadow": comparison.shadow_label, "rows": written},
                     evidence={
                         "authority": str(self.authority),
                         "repaired": [{"kind": suspect["kind"], "key": suspect["key"]} for suspect in suspects],

@@ -39,6 +39,9 @@ ALTER TABLE {shadow} ALTER COLUMN {column} ADD GENERATED {kind} AS IDENTITY (SEQ
 -- name: create_sequence
 CREATE SEQUENCE {working} AS bigint {options}
 
+-- name: sequence_owner
+ALTER SEQUENCE {working} OWNER TO {role}
+
 -- name: may_number
 GRANT USAGE ON SEQUENCE {sequence} TO {role}
 

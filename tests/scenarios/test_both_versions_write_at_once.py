@@ -25,6 +25,7 @@ POLICY = overlaid(
     QUICK,
     {
         "backfill": {"parallelism": 2},
+        "shadow": {"min_samples": 50},
         "soak": {"window_s": 3600, "legacy_idle_s": 0.3},
         "gates": {phase.value: "manual" for phase in (*HELD[1:], Phase.SOAK)} | {"contract": "auto"},
         "approvals": {"cutover": 0, "contract": 0},

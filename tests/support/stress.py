@@ -3,10 +3,13 @@
 Each puts rows in, counts them up, takes them out and gives them other keys, through the version that it is of. What a client gives
 another key is its own from then on, so that no two rows want one key. Where a row's key is another table's business as well,
 each client moves a row of its own to and fro.
+
+Each version's clients have a role, whose search_path names the schema, as services have: so a census can see who is there.
 """
 
 import asyncio
 import random
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,6 +28,13 @@ APART = 1_000_000
 MOST = 64
 """So many clients there may be, those that come again counted anew."""
 TIMEOUT_S = 60.0
+SCHEMAS = ("public", "public_v1", "public_v2")
+_ROLE = (
+    "CREATE ROLE {role} LOGIN",
+    "ALTER ROLE {role} IN DATABASE {database} SET search_path = {schema}",
+    "GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}",
+    "GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}",
+)
 
 
 @dataclass
@@ -116,6 +126,7 @@ class Stress:
         self.pause_s = pause_s
         self.ledger = Ledger(rows=keys)
         self.numbers = iter(range(MOST))
+        self.roles = {schema: f"stress_{schema}_{secrets.token_hex(4)}" for schema in SCHEMAS}
         self.groups: dict[str, list[asyncio.Task[None]]] = {}
         self.leaving: set[str] = set()
 
@@ -130,6 +141,18 @@ class Stress:
             await conn.execute(rows.format(apart=sql.Literal(APART), most=sql.Literal(MOST)))
             self.ledger.rows += MOST
         await conn.execute("VACUUM ANALYZE")
+        for schema, name in self.roles.items():
+            for statement in _ROLE:
+                parts = {"role": name, "database": conn.info.dbname, "schema": schema}
+                named = {part: sql.Identifier(value) for part, value in parts.items()}
+                await conn.execute(sql.SQL(statement).format(**named))
+
+    async def drop(self) -> None:
+        """Drop the roles, which would outlive the database."""
+        async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as conn:
+            for name in self.roles.values():
+                for statement in ("DROP OWNED BY {}", "DROP ROLE {}"):
+                    await conn.execute(sql.SQL(statement).format(sql.Identifier(name)))
 
     def come(self, group: str, schema: str, clients: int, *, new: bool = False) -> None:
         """Have a group of clients come, through a schema."""
@@ -155,9 +178,8 @@ class Stress:
                 await asyncio.sleep(0.01)
 
     async def _client(self, number: int, group: str, schema: str, side: Side) -> None:
-        options = f"-c search_path={schema}"
         conn = await psycopg.AsyncConnection.connect(
-            self.dsn, autocommit=True, application_name=group, options=options, prepare_threshold=0
+            self.dsn, user=self.roles[schema], autocommit=True, application_name=group, prepare_threshold=0
         )
         async with conn:
             client = Client(conn, number, group, self, side)
@@ -173,4 +195,7 @@ async def stress(dsn: str, shape: Shape, keys: int, pause_s: float = 0.002) -> A
     try:
         yield made
     finally:
-        await made.leave(*made.groups)
+        try:
+            await made.leave(*made.groups)
+        finally:
+            await made.drop()

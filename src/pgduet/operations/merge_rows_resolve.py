@@ -217,8 +217,8 @@ def refuse_measures(index: int, operation: MergeRows, table: TableFacts, answers
                 " group would have the error",
                 place=place(path),
                 snippet=column.value,
-                hint="Measure a column as it is, or by what never fails: a CASE, coalesce, a comparison, a cast to a wider integer."
-                " Compute the rest in a generated column, or in the query that reads merged rows.",
+                hint="Measure a column as it is, or by what never fails: a CASE, coalesce, a comparison, a cast to a wider integer, or"
+                " + - * of declared numerics. Compute the rest in the query that reads merged rows.",
             )
 
 

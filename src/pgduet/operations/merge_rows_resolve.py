@@ -217,7 +217,7 @@ def refuse_measures(index: int, operation: MergeRows, table: TableFacts, answers
                 " group would have the error",
                 place=place(path),
                 snippet=column.value,
-                hint="Measure a column as it is, or by what never fails: a CASE, coalesce, a comparison, a cast to a wider integer, or"
+                hint="Measure a column as it is, or by what never fails: a CASE, coalesce, a comparison, a cast to a wider integer,"
                 " + - * of declared numerics. Compute the rest in the query that reads merged rows.",
             )
 

@@ -58,7 +58,9 @@ async def heirs(world: World) -> None:
     await world.conn.execute((ORDERS + HEIRS).encode())
     # The first row frees its code; the second's trigger gives that to the third, whose sync comes first.
     take = (
-        "UPDATE orders SET code = CASE id WHEN {n} THEN 'free{n}' ELSE 'heir' || (SELECT code FROM orders WHERE id = {n}) END"
+        # In the key's order, wherever the rows lie.
+        "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off;"
+        " UPDATE orders SET code = CASE id WHEN {n} THEN 'free{n}' ELSE 'heir' || (SELECT code FROM orders WHERE id = {n}) END"
         " WHERE id IN ({n}, {n} + 1)"
     )
     steps = (

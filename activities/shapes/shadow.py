@@ -5,20 +5,25 @@ may write in the one before. So a step that was killed is simply done again.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from psycopg import sql
-
-from pgduet.activities.building import beside_clients, build_beside
+from pgduet.activities.building import beside_clients
 from pgduet.activities.engine import Work
 from pgduet.activities.ranges import bounds
-from pgduet.activities.shapes import parity, steps
+from pgduet.activities.shapes import carrying, parity, steps
 from pgduet.activities.shapes.shape import Progress, Range, Shape
 from pgduet.activities.shapes.steps import locked, marked
 from pgduet.errors import NotSupported
 from pgduet.measured import Parity, ShadowResult
 from pgduet.messages import Part
-from pgduet.operations import shadow, shadow_final, shadow_phases, shadow_reverse, shadow_sync
+from pgduet.operations import (
+    shadow,
+    shadow_carry,
+    shadow_final,
+    shadow_phases,
+    shadow_reverse,
+    shadow_security,
+    shadow_sync,
+)
 from pgduet.operations.design import Design
 from pgduet.operations.names import version_schema
 from pgduet.operations.shadow import VIEW_OWNER
@@ -30,29 +35,15 @@ from pgduet.operations.views import Relation
 from pgduet.operations.views import Shape as Shown
 from pgduet.operations.views import view as table_view
 from pgduet.phases import SyncMode
-from pgduet.postgres import catalogue, chain, copying, shadowing, store
+from pgduet.postgres import catalogue, chain, copying, shadow_hanging, shadowing, store
 from pgduet.postgres.copying import Copying
 from pgduet.postgres.filling import Filling
 from pgduet.postgres.pace import Pace
 from pgduet.postgres.session import Connection
+from pgduet.postgres.shadow_carrying import carried
 
 _PUBLISHED = {SyncMode.BOTH, SyncMode.ENFORCE}
 _FORMS = {SyncMode.FILL: Form.MIRROR, SyncMode.BOTH: Form.BOTH, SyncMode.ENFORCE: Form.ENFORCE}
-
-
-@dataclass(frozen=True, slots=True)
-class _Shadow:
-    """The shadow as a table that has indexes."""
-
-    design: ShadowDesign
-
-    @property
-    def relation(self) -> sql.Identifier:
-        return self.design.shadow
-
-    @property
-    def label(self) -> str:
-        return self.design.shadow_label
 
 
 class Shadow(Shape):
@@ -71,7 +62,8 @@ class Shadow(Shape):
         """Create the shadow and its journal, and the role that owns the new version's view."""
         await shadowing.create_view_owner(work.conn)
         if not await marked(work, self.made):
-            await locked(work, shadow.create(self.design), steps.EXPAND, self.label, {self.made: True})
+            statements = [*shadow.create(self.design), *await carrying.created(work, self.design)]
+            await locked(work, statements, steps.EXPAND, self.label, {self.made: True})
 
     async def undo_expand(self, work: Work) -> None:
         """Drop the shadow and its journal."""
@@ -91,9 +83,10 @@ class Shadow(Shape):
             *shadow_sync.drop_triggers(self.design, self.plan.name),
             *shadow_reverse.drop_reverse(self.design, self.plan.name),
             *shadow_final.without_policies(self.design),
+            *shadow_security.drop_functions(self.design),
             *shadow_sync.drop_functions(self.design),
         ]
-        await locked(work, statements, steps.UNDO_DUAL_WRITE, self.label)
+        await locked(work, statements, steps.UNDO_DUAL_WRITE, self.label, {f"secured_{self.position}": None})
 
     async def probe(self, conn: Connection) -> str:
         """Update a row, and see its key in the journal."""
@@ -125,7 +118,9 @@ class Shadow(Shape):
     async def filled(self, work: Work) -> None:
         """Give the shadow its key, have the trigger write it, and carry over what was noted meanwhile."""
         work.beat.note = f"{self.label}: the key of its new shape"
-        await copying.give_key(work.conn, self.design, self.plan.name, work.migration.id)
+        before = shadow_carry.before_key(await carried(work.conn, self.design, self.plan.name))
+        await copying.give_key(work.conn, self.design, self.plan.name, work.migration.id, before)
+        await carrying.secured(work, self.design)
         await self._drain(work)
 
     async def weight(self, conn: Connection) -> int:
@@ -139,15 +134,19 @@ class Shadow(Shape):
         return await parity.of_shadow(work, self.design, progress, repair=repair)
 
     async def prepare_publication(self, work: Work) -> None:
-        """Build what is unique, have both sides write each other, and carry over what the form before has noted."""
+        """Have both sides write each other, carry over what the form before has noted, and build what new clients need.
+
+        Unique indexes come last: in the form before, a client's change may be noted only, and the shadow hold the value that it
+        freed.
+        """
         await copying.see_all(work.conn)
-        # New clients' first queries must not be planned as for an empty table.
-        await beside_clients(work, shadow.analyze(self.design))
-        for key, create in zip(self.design.unique, shadow.uniqueness(self.design), strict=False):
-            await build_beside(work, _Shadow(self.design), key.working, create, shadow.drop_unique(self.design, key))
+        await carrying.values_found(work, self.design)
+        await carrying.older_snapshots_gone(work, self.design)
         await locked(work, self._form(work, Form.BOTH), steps.BOTH_WAYS, self.label)
         await shadowing.until_writers_left(work.conn, self.design, self._waits(work))
         await self._drain(work)
+        await carrying.ready_for_clients(work, self.design)
+        await carrying.secured(work, self.design)
         reverse = [*shadow_reverse.reverse(self.design, self.plan.name), *shadow_phases.back(self.design)]
         await locked(work, reverse, steps.BOTH_WAYS, self.label)
 
@@ -160,7 +159,9 @@ class Shadow(Shape):
             made += table_view(self._what_stays(relation), version)
         owner = await shadowing.view_owner(conn)
         may, no_more = shadow.may_own(owner, version_schema(self.schema_name, version))
-        return [*made, *may, *shadow.view(self.design, name, relation, owner), *no_more]
+        *shown, owned = shadow.view(self.design, name, relation, owner)
+        rights = shadow_carry.view_rights(carrying.view_rights(self.design, relation), name)
+        return [*made, *may, *shown, *rights, owned, *no_more]
 
     def _what_stays(self, relation: Relation) -> Shown:
         """Show the anchor of an extraction without the columns that have moved."""
@@ -187,6 +188,19 @@ class Shadow(Shape):
         """Read rows through both versions."""
         return await shadowing.sample(conn, self.plan, self.design, wanted)
 
+    async def tend(self, work: Work) -> None:
+        """Follow policies that somebody has changed."""
+        await carrying.secured(work, self.design)
+
+    async def declare(self, work: Work) -> int:
+        """Build what is unique among the new shape's values."""
+        await carrying.binding(work, self.design)
+        return 0
+
+    async def release(self, work: Work) -> None:
+        """Drop it again."""
+        await carrying.released(work, self.design)
+
     def functions(self, work: Work, mode: SyncMode) -> Sequence[Statement]:
         """Give the trigger on the anchor the form of a mode."""
         return self._form(work, _FORMS[mode])
@@ -204,6 +218,12 @@ class Shadow(Shape):
                 hint="Drop what depends on it, then advance.",
             )
 
+        await carrying.check_way(conn, self.plan.name, self.design)
+
+    async def settle(self, work: Work) -> None:
+        """Build what somebody has given the table since it was published."""
+        await carrying.settled(work, self.design)
+
     async def archive_old(self, conn: Connection, attempt: int) -> int:
         """Save what the anchor holds and `down` does not give back."""
         return await shadowing.archive(conn, shadow_phases.archive_old(self.plan, self.design, attempt))
@@ -213,6 +233,7 @@ class Shadow(Shape):
         to_validate = f"validate_{self.position}"
         if not await steps.is_contracted(work, self.label):
             hung = await copying.hung(work.conn, self.design)
+            hung = await shadow_hanging.translated(work.conn, self.design, hung)
             relations = {each.label: each for each in await catalogue.relations(work.conn, self.schema_name)}
             versions = await chain.versions_with(
                 work.conn, self.plan, work.migration.id, self.schema_name, self.design.shown_as
@@ -221,7 +242,7 @@ class Shadow(Shape):
             owner = await shadowing.view_owner(work.conn)
             apart = owner if owner == VIEW_OWNER else None
             statements = shadow_final.finish(self.design, self.plan.name, hung, relations[self.label], shown, apart)
-            statements.append(shadow.drop_journal(self.design))
+            statements += [*await carrying.finished(work, self.design), shadow.drop_journal(self.design)]
             later = [each.model_dump(mode="json") for each in shadow_final.to_validate(self.design, hung)]
             marks: dict[str, object] = {f"contracted {self.label}": True, to_validate: later}
             await locked(work, statements, steps.CONTRACT, self.label, marks)

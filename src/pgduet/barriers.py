@@ -23,6 +23,8 @@ NAMES = (
     "dual_write.after_commit",
     "batch.before_commit",
     "batch.after_commit",
+    "secure.before_commit",
+    "secure.after_commit",
     "publish.before_commit",
     "publish.after_commit",
     "schedule.after_change",

@@ -17,7 +17,7 @@ from pgduet.postgres.survey import survey
 WORLD = """
 CREATE TABLE public.places (id int PRIMARY KEY, region text NOT NULL, name text);
 CREATE TABLE public.keyless (id int);
-CREATE TABLE public.secured (id int PRIMARY KEY);
+CREATE TABLE public.secured (id int PRIMARY KEY, name text);
 ALTER TABLE public.secured ENABLE ROW LEVEL SECURITY;
 CREATE TABLE public.parted (id int PRIMARY KEY) PARTITION BY HASH (id);
 CREATE TABLE public.taken (id int);
@@ -59,7 +59,9 @@ WIDE = [{"name": "id", "type": "bigint"}]
 TOP = "operations[0].shadow_table"
 WRONG = {
     "no primary key": Wrong(shadow("keyless", columns=WIDE), TOP, "has no primary key"),
-    "row level security": Wrong(shadow("secured", columns=WIDE), f"{TOP}.table", "row level security"),
+    "row level security of what is extracted": Wrong(
+        extract(table="public.secured"), "operations[0].extract_table", "the extracted table would have no policy"
+    ),
     "a partitioned table": Wrong(shadow("parted", columns=WIDE), f"{TOP}.table", "is partitioned"),
     "a list without a rest": Wrong(
         spread({"name": "eu", "bound": "FOR VALUES IN ('eu')"}),

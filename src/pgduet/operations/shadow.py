@@ -1,16 +1,14 @@
 """A shadow and what belongs to it, made and taken away: table, journal, keys, the view of the new version (ADR 28).
 
 The shadow is empty and unused when it is made, so it may have its NOT NULL from the start. Its key is built once the rows are
-copied, which is faster and needs no conflict to be thought of; other unique indexes once it is in step, beside the writers'
-triggers. Every statement can be undone by its neighbour here, and nothing touches the anchor.
+copied, which is faster and needs no conflict to be thought of; all other indexes once it is in step, beside the writers'
+triggers (`shadow_carry`). Every statement can be undone by its neighbour here, and nothing touches the anchor.
 """
-
-from typing import LiteralString
 
 from psycopg import sql
 
 from pgduet.operations.names import fit, usual_name
-from pgduet.operations.shadow_design import Partition, ShadowColumn, ShadowDesign, ShadowKey
+from pgduet.operations.shadow_design import Partition, ShadowColumn, ShadowDesign
 from pgduet.operations.statement import Lock, Role, Statement, identifiers, role, trusted
 from pgduet.operations.views import Relation
 from pgduet.sql import block
@@ -87,37 +85,18 @@ def key(design: ShadowDesign) -> list[Statement]:
             shadow=design.shadow, name=name, columns=identifiers(design.key_names)
         )
         made.append(Statement(query, f"index of {design.shadow_label}", Lock.SHARE_ROW_EXCLUSIVE, design.shadow_label))
-    return [*made, *(_uniqueness(design, "add_unique_alone") if design.partition_by else [])]
+    return made
 
 
 def uniqueness(design: ShadowDesign) -> list[Statement]:
-    """Build the other unique indexes, each beside the triggers' writes: outside any transaction.
-
-    On a partitioned shadow that cannot be: `key` has built them, with nobody beside it.
-    """
-    return [] if design.partition_by else _uniqueness(design, "add_unique")
-
-
-def analyze(design: ShadowDesign) -> Statement:
-    """Have PostgreSQL see what the shadow holds."""
-    query = block("shadow", "analyze").format(shadow=design.shadow)
-    return Statement(query, f"analyze {design.shadow_label}", Lock.SHARE_UPDATE_EXCLUSIVE, design.shadow_label)
-
-
-def drop_unique(design: ShadowDesign, key: ShadowKey) -> Statement:
-    """Drop a unique index whose build was cut short: outside any transaction."""
-    query = block("shadow", "drop_unique").format(name=sql.Identifier(design.schema_name, key.working))
-    return Statement(query, f"drop {key.working}")
-
-
-def _uniqueness(design: ShadowDesign, how: LiteralString) -> list[Statement]:
+    """Build the other unique indexes of a shadow that nobody uses."""
     return [
         Statement(
-            block("shadow", how).format(
+            block("shadow", "add_unique_alone").format(
                 name=sql.Identifier(each.working), shadow=design.shadow, columns=identifiers(each.shadow)
             ),
             f"unique index {each.working}",
-            Lock.SHARE_UPDATE_EXCLUSIVE,
+            Lock.SHARE_ROW_EXCLUSIVE,
             design.shadow_label,
         )
         for each in design.unique

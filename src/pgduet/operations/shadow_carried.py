@@ -11,6 +11,7 @@ from psycopg import sql
 from pgduet.operations.constraints import CarriedIndex
 from pgduet.operations.design import TableDesign
 from pgduet.operations.expressions import Expression, Frozen
+from pgduet.operations.names import fit
 from pgduet.operations.shadow_design import ShadowColumn, ShadowDesign
 
 WIDER = {("smallint", "integer"), ("smallint", "bigint"), ("integer", "bigint")}
@@ -219,7 +220,7 @@ def as_table(design: ShadowDesign) -> TableDesign:
     """Give the shadow as what builds indexes beside clients knows it."""
     return TableDesign(
         schema_name=design.schema_name,
-        table=design.physical,
+        table=design.table if design.swapped else design.physical,
         key=design.primary_key,
         key_types=tuple(c.type for name in design.primary_key for c in design.columns if c.name == name),
         columns=tuple(column.name for column in design.columns),
@@ -229,6 +230,14 @@ def as_table(design: ShadowDesign) -> TableDesign:
         partitioned=design.partition_by is not None,
         partition_key=design.partition_key,
     )
+
+
+def set_aside(design: ShadowDesign) -> dict[str, str]:
+    """Map the names that a swap gave the anchor's key and constraints to those that they had."""
+    if design.swapped is None:
+        return {}
+    aside = {fit(f"{each.working}_old"): each.name for each in design.unique}
+    return {**aside, fit(f"{design.set_aside}_pkey"): design.swapped.key}
 
 
 def early(carried: Carried) -> list[CarriedIndex]:

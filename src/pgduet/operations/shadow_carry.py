@@ -126,10 +126,11 @@ class _Contract:
         parted = self.design.partition_by is not None
         for each in self.carried.indexes:
             index = self._named(each.name)
-            if each.constraint and not parted:
-                if each.name not in known:
-                    working = sql.Identifier(each.working)
-                    yield self._on("unique_using", each.name, name=sql.Identifier(each.name), index=working)
+            if each.constraint and each.name in known:
+                pass  # `finish`, or a swap, has named it
+            elif each.constraint and not parted:
+                working = sql.Identifier(each.working)
+                yield self._on("unique_using", each.name, name=sql.Identifier(each.name), index=working)
             else:
                 yield declare.rename_index(as_table(self.design), self.design.schema_name, each.working, each.name)
             for place, target in each.targets:

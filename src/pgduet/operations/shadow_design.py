@@ -271,6 +271,11 @@ class ShadowDesign(Frozen):
         return tuple(column for column in self.written if column.same is None and column.name not in read)
 
     @property
+    def releases(self) -> bool:
+        """Tell that a trigger of the user's may write a unique value that its own statement has just freed."""
+        return self.rereads and bool(self.unique)
+
+    @property
     def lossy(self) -> tuple[ShadowColumn, ...]:
         """The columns that may hold what the anchor cannot, and should."""
         apart = {column.name for column in self.apart}

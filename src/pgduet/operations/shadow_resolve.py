@@ -1,8 +1,7 @@
 """Resolves `shadow_table` and `extract_table`: what to ask of PostgreSQL, what cannot be, and the design of the shadow (ADR 28).
 
 A column whose value stays the same, in its type or a wider integer, needs no expression; every other one has `up` and `down`, and
-left out they mean the column itself, converted. Limits: unique indexes over expressions or with a condition stay the anchor's
-until contract.
+left out they mean the column itself, converted.
 """
 
 from collections.abc import Iterator, Mapping
@@ -90,14 +89,8 @@ def refuse(index: int, operation: ShadowTable | ExtractTable, table: TableFacts)
     if not table.key:
         hint = "Give the table a primary key first, in a plan of its own."
         raise NotSupported(f"{operation.relation} has no primary key to tell its rows by", place=place(top), hint=hint)
-    if table.inherits:
+    if table.inherits and table.kind != "p":
         raise NotSupported(f"{operation.relation} is part of an inheritance tree", place=place(top))
-    policies = sorted({what for column in table.columns for what in column.hanging("policy")})
-    if policies:
-        hint = "Drop the policies for as long as the migration takes, or change the columns in place."
-        raise NotSupported(
-            f"row level security of {operation.relation} is not carried over", place=place(top), hint=hint
-        )
     columns = [column.name for column in table.columns]
     for path, name in _named(operation):
         if name not in columns:

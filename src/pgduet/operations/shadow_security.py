@@ -57,7 +57,7 @@ def drop_functions(design: ShadowDesign) -> list[Statement]:
 
 def _mark(design: ShadowDesign) -> str:
     """Give the comment by which such a function is known, whatever has become of its policy."""
-    return f"pgduet policy of {design.shadow_label}"
+    return f"pgduet policy of {sql.Identifier(design.schema_name, design.physical).as_string(None)}"
 
 
 def _condition(design: ShadowDesign, carried: Carried, command: str, side: str) -> Query:

@@ -27,6 +27,7 @@ from pgduet.operations.shadow_keys import (
     anchor_key,
     any_of,
     assigned,
+    fields,
     function,
     key_as_json,
     key_types,
@@ -35,6 +36,7 @@ from pgduet.operations.shadow_keys import (
     quoted,
     same,
     shadow_key,
+    to_anchor,
     to_shadow,
     token,
     trigger,
@@ -42,6 +44,8 @@ from pgduet.operations.shadow_keys import (
 )
 from pgduet.operations.statement import Lock, Query, Statement, identifiers
 from pgduet.sql import block
+
+RELEASE = "shadow_release"
 
 
 class Form(StrEnum):
@@ -61,6 +65,8 @@ def functions(design: ShadowDesign, plan: str, migration_id: int, form: Form) ->
     """Create or replace the functions of the anchor's triggers in a form; takes no lock on any table."""
     published = form in {Form.BOTH, Form.ENFORCE}
     made = [_fits(design)] if design.guarded else []
+    if published and design.releases:
+        made.append(_release(design))
     made.append(function(design, "shadow_forward", _forward(design, plan, migration_id, form)))
     made.append(function(design, "shadow_truncate", _truncate(design, published=published)))
     return made
@@ -102,6 +108,7 @@ def drop_functions(design: ShadowDesign) -> list[Statement]:
         sql.SQL("{}({})").format(design.routine(kind), key_types(design)) for kind in ("lock_update", "lock_delete")
     ]
     names.append(sql.SQL("{}({})").format(design.routine("shadow_fits"), design.relation))
+    names.append(sql.SQL("{}({}, text[])").format(design.routine(RELEASE), design.relation))
     names.append(sql.SQL("{}({})").format(design.routine("shadow_back"), design.shadow))
     names.append(sql.SQL("{}(integer, tid)").format(design.routine("drain")))
     query = block("shadow", "drop_function")
@@ -154,6 +161,9 @@ def _carried(design: ShadowDesign, plan: str, migration_id: int, form: Form, *, 
         judge=_judge(design, plan, migration_id, form, keep=keep),
         unless_exists=exists,
         and_fits=_and_fits(design, keep=keep),
+        release=block("shadow", "release").format(function=design.routine(RELEASE))
+        if keep and design.releases
+        else NOTHING,
         assign=assigned((column.name, _forwarded(design, column, keep=keep)) for column in design.mapped),
         columns=identifiers(column.name for column in design.mapped),
         values=listed(column.up_value(R) for column in design.mapped),
@@ -220,6 +230,35 @@ def _fits(design: ShadowDesign) -> Statement:
         function=design.routine("shadow_fits"), relation=design.relation, body=quoted(body)
     )
     return Statement(query, f"shadow_fits of {design.label}")
+
+
+def _release(design: ShadowDesign) -> Statement:
+    held, now = sql.SQL("held"), sql.SQL("now")
+    parts: dict[str, sql.Composable] = {
+        "function": design.routine(RELEASE),
+        "relation": design.relation,
+        "shadow": design.shadow,
+        "held_token": token(design, shadow_key(design, held)),
+        "r_token": token(design, to_shadow(design, R)),
+        "s_is_r": same(shadow_key(design, S), to_shadow(design, R)),
+        "s_is_held": same(shadow_key(design, S), shadow_key(design, held)),
+        "o_is_held": same(anchor_key(design, O), to_anchor(design, held)),
+    }
+    keys = [
+        block("shadow", "release_key").format(
+            **parts,
+            s_has_it=same(fields(S, key.shadow), fields(R, key.anchor)),
+            changed=any_of(
+                sql.SQL("{} IS DISTINCT FROM {}").format(*pair)
+                for pair in zip(fields(held, key.shadow), fields(now, key.anchor), strict=True)
+            ),
+            assign=assigned(zip(key.shadow, fields(now, key.anchor), strict=True)),
+        )
+        for key in design.unique
+    ]
+    body = block("shadow", "release_body").format(**parts, keys=lines(keys))
+    query = block("shadow", "release_function").format(**parts, body=quoted(body))
+    return Statement(query, f"{RELEASE} of {design.label}")
 
 
 def _truncate(design: ShadowDesign, *, published: bool) -> Query:

@@ -59,11 +59,17 @@ async def checked(conn: Connection, plan: str, design: ShadowDesign) -> list[Haz
 async def not_yet(conn: Connection, plan: str, design: ShadowDesign) -> list[str]:
     """Say what contract could not get past, or would lose: asked while there is a way back."""
     found = await carried(conn, design, plan)
-    said = [f"{lost.kind} {lost.what}: {lost.why}" for lost in grave(found)]
-    said += [f"{what} depends on {design.label}" for what in await leaning(conn, design)]
     built = {row["name"] for row in await _rows(conn, "built", {"relation": design.shadow_label})}
-    said += [f"index {each.name} has not been built" for each in found.indexes if each.working not in built]
-    return said
+    named = {each.name for each in design.unique} if design.swapped else set()  # the swap has given them their names
+    wanted = {each.name: each.name if each.name in named else each.working for each in found.indexes}
+    missing = [f"index {name} has not been built" for name, as_ in wanted.items() if as_ not in built]
+    return [*await in_the_way(conn, design, found), *missing]
+
+
+async def in_the_way(conn: Connection, design: ShadowDesign, found: Carried) -> list[str]:
+    """Say what contract could not get past whatever is built until then."""
+    said = [f"{lost.kind} {lost.what}: {lost.why}" for lost in grave(found)]
+    return [*said, *[f"{what} depends on {design.label}" for what in await leaning(conn, design)]]
 
 
 async def leaning(conn: Connection, design: ShadowDesign) -> list[str]:
@@ -72,7 +78,7 @@ async def leaning(conn: Connection, design: ShadowDesign) -> list[str]:
     columns = moved if design.kind == "extract_table" else None
     async with conn.transaction():
         await conn.execute("SET LOCAL search_path = ''")
-        (table,) = await _rows(conn, "table", {"relation": design.label})
+        (table,) = await _rows(conn, "table", {"relation": design.relation_label})
         asked = {"oid": table["oid"], "shadow": design.shadow_label, "ours": OURS, "columns": columns}
         rows = await _rows(conn, "leaning", asked)
     return [row["what"] for row in rows]
@@ -128,7 +134,7 @@ async def _refuse_generated(conn: Connection, design: ShadowDesign, top: KeyPath
     after = successors(design)
     shown = {column.name for column in design.columns if column.generated is not None}
     keys = {column.anchor for column in design.key}
-    for row in await _rows(conn, "generated", {"relation": design.label}):
+    for row in await _rows(conn, "generated", {"relation": design.relation_label}):
         if row["name"] not in shown:
             if design.kind == "extract_table" and (moved := sorted(set(row["columns"]) & after.keys() - keys)):
                 message = f"generated column {row['name']} reads {', '.join(moved)}, which would move away from it"
@@ -153,7 +159,7 @@ async def _refuse_keys(conn: Connection, design: ShadowDesign, found: Carried, t
         return
     async with conn.transaction():
         await conn.execute("SET LOCAL search_path = ''")
-        (table,) = await _rows(conn, "table", {"relation": design.label})
+        (table,) = await _rows(conn, "table", {"relation": design.relation_label})
         rows = await _rows(conn, "constraints", {"oid": table["oid"]})
     unique = _unique(design, found, rows)
     by = (*top, "partition_by") if design.partition_by else top
@@ -196,11 +202,11 @@ async def _hazards(conn: Connection, design: ShadowDesign, found: Carried) -> As
     where = f"{design.schema_name}.{design.table}"
     for lost in found.lost:
         yield hazard("PD-H32", f"{lost.kind} {lost.what} of {where}: {lost.why}")
-    if design.moves and await _rows(conn, "partitions", {"relation": design.label}):
+    if design.moves and await _rows(conn, "partitions", {"relation": design.relation_label}):
         yield hazard("PD-H33", where)
     async with conn.transaction():
         await conn.execute("SET LOCAL search_path = ''")
-        (table,) = await _rows(conn, "table", {"relation": design.label})
+        (table,) = await _rows(conn, "table", {"relation": design.relation_label})
         triggers = await _rows(conn, "triggers", {"oid": table["oid"]})
         publications = await _rows(conn, "publications", {"oid": table["oid"]})
     for row in triggers:

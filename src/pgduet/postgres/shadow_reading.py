@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import LiteralString
 
-from pgduet.operations.shadow_carried import CarriedSequence, Lost, Right, keeps_values, successors
+from pgduet.operations.shadow_carried import CarriedSequence, Lost, Right, keeps_values, set_aside, successors
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.postgres.session import Connection
 from pgduet.postgres.shadow_trial import Row, Trial
@@ -45,6 +45,7 @@ class Reading:
         """Find the columns' successors."""
         self.after = successors(self.design)
         self.whole = self.design.kind == "shadow_table"
+        self.before = set_aside(self.design)
         self.trial = Trial(self.conn, self.design, self.after)
 
     async def read(self) -> None:
@@ -108,9 +109,22 @@ class Reading:
     async def _ask(self, *names: LiteralString) -> None:
         # Then PostgreSQL writes every name in its texts with its schema.
         await self.conn.execute(block("shadow_carry", "set_path"), {"path": ""})
-        (self.table,) = await self._rows("table", {"relation": self.design.label})
+        (self.table,) = await self._rows("table", {"relation": self.design.relation_label})
         for name in names:
-            self.rows[name] = await self._rows(name, {"oid": self.table["oid"]})
+            self.rows[name] = [self._known(row) for row in await self._rows(name, {"oid": self.table["oid"]})]
+
+    def _known(self, row: Row) -> Row:
+        """Say a row of the catalogue by the names that a swap has taken from the anchor."""
+        if self.design.swapped is None:
+            return row
+        known, us = dict(row), (self.design.schema_name, self.design.anchor_name)
+        if row.get("table", self.design.anchor_name) == self.design.anchor_name and row.get("name") in self.before:
+            known["name"] = self.before[row["name"]]
+        if (row.get("schema"), row.get("table")) == us:
+            known["table"] = self.design.table
+        if (row.get("target_schema"), row.get("target")) == us:
+            known["target"] = self.design.table
+        return known
 
     async def _rows(self, name: LiteralString, values: Row) -> list[Row]:
         return await (await self.conn.execute(block("shadow_carry", name), values)).fetchall()
@@ -154,6 +168,8 @@ class Reading:
 
     async def _try_constraints(self) -> None:
         for row in self.rows["constraints"]:
+            if self._holds_what_moves(row):
+                self.lose("foreign key", f"{row['name']} of {row['table']}", _HOLDS, grave=True)
             if not (row["own"] and row["kind"] in {"c", "f"} and self._touched(row)):
                 continue
             kind = "check" if row["kind"] == "c" else "foreign key"
@@ -163,6 +179,13 @@ class Reading:
                 self.lose(kind, row["name"], "a partitioned table has no check that its partitions lack", grave=True)
             elif self._stands(kind, row) and row["kind"] == "c":
                 await self._tried(kind, row, self.trial.check(row))
+
+    def _holds_what_moves(self, row: Row) -> bool:
+        """Tell whether a foreign key refers to columns that an extraction drops."""
+        us = (self.design.schema_name, self.design.table)
+        if self.whole or row["kind"] != "f" or (row["target_schema"], row["target"]) != us:
+            return False
+        return self._touched({"columns": row["targets"]})
 
     async def _try_triggers(self) -> None:
         for row in self.rows["triggers"]:

@@ -47,10 +47,14 @@ class Trial:
     after: Mapping[str, ShadowColumn]
     made: list[_Made] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Begin with the anchor's present name, which its texts have."""
+        self.named = self.design.anchor_name
+
     @property
     def shape(self) -> sql.Identifier:
         """The temporary table's quoted name."""
-        return sql.Identifier("pg_temp", self.design.table)
+        return sql.Identifier("pg_temp", self.named)
 
     async def open(self, columns: Sequence[Row]) -> None:
         """Create it; `columns` are the anchor's, as the catalogue has them."""
@@ -63,7 +67,7 @@ class Trial:
                 collation = before.get(anchor.name)
             text = f"{kind} COLLATE {collation}" if collation else kind
             parts.append(sql.SQL("{} {}").format(sql.Identifier(anchor.name), trusted(text)))
-        await self._run("shape", shape=sql.Identifier(self.design.table), columns=sql.SQL(", ").join(parts))
+        await self._run("shape", shape=sql.Identifier(self.named), columns=sql.SQL(", ").join(parts))
 
     async def index(self, row: Row) -> str | None:
         """Try an index; gives the reason where PostgreSQL refuses it, as the others do."""
@@ -104,6 +108,9 @@ class Trial:
         for number, name in enumerate(names):
             if name in self.after:
                 await self._rename(f"_pgduet_{number}", self.after[name].name)
+        if self.named != self.design.table:
+            await self._run("shape_named", shape=self.shape, name=sql.Identifier(self.design.table))
+            self.named = self.design.table
         final = sql.Identifier(self.design.schema_name, self.design.shown_as).as_string(None)
         for each in self.made:
             if each.said is None:

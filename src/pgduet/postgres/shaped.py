@@ -4,7 +4,7 @@ Each kind has one function here, which gives its design and what people should k
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
@@ -20,9 +20,10 @@ from pgduet.operations.merge_rows_design import MergeDesign
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.shadow_final import Hung
 from pgduet.operations.shaped import shaping
+from pgduet.operations.swap_refusals import ROUTE
 from pgduet.plan.models import ExtractTable, MergeRows, Plan, ShadowTable
 from pgduet.plan.shadow_operations import PartitionBy
-from pgduet.postgres import copying, merging, shadowing, swapping
+from pgduet.postgres import copying, merging, shadow_checked, shadowing, swapping
 from pgduet.postgres.partitioning import choose
 from pgduet.postgres.session import Connection, condition
 
@@ -81,7 +82,6 @@ async def _shadow(
             return
     top: KeyPath = ("operations", index, operation.kind)
     await _check_role(conn, top)
-    await _refuse_security(conn, table, top)
     if isinstance(operation, ShadowTable) and operation.partition_by:
         _refuse_homeless(operation.partition_by, (*top, "partition_by"))
     sequence = await _sequence(conn, table)
@@ -98,6 +98,9 @@ async def _shadow(
     if swaps and isinstance(operation, ShadowTable):
         design = design.model_copy(update={"swaps": True})
         made.hazards += await swapping.hazards(conn, index, operation, table, design)
+    found = await shadow_checked.checked(conn, plan.name, design)
+    _refuse_secured_swap(design, [each.id for each in found], top)
+    made.hazards += found
     made.shadows.append(design)
 
 
@@ -111,18 +114,13 @@ async def _check_role(conn: Connection, top: KeyPath) -> None:
         await shadowing.check_view_owner(conn)
 
 
-async def _refuse_security(conn: Connection, table: TableFacts, top: KeyPath) -> None:
-    """Refuse row level security of the user's: without a policy, it hides every row from all but the owner."""
-    relation = _label(table.schema_name, table.table)
-    found = await conn.execute(
-        "SELECT relrowsecurity AS secured FROM pg_class WHERE oid = to_regclass(%s)", (relation,)
-    )
-    row = await found.fetchone()
-    if row and row["secured"]:
+def _refuse_secured_swap(design: ShadowDesign, hazards: Sequence[str], top: KeyPath) -> None:
+    """Refuse a swap beside row level security: by the table's name its owner would be bound by our policies alone."""
+    if design.swaps and "PD-H39" in hazards:
         raise NotSupported(
-            f"row level security of {table.schema_name}.{table.table} is not carried over",
+            f"{design.schema_name}.{design.table} has row level security, with which its name cannot be swapped",
             place=place((*top, "table")),
-            hint="Disable it for as long as the migration takes, or change the columns in place.",
+            hint=f"Set {ROUTE}.",
         )
 
 
@@ -167,7 +165,7 @@ async def _try(conn: Connection, design: ShadowDesign, top: KeyPath) -> None:
     path = (*top, "partition_by") if design.partition_by else top
     try:
         async with conn.transaction(force_rollback=True):
-            for statement in (*shadow.create_table(design), *shadow.key(design)):
+            for statement in (*shadow.create_table(design), *shadow.key(design), *shadow.uniqueness(design)):
                 await conn.execute(statement.sql)
     except psycopg.Error as error:
         message = error.diag.message_primary or condition(error.sqlstate)

@@ -30,17 +30,8 @@ ALTER TABLE {shadow} ADD CONSTRAINT {name} PRIMARY KEY ({columns})
 -- name: add_index
 CREATE INDEX {name} ON {shadow} ({columns})
 
--- name: add_unique
-CREATE UNIQUE INDEX CONCURRENTLY {name} ON {shadow} ({columns})
-
 -- name: add_unique_alone
 CREATE UNIQUE INDEX {name} ON {shadow} ({columns})
-
--- name: analyze
-ANALYZE {shadow}
-
--- name: drop_unique
-DROP INDEX CONCURRENTLY IF EXISTS {name}
 
 -- name: drain_function
 CREATE OR REPLACE FUNCTION {function}(most integer, INOUT place tid, OUT taken_keys bigint, OUT left_keys bigint) RETURNS record LANGUAGE plpgsql VOLATILE
@@ -158,11 +149,42 @@ END
       IF why IS NOT NULL{unless_exists} THEN
         DELETE FROM {shadow} AS s WHERE {s_is_r};
       ELSE
-        UPDATE {shadow} AS s SET {assign} WHERE {s_is_r};
+{release}        UPDATE {shadow} AS s SET {assign} WHERE {s_is_r};
         IF NOT FOUND{and_fits} THEN
           INSERT INTO {shadow} ({columns}) VALUES ({values});
         END IF;
       END IF;
+
+-- name: release
+        PERFORM {function}(r, '{{}}');
+
+-- name: release_function
+-- Where a trigger of the user's writes a unique value that its own statement has freed just before, the row that held it comes later
+-- here: it is read again first. In a ring of such rows one has to go; its own trigger, which is still to come, brings it back.
+CREATE OR REPLACE FUNCTION {function}(r {relation}, path text[]) RETURNS void LANGUAGE plpgsql VOLATILE
+  SET search_path = pg_catalog, pg_temp SET row_security = on AS {body}
+
+-- name: release_body
+DECLARE
+  guard text := current_setting('pgduet.row', true);
+  held {shadow}%ROWTYPE;
+  now {relation}%ROWTYPE;
+BEGIN
+{keys}
+  PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+END
+
+-- name: release_key
+  FOR held IN SELECT * FROM {shadow} AS s WHERE {s_has_it} AND NOT ({s_is_r}) LOOP
+    PERFORM set_config('pgduet.row', {held_token}, true);
+    SELECT * INTO now FROM {relation} AS o WHERE {o_is_held};
+    IF NOT FOUND OR {held_token} = ANY (path) THEN
+      DELETE FROM {shadow} AS s WHERE {s_is_held};
+    ELSIF {changed} THEN
+      PERFORM {function}(now, array_append(path, {r_token}));
+      UPDATE {shadow} AS s SET {assign} WHERE {s_is_held};
+    END IF;
+  END LOOP;
 
 -- name: judge
 -- An old client must not see an error of ours: what cannot be mapped has no row in the new version, and is noted.

@@ -203,6 +203,9 @@ SELECT n.nspname AS schema, c.relname AS table, p.isleaf AS leaf FROM pg_partiti
 -- name: shape
 CREATE TEMPORARY TABLE {shape} ({columns})
 
+-- name: shape_named
+ALTER TABLE {shape} RENAME TO {name}
+
 -- name: shape_column
 ALTER TABLE {shape} RENAME COLUMN {column} TO {name}
 
@@ -370,6 +373,12 @@ SELECT pg_get_expr(polqual, polrelid) AS using, pg_get_expr(polwithcheck, polrel
 
 -- name: alter_policy
 ALTER POLICY {policy} ON {relation} TO PUBLIC {clauses}
+
+-- name: policies_are
+-- What tells whether policies have changed since they were looked at, and whether the shadow has ours (`there`).
+SELECT EXISTS (SELECT FROM pg_policy WHERE polrelid = to_regclass(%(shadow)s) AND polname = 'pgduet_read') AS there, c.relrowsecurity AS secured, md5(concat_ws(' ', c.relrowsecurity, (SELECT string_agg(concat_ws(' ', p.oid, p.xmin, p.ctid), ',' ORDER BY p.oid)
+         FROM pg_policy p WHERE p.polrelid = c.oid))) AS mark
+  FROM pg_class c WHERE c.oid = to_regclass(%(relation)s)
 
 -- name: unless_free
 NOT pg_catalog.row_security_active({relation}::regclass) OR {condition}

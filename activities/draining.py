@@ -15,10 +15,10 @@ from temporalio import activity
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from pgduet.activities.engine import Engine, Work
-from pgduet.messages import DrainInput, DrainResult, Reference, workflow_id
+from pgduet.draining import DrainInput, DrainResult
+from pgduet.messages import Reference, workflow_id
 from pgduet.operations.merge_rows_design import MergeDesign
 from pgduet.postgres import merging, store
-from pgduet.postgres.merging import Draining
 from pgduet.postgres.pace import Pace
 from pgduet.postgres.session import Connection
 
@@ -76,7 +76,7 @@ class _Journal:
     """One journal, and how long it is left alone."""
 
     def __init__(self, conn: Connection, design: MergeDesign) -> None:
-        self.draining = Draining(conn, design)
+        self.draining = merging.Draining(conn, design)
         self.rest_s = SHORTEST_S
 
     async def drain(self, pace: Pace) -> float:

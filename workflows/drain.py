@@ -10,7 +10,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from pgduet.describe import plain
-    from pgduet.messages import DrainInput, DrainResult
+    from pgduet.draining import DrainInput, DrainResult
     from pgduet.workflows.calls import call, read
 
 PAUSE_S = 1.0

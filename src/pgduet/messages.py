@@ -283,21 +283,6 @@ class BackfillReport(Message):
     throttle: Throttled | None = None
 
 
-class DrainInput(Message):
-    """Input of the Drain workflow and of each of its slices: merged rows are brought up to date until there are none to be."""
-
-    reference: Reference
-    slice_s: float = 60.0
-
-
-class DrainResult(Message):
-    """Where a slice of the Drain workflow stopped."""
-
-    finished: bool
-    """Nothing is left to be kept up to date: it was contracted, or taken away."""
-    notes: int = 0
-
-
 class ParityRequest(Message):
     """Compare all rows by what is in force; `repair` follows the authority, `scheduled` takes one that is under way for its own."""
 

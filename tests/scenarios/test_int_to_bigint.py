@@ -124,7 +124,7 @@ async def test_without_the_words_in_the_trigger_such_a_value_is_accepted(stage: 
 async def test_without_the_archive_such_a_value_is_lost(
     stage: Harness, conn: Connection, postgres: EmbeddedPostgres
 ) -> None:
-    unsaved = Code("the archive", verify._archive, "count += (await work.conn.execute(query)).rowcount", "count += 4")
+    unsaved = Code("the archive", verify._save_new, "count += (await work.conn.execute(query)).rowcount", "count += 1")
     says = "a value that only the new version could hold is lost"
     await must_fail(archived(stage, conn, postgres, DOWNS["archive"]), unsaved, says=says)
 

@@ -54,7 +54,7 @@ def read(design: MergeDesign, values: sql.Composable, *, new: bool) -> Query:
 
 def prepare(design: MergeDesign, *, new: bool) -> Query:
     """Prepare the read of one group for this session, as an application would."""
-    values = listed(sql.SQL(f"${number}") for number in range(1, len(design.key) + 1))
+    values = listed(sql.SQL("${}").format(sql.Literal(number)) for number in range(1, len(design.key) + 1))
     return block("merging", "prepare").format(name=_prepared(design, new=new), query=read(design, values, new=new))
 
 

@@ -145,7 +145,8 @@ def compared(design: MergeDesign) -> dict[str, sql.Composable]:
 
 def _cursors(design: MergeDesign) -> dict[str, sql.Composable]:
     return {
-        f"{which}_key": listed(fields(sql.SQL(f"_pgduet_{which}"), design.target_key)) for which in ("first", "next")
+        f"{which}_key": listed(fields(sql.Identifier(f"_pgduet_{which}"), design.target_key))
+        for which in ("first", "next")
     }
 
 

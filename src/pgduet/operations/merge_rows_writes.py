@@ -29,9 +29,8 @@ def create(design: MergeDesign) -> list[Statement]:
         locks=design.locks, columns=listed(keys), key=identifiers(design.target_key)
     )
     known = parts(design)
-    body = block("merging", "lock_group").format(
-        **known, locks=design.locks, values=listed(sql.SQL(f"${number + 1}") for number in range(len(design.key)))
-    )
+    values = listed(sql.SQL("${}").format(sql.Literal(number + 1)) for number in range(len(design.key)))
+    body = block("merging", "lock_group").format(**known, locks=design.locks, values=values)
     function = block("merging", "row_function").format(
         function=_locking(design),
         arguments=listed(trusted(key.type) for key in design.key),

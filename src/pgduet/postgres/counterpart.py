@@ -98,29 +98,7 @@ async def compare(
         before=before,
         paired=exactly is None,
     )
-    left, total, named = list(parts), Counts(), 0
-    about = await rows_estimated(first, comparison.source_label)
-    of = f" of about {about:,.0f}" if math.isfinite(about) else ""
-    turns = Turns()
-
-    async def work(conn: Connection) -> None:
-        nonlocal total, named
-        while left:
-            async with opened(conn, comparison, left.pop(0), render=exactly) as part:
-                aim_ms = part.chunk_ms
-                while not part.finished:
-                    part.chunk_ms = min(aim_ms, BESIDE_MS) if turns.beside else aim_ms
-                    await turns.step(conn, part.next)
-                    progress(f"{comparison.label}: {total.rows + part.counts.rows:,}{of} rows compared")
-                total += part.counts
-                named += part.named
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for conn in sessions:
-                group.create_task(work(conn))
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
+    total, named = await _all_parts(sessions, comparison, parts, exactly, progress)
     if settling and named:
         await settling()
     if exactly:
@@ -142,6 +120,40 @@ async def compare(
         examples=[{"relation": comparison.label, **row} for row in examples],
         aggregates=compared,
     )
+
+
+async def _all_parts(
+    sessions: Sequence[Connection],
+    comparison: Comparison,
+    parts: Sequence[int],
+    exactly: Chunk | None,
+    progress: Progress,
+) -> tuple[Counts, int]:
+    """Compare part after part, as many at once as there are sessions; tells what was counted, and how many rows were named."""
+    left, total, named = list(parts), Counts(), 0
+    about = await rows_estimated(sessions[0], comparison.source_label)
+    of = f" of about {about:,.0f}" if math.isfinite(about) else ""
+    turns = Turns()
+
+    async def work(conn: Connection) -> None:
+        nonlocal total, named
+        while left:
+            async with opened(conn, comparison, left.pop(0), render=exactly) as part:
+                aim_ms = part.chunk_ms
+                while not part.finished:
+                    part.chunk_ms = min(aim_ms, BESIDE_MS) if turns.beside else aim_ms
+                    await turns.step(conn, part.next)
+                    progress(f"{comparison.label}: {total.rows + part.counts.rows:,}{of} rows compared")
+                total += part.counts
+                named += part.named
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for conn in sessions:
+                group.create_task(work(conn))
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return total, named
 
 
 async def measured(

@@ -12,7 +12,7 @@ from psycopg import errors, sql
 
 from pgduet.barriers import reach
 from pgduet.errors import GateRefused, MissingRights
-from pgduet.measured import Parity, ShadowResult
+from pgduet.measured import ShadowResult
 from pgduet.operations import shadow_phases, shadow_rows
 from pgduet.operations.design import Design
 from pgduet.operations.names import version_schema
@@ -223,13 +223,6 @@ async def _say_who(conn: Connection, design: ShadowDesign, waits: Waits) -> None
 
 
 # Comparison
-
-
-async def compare(conn: Connection, design: ShadowDesign, *, published: bool) -> Parity:
-    """Compare all rows in one snapshot."""
-    await see_all(conn)
-    row = await _one(conn, shadow_rows.parity(design, published=published))
-    return Parity(checked_at=row["at"], rows=row["rows"], mismatches=row["mismatches"])
 
 
 # Samples

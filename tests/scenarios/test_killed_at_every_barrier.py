@@ -107,8 +107,8 @@ UNDOS = {
 
 BARRIER_OF = {"withdraw": "undo_verify"}
 
-REACHED = tuple(name for name in NAMES if not name.startswith("swap_back."))
-"""Tables that change in place keep their names; the scenario of a swap kills at those."""
+REACHED = tuple(name for name in NAMES if not name.startswith(("swap_back.", "secure.")))
+"""Tables that change in place keep their names and policies; the scenarios of a swap, and of policies, kill at those."""
 
 Connection = psycopg.AsyncConnection[Any]
 

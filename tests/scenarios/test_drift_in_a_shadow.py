@@ -239,7 +239,8 @@ async def test_a_comparison_whose_worker_is_killed_goes_on_where_it_was(stage: H
         asked = asyncio.create_task(stage.act("verify"))
         await first.killed(60.0)
     before = await parts(conn)
-    assert sum(part[3] for part in before) == 3
+    # The other session's chunk may be committed as well, by the time that the worker is gone.
+    assert sum(part[3] for part in before) in {3, 4}
     with stage.worker_process():
         assert (await asked).message.startswith(f"60 of {rows} rows differ")
         after = await parts(conn)

@@ -42,6 +42,8 @@ PARTS = {
 }
 OPERATION = attached(table="public.reviews", partition_by={"partitions": PARTS})
 POLICY = overlaid(QUICK, {"soak": {"window_s": 3600, "legacy_idle_s": 0.5}})
+PATIENCE_S = 180.0
+"""A worker costs seconds to start, a killed one 5 s until it is given up; a busy machine may take many times that."""
 BEYOND = "INSERT INTO {}.reviews (at, note) VALUES ('2027-03-01 00:00+00', 'beyond') RETURNING id"
 ERRORS = "clients saw errors"
 TAKEN = "a number was given twice"
@@ -307,22 +309,22 @@ async def test_a_worker_killed_at_each_of_its_steps_changes_nothing_of_the_outco
     plan = stage.plan(*attached(table="public.reviews", partition_by={"partitions": MANY}), **POLICY)
     with stage.worker_process("publish.after_commit=kill") as worker:
         await stage.start(plan)
-        await worker.killed(60)
+        await worker.killed(PATIENCE_S)
     with stage.worker_process("undo_verify.after_commit=kill") as worker:
-        await stage.waits("gate", Phase.SHADOW, 60)
+        await stage.waits("gate", Phase.SHADOW, PATIENCE_S)
         await stage.act("abort")
-        await worker.killed(60)
+        await worker.killed(PATIENCE_S)
     with stage.worker_process():
         await ended(stage, State.ROLLED_BACK)
         assert schema_dump(world.server.bin_dir, stage.dsn) == before
         await in_soak(stage, plan)
     with stage.worker_process("constraint.after_commit=kill") as worker:
-        await stage.until(Phase.SOAK, 60)
+        await stage.until(Phase.SOAK, PATIENCE_S)
         await stage.act("advance")
-        await worker.killed(60)
+        await worker.killed(PATIENCE_S)
     # The old version's schema goes first, then the table becomes a partition, then come the others.
     with stage.worker_process("contract.after_commit=kill@2") as worker:
-        await worker.killed(60)
+        await worker.killed(PATIENCE_S)
         assert await world.one("SELECT count(*) FROM pg_inherits WHERE inhparent = 'public.reviews'::regclass") > 0
     with stage.worker_process():
         await ended(stage, State.DONE)

@@ -24,8 +24,9 @@ from pgduet.operations.template import Template, blank
 from pgduet.postgres import store
 from pgduet.postgres.blockers import row_holders
 from pgduet.postgres.executor import is_transient
+from pgduet.postgres.filling import Filling
 from pgduet.postgres.muting import mutes
-from pgduet.postgres.pace import Pace
+from pgduet.postgres.pace import Pace, growth
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
 from pgduet.telemetry import batches
@@ -46,10 +47,11 @@ class _Rewritten(Exception):
     """VACUUM FULL or the like has moved every row to another page."""
 
 
-class Batches:
+class Batches(Filling):
     """One range of one table, from its cursor to its end."""
 
     def __init__(self, conn: Connection, migration: store.Migration, table: TableDesign, part: int) -> None:
+        super().__init__()
         self.conn = conn
         self.migration = migration
         self.table = table
@@ -65,9 +67,7 @@ class Batches:
             )
         )
         self.pages = self.known_pages = FIRST_PAGES
-        self.first = self.end = self.cursor = 0
-        self.rows = self.rows_before = self.batches = self.tries = 0
-        self.unlocked_rows = 0
+        self.tries = self.unlocked_rows = 0
         self.limit_ms = -1
         self.row_locks: str | None = None
         self.row_lock_rest_s = ROW_LOCK_REST_S
@@ -90,24 +90,9 @@ class Batches:
         )
         await self._limit(float(self.migration.policy.backfill.batch_target_ms))
 
-    @property
-    def finished(self) -> bool:
-        """Tell whether the range is done."""
-        return self.cursor >= self.end
-
     def result(self, held: str | None = None) -> SliceResult:
-        """Tell where the range stands."""
-        span = max(1, self.end - self.first)
-        return SliceResult(
-            cursor_block=self.cursor,
-            finished=self.finished,
-            rows=self.rows,
-            rows_total=self.rows_before + self.rows,
-            batches=self.batches,
-            blocks_done=self.cursor - self.first,
-            percent=100.0 if self.finished else 100.0 * (self.cursor - self.first) / span,
-            throttled_by=held or self.row_locks,
-        )
+        """Tell where the range stands, and whether clients' row locks hold it up."""
+        return super().result(held or self.row_locks)
 
     async def next(self, pace: Pace) -> None:
         """Fill the next pages, or what was left of them; the pause after it is the caller's."""
@@ -155,7 +140,7 @@ class Batches:
 
     def _adapt(self, target_ms: float, took_ms: float, *, dense: bool) -> None:
         """Follow the last batch's time; pages with nothing to fill must not lead to a batch that full ones make long."""
-        factor = min(2.0, max(0.5, target_ms / max(took_ms, 0.1)))
+        factor = growth(target_ms, took_ms)
         most = MOST_PAGES if dense else 2 * self.known_pages
         self.pages = min(most, max(1, round(self.pages * factor)))
         if dense:

@@ -29,6 +29,7 @@ from pgduet.operations.comparing import Span
 from pgduet.operations.comparison import Comparison
 from pgduet.operations.statement import Query
 from pgduet.postgres.executor import is_transient
+from pgduet.postgres.pace import growth
 from pgduet.postgres.session import Connection, condition
 from pgduet.postgres.traits import require_keys, rows_estimated
 from pgduet.sql import block
@@ -324,8 +325,7 @@ class Comparing:
         self.counts += replace(chunk, found=[])
 
     def _adapt(self, took_ms: float) -> None:
-        factor = min(2.0, max(0.5, self.chunk_ms / max(took_ms, 0.1)))
-        self.size = min(MOST_ROWS, max(LEAST_ROWS, round(self.size * factor)))
+        self.size = min(MOST_ROWS, max(LEAST_ROWS, round(self.size * growth(self.chunk_ms, took_ms))))
 
 
 def _slice(part: dict[str, Any]) -> Span:

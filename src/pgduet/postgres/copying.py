@@ -13,14 +13,14 @@ from typing import Any, LiteralString
 from psycopg import Error, errors, sql
 
 from pgduet.barriers import reach
-from pgduet.messages import SliceResult
 from pgduet.operations import shadow, shadow_reverse, shadow_rows, shadow_sync
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.shadow_final import Hung, HungConstraint, Numbering
 from pgduet.operations.statement import Statement
 from pgduet.postgres import store
 from pgduet.postgres.executor import is_transient
-from pgduet.postgres.pace import Pace
+from pgduet.postgres.filling import Filling
+from pgduet.postgres.pace import Pace, growth
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
 from pgduet.telemetry import batches
@@ -36,20 +36,19 @@ class _Elsewhere(Exception):
     """The cursor is not where this batch began, or the anchor was rewritten."""
 
 
-class Copying:
+class Copying(Filling):
     """One range of pages of an anchor, or of a partition of it, from its cursor to its end."""
 
     def __init__(
         self, conn: Connection, migration_id: int, design: ShadowDesign, heap: sql.Identifier, part: int
     ) -> None:
+        super().__init__()
         self.conn = conn
         self.migration_id = migration_id
         self.design = design
         self.heap = heap
         self.where = {"id": migration_id, "relation": heap.as_string(None), "part": part}
         self.pages = FIRST_PAGES
-        self.first = self.end = self.cursor = 0
-        self.rows = self.rows_before = self.batches = 0
 
     async def open(self) -> None:
         """Read the cursor, and make the session one that batches may run in."""
@@ -58,25 +57,6 @@ class Copying:
         await self.conn.execute("SET synchronous_commit = off")
         await see_all(self.conn)
         await self.conn.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(LOCK_WAIT)))
-
-    @property
-    def finished(self) -> bool:
-        """Tell whether the range is done."""
-        return self.cursor >= self.end
-
-    def result(self, held: str | None = None) -> SliceResult:
-        """Tell where the range stands."""
-        span = max(1, self.end - self.first)
-        return SliceResult(
-            cursor_block=self.cursor,
-            finished=self.finished,
-            rows=self.rows,
-            rows_total=self.rows_before + self.rows,
-            batches=self.batches,
-            blocks_done=self.cursor - self.first,
-            percent=100.0 if self.finished else 100.0 * (self.cursor - self.first) / span,
-            throttled_by=held,
-        )
 
     async def next(self, pace: Pace) -> None:
         """Copy the next pages; the pause after it is the caller's."""
@@ -93,8 +73,7 @@ class Copying:
         self.rows += copied
         self.batches += 1
         self.cursor = last
-        took_ms = max(0.1, (time.monotonic() - began) * 1000)
-        factor = min(2.0, max(0.5, pace.target_ms / took_ms))
+        factor = growth(pace.target_ms, (time.monotonic() - began) * 1000)
         self.pages = min(MOST_PAGES, max(1, round(self.pages * factor)))
 
     async def _batch(self, last: int) -> int:
@@ -178,8 +157,7 @@ class Drain:
             self.place, self.passed = shadow_rows.START, 0
             return
         self.place = row["place"]
-        took_ms = max(0.1, (time.monotonic() - began) * 1000)
-        factor = min(2.0, max(0.5, pace.target_ms / took_ms))
+        factor = growth(pace.target_ms, (time.monotonic() - began) * 1000)
         self.most = min(MOST_KEYS, max(10, round(self.most * factor)))
 
 

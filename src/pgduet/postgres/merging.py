@@ -15,7 +15,6 @@ from psycopg import errors, sql
 
 from pgduet.barriers import reach
 from pgduet.errors import NotSupported
-from pgduet.messages import SliceResult
 from pgduet.operations import merge_rows_resolve, merge_rows_rows
 from pgduet.operations.answers import Answers, KeyPath, located, place
 from pgduet.operations.expressions import Expression
@@ -25,7 +24,8 @@ from pgduet.operations.merge_rows_resolve import Source
 from pgduet.operations.statement import Query, trusted
 from pgduet.plan.merge_operations import MergeRows
 from pgduet.postgres.expressions import analyse, type_of
-from pgduet.postgres.pace import Pace
+from pgduet.postgres.filling import Filling
+from pgduet.postgres.pace import Pace, growth
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
 
@@ -98,18 +98,17 @@ async def _measured(conn: Connection, measure: str, value: str | None, path: Key
     return str(row["type"])
 
 
-class GroupFilling:
+class GroupFilling(Filling):
     """The one range of a merge, from its cursor to the last key."""
 
     def __init__(self, conn: Connection, migration_id: int, design: MergeDesign) -> None:
+        super().__init__()
         self.conn = conn
         self.migration_id = migration_id
         self.design = design
         self.where = {"id": migration_id, "relation": design.label, "part": 0}
         self.most = FIRST_ROWS
-        self.first = self.end = self.cursor = 0
         self.key: str | None = None
-        self.rows = self.rows_before = self.batches = 0
 
     async def open(self) -> None:
         """Read the cursor, and make the session one that batches may run in."""
@@ -118,25 +117,6 @@ class GroupFilling:
         # Losing the last batches in a crash loses their cursor with them.
         await self.conn.execute(
             sql.SQL("SET synchronous_commit = off; SET lock_timeout = {}").format(sql.Literal(LOCK_WAIT))
-        )
-
-    @property
-    def finished(self) -> bool:
-        """Tell whether the last key is done."""
-        return self.cursor >= self.end
-
-    def result(self, held: str | None = None) -> SliceResult:
-        """Tell where the range stands."""
-        span = max(1, self.end - self.first)
-        return SliceResult(
-            cursor_block=self.cursor,
-            finished=self.finished,
-            rows=self.rows,
-            rows_total=self.rows_before + self.rows,
-            batches=self.batches,
-            blocks_done=self.cursor - self.first,
-            percent=100.0 if self.finished else 100.0 * (self.cursor - self.first) / span,
-            throttled_by=held,
         )
 
     async def next(self, pace: Pace) -> None:
@@ -149,8 +129,7 @@ class GroupFilling:
             return
         except errors.LockNotAvailable:
             return
-        took_ms = max(0.1, (time.monotonic() - began) * 1000)
-        factor = min(2.0, max(0.5, pace.target_ms / took_ms))
+        factor = growth(pace.target_ms, (time.monotonic() - began) * 1000)
         self.most = min(MOST_ROWS, max(LEAST_ROWS, round(self.most * factor)))
 
     async def _batch(self) -> None:
@@ -222,8 +201,7 @@ class Draining:
         self.notes += taken
         self.untidy += taken
         self._passed += taken
-        took_ms = max(0.1, (time.monotonic() - began) * 1000)
-        factor = min(2.0, max(0.5, pace.target_ms / took_ms))
+        factor = growth(pace.target_ms, (time.monotonic() - began) * 1000)
         self.most = min(MOST_NOTES, max(LEAST_NOTES, round(self.most * factor)))
         if self.untidy >= TIDY_NOTES:
             await self.tidy()

@@ -74,14 +74,6 @@ def before_publication(design: ShadowDesign, carried: Carried) -> list[Statement
     return [*made, Statement(query, f"analyze {design.shadow_label}", Lock.SHARE_UPDATE_EXCLUSIVE, design.shadow_label)]
 
 
-def undo_before_publication(carried: Carried) -> list[Statement]:
-    """Drop the statistics: they would go with the shadow, too."""
-    return [
-        _alone("drop_statistics", f"drop {each.working}", name=sql.Identifier(each.schema_name, each.working))
-        for each in carried.statistics
-    ]
-
-
 def undo_cutover(design: ShadowDesign, carried: Carried) -> list[Statement]:
     """Drop the unique indexes that bind old clients: each outside any transaction, beside clients."""
     table = as_table(design)

@@ -89,11 +89,6 @@ def drain(design: ShadowDesign, most: int, place: str = START) -> Query:
     return block("shadow", "call_drain").format(function=design.routine("drain"), **parts)
 
 
-def journal_left(design: ShadowDesign) -> Query:
-    """Count what stands in the journal."""
-    return block("shadow", "journal_left").format(journal=design.journal)
-
-
 def parity(design: ShadowDesign, *, published: bool = False) -> Query:
     """Count rows and those that only one side has or that differ, in one snapshot; for maps without loss.
 

@@ -4,14 +4,14 @@ import asyncio
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from psycopg import errors, sql
 
 from pgduet.barriers import reach
-from pgduet.errors import GateRefused, MissingRights
+from pgduet.errors import MissingRights
 from pgduet.measured import ShadowResult
 from pgduet.operations import shadow_phases, shadow_rows
 from pgduet.operations.design import Design
@@ -19,11 +19,12 @@ from pgduet.operations.names import version_schema
 from pgduet.operations.shadow import VIEW_OWNER
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.statement import Query, Role
+from pgduet.postgres import probing
 from pgduet.postgres.blockers import writers
 from pgduet.postgres.copying import Drain, see_all
 from pgduet.postgres.gently import Gently
 from pgduet.postgres.pace import Pace
-from pgduet.postgres.session import Connection, rights
+from pgduet.postgres.session import Connection
 from pgduet.sql import block
 
 KEYS_PER_PAGE = 4
@@ -95,26 +96,23 @@ async def pages(conn: Connection, relation: sql.Identifier) -> int:
 # Probes
 
 
-class _Enough(Exception):
-    pass
-
-
 async def probe(conn: Connection, design: ShadowDesign) -> str:
     """Update a row of the anchor, and see its key in the journal; all of it is rolled back."""
     places = [heap for heap in await heaps(conn, design) if await pages(conn, heap)]
     touch = shadow_phases.touch(design, places[0]) if places else None
 
     async def one_row() -> tuple[str, bool]:
+        await see_all(conn)  # rolled back with the rest
         if touch is None:
-            return "nothing to map" if places else "no row to probe", True
+            return probing.NOTHING if places else probing.NO_ROW, True
         row = await (await conn.execute(touch)).fetchone()
         if row is None:
-            return "no row to probe", True
+            return probing.NO_ROW, True
         key = [row[column.anchor] for column in design.key]
         good = (await _one(conn, shadow_phases.noted(design, key)))["good"]
         return "one row noted and rolled back", bool(good)
 
-    return await _rolled_back(conn, one_row)
+    return await probing.rolled_back(conn, one_row)
 
 
 async def probe_back(conn: Connection, design: ShadowDesign) -> str:
@@ -122,41 +120,20 @@ async def probe_back(conn: Connection, design: ShadowDesign) -> str:
     column = shadow_phases.given(design)
 
     async def one_row() -> tuple[str, bool]:
+        await see_all(conn)  # rolled back with the rest
         if column is None:
-            return "nothing to map", True
+            return probing.NOTHING, True
         row = await (await conn.execute(shadow_phases.some_row(design))).fetchone()
         if row is None:
-            return "no row to probe", True
+            return probing.NO_ROW, True
         key = [row[each.shadow] for each in design.key]
         if not (await conn.execute(shadow_phases.lock_row(design, key))).rowcount:
-            return "no row was free", True
+            return probing.NO_FREE_ROW, True
         await conn.execute(shadow_phases.give(design, column, key))
         found = await (await conn.execute(shadow_phases.follows(design, column, key))).fetchone()
-        return "one row mapped and rolled back", bool(found and found["good"])
+        return probing.MAPPED, bool(found and found["good"])
 
-    return await _rolled_back(conn, one_row)
-
-
-async def _rolled_back(conn: Connection, one_row: Callable[[], Awaitable[tuple[str, bool]]]) -> str:
-    """Run a probe in a transaction that is rolled back, the user's triggers mute where that is allowed."""
-    mute = (await rights(conn)).mute_triggers
-    told, good = "", False
-    try:
-        async with conn.transaction():
-            await conn.execute("SET LOCAL lock_timeout = '50ms'; SET LOCAL row_security = on")
-            if mute:
-                await conn.execute("SET LOCAL session_replication_role = replica")
-            told, good = await one_row()
-            raise _Enough
-    except _Enough:
-        pass
-    except errors.LockNotAvailable:
-        return "no row was free"
-    except (errors.IntegrityError, errors.DataError) as error:
-        return f"not proved: the probe's row breaks a rule of the table's own ({error.sqlstate})"
-    if not good:
-        raise GateRefused("a probe write did not reach the other representation", hint="See `pgduet verify`.")
-    return told
+    return await probing.rolled_back(conn, one_row)
 
 
 # Filling

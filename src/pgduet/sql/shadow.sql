@@ -67,9 +67,6 @@ END
 -- name: call_drain
 SELECT place::text AS place, taken_keys, left_keys FROM {function}({most}, {place}::tid)
 
--- name: journal_left
-SELECT count(*) AS rows FROM {journal}
-
 -- name: trigger
 CREATE OR REPLACE TRIGGER {trigger} {when} ON {relation} FOR EACH {each} EXECUTE FUNCTION {function}()
 

@@ -64,10 +64,6 @@ UPDATE pgduet.migration SET controls = (controls - %(reset)s::text[]) || %(contr
 -- name: controls
 SELECT controls FROM pgduet.migration WHERE id = %(id)s
 
--- name: drift_open
-SELECT relation, key, kind, detail FROM pgduet.drift
- WHERE migration_id = %(id)s AND resolved_at IS NULL ORDER BY id LIMIT %(limit)s
-
 -- name: drift_add
 SELECT pgduet.note_drift(%(id)s, %(relation)s, %(key)s, %(kind)s, %(detail)s)
 

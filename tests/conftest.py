@@ -1,10 +1,11 @@
 """Real servers: one PostgreSQL and one Temporal for each pytest worker, one fresh database for each test."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 
 import psycopg
 import pytest
-from support.worlds import FAST, fresh_database
+from support.worlds import FAST, Servers, fresh_database
 
 from pgduet.local import EmbeddedPostgres, LocalTemporal
 
@@ -14,6 +15,13 @@ def postgres() -> Iterator[EmbeddedPostgres]:
     """Give the PostgreSQL 18 of this worker; a test that restarts or crashes a server starts its own."""
     with EmbeddedPostgres(settings=FAST) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def servers(postgres: EmbeddedPostgres) -> Iterator[Servers]:
+    """Give servers by version, which all tests of this worker share."""
+    with ExitStack() as until:
+        yield Servers(postgres, until)
 
 
 @pytest.fixture(scope="session")

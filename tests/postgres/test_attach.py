@@ -1,7 +1,6 @@
 """A table is put under a partitioned parent, is written by both versions, and comes back or becomes its first partition."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import psycopg
@@ -16,13 +15,6 @@ from pgduet.operations import attach, attach_final
 from pgduet.operations.attach_design import AttachDesign
 
 Connection = psycopg.AsyncConnection[Any]
-
-
-@pytest.fixture(scope="module")
-def servers(postgres: EmbeddedPostgres) -> Iterator[Servers]:
-    """Give servers by version."""
-    with ExitStack() as until:
-        yield Servers(postgres, until)
 
 
 @pytest.fixture(params=VERSIONS, ids=lambda version: f"postgresql-{version}")

@@ -1,7 +1,7 @@
 """A shadow carries over whatever hung on its anchor: after contract the catalogue says what it said before."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -16,7 +16,6 @@ from support.worlds import VERSIONS, Servers, fresh_database
 
 from pgduet.activities.building import build
 from pgduet.activities.engine import Work
-from pgduet.local import EmbeddedPostgres
 from pgduet.messages import Reference
 from pgduet.operations.design import Design
 from pgduet.operations.shadow_carried import as_table, early, late
@@ -24,13 +23,6 @@ from pgduet.phases import Authority, Phase
 from pgduet.postgres import shadow_checked, store
 
 Connection = psycopg.AsyncConnection[Any]
-
-
-@pytest.fixture(scope="module")
-def servers(postgres: EmbeddedPostgres) -> Iterator[Servers]:
-    """Give servers by version."""
-    with ExitStack() as until:
-        yield Servers(postgres, until)
 
 
 @pytest.fixture(params=VERSIONS, ids=lambda version: f"postgresql-{version}")

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import psycopg
@@ -14,18 +13,10 @@ from support.worlds import VERSIONS, Servers, fresh_database
 
 from pgduet.errors import NotSupported
 from pgduet.hazards import Hazard
-from pgduet.local import EmbeddedPostgres
 from pgduet.operations.shadow_design import KeyColumn, ShadowColumn, ShadowDesign
 from pgduet.postgres import shadow_checked, store
 
 Connection = psycopg.AsyncConnection[Any]
-
-
-@pytest.fixture(scope="module")
-def servers(postgres: EmbeddedPostgres) -> Iterator[Servers]:
-    """Give servers by version."""
-    with ExitStack() as until:
-        yield Servers(postgres, until)
 
 
 @pytest.fixture(params=VERSIONS, ids=lambda version: f"postgresql-{version}")

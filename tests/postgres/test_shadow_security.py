@@ -1,7 +1,6 @@
 """Row level security of the user's: both versions' clients see and write exactly the rows that they saw before, in every phase."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import psycopg
@@ -12,7 +11,6 @@ from support.carrying import Carrying
 from support.shadows import over
 from support.worlds import VERSIONS, Servers, fresh_database
 
-from pgduet.local import EmbeddedPostgres
 from pgduet.operations import shadow_security
 from pgduet.operations.shadow_design import AnchorColumn, KeyColumn, ShadowColumn, ShadowDesign
 from pgduet.postgres import store
@@ -82,13 +80,6 @@ def design() -> ShadowDesign:
         ),
         guarded=False,
     )
-
-
-@pytest.fixture(scope="module")
-def servers(postgres: EmbeddedPostgres) -> Iterator[Servers]:
-    """Give servers by version."""
-    with ExitStack() as until:
-        yield Servers(postgres, until)
 
 
 @pytest.fixture(params=VERSIONS, ids=lambda version: f"postgresql-{version}")

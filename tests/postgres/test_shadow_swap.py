@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -31,19 +31,11 @@ from support.swaps import (
 )
 from support.worlds import NEWEST, VERSIONS, Servers, fresh_database
 
-from pgduet.local import EmbeddedPostgres
 from pgduet.operations import shadow_swap
 from pgduet.postgres.executor import LockBudget
 
 Connection = psycopg.AsyncConnection[Any]
 on_newest = pytest.mark.parametrize("version", [NEWEST], ids=lambda version: f"postgresql-{version}")
-
-
-@pytest.fixture(scope="module")
-def servers(postgres: EmbeddedPostgres) -> Iterator[Servers]:
-    """Give servers by version."""
-    with ExitStack() as until:
-        yield Servers(postgres, until)
 
 
 @pytest.fixture(params=VERSIONS, ids=lambda version: f"postgresql-{version}")

@@ -1,7 +1,6 @@
 """A harness around a migration for each test, and a world on every PostgreSQL for each scenario."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psycopg
@@ -9,16 +8,9 @@ import pytest
 from support.stage import stage, staged
 from support.worlds import VERSIONS, Servers, World, fresh_database
 
-from pgduet.local import EmbeddedPostgres, LocalTemporal
+from pgduet.local import LocalTemporal
 
 __all__ = ["stage"]
-
-
-@pytest.fixture(scope="session")
-def servers(postgres: EmbeddedPostgres) -> Iterator[Servers]:
-    """Give servers by version, which all scenarios share."""
-    with ExitStack() as until:
-        yield Servers(postgres, until)
 
 
 @pytest.fixture(params=VERSIONS, ids=lambda version: f"postgresql-{version}")

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from support.chained import leftovers
 from support.cookbook import FOLDER, RECIPES, Recipe, shape, visit
-from support.cycle import Step
+from support.cycle import UNHELD, Step
 from support.harness import Harness, schema_dump
 from support.plans import overlaid
 
@@ -17,16 +17,7 @@ from pgduet.plan.locate import read
 
 Connection = psycopg.AsyncConnection[Any]
 
-QUICK: dict[str, Any] = {
-    "backfill": {"parallelism": 1},
-    "shadow": {"min_samples": 1},
-    "shift": {"steps": [100], "bake_s": 0, "max_latency_ratio": 1000},
-    "soak": {"window_s": 3600, "legacy_idle_s": 0},
-    "gates": {"cutover": "auto", "contract": "auto"},
-    "rollback": {"automatic_on": []},
-}
-"""There and, for a rollback, to the overlap after cutover."""
-THROUGH: dict[str, Any] = overlaid(QUICK, {"soak": {"window_s": 0}, "gates": {"shift": "manual"}})
+THROUGH: dict[str, Any] = overlaid(UNHELD, {"soak": {"window_s": 0}, "gates": {"shift": "manual"}})
 """To the overlap before cutover, then to the end."""
 
 FILES = {file.name[:2]: file for file in sorted(FOLDER.glob("*.yaml"))}
@@ -55,7 +46,7 @@ class Page:
     async def there_and_back(self, bin_dir: Path) -> None:
         """Go beyond cutover, and have everything put back."""
         before = schema_dump(bin_dir, self.stage.dsn)
-        await self.stage.start(self.plan | {"policy": overlaid(self.own, QUICK)})
+        await self.stage.start(self.plan | {"policy": overlaid(self.own, UNHELD)})
         await self._waits("window", Phase.SOAK)
         await self._talk(self.recipe.talk, self.recipe.bound)
         await self.stage.act("abort", reason="half of the way")

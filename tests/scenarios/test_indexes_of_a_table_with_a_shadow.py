@@ -4,6 +4,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from support.cycle import UNHELD
 from support.worlds import World, on_newest
 
 from pgduet.phases import Phase, State
@@ -20,14 +21,6 @@ LOWER: dict[str, Any] = {
         "down": {"code": "code"},
     }
 }
-QUICK: dict[str, Any] = {
-    "backfill": {"parallelism": 1},
-    "shadow": {"min_samples": 1},
-    "shift": {"steps": [100], "bake_s": 0, "max_latency_ratio": 1000},
-    "soak": {"window_s": 3600, "legacy_idle_s": 0},
-    "gates": {"cutover": "auto", "contract": "auto"},
-    "rollback": {"automatic_on": []},
-}
 INDEXES = "SELECT array_agg(indexname::text ORDER BY indexname::text) FROM pg_indexes WHERE tablename = 'orders'"
 
 
@@ -36,7 +29,7 @@ async def test_a_uniqueness_over_other_values_waits_for_its_rows_binds_and_lets_
     await world.conn.execute(ORDERS.encode())
     await world.conn.execute("INSERT INTO public.orders VALUES (99, 'C9')")
     async with world.stage.worker():
-        await world.stage.start(world.stage.plan(LOWER, **QUICK))
+        await world.stage.start(world.stage.plan(LOWER, **UNHELD))
         status = await world.stage.until(
             lambda status: bool(status.waiting_for and "by_code" in status.waiting_for.detail), 90
         )
@@ -55,7 +48,7 @@ async def test_a_uniqueness_over_other_values_waits_for_its_rows_binds_and_lets_
 async def test_an_index_that_somebody_gives_the_old_table_meanwhile_is_there_after_contract(world: World) -> None:
     await world.conn.execute(ORDERS.encode())
     async with world.stage.worker():
-        await world.stage.start(world.stage.plan(LOWER, **QUICK))
+        await world.stage.start(world.stage.plan(LOWER, **UNHELD))
         await world.stage.waits("window", Phase.SOAK, 90)
         await world.conn.execute("CREATE INDEX by_note ON public.orders (note) WHERE note <> ''")
         await world.conn.execute("CREATE UNIQUE INDEX by_both ON public.orders (code, note)")

@@ -10,9 +10,7 @@ Limits: one plan of two tables; what it does not reach (created tables, the plan
 
 import asyncio
 import random
-import signal
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -21,12 +19,12 @@ from typing import Any
 import psycopg
 import pytest
 from support.constraint_operations import create, rename
-from support.harness import Harness, schema_dump
-from support.lanes import database
+from support.harness import Harness
+from support.lanes import WATCH_EVERY_S, Lane, database
 from support.load import Load
 from support.plans import MOOD, STARS, create_reviews, replace
 from support.plans import ROWS as MANY
-from support.processes import killed_at, seeded
+from support.processes import seeded
 from support.stage import staged
 
 from pgduet import audit
@@ -41,7 +39,6 @@ ROWS = 6_000
 FILL_PERCENT = 10
 """Few rows a page: a batch, which is never larger than its first when its target is short, is then a small part of the table."""
 RANGES = 2
-WATCH_EVERY_S = 0.1
 PAUSE_S = 0.015
 PATIENCE_S = 600.0
 """A worker costs seconds to start, a killed one 5 s until it is given up; a busy machine may take many times that."""
@@ -114,43 +111,13 @@ Connection = psycopg.AsyncConnection[Any]
 
 
 @dataclass
-class Lane:
-    """One database with one migration, whose worker is killed again and again."""
+class Watched(Lane):
+    """A lane whose cursors and phases are watched."""
 
-    stage: Harness
-    conn: Connection
-    bin_dir: Path
-    left: dict[str, int]
-    killed: list[str] = field(default_factory=list)
     phases: list[str] = field(default_factory=list)
     watched: bool = False
-    dumps: list[str] = field(default_factory=list)
 
-    @asynccontextmanager
-    async def workers(self) -> AsyncIterator[None]:
-        """Have a worker at all times; what breaks here breaks the test's body off."""
-        async with asyncio.TaskGroup() as group:
-            keeper = group.create_task(self._keep())
-            yield
-            keeper.cancel()
-
-    async def _keep(self) -> None:
-        """Start a worker after each that was killed.
-
-        A worker counts from its start. What the ones before it have passed is lost with them: each is asked for one time less.
-        """
-        while True:
-            lives = len(self.killed)
-            instructions = ",".join(f"{name}=kill@{max(1, turn - lives)}" for name, turn in self.left.items())
-            with self.stage.worker_process(instructions) as worker:
-                while worker.process.poll() is None:
-                    await self._watch()
-                    await asyncio.sleep(WATCH_EVERY_S)
-            assert worker.process.returncode == -signal.SIGKILL, worker.log.read_text()[-3000:]
-            self.killed.append(killed_at(worker.log))
-            del self.left[self.killed[-1]]
-
-    async def _watch(self) -> None:
+    async def watch(self) -> None:
         """See how far it is; once there are cursors, have each of their moves noted."""
         there = "SELECT count(*) FROM pg_tables WHERE schemaname = 'pgduet' AND tablename = 'audit'"
         if not await number(self.conn, there):
@@ -160,10 +127,6 @@ class Lane:
             self.watched = True
         phases = await self.conn.execute("SELECT phase FROM pgduet.migration ORDER BY id")
         self.phases = [row[0] for row in await phases.fetchall()]
-
-    def dump(self) -> str:
-        """Dump the schema of everything that is not the product's."""
-        return schema_dump(self.bin_dir, self.stage.dsn)
 
     async def whole_dump(self) -> None:
         """Keep the whole schema, ours included."""
@@ -196,7 +159,7 @@ async def test_a_worker_killed_at_every_barrier_in_turn_changes_nothing_of_the_o
             dsn = await stack.enter_async_context(database(postgres))
             stage = await stack.enter_async_context(staged(temporal, dsn, tmp_path, monkeypatch))
             conn = await stack.enter_async_context(await psycopg.AsyncConnection.connect(dsn, autocommit=True))
-            lanes.append(Lane(stage, conn, postgres.bin_dir, share))
+            lanes.append(Watched(stage, conn, postgres.bin_dir, share))
         async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
             for lane in lanes:
                 group.create_task(there_and_back_and_there_again(lane))
@@ -210,7 +173,7 @@ async def test_a_worker_killed_at_every_barrier_in_turn_changes_nothing_of_the_o
             assert lane.dumps == calm.dumps, f"what is left differs after {lane.killed}"
 
 
-async def there_and_back_and_there_again(lane: Lane) -> None:
+async def there_and_back_and_there_again(lane: Watched) -> None:
     """Migrate to soak, roll back, migrate to the end; look at everything on the way."""
     stage, conn = lane.stage, lane.conn
     await create_tables(conn)
@@ -250,7 +213,7 @@ async def create_tables(conn: Connection) -> None:
     await conn.execute("VACUUM ANALYZE")
 
 
-async def at_soak(lane: Lane, load: Load) -> None:
+async def at_soak(lane: Watched, load: Load) -> None:
     """Wait for soak, and look at both versions while clients use them."""
     attempt = len(lane.dumps) + 1
     # Asking the workflow all the time would keep the machine busy.
@@ -272,7 +235,7 @@ async def ended(stage: Harness) -> Status:
     return await stage.result(PATIENCE_S)
 
 
-async def each_undo_once(lane: Lane) -> None:
+async def each_undo_once(lane: Watched) -> None:
     """Every undo in its order; one that was killed after its commit may be told twice, but has nothing left to do."""
     cursor = await lane.conn.execute(
         "SELECT action FROM pgduet.audit WHERE action = ANY (%s) ORDER BY seq", (list(UNDOS),)
@@ -286,7 +249,7 @@ async def each_undo_once(lane: Lane) -> None:
     assert await number(lane.conn, saved) == 0, "a value was archived twice"
 
 
-async def work_was_bounded(lane: Lane, load: Load) -> None:
+async def work_was_bounded(lane: Watched, load: Load) -> None:
     """A killed batch is done again, and nothing else: what was written is what was needed, and a batch for each kill."""
     conn = lane.conn
     assert await number(conn, "SELECT count(DISTINCT range) FROM public.moves") >= 2 * RANGES

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from psycopg import errors, sql
+from support.cycle import UNHELD
 from support.harness import Harness
 from support.processes import killed_at
 from support.worlds import World, on_newest
@@ -29,14 +30,6 @@ PLAN: dict[str, Any] = {
         "replaces": ["state"],
         "down": {"state": "lower(status)"},
     }
-}
-QUICK: dict[str, Any] = {
-    "backfill": {"parallelism": 1},
-    "shadow": {"min_samples": 1},
-    "shift": {"steps": [100], "bake_s": 0, "max_latency_ratio": 1000},
-    "soak": {"window_s": 3600, "legacy_idle_s": 0},
-    "gates": {"cutover": "auto", "contract": "auto"},
-    "rollback": {"automatic_on": []},
 }
 
 
@@ -64,7 +57,7 @@ async def the_same_by_both(world: World, *, seen: int) -> None:
 
 async def at_soak(stage: Harness) -> None:
     """Go on until the window."""
-    await stage.start(stage.plan(PLAN, **QUICK))
+    await stage.start(stage.plan(PLAN, **UNHELD))
     await stage.waits("window", Phase.SOAK, 90)
 
 
@@ -105,7 +98,7 @@ async def test_new_clients_see_and_write_what_old_ones_may(world: World) -> None
 @on_newest
 async def test_a_worker_killed_while_the_shadow_is_secured_leaves_no_row_open(world: World) -> None:
     await world.conn.execute(SECURED.encode())
-    await world.stage.start(world.stage.plan(PLAN, gates={"shadow": "manual"}, backfill=QUICK["backfill"]))
+    await world.stage.start(world.stage.plan(PLAN, gates={"shadow": "manual"}, backfill=UNHELD["backfill"]))
     for instruction in ("secure.before_commit=kill", "secure.after_commit=kill"):
         with world.stage.worker_process(instruction) as worker:
             async with asyncio.timeout(90):

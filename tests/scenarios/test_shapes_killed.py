@@ -6,20 +6,16 @@ barriers by a seed, and a fourth is left alone; all must come out with the same 
 
 import asyncio
 import random
-import signal
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from support.harness import Harness, schema_dump
-from support.lanes import database
+from support.lanes import Lane, database
 from support.load import Load
 from support.plans import create_reviews
-from support.processes import killed_at, seeded
+from support.processes import seeded
 from support.shaped import STARS_APART
 from support.stage import staged
 
@@ -49,36 +45,6 @@ PASSED = {
 Connection = psycopg.AsyncConnection[Any]
 
 
-@dataclass
-class Lane:
-    """One database with one migration, whose worker is killed again and again."""
-
-    stage: Harness
-    conn: Connection
-    left: dict[str, int]
-    killed: list[str] = field(default_factory=list)
-    dumps: list[str] = field(default_factory=list)
-
-    @asynccontextmanager
-    async def workers(self) -> AsyncIterator[None]:
-        """Have a worker at all times."""
-        async with asyncio.TaskGroup() as group:
-            keeper = group.create_task(self._keep())
-            yield
-            keeper.cancel()
-
-    async def _keep(self) -> None:
-        while True:
-            lives = len(self.killed)
-            instructions = ",".join(f"{name}=kill@{max(1, turn - lives)}" for name, turn in self.left.items())
-            with self.stage.worker_process(instructions) as worker:
-                while worker.process.poll() is None:
-                    await asyncio.sleep(0.1)
-            assert worker.process.returncode == -signal.SIGKILL, worker.log.read_text()[-3000:]
-            self.killed.append(killed_at(worker.log))
-            del self.left[self.killed[-1]]
-
-
 def deal(chance: random.Random) -> list[dict[str, int]]:
     """Deal the barriers out, each with the time at which the worker is killed there; the last share is empty."""
     names = [f"{name}.{side}_commit" for name in PASSED for side in ("before", "after")]
@@ -98,10 +64,10 @@ async def test_a_worker_killed_at_every_barrier_of_a_shape_changes_nothing_of_th
             dsn = await stack.enter_async_context(database(postgres))
             stage = await stack.enter_async_context(staged(temporal, dsn, tmp_path, monkeypatch))
             conn = await stack.enter_async_context(await psycopg.AsyncConnection.connect(dsn, autocommit=True))
-            lanes.append(Lane(stage, conn, share))
+            lanes.append(Lane(stage, conn, postgres.bin_dir, share))
         async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
             for lane in lanes:
-                group.create_task(there_and_back_and_there_again(lane, postgres))
+                group.create_task(there_and_back_and_there_again(lane))
         for lane in lanes:
             print(" ".join(lane.killed) or "no kill")  # noqa: T201  (shown with a failure)
         never = sorted(name for lane in lanes for name in lane.left)
@@ -111,18 +77,18 @@ async def test_a_worker_killed_at_every_barrier_of_a_shape_changes_nothing_of_th
             assert lane.dumps == calm.dumps, f"what is left differs after {lane.killed}"
 
 
-async def there_and_back_and_there_again(lane: Lane, postgres: EmbeddedPostgres) -> None:
+async def there_and_back_and_there_again(lane: Lane) -> None:
     """Migrate to soak, roll back, migrate to the end; look at everything on the way."""
     stage, conn = lane.stage, lane.conn
     await create_reviews(conn, ROWS)
-    before = schema_dump(postgres.bin_dir, stage.dsn)
+    before = lane.dump()
     plan = stage.plan(STARS_APART, gates={"contract": "auto"}, backfill={"batch_target_ms": 1})
     async with Load(stage.dsn, pause_s=PAUSE_S) as load, lane.workers():
         await stage.start(plan)
         await at_soak(lane, load)
         await stage.act("abort", reason="test")
         assert (await stage.result(PATIENCE_S)).state is State.ROLLED_BACK
-        assert schema_dump(postgres.bin_dir, stage.dsn) == before
+        assert lane.dump() == before
         await load.working()
         await stage.start(plan)
         await at_soak(lane, load)
@@ -131,7 +97,7 @@ async def there_and_back_and_there_again(lane: Lane, postgres: EmbeddedPostgres)
         assert (await stage.result(PATIENCE_S)).state is State.DONE
         await load.working(new=10)
         await load.end()
-        lane.dumps.append(schema_dump(postgres.bin_dir, stage.dsn))
+        lane.dumps.append(lane.dump())
     await load.verify(conn, new=True)
     assert (await audit.verify(conn)).intact
     saved = await conn.execute(

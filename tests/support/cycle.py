@@ -13,14 +13,17 @@ from support.harness import Harness, schema_dump
 from support.plans import overlaid
 from support.witness import Witness
 
-QUICK: dict[str, Any] = {
+UNHELD: dict[str, Any] = {
     "backfill": {"parallelism": 1},
     "shadow": {"min_samples": 1},
     "shift": {"steps": [100], "bake_s": 0, "max_latency_ratio": 1000},
     "soak": {"window_s": 3600, "legacy_idle_s": 0},
-    "gates": {"shift": "manual", "cutover": "auto", "contract": "auto"},
+    "gates": {"cutover": "auto", "contract": "auto"},
     "rollback": {"automatic_on": []},
 }
+"""To soak without a stop."""
+QUICK: dict[str, Any] = overlaid(UNHELD, {"gates": {"shift": "manual"}})
+"""The same, with a stop in the overlap before cutover."""
 
 Expected = list[tuple[Any, ...]] | str | None
 """Rows that come back, the SQLSTATE of a refusal, or nothing in particular."""

@@ -9,6 +9,7 @@ from psycopg import errors, sql
 from support.mechanics import mechanics
 from support.plans import create_reviews, replace
 
+from pgduet.operations import rows
 from pgduet.operations.column_design import without_length
 from pgduet.operations.expressions import Expression, Question
 from pgduet.operations.statement import trusted
@@ -268,6 +269,21 @@ async def test_what_cannot_raise_has_no_guard_in_any_form(
             ((body,),) = await m.rows(BODIES)
             assert 'NEW."rating"' in body
             assert "EXCEPTION WHEN" not in body, mode
+
+
+@pytest.mark.parametrize(("up", "kind", "asked"), [(GRADE, V20, 0), ("upper(rating)", TEXT, 10)])
+async def test_an_archive_asks_of_no_row_whether_it_raises_where_none_can(
+    dsn: str, conn: psycopg.AsyncConnection[Any], up: str, kind: str, asked: int
+) -> None:
+    await sized(conn)
+    async with mechanics(dsn, graded(up, kind), unmappable="archive") as m:
+        await m.published()
+        await m.unseen(f"""UPDATE public.reviews SET "{m.physical("grade")}" = 'mine' WHERE id = 1""")
+        async with m.conn.transaction():
+            await m.conn.execute("SET LOCAL track_functions = 'pl'")
+            saved = [(await m.conn.execute(q)).rowcount for q in rows.archive_new(m.design, m.table, 1, 0, 1_000)]
+            calls = "SELECT coalesce(sum(calls), 0)::int FROM pg_stat_xact_user_functions WHERE funcname ~ 'try_up'"
+            assert (saved, await m.rows(calls)) == ([1], [(asked,)])
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from support.plans import create_reviews
 from support.worlds import World
 
 from pgduet.messages import Status
-from pgduet.operations import sync
+from pgduet.operations import design
 from pgduet.phases import Phase
 from pgduet.postgres.parity import _Comparison
 
@@ -109,7 +109,7 @@ MUTANTS: list[tuple[list[Mutant], str]] = [
         "invalid input syntax for type integer",
     ),
     (
-        [Code("the judgement of what can raise", sync._up_is_sure, "return not", "return True or not")],
+        [Code("the judgement of what can raise", design.up_is_sure, "return not", "return True or not")],
         "invalid input syntax for type integer",
     ),
     (

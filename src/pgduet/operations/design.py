@@ -179,6 +179,18 @@ class TableDesign(Frozen):
         return sql.SQL(" || ").join(sql.SQL("jsonb_build_object({})").format(piece) for piece in pieces)
 
 
+def up_is_sure(table: TableDesign, mapping: ColumnMapping) -> bool:
+    """Tell that no row makes `up` raise; where the trigger fires on any UPDATE, a column may yet get another type."""
+    return not table.always_fire and all(column.sure for column in mapping.derived)
+
+
+def down_is_sure(table: TableDesign, mapping: ColumnMapping) -> bool:
+    """Tell that no row makes `down` raise; a column that it reads beside the new ones may yet get another type."""
+    own = {column.name for column in mapping.columns}
+    read = {name for old in mapping.replaces if old.down for name in old.down.columns}
+    return not table.always_fire and read <= own and all(old.sure for old in mapping.replaces)
+
+
 class Design(Frozen):
     """A whole migration, ready to be rendered."""
 

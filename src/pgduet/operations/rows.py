@@ -11,7 +11,7 @@ from psycopg import sql
 
 from pgduet.operations.column_design import ROW, ColumnMapping, OldColumn, image_differs
 from pgduet.operations.constraints import CarriedIndex, Exclusion
-from pgduet.operations.design import Design, TableDesign
+from pgduet.operations.design import Design, TableDesign, down_is_sure, up_is_sure
 from pgduet.operations.names import MARKER, REPAIRED
 from pgduet.operations.statement import Query, trusted
 from pgduet.phases import SyncMode
@@ -272,7 +272,7 @@ def _archive(
 
 
 def _forward_safe(design: Design, table: TableDesign, mapping: ColumnMapping) -> Query:
-    if not mapping.derived:
+    if not mapping.derived or up_is_sure(table, mapping):
         return _forward(mapping)
     return sql.SQL("(CASE WHEN {}(t) IS NULL THEN {} ELSE {} END)").format(
         design.routine(table, "try_up"),
@@ -319,6 +319,8 @@ def _unmappable_or(design: Design, table: TableDesign, condition: sql.Composable
 
 
 def _backward_safe(design: Design, table: TableDesign, mapping: ColumnMapping) -> Query:
+    if down_is_sure(table, mapping):
+        return _backward(table, mapping)
     return block("rows", "lost").format(try_down=design.routine(table, "try_down"), condition=_backward(table, mapping))
 
 

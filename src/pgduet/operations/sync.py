@@ -11,7 +11,7 @@ from psycopg import sql
 
 from pgduet.operations import binding, claims
 from pgduet.operations.column_design import ROW, ColumnMapping, NewColumn, image_differs, is_exact
-from pgduet.operations.design import Design, TableDesign
+from pgduet.operations.design import Design, TableDesign, down_is_sure, up_is_sure
 from pgduet.operations.names import BY_VIEW, MARKER, trigger_name
 from pgduet.operations.rekey import concerns
 from pgduet.operations.statement import Lock, Query, Statement, identifiers, trusted
@@ -95,22 +95,10 @@ def judged(table: TableDesign) -> dict[str, str]:
 
     They must be the same when the triggers are installed. From then on PostgreSQL keeps them: `UPDATE OF` names the columns.
     """
-    ups = [mapping.derived for mapping in table.mappings if _up_is_sure(table, mapping)]
-    downs = [mapping.replaces for mapping in table.mappings if _down_is_sure(table, mapping)]
+    ups = [mapping.derived for mapping in table.mappings if up_is_sure(table, mapping)]
+    downs = [mapping.replaces for mapping in table.mappings if down_is_sure(table, mapping)]
     read = [pair for derived in ups for column in derived if column.up for pair in column.up.certain.types]
     return dict(read) | {old.name: old.type for replaced in downs for old in replaced}
-
-
-def _up_is_sure(table: TableDesign, mapping: ColumnMapping) -> bool:
-    """Tell that no row makes `up` raise; where the trigger fires on any UPDATE, a column may yet get another type."""
-    return not table.always_fire and all(column.sure for column in mapping.derived)
-
-
-def _down_is_sure(table: TableDesign, mapping: ColumnMapping) -> bool:
-    """Tell that no row makes `down` raise; a column that it reads beside the new ones may yet get another type."""
-    own = {column.name for column in mapping.columns}
-    read = {name for old in mapping.replaces if old.down for name in old.down.columns}
-    return not table.always_fire and read <= own and all(old.sure for old in mapping.replaces)
 
 
 def _update_events(table: TableDesign, mode: SyncMode) -> Query:
@@ -205,7 +193,7 @@ class _Bodies:
         assign = _lines(
             sql.SQL("      {} := {};").format(column.of(NEW), column.up_value(NEW)) for column in mapping.derived
         )
-        if _up_is_sure(self.table, mapping):
+        if up_is_sure(self.table, mapping):
             return block("sync", "assigned").format(assign=assign, checks=self._must_hold(mapping))
         if self.mode is SyncMode.ENFORCE:
             return block("sync", "up_enforced").format(
@@ -234,7 +222,7 @@ class _Bodies:
             f"value of {names} in {self.table.label} has no equivalent in version {self.design.from_version}"
         )
         if self.design.unmappable == "archive" and not concerns(self.table, mapping):
-            if _down_is_sure(self.table, mapping):
+            if down_is_sure(self.table, mapping):
                 return sql.SQL("{}\n{}").format(checks, assign)
             return block("sync", "down_archive").format(
                 checks=checks,
@@ -264,7 +252,7 @@ class _Bodies:
         attempt = block("sync", "down_attempt").format(assign=assign, late_checks=late_checks, **told)
         return block("sync", "down_refuse").format(
             checks=checks,
-            attempt=assign if _down_is_sure(self.table, mapping) else attempt,
+            attempt=assign if down_is_sure(self.table, mapping) else attempt,
             late_checks=late_checks,
             lossy=_any(column.differs(column.of(NEW), column.up_value(NEW)) for column in mapping.derived),
             **told,

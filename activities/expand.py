@@ -15,7 +15,7 @@ from pgduet.activities.versions import open_old_version, unpublished_before
 from pgduet.barriers import reach
 from pgduet.messages import Outcome, Reference
 from pgduet.operations import columns, scripts, tables
-from pgduet.operations.design import TableDesign
+from pgduet.operations.design import Design, TableDesign
 from pgduet.operations.names import archived_table
 from pgduet.operations.statement import Statement
 from pgduet.operations.whole_tables import CreatedTable, Script
@@ -52,7 +52,7 @@ class Expand:
                     await step.run_script(script, script.up, ran=True)
             built = await build_first(work)
             more = f", built {', '.join(built)}" if built else ""
-            return step.outcome(f"added {sum(len(table.new_columns) for table in design.synced)} columns{more}")
+            return step.outcome(f"added {_what(design)}{more}")
 
     @activity.defn(name="undo_expand")
     async def undo_expand(self, reference: Reference) -> Outcome:
@@ -76,8 +76,18 @@ class Expand:
                     kept += count
             for table in reversed(design.synced):
                 await step.run(columns.drop(table), table.label)
-            outcome = step.outcome(f"dropped {sum(len(table.new_columns) for table in design.synced)} columns")
+            outcome = step.outcome(f"dropped {_what(design)}")
             return outcome.model_copy(update={"evidence": {**outcome.evidence, "archived": kept}})
+
+
+def _what(design: Design) -> str:
+    """Count what a plan adds, for people."""
+    counts = {
+        "new columns": sum(len(table.new_columns) for table in design.synced),
+        "new tables": len(design.created),
+        "other shapes": len(shapes_of(design)),
+    }
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing of its own"
 
 
 class _Step:

@@ -9,9 +9,9 @@ DOES: dict[Phase, tuple[str, str, str]] = {
         "nothing is refused (hazards are told, not refused)",
     ),
     Phase.EXPAND: (
-        "adds the new columns, empty and unbound, and the insert marker; makes the `from` version's schema if missing",
-        "`undo_expand` drops the columns; the `from` version's schema stays",
-        "the columns exist",
+        "adds the new columns or the other shape, empty and unbound, and the insert marker; makes the `from` version's schema",
+        "`undo_expand` drops what was added; the `from` version's schema stays",
+        "they exist",
     ),
     Phase.DUAL_WRITE: (
         "installs each table's sync triggers in one transaction, old to new, and sends a probe write through them",

@@ -33,7 +33,7 @@ _STYLES = {
 }
 _DOING = {
     Phase.PREFLIGHT: "checking the plan against the catalogue",
-    Phase.EXPAND: "adding the new columns, empty and without constraints",
+    Phase.EXPAND: "adding what the new version needs, empty and without constraints",
     Phase.DUAL_WRITE: "installing the triggers that keep both versions in step",
     Phase.BACKFILL: "filling the rows that exist, in small batches",
     Phase.VERIFY: "comparing every row of both versions",

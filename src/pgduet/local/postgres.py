@@ -228,8 +228,14 @@ class EmbeddedPostgres:
             self._process = process
             return True
         process.stop()
-        if b"Address already in use" in self.log_path.read_bytes()[log_start:]:
+        said = self.log_path.read_bytes()[log_start:]
+        if b"Address already in use" in said:
             return False
+        if b'lock file "postmaster.pid" already exists' in said:
+            message = f"Another PostgreSQL runs on the data in {self.data_dir}."
+            raise ServerMissing(
+                message, hint="Go on with that one, or end it first: `pgduet dev` holds one until it is interrupted."
+            )
         message = f"The embedded PostgreSQL did not start: {process.log_tail()}"
         raise ServerMissing(message)
 

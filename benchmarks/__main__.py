@@ -1,7 +1,7 @@
 """`python -m benchmarks NAME…`: runs benchmarks, writes their results, and prints tables.
 
 `all` runs every one, `table` fills the page in the docs from the results that lie there, `peers` builds what is compared
-with. Exit code 1 where a goal was missed, 2 where a benchmark ended by an error; the others are run all the same.
+with. Exit code 1 where a goal was missed (but for --quick), 2 where a benchmark ended by an error; the others are run all the same.
 """
 
 import asyncio
@@ -57,7 +57,10 @@ def _ran(name: str, given: Options) -> int:
         return FAILED
     say(f"written: {result.write(given.results)}")
     print(table.section(result))
-    return verdict(result)
+    missed = verdict(result)
+    if given.quick and missed:
+        say("small sizes are for seeing that it works: what was missed at them is no verdict")
+    return 0 if given.quick else missed
 
 
 def verdict(result: Result) -> int:

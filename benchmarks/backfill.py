@@ -173,12 +173,8 @@ async def _pgduet(run: Run, data: Data) -> Took:
         await users.fill(dsn, data[0], distinct=data[1])
         await pgduet.start(gates={"verify": "manual"})
         status = await pgduet.held(Phase.BACKFILL)
-        ended = duet.timing_of(status, Phase.BACKFILL).ended_at
         await _require_filled(dsn, await users.new_column(dsn), data[0], DUET)
-        if pgduet.started_at is None or ended is None:
-            message = "the backfill has no times"
-            raise LookupError(message)
-        whole_s = (ended - pgduet.started_at).total_seconds()
+        whole_s = duet.took_since_start(pgduet, status, Phase.BACKFILL)
         return Took(whole_s, duet.took(status, Phase.BACKFILL), pgduet.memory.start_mb, pgduet.memory.peak_mb)
 
 

@@ -113,7 +113,7 @@ class Shadow(Shape):
 
     async def unmapped(self, work: Work, limit: int) -> list[dict[str, object]]:
         """Name rows that the shadow cannot hold."""
-        return await shadowing.unmapped(work.conn, self.design, limit)
+        return await shadowing.unmapped(work.conn, self.design, work.migration.id, limit)
 
     async def filled(self, work: Work) -> None:
         """Give the shadow its key, have the trigger write it, and carry over what was noted meanwhile."""

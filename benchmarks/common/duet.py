@@ -158,6 +158,15 @@ def took(status: Status, phase: Phase) -> float:
     return (timing.ended_at - timing.started_at).total_seconds()
 
 
+def took_since_start(duet: Duet, status: Status, phase: Phase) -> float:
+    """Give how long it took from the start to a phase's end; when that was seen here is not in it."""
+    ended = timing_of(status, phase).ended_at
+    if duet.started_at is None or ended is None:
+        message = f"{phase} has not ended, or nothing was started"
+        raise LookupError(message)
+    return (ended - duet.started_at).total_seconds()
+
+
 def timing_of(status: Status, phase: Phase) -> Timing:
     """Find a phase's times in the status.
 

@@ -8,11 +8,15 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
+from support.mutants import Clause, must_fail
 from support.shadow_clients import OLD, clients, errors_in
-from support.shadows import PLAN, Shadow, create_orders, wide
+from support.shadows import PLAN, Shadow, create_orders, over, wide
 
+from pgduet.barriers import HOOKS
+from pgduet.operations.shadow_design import ShadowColumn, ShadowDesign
+from pgduet.operations.shadow_sync import Form
 from pgduet.plan.policy import Policy
-from pgduet.postgres import store
+from pgduet.postgres import shadowing, store
 from pgduet.postgres.copying import Copying, Drain, give_key
 from pgduet.postgres.pace import Pace
 
@@ -40,9 +44,9 @@ async def engine(dsn: str, conn: Connection) -> AsyncIterator[Connection]:
         yield session
 
 
-async def copied(engine: Connection, part: int) -> Copying:
+async def copied(engine: Connection, part: int, design: ShadowDesign | None = None) -> Copying:
     """Copy a range to its end."""
-    copying = Copying(engine, 1, wide(), ANCHOR, part)
+    copying = Copying(engine, 1, design or wide(), ANCHOR, part)
     await copying.open()
     while not copying.finished:
         await copying.next(PACE)
@@ -53,7 +57,12 @@ async def drained(engine: Connection) -> Drain:
     """Build the key and empty the journal."""
     assert await give_key(engine, wide(), PLAN, 1)
     assert not await give_key(engine, wide(), PLAN, 1)
-    drain = Drain(engine, wide())
+    return await emptied(engine)
+
+
+async def emptied(engine: Connection, design: ShadowDesign | None = None) -> Drain:
+    """Empty the journal."""
+    drain = Drain(engine, design or wide())
     await drain.open()
     while not drain.finished:
         await drain.next(PACE)
@@ -92,6 +101,85 @@ async def test_a_table_that_is_rewritten_half_way_is_left_to_the_journal(
     assert (rows, wrong) == (1 if rewrite.startswith("TRUNCATE") else ROWS + 1, 0)
 
 
+async def test_an_old_client_that_empties_the_table_does_not_wait_for_the_key(
+    dsn: str, conn: Connection, engine: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await copied(engine, 0)
+    await copied(engine, 1)
+
+    async def meanwhile() -> None:
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as old:
+            await old.execute("SET statement_timeout = '1s'")  # it would wait for ever
+            await old.execute("TRUNCATE public.orders")
+            await old.execute("INSERT INTO public.orders (id, code) VALUES (7, 'anew'), (-1, 'new')")
+
+    monkeypatch.setitem(HOOKS, "batch.before_commit", meanwhile)
+    assert await give_key(engine, wide(), PLAN, 1)
+    monkeypatch.undo()
+    await conn.execute("UPDATE public.orders SET amount = 5 WHERE id = 7")
+    await conn.execute("INSERT INTO public.orders (id, code) VALUES (8, 'where the shadow has a row too much')")
+    await emptied(engine)
+    assert await Shadow(conn, wide()).parity() == (3, 0)
+
+
+async def test_nor_for_an_index_or_a_vacuum_of_its_shadow(dsn: str, conn: Connection, engine: Connection) -> None:
+    await copied(engine, 0)
+    await copied(engine, 1)
+    await drained(engine)
+    async with await psycopg.AsyncConnection.connect(dsn) as other:
+        await other.execute(f"LOCK TABLE {wide().shadow_label} IN SHARE UPDATE EXCLUSIVE MODE".encode())
+        await conn.execute("SET statement_timeout = '1s'")
+        await conn.execute("TRUNCATE public.orders")
+        await conn.execute("RESET statement_timeout")
+        await conn.execute("INSERT INTO public.orders (id, code) VALUES (7, 'anew'), (-1, 'new')")
+    await emptied(engine)
+    assert await Shadow(conn, wide()).parity() == (2, 0)
+
+
+def raising() -> ShadowDesign:
+    """Design a shadow that cannot hold an order of three."""
+    inverse = ShadowColumn(name="amount", type="bigint", nullable=False, up=over("(10 / (3 - t.amount))"))
+    columns = (inverse if column.name == "amount" else column for column in wide().columns)
+    return wide(guarded=True, columns=tuple(columns))
+
+
+@pytest.mark.parametrize("left_out_by", ["the copy", "the trigger", "the drain"])
+async def test_a_row_that_is_left_out_is_named_whoever_left_it_out(
+    conn: Connection, engine: Connection, left_out_by: str
+) -> None:
+    design = raising()
+    await Shadow(conn, design).form(Form.NOTE)
+    break_it = "UPDATE public.orders SET amount = 3 WHERE id = 5"
+    if left_out_by == "the copy":
+        await conn.execute("ALTER TABLE public.orders DISABLE TRIGGER ALL")  # as if it had been so before
+        await conn.execute(break_it)
+        await conn.execute("ALTER TABLE public.orders ENABLE TRIGGER ALL")
+    for part in (0, 1):
+        await copied(engine, part, design)
+    await give_key(engine, design, PLAN, 1)
+    if left_out_by == "the trigger":
+        await conn.execute(break_it)
+    if left_out_by == "the drain":
+        await conn.execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ; {break_it}; COMMIT".encode())
+    await emptied(engine, design)
+    assert [row["key"] for row in await shadowing.unmapped(engine, design, 1, 10)] == [{"id": 5}]
+    assert await Shadow(conn, design).one(f"SELECT count(*) FROM {design.shadow_label}") == (ROWS - 1,)
+
+
+async def test_where_no_row_was_left_out_none_is_asked_again_whether_it_can_be_mapped(
+    conn: Connection, engine: Connection
+) -> None:
+    design = raising()
+    await Shadow(conn, design).form(Form.NOTE)
+    for part in (0, 1):
+        await copied(engine, part, design)
+    await give_key(engine, design, PLAN, 1)
+    await emptied(engine, design)
+    fits = design.routine("shadow_fits").as_string(None)
+    await conn.execute(f"DROP FUNCTION {fits}({design.label}) CASCADE".encode())
+    assert await shadowing.unmapped(engine, design, 1, 10) == []
+
+
 async def test_two_sessions_on_one_range_copy_no_row_twice(dsn: str, conn: Connection, engine: Connection) -> None:
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, row_factory=dict_row) as other:
         first, second = await asyncio.gather(copied(engine, 0), copied(other, 0))
@@ -99,3 +187,23 @@ async def test_two_sessions_on_one_range_copy_no_row_twice(dsn: str, conn: Conne
     assert first.rows + second.rows < ROWS
     await drained(engine)
     assert await Shadow(conn, wide()).parity() == (ROWS, 0)
+
+
+NOWAIT = Clause("TRUNCATE does not wait for the shadow", "shadow", "truncate", " NOWAIT")
+FOUND = Clause("what is written down is found", "shadow", "emptied", "WHERE relation", "WHERE false AND relation")
+NOTED = Clause(
+    "the drain notes what it leaves out", "shadow", "note_unmapped", "WHERE {fits}", "WHERE false AND {fits}"
+)
+
+
+@pytest.mark.parametrize(
+    ("mutant", "says"),
+    [(NOWAIT, "canceling statement due to statement timeout"), (FOUND, "== (2, 0)"), (NOTED, "assert [] ==")],
+    ids=lambda value: value.name if isinstance(value, Clause) else "",
+)
+async def test_the_rule_is_needed(dsn: str, conn: Connection, engine: Connection, mutant: Clause, says: str) -> None:
+    if mutant is NOTED:
+        scenario = test_a_row_that_is_left_out_is_named_whoever_left_it_out(conn, engine, "the drain")
+    else:
+        scenario = test_nor_for_an_index_or_a_vacuum_of_its_shadow(dsn, conn, engine)
+    await must_fail(scenario, mutant, says=says)

@@ -95,6 +95,26 @@ async def test_old_clients_see_nothing_the_rows_are_named_and_the_cutover_waits_
     await scenario(world.stage, world.conn)
 
 
+async def test_rows_of_a_table_that_gets_another_shape_are_named_too_until_they_are_corrected(
+    stage: Harness, conn: Connection
+) -> None:
+    await create_reviews(conn, ROWS, trigger=False)
+    await conn.execute("UPDATE public.reviews SET rating = 'five' WHERE id = ANY (%s)", (RAISING,))
+    shape = {
+        "table": "public.reviews",
+        "columns": [{"name": "rating", "type": "int", "up": "rating::int"}],
+        "down": {"rating": "rating::text"},
+    }
+    async with stage.worker():
+        await stage.start(stage.plan({"shadow_table": shape}, gates={"verify": "manual"}))
+        status = await stage.waits("error", Phase.BACKFILL)
+        assert "`up` cannot map 2 rows" in (status.failure or "")
+        assert all(str({"id": key}) in (status.failure or "") for key in RAISING)
+        await conn.execute("UPDATE public.reviews SET rating = '5' WHERE id = ANY (%s)", (RAISING,))
+        await stage.act("advance")
+        await stage.waits("gate", Phase.BACKFILL)
+
+
 MUTANTS: list[tuple[list[Mutant], str]] = [
     (
         [

@@ -133,7 +133,7 @@ class Shadow:
     async def keyed(self) -> None:
         """Build the key, then write the shadow in the writers' transactions."""
         await self.conn.execute(shadow_rows.clear_journalled(self.design))
-        await self.run([*shadow.key(self.design), shadow_rows.drain_function(self.design)])
+        await self.run([*shadow.key(self.design), shadow_rows.drain_function(self.design, 1)])
         await self.run(shadow_reverse.policies(self.design))
         await self.form(Form.MIRROR)
 

@@ -178,6 +178,7 @@ def test_shadow_copy(one_s: float, two_s: float, found: list[int]) -> None:
     names = {1: shadow_copy.ONE, 2: shadow_copy.TWO}
     took = {
         shadow_copy.LIMIT: [shadow_copy.Took(1.0)],
+        shadow_copy.AFTERWARDS: [shadow_copy.Took(0.8)],
         shadow_copy.ONE: [shadow_copy.Took(9.0, one_s)],
         shadow_copy.TWO: [shadow_copy.Took(9.0, two_s)],
     }

@@ -8,7 +8,7 @@ deleted, and afterwards they are read again, each under its own lock.
 from psycopg import sql
 
 from pgduet.operations.shadow_design import ShadowDesign
-from pgduet.operations.shadow_keys import O, S, anchor_key, key_as_json, same, shadow_key, to_shadow
+from pgduet.operations.shadow_keys import NOTHING, O, S, anchor_key, key_as_json, same, shadow_key, to_anchor, to_shadow
 from pgduet.operations.statement import Query, Statement, identifiers
 from pgduet.sql import block
 
@@ -37,6 +37,18 @@ def journal_all(design: ShadowDesign, heap: sql.Identifier) -> Query:
     return block("shadow", "journal_all").format(journal=design.journal, keys=keys, relation=heap)
 
 
+def journal_surplus(design: ShadowDesign, heap: sql.Identifier, first: int, last: int) -> Query:
+    """Put the keys on some pages of the shadow, or of a partition of it, into the journal that the anchor does not have."""
+    return block("shadow", "journal_surplus").format(
+        journal=design.journal,
+        keys=_names(to_anchor(design, S)),
+        heap=heap,
+        pages=page_range(first, last, S),
+        relation=design.relation,
+        o_is_s=same(anchor_key(design, O), to_anchor(design, S)),
+    )
+
+
 def unmapped(design: ShadowDesign, heap: sql.Identifier, first: int, last: int, limit: int) -> Query:
     """Name the rows of a page range that the shadow cannot hold, with PostgreSQL's reason."""
     return block("shadow", "unmapped").format(
@@ -58,7 +70,7 @@ def clear_journalled(design: ShadowDesign) -> Query:
     )
 
 
-def drain_function(design: ShadowDesign) -> Statement:
+def drain_function(design: ShadowDesign, migration_id: int) -> Statement:
     """Create what empties the journal."""
     body = block("shadow", "drain").format(
         journal=design.journal,
@@ -72,12 +84,27 @@ def drain_function(design: ShadowDesign) -> Statement:
         o_is_j=same(anchor_key(design, O), anchor_key(design, J)),
         s_is_j=same(shadow_key(design, S), to_shadow(design, J)),
         s_is_stale=same(shadow_key(design, S), shadow_key(design, sql.SQL("stale"))),
+        noted=_note_unmapped(design, migration_id),
         **_mapped(design, safe=design.guarded, joined=True),
     )
     query = block("shadow", "drain_function").format(
         function=design.routine("drain"), body=sql.Literal(body.as_string(None))
     )
     return Statement(query, f"drain of {design.shadow_label}")
+
+
+def _note_unmapped(design: ShadowDesign, migration_id: int) -> Query:
+    if not design.guarded:
+        return NOTHING
+    return block("shadow", "note_unmapped").format(
+        migration_id=sql.Literal(migration_id),
+        label=sql.Literal(design.label),
+        drift_key=key_as_json(design, O),
+        fits=design.routine("shadow_fits"),
+        relation=design.relation,
+        o_is_j=same(anchor_key(design, O), anchor_key(design, J)),
+        exists=sql.SQL(" AND {}").format(design.exists.over(O)) if design.exists else NOTHING,
+    )
 
 
 def drain(design: ShadowDesign, most: int, place: str = START) -> Query:
@@ -127,7 +154,7 @@ def _names(values: list[Query]) -> Query:
     return sql.SQL(", ").join(values)
 
 
-def page_range(first: int, last: int) -> Query:
-    """Render that a row of the anchor lies on some pages."""
+def page_range(first: int, last: int, row: sql.Composable = O) -> Query:
+    """Render that a row, of the anchor unless said otherwise, lies on some pages."""
     bounds = {"first": sql.Literal(f"({first},0)"), "last": sql.Literal(f"({last},0)")}
-    return block("rows", "pages").format(row=O, **bounds)
+    return block("rows", "pages").format(row=row, **bounds)

@@ -103,7 +103,7 @@ def functions(design: ShadowDesign, plan: str, migration_id: int, form: Form) ->
         *shadow_sync.functions(design, plan, migration_id, form),
         shadow_reverse.reverse_function(design, plan),
         *shadow_reverse.lock_functions(design),
-        shadow_rows.drain_function(design),
+        shadow_rows.drain_function(design, migration_id),
     ]
 
 

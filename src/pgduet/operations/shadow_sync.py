@@ -263,7 +263,7 @@ def _release(design: ShadowDesign) -> Statement:
 
 def _truncate(design: ShadowDesign, *, published: bool) -> Query:
     if not published:
-        return block("shadow", "truncate").format(shadow=design.shadow)
+        return block("shadow", "truncate").format(shadow=design.shadow, label=sql.Literal(design.shadow_label))
     return block("shadow", "truncate_published").format(
         shadow=design.shadow,
         relation=design.relation,

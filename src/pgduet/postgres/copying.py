@@ -18,6 +18,7 @@ from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.shadow_final import Hung, HungConstraint, Numbering
 from pgduet.operations.statement import Statement
 from pgduet.postgres import store
+from pgduet.postgres.emptied import surplus_noted
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.filling import Filling
 from pgduet.postgres.pace import Pace, growth
@@ -146,14 +147,16 @@ class Drain:
         began = time.monotonic()
         try:
             row = await (await self.conn.execute(shadow_rows.drain(self.design, self.most, self.place))).fetchone()
+            assert row is not None  # noqa: S101  (a function gives one row)
+            over = not row["taken_keys"] and (self.place == shadow_rows.START or not self.passed)
+            # Last, since no client can begin to empty the anchor before a pass, and be done behind this.
+            self.finished = over and not await surplus_noted(self.conn, self.design)
         except (errors.LockNotAvailable, errors.DeadlockDetected):
             return
-        assert row is not None  # noqa: S101  (a function gives one row)
         taken, left = int(row["taken_keys"]), int(row["left_keys"])
         self.keys += taken - left
         self.passed += taken
         if not taken:
-            self.finished = self.place == shadow_rows.START or not self.passed
             self.place, self.passed = shadow_rows.START, 0
             return
         self.place = row["place"]
@@ -182,7 +185,7 @@ async def give_key(
         for statement in (
             *before,
             *shadow.key(design),
-            shadow_rows.drain_function(design),
+            shadow_rows.drain_function(design, migration_id),
             *shadow_reverse.policies(design),
             *shadow_sync.functions(design, plan, migration_id, shadow_sync.Form.MIRROR),
         ):

@@ -144,6 +144,13 @@ CREATE TABLE IF NOT EXISTS pgduet.suspect (
 );
 CREATE INDEX IF NOT EXISTS suspect_open ON pgduet.suspect (comparison_id, seen_at, id);
 
+-- A shadow whose table was emptied while the shadow could not be: what it has too much is taken from it later.
+CREATE TABLE IF NOT EXISTS pgduet.emptied (
+    id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation text NOT NULL,                    -- the shadow's quoted name with schema
+    seen_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 CREATE TABLE IF NOT EXISTS pgduet_archive.value (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     migration  text NOT NULL,

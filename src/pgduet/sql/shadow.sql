@@ -38,11 +38,13 @@ CREATE OR REPLACE FUNCTION {function}(most integer, INOUT place tid, OUT taken_k
   SET search_path = pg_catalog, pg_temp SET row_security = on AS {body}
 
 -- name: drain
+-- What cannot be mapped is left out, and noted as by the trigger.
 -- `place` is where to go on: what was deleted stays in the journal's pages until they are vacuumed, and need not be passed again and again.
 -- Each statement has a snapshot of its own. Rows that clients hold are left for the next time: we never wait for one.
 DECLARE
   taken {journal}[];
   free {journal}[];
+  carried bigint;
 BEGIN
   WITH gone AS (DELETE FROM {journal} AS j WHERE j.ctid = ANY (ARRAY(SELECT ctid FROM {journal} WHERE ctid >= place LIMIT most))
                 RETURNING j.ctid AS _pgduet_place, {j_key})
@@ -54,6 +56,8 @@ BEGIN
   -- Ours until the transaction ends: their sync triggers have been before us, or come after us.
   DELETE FROM {shadow} AS s USING unnest(free) AS j WHERE {s_is_j};
   INSERT INTO {shadow} ({columns}) SELECT {values} FROM {relation} AS o JOIN unnest(free) AS j ON {o_is_j}{condition};
+  GET DIAGNOSTICS carried = ROW_COUNT;
+{noted}
   -- What the anchor has no longer. One who writes that key anew at this moment holds the row or waits for us.
   WITH stale AS MATERIALIZED (SELECT {s_key} FROM {shadow} AS s JOIN unnest(taken) AS j ON {s_is_j}
          WHERE NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_j}) FOR UPDATE OF s SKIP LOCKED)
@@ -63,6 +67,12 @@ BEGIN
   GET DIAGNOSTICS left_keys = ROW_COUNT;
   PERFORM set_config('pgduet.engine', '', true);
 END
+
+-- name: note_unmapped
+  IF carried < cardinality(free) THEN
+    PERFORM pgduet.note_drift({migration_id}, {label}, {drift_key}, 'unmapped', {fits}(o))
+       FROM {relation} AS o JOIN unnest(free) AS j ON {o_is_j} WHERE {fits}(o) IS NOT NULL{exists};
+  END IF;
 
 -- name: call_drain
 SELECT place::text AS place, taken_keys, left_keys FROM {function}({most}, {place}::tid)
@@ -218,11 +228,27 @@ EXCEPTION WHEN OTHERS THEN
 END
 
 -- name: truncate
--- Nobody but us uses the shadow yet; whoever locks both locks the anchor first.
+-- Nobody but us uses the shadow yet; whoever locks both locks the anchor first. While we hold it (its key is being built) no client
+-- waits for that: what the shadow has too much is put into the journal later.
 BEGIN
-  TRUNCATE {shadow};
+  BEGIN
+    LOCK TABLE {shadow} IN ACCESS EXCLUSIVE MODE NOWAIT;
+    TRUNCATE {shadow};
+  EXCEPTION WHEN lock_not_available THEN
+    INSERT INTO pgduet.emptied (relation) VALUES ({label});
+  END;
   RETURN NULL;
 END
+
+-- name: emptied
+SELECT id FROM pgduet.emptied WHERE relation = %(relation)s
+
+-- name: emptied_done
+DELETE FROM pgduet.emptied WHERE id = ANY (%(ids)s)
+
+-- name: journal_surplus
+-- What the drain finds neither in the anchor nor held by a client it deletes.
+INSERT INTO {journal} SELECT {keys} FROM {heap} AS s WHERE {pages} AND NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_s})
 
 -- name: truncate_published
 -- Row by row: TRUNCATE would lock the shadow, which a new client's statement locks before the anchor.
@@ -471,6 +497,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON {shadow} TO {role}
 
 -- name: journal_all
 INSERT INTO {journal} SELECT {keys} FROM {relation} AS o
+
+-- name: any_noted
+SELECT EXISTS (SELECT FROM pgduet.drift WHERE migration_id = %(id)s AND relation = %(relation)s) AS noted
 
 -- name: unmapped
 SELECT {key} AS key, {fits}(o) AS error FROM {relation} AS o WHERE {pages} AND {fits}(o) IS NOT NULL LIMIT {limit}

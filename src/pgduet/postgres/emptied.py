@@ -1,0 +1,37 @@
+"""What a shadow has too much when its table was emptied while the shadow could not be (ADR 28).
+
+TRUNCATE by an old client empties the shadow at once, unless somebody holds it: its key or an index is being built, or a vacuum is
+at work. The client does not wait for that. That it happened is written down in its transaction, and the next drain finds it:
+what the anchor does not have goes into the journal, piece by piece, and from there out of the shadow as other rows do. Limits:
+until then the shadow has rows too much, which before publication nobody reads.
+"""
+
+from psycopg import sql
+
+from pgduet.operations import shadow_rows
+from pgduet.operations.shadow_design import ShadowDesign
+from pgduet.postgres.session import Connection
+from pgduet.sql import block
+
+PIECE = 256
+"""Pages of the shadow that are looked at in one statement: the anchor's weakest lock is held for about 25 ms."""
+
+
+async def surplus_noted(conn: Connection, design: ShadowDesign) -> bool:
+    """Put what is too much into the journal; tells whether there may be something.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: a client holds the anchor; what is written down stays, and is to be looked at again.
+    """
+    asked = {"relation": design.shadow_label}
+    found = [row["id"] for row in await (await conn.execute(block("shadow", "emptied"), asked)).fetchall()]
+    if not found:
+        return False
+    parts = await (await conn.execute(block("catalogue", "heaps"), asked)).fetchall()
+    for heap in [sql.Identifier(row["schema"], row["table"]) for row in parts] or [design.shadow]:
+        counting = block("shadow_phases", "pages").format(relation=sql.Literal(heap.as_string(None)))
+        (counted,) = await (await conn.execute(counting)).fetchall()
+        for first in range(0, int(counted["pages"]), PIECE):
+            await conn.execute(shadow_rows.journal_surplus(design, heap, first, first + PIECE))
+    await conn.execute(block("shadow", "emptied_done"), {"ids": found})
+    return True

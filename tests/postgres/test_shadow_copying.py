@@ -12,7 +12,7 @@ from support.shadow_clients import OLD, clients, errors_in
 from support.shadows import PLAN, Shadow, create_orders, wide
 
 from pgduet.plan.policy import Policy
-from pgduet.postgres import store
+from pgduet.postgres import shadowing, store
 from pgduet.postgres.copying import Copying, Drain, give_key
 from pgduet.postgres.pace import Pace
 
@@ -98,4 +98,30 @@ async def test_two_sessions_on_one_range_copy_no_row_twice(dsn: str, conn: Conne
     await copied(engine, 1)
     assert first.rows + second.rows < ROWS
     await drained(engine)
+    assert await Shadow(conn, wide()).parity() == (ROWS, 0)
+
+
+async def test_who_holds_a_row_of_the_journal_is_named_and_nobody_else(
+    dsn: str, conn: Connection, engine: Connection
+) -> None:
+    for part in (0, 1):
+        await copied(engine, part)
+    await conn.execute("UPDATE public.orders SET amount = 1 WHERE id = 7")
+    assert await give_key(engine, wide(), PLAN, 1)
+    said: list[str] = []
+    async with (
+        await psycopg.AsyncConnection.connect(dsn, application_name="holder") as holder,
+        await psycopg.AsyncConnection.connect(dsn, application_name="elsewhere") as elsewhere,
+    ):
+        await elsewhere.execute("SELECT FROM public.orders WHERE id = 8 FOR UPDATE")
+        await holder.execute("SELECT FROM public.orders WHERE id = 7 FOR UPDATE")
+        draining = asyncio.create_task(shadowing.drain(engine, wide(), PACE, said.append))
+        async with asyncio.timeout(30):
+            while not said and not draining.done():
+                await asyncio.sleep(0.02)
+        await holder.rollback()
+        await draining
+    assert "holder" in said[0], said
+    assert "elsewhere" not in said[0], said
+    assert said[-1] == ""
     assert await Shadow(conn, wide()).parity() == (ROWS, 0)

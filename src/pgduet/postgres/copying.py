@@ -134,6 +134,8 @@ class Drain:
         self.place = shadow_rows.START
         self.keys = 0
         self.passed = 0
+        self.held = False
+        """Clients hold all that was tried last."""
         self.finished = False
 
     async def open(self) -> None:
@@ -147,9 +149,11 @@ class Drain:
         try:
             row = await (await self.conn.execute(shadow_rows.drain(self.design, self.most, self.place))).fetchone()
         except (errors.LockNotAvailable, errors.DeadlockDetected):
+            self.held = True
             return
         assert row is not None  # noqa: S101  (a function gives one row)
         taken, left = int(row["taken_keys"]), int(row["left_keys"])
+        self.held = 0 < taken == left
         self.keys += taken - left
         self.passed += taken
         if not taken:

@@ -64,6 +64,9 @@ BEGIN
   PERFORM set_config('pgduet.engine', '', true);
 END
 
+-- name: journalled
+t.ctid = ANY (ARRAY(SELECT o.ctid FROM (SELECT * FROM {journal} LIMIT 100) AS j JOIN {relation} AS o ON {o_is_j}))
+
 -- name: call_drain
 SELECT place::text AS place, taken_keys, left_keys FROM {function}({most}, {place}::tid)
 

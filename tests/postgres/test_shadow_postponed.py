@@ -8,6 +8,7 @@ from psycopg import errors
 from support.mutants import Clause, must_fail
 from support.resolving import resolved
 from support.shadows import PLAN, Shadow, create_orders
+from support.swaps import DIRECT, NEW_VIEW, Swapping, make_roles, same_types
 from support.worlds import on_each_version
 
 from pgduet.operations import shadow_reverse
@@ -31,6 +32,14 @@ CREATE FUNCTION public.only_one() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     END IF;
     RETURN NULL; END $$;
 CREATE TRIGGER only_one AFTER UPDATE ON public.orders FOR EACH ROW EXECUTE FUNCTION public.only_one();
+"""
+COUNTING = """
+CREATE FUNCTION public.counts() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF NEW.note = 'count' THEN
+      EXECUTE format('UPDATE %s SET amount = amount + 1 WHERE id = $1', TG_RELID::regclass) USING NEW.id + 1;
+    END IF;
+    RETURN NULL; END $$;
+CREATE TRIGGER counts AFTER UPDATE OF note ON public.orders FOR EACH ROW EXECUTE FUNCTION public.counts();
 """
 RELATED = """
 ALTER TABLE public.orders ADD parent int REFERENCES public.orders ON UPDATE CASCADE ON DELETE {};
@@ -162,3 +171,21 @@ async def test_values_that_the_anchor_cannot_hold_are_nobodys_collision(conn: Co
     assert await m.one("SELECT amount FROM public_v2.orders WHERE id = 2") == ("1",)
     await conn.execute("UPDATE public_v2.orders SET note = 'count', code = code || 'y' WHERE id IN (2, 3)")
     assert await m.one("SELECT amount, code FROM public_v2.orders WHERE id = 3") == ("5", "c3xy")
+
+
+async def test_it_holds_under_the_names_that_a_swap_gives_and_takes(dsn: str, conn: Connection) -> None:
+    make_roles(dsn)
+    await create_orders(conn, 10)
+    await conn.execute(COUNTING)
+    m = await Swapping(conn, same_types(rereads=True, postpones=True, unique=())).ready()
+    await m.swap()
+    for done, relation in enumerate((DIRECT, NEW_VIEW)):
+        await conn.execute(f"UPDATE {relation} SET note = 'count' WHERE id IN (6, 7)".encode())
+        assert await m.parity() == (10, 0)
+        assert await m.one("SELECT array_agg(amount ORDER BY id) FROM public.orders WHERE id > 6") == (
+            [done + 1, done + 1, 0, 0],
+        )
+    await m.swap_back()
+    await conn.execute(b"UPDATE public_v2.orders SET note = 'count' WHERE id IN (6, 7)")
+    assert await m.parity() == (10, 0)
+    assert await m.one("SELECT array_agg(amount ORDER BY id) FROM public.orders WHERE id > 6") == ([3, 3, 0, 0],)

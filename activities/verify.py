@@ -44,36 +44,13 @@ class Verify:
     @activity.defn(name="parity")
     async def parity(self, request: ParityRequest) -> Parity:
         """Compare all rows in one snapshot; with `repair`, give drifted rows what the authority says and compare again."""
-        async with self.engine.work(request.reference, "parity") as work:
-
-            def progress(note: str) -> None:
-                work.beat.note = note
-
-            if await _others_compared(work) and request.scheduled and work.migration.parity:
-                latest = (await store.migration(work.conn, request.reference)).parity
-                return Parity.model_validate(latest)
-            mode = SyncMode.FILL if work.migration.sync_mode in {None, SyncMode.FILL} else SyncMode.BOTH
-            result = await compare(work.conn, work.migration, mode, progress)
-            repaired = 0
-            if request.repair and result.mismatches:
-                repaired = await repair(work.conn, work.migration, mode, work.migration.authority, progress)
-                result = await compare(work.conn, work.migration, mode, progress)
-            result.repaired = repaired
-            result = await with_shapes(work, result, progress, repair=request.repair)
-            async with work.conn.transaction():
-                await store.audited(
-                    work.conn,
-                    request.reference,
-                    "repair" if result.repaired else "parity",
-                    affected={"rows": result.rows},
-                    evidence=result.model_dump(
-                        mode="json", include={"mismatches", "violations", "repaired", "examples", "aggregates"}
-                    )
-                    | ({"scheduled": True} if request.scheduled else {}),
-                )
-            limit = work.migration.policy.verify.max_drift_rows
-            metrics.comparison(drifted=bool(result.mismatches > limit or result.off))
-            return result
+        while True:
+            async with self.engine.work(request.reference, "parity") as work:
+                try:
+                    return await _compared(work, request)
+                except errors.UndefinedTable:
+                    if not await _renamed(work):
+                        raise
 
     @activity.defn(name="publish")
     async def publish(self, reference: Reference) -> Outcome:
@@ -203,6 +180,42 @@ async def _archive(work: Work) -> tuple[int, str]:
         await store.run(work.conn, "set_mode", {"id": work.migration.id, "mode": None})
         head = await store.audited(work.conn, work.reference, "withdraw", evidence={"archived": count})
     return count, head
+
+
+async def _compared(work: Work, request: ParityRequest) -> Parity:
+    def progress(note: str) -> None:
+        work.beat.note = note
+
+    if await _others_compared(work) and request.scheduled and work.migration.parity:
+        latest = (await store.migration(work.conn, request.reference)).parity
+        return Parity.model_validate(latest)
+    mode = SyncMode.FILL if work.migration.sync_mode in {None, SyncMode.FILL} else SyncMode.BOTH
+    result = await compare(work.conn, work.migration, mode, progress)
+    repaired = 0
+    if request.repair and result.mismatches:
+        repaired = await repair(work.conn, work.migration, mode, work.migration.authority, progress)
+        result = await compare(work.conn, work.migration, mode, progress)
+    result.repaired = repaired
+    result = await with_shapes(work, result, progress, repair=request.repair)
+    async with work.conn.transaction():
+        await store.audited(
+            work.conn,
+            request.reference,
+            "repair" if result.repaired else "parity",
+            affected={"rows": result.rows},
+            evidence=result.model_dump(
+                mode="json", include={"mismatches", "violations", "repaired", "examples", "aggregates"}
+            )
+            | ({"scheduled": True} if request.scheduled else {}),
+        )
+    limit = work.migration.policy.verify.max_drift_rows
+    metrics.comparison(drifted=bool(result.mismatches > limit or result.off))
+    return result
+
+
+async def _renamed(work: Work) -> bool:
+    """Tell whether a swap has given the tables other names since the step began."""
+    return (await store.migration(work.conn, work.reference)).design != work.migration.design
 
 
 async def _save_new(work: Work) -> int:

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import psycopg
 import pytest
-from support.worlds import FAST, Servers, fresh_database
+from support.worlds import FAST, NEWEST, Servers, fresh_database
 
 from pgduet.local import EmbeddedPostgres, LocalTemporal
 
@@ -32,9 +32,9 @@ def temporal() -> Iterator[LocalTemporal]:
 
 
 @pytest.fixture
-def dsn(postgres: EmbeddedPostgres) -> Iterator[str]:
-    """Give the DSN of a database of this test's own."""
-    with fresh_database(postgres) as found:
+def dsn(request: pytest.FixtureRequest, servers: Servers) -> Iterator[str]:
+    """Give the DSN of a database of this test's own: on the newest version, or (`on_each_version`) on each."""
+    with fresh_database(servers(getattr(request, "param", NEWEST))) as found:
         yield found
 
 

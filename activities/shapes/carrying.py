@@ -164,7 +164,7 @@ def view_rights(design: ShadowDesign, relation: Relation) -> Carried:
 
 def _helpers(design: ShadowDesign) -> Iterator[tuple[ShadowKey, CarriedIndex]]:
     """Give for each unique key a plain index over its columns."""
-    for key in design.unique:
+    for key in design.released:
         name = f"{key.name} found"
         yield (
             key,

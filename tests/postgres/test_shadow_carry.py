@@ -1,6 +1,6 @@
 """A shadow carries over whatever hung on its anchor: after contract the catalogue says what it said before."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from support.carrying import Carrying, create_everything, of_everything
 from support.described import described, mapped
 from support.plans import parsed
 from support.shadows import CUSTOMERS, PARTS, PLAN, addresses, create_orders, of_parts, parted, wide
-from support.worlds import VERSIONS, Servers, fresh_database
+from support.worlds import on_each_version
 
 from pgduet.activities.building import build
 from pgduet.activities.engine import Work
@@ -22,14 +22,8 @@ from pgduet.operations.shadow_carried import as_table, early, late
 from pgduet.phases import Authority, Phase
 from pgduet.postgres import shadow_checked, store
 
+pytestmark = on_each_version
 Connection = psycopg.AsyncConnection[Any]
-
-
-@pytest.fixture(params=VERSIONS, ids=lambda version: f"postgresql-{version}")
-def dsn(request: pytest.FixtureRequest, servers: Servers) -> Iterator[str]:
-    """Give a database on each version."""
-    with fresh_database(servers(request.param)) as found:
-        yield found
 
 
 @pytest.fixture

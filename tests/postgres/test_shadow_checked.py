@@ -1,29 +1,24 @@
 """What `check` says of a shadow: refused with the reason, told as a hazard, or asked for before the point of no return."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg.rows import dict_row
 from support.carrying import Carrying
+from support.resolving import resolved
 from support.shadows import CUSTOMERS, ORDERS, PARTS, PLAN, addresses, create_orders, of_parts, over, parted, wide
-from support.worlds import VERSIONS, Servers, fresh_database
+from support.worlds import on_each_version
 
 from pgduet.errors import NotSupported
 from pgduet.hazards import Hazard
 from pgduet.operations.shadow_design import KeyColumn, ShadowColumn, ShadowDesign
+from pgduet.plan.shadow_operations import ShadowTable
 from pgduet.postgres import shadow_checked, store
 
+pytestmark = on_each_version
 Connection = psycopg.AsyncConnection[Any]
-
-
-@pytest.fixture(params=VERSIONS, ids=lambda version: f"postgresql-{version}")
-def dsn(request: pytest.FixtureRequest, servers: Servers) -> Iterator[str]:
-    """Give a database on each version."""
-    with fresh_database(servers(request.param)) as found:
-        yield found
 
 
 async def checked(conn: Connection, design: ShadowDesign) -> list[Hazard]:
@@ -163,11 +158,21 @@ async def test_what_people_should_know_is_told(conn: Connection) -> None:
         " $$ BEGIN NEW.note := current_user; RETURN NEW; END $$"
     )
     await conn.execute("CREATE TRIGGER who BEFORE INSERT ON public.orders FOR EACH ROW EXECUTE FUNCTION public.who()")
+    await conn.execute(
+        "CREATE FUNCTION public.next_one() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN UPDATE public.orders SET amount = amount + 1 WHERE id = NEW.id + 1; RETURN NULL; END $$"
+    )
+    await conn.execute(
+        "CREATE TRIGGER next_one AFTER INSERT ON public.orders FOR EACH ROW EXECUTE FUNCTION public.next_one()"
+    )
+    await conn.execute("CREATE UNIQUE INDEX by_code ON public.orders (lower(code))")
     await conn.execute("CREATE PUBLICATION everything FOR ALL TABLES")
     await conn.execute("CREATE PUBLICATION of_schema FOR TABLES IN SCHEMA public")
     await conn.execute("ALTER TABLE public.orders ENABLE ROW LEVEL SECURITY")
     told = [(each.id, each.where) for each in await checked(conn, loud())]
     for rule, where in (
+        ("PD-H25", "trigger next_one of public.orders"),
+        ("PD-H26", "index by_code of public.orders, beside trigger next_one"),
         ("PD-H32", "index by_note of public.orders: it reads note"),
         ("PD-H34", "public.who of public.orders"),
         ("PD-H37", "publication everything"),
@@ -177,6 +182,19 @@ async def test_what_people_should_know_is_told(conn: Connection) -> None:
         ("PD-H39", "public.orders"),
     ):
         assert any(each == rule and where in said for each, said in told), (rule, where, told)
+    assert not [said for rule, said in told if rule == "PD-H25" and "who" in said]
+
+
+async def test_a_table_that_refers_to_itself_is_a_hazard_where_that_writes_rows(conn: Connection) -> None:
+    change = ShadowTable.model_validate({"table": "orders", "columns": [{"name": "id", "type": "bigint"}]})
+    await conn.execute(ORDERS + "; ALTER TABLE public.orders ADD parent int CONSTRAINT up REFERENCES public.orders")
+    assert "PD-H25" not in {each.id for each in await checked(conn, await resolved(conn, change))}
+    await conn.execute("ALTER TABLE public.orders DROP CONSTRAINT up")
+    await conn.execute(
+        "ALTER TABLE public.orders ADD CONSTRAINT up FOREIGN KEY (parent) REFERENCES public.orders ON DELETE CASCADE"
+    )
+    told = [each.where for each in await checked(conn, await resolved(conn, change)) if each.id == "PD-H25"]
+    assert told == ["foreign key up of public.orders"]
 
 
 async def test_partitions_of_the_anchor_are_a_hazard(conn: Connection) -> None:

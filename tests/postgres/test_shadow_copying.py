@@ -207,3 +207,29 @@ async def test_the_rule_is_needed(dsn: str, conn: Connection, engine: Connection
     else:
         scenario = test_nor_for_an_index_or_a_vacuum_of_its_shadow(dsn, conn, engine)
     await must_fail(scenario, mutant, says=says)
+
+
+async def test_who_holds_a_row_of_the_journal_is_named_and_nobody_else(
+    dsn: str, conn: Connection, engine: Connection
+) -> None:
+    for part in (0, 1):
+        await copied(engine, part)
+    await conn.execute("UPDATE public.orders SET amount = 1 WHERE id = 7")
+    assert await give_key(engine, wide(), PLAN, 1)
+    said: list[str] = []
+    async with (
+        await psycopg.AsyncConnection.connect(dsn, application_name="holder") as holder,
+        await psycopg.AsyncConnection.connect(dsn, application_name="elsewhere") as elsewhere,
+    ):
+        await elsewhere.execute("SELECT FROM public.orders WHERE id = 8 FOR UPDATE")
+        await holder.execute("SELECT FROM public.orders WHERE id = 7 FOR UPDATE")
+        draining = asyncio.create_task(shadowing.drain(engine, wide(), PACE, said.append))
+        async with asyncio.timeout(30):
+            while not said and not draining.done():
+                await asyncio.sleep(0.02)
+        await holder.rollback()
+        await draining
+    assert "holder" in said[0], said
+    assert "elsewhere" not in said[0], said
+    assert said[-1] == ""
+    assert await Shadow(conn, wide()).parity() == (ROWS, 0)

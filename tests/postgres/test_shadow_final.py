@@ -54,7 +54,7 @@ async def test_a_shadow_takes_its_anchors_place_with_all_that_hung_on_it(conn: C
         base.columns[3].model_copy(update={"name": shop[0], "type": shop[1], "same": "shop", "default": "1"}),
     )
     anchors = (*base.anchors, base.anchors[3].model_copy(update={"name": shop[0], "type": shop[1], "same": "shop"}))
-    m = Swapping(conn, wide(columns=columns, anchors=anchors, rereads=True, guarded=True))
+    m = Swapping(conn, wide(columns=columns, anchors=anchors, rereads=True, postpones=True, guarded=True))
     await m.published()
     await conn.execute("INSERT INTO public.orders (code) VALUES ('by the old')")
     (last,) = await m.one("INSERT INTO public_v2.orders (code) VALUES ('by the new') RETURNING id")

@@ -1,6 +1,5 @@
 """Row level security of the user's: both versions' clients see and write exactly the rows that they saw before, in every phase."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -9,12 +8,13 @@ from psycopg import errors, sql
 from psycopg.rows import dict_row
 from support.carrying import Carrying
 from support.shadows import over
-from support.worlds import VERSIONS, Servers, fresh_database
+from support.worlds import on_each_version
 
 from pgduet.operations import shadow_security
 from pgduet.operations.shadow_design import AnchorColumn, KeyColumn, ShadowColumn, ShadowDesign
 from pgduet.postgres import store
 
+pytestmark = on_each_version
 Connection = psycopg.AsyncConnection[Any]
 
 TENANT, OTHER, MASTER, AUDITOR = "pgduet_rls_tenant", "pgduet_rls_other", "pgduet_rls_owner", "pgduet_rls_auditor"
@@ -80,13 +80,6 @@ def design() -> ShadowDesign:
         ),
         guarded=False,
     )
-
-
-@pytest.fixture(params=VERSIONS, ids=lambda version: f"postgresql-{version}")
-def dsn(request: pytest.FixtureRequest, servers: Servers) -> Iterator[str]:
-    """Give a database on each version."""
-    with fresh_database(servers(request.param)) as found:
-        yield found
 
 
 @pytest.fixture

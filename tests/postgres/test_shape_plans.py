@@ -6,9 +6,11 @@ from typing import Any
 
 import psycopg
 import pytest
+import yaml
 from support.plans import parsed
 
 from pgduet.errors import NameTaken, NotSupported, PgduetError, PlanInvalid, UnknownColumn
+from pgduet.plan.constraint_operations import CreateConstraint
 from pgduet.plan.load import parse_plan
 from pgduet.postgres.databases import Database
 from pgduet.postgres.session import Connection, session
@@ -134,10 +136,18 @@ async def test_a_survey_leaves_nothing_behind(bare: Connection) -> None:
 @pytest.mark.parametrize(
     ("operations", "says"),
     [
-        ([shadow(columns=WIDE), shadow(order=["name"])], "gets another shape, and another operation changes it too"),
+        ([shadow(columns=WIDE), shadow(order=["name"])], "Put both into one `shadow_table`"),
         (
             [shadow(columns=WIDE), {"rename_column": {"table": "public.places", "from": "name", "to": "title"}}],
-            "gets another shape, and another operation changes it too",
+            "`columns: [{name: title, type: …, up: name}], replaces: [name], down: {name: title}`",
+        ),
+        (
+            [shadow(columns=WIDE), {"create_index": {"table": "public.places", "name": "i", "columns": ["name"]}}],
+            "Write `create_index` in a plan of its own, once this one has reached contract",
+        ),
+        (
+            [extract(), {"drop_column": {"table": "public.places", "column": "name"}}],
+            "Write `drop_column` in a plan of its own",
         ),
         ([shadow(columns=[{"name": "n", "type": "int", "check": "n > 0"}])], "`check` in a new shape"),
         ([shadow()], "the shape does not change"),
@@ -148,3 +158,25 @@ def test_what_cannot_be_in_any_database_is_told_by_the_plan_alone(operations: li
     with pytest.raises(PlanInvalid) as caught:
         parse_plan(plan)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "bound", "columns"),
+    [
+        ("check", "n > 0 AND region <> 'a, b: c'", ()),
+        ("unique", True, ("n",)),
+        ("references", {"table": "public.places", "column": "id", "on_delete": "cascade", "name": "up"}, ("n",)),
+    ],
+)
+def test_a_constraint_of_a_new_shape_is_given_back_as_the_operation_that_makes_it(
+    key: str, bound: object, columns: tuple[str, ...]
+) -> None:
+    plan = {"name": "p", "database": "shop", "version": {"from": "1", "to": "2"}}
+    refused = [shadow(columns=[{"name": "n", "type": "int", key: bound}])]
+    with pytest.raises(PlanInvalid, match="once this one has reached contract") as caught:
+        parse_plan({**plan, "operations": refused})
+    text = str(caught.value.hint).partition("`")[2].rpartition("`")[0]
+    (made,) = parse_plan({**plan, "operations": [yaml.safe_load(text)]}).operations
+    assert isinstance(made, CreateConstraint)
+    assert (str(made.relation), made.columns) == ("public.places", columns)
+    assert made.check == (bound if key == "check" else None)

@@ -4,6 +4,8 @@ Under `unmappable: archive` the new value survives, and a rollback archives and 
 with a clear error.
 """
 
+from typing import Any
+
 import pytest
 from psycopg import errors
 from support.harness import schema_dump
@@ -20,6 +22,15 @@ UPPER = replace(
     {"name": "remark", "type": "text", "nullable": True, "up": "lower(note)"},
 )
 """A map that loses: what is neither all upper nor all lower case has no equivalent on the other side."""
+SHADOW = {
+    "shadow_table": {
+        "table": "public.reviews",
+        "columns": [{"name": "remark", "type": "text", "up": "lower(note)"}],
+        "replaces": ["note"],
+        "down": {"note": "upper(remark)"},
+    }
+}
+"""The same by a second table."""
 REMARKS = """
 SELECT id, remark, old.note FROM public_v2.reviews JOIN public_v1.reviews old USING (id) WHERE id IN (7, 8, 9) ORDER BY id
 """
@@ -38,13 +49,13 @@ NOT_REPORTED = "the rollback does not report what it takes away"
 TAKEN = "a value is taken that the old version cannot give back"
 
 
-async def accepted_and_archived(world: World) -> None:
+async def accepted_and_archived(world: World, operation: dict[str, Any] = UPPER) -> None:
     """Write such values and go back; they come back with the next start."""
     stage = world.stage
     await create_reviews(world.conn, ROWS)
     await world.conn.execute("UPDATE reviews SET note = 'NOTE ' || id")
     before = schema_dump(world.server.bin_dir, stage.dsn)
-    plan = stage.plan(UPPER, unmappable="archive")
+    plan = stage.plan(operation, unmappable="archive")
     async with stage.worker():
         await stage.start(plan)
         await stage.waits("window", Phase.SOAK)
@@ -107,6 +118,11 @@ async def test_under_archive_it_survives_old_clients_a_rollback_and_comes_back(w
 
 async def test_under_refuse_the_write_is_refused_before_commit_with_what_to_know(world: World) -> None:
     await refused(world)
+
+
+@on_newest
+async def test_so_it_does_where_the_table_gets_another_shape(world: World) -> None:
+    await accepted_and_archived(world, SHADOW)
 
 
 @on_newest

@@ -3,12 +3,18 @@
 import asyncio
 from typing import Any
 
+import pytest
 from psycopg import errors, sql
+from psycopg.conninfo import make_conninfo
 from support.cycle import UNHELD
-from support.harness import Harness
+from support.harness import Harness, schema_dump
 from support.processes import killed_at
 from support.worlds import World, on_newest
+from temporalio.client import WorkflowFailureError
 
+from pgduet.errors import MissingRights
+from pgduet.failures import error_from
+from pgduet.operations.shadow import VIEW_OWNER
 from pgduet.phases import Phase, State
 
 TENANT = "pgduet_shadow_tenant"
@@ -93,6 +99,54 @@ async def test_new_clients_see_and_write_what_old_ones_may(world: World) -> None
     assert await world.one(ours) == 0
     assert await as_tenant(world, "public_v2", "SELECT FROM orders") == 10
     assert await as_tenant(world, "public", "SELECT FROM orders") == 10
+
+
+async def worker_of(world: World, right: str) -> str:
+    """Make a role that owns the table, and may create schemas; gives its address."""
+    role = world.stage.queue.replace("test-", "worker_")
+    for statement in (
+        f"CREATE ROLE {role} LOGIN {right}",
+        f"GRANT CREATE ON SCHEMA public TO {role}",
+        f"GRANT CREATE ON DATABASE {await world.one('SELECT current_database()')} TO {role}",
+        f"ALTER TABLE public.orders OWNER TO {role}",
+        f"DO $$ BEGIN IF to_regrole('{VIEW_OWNER}') IS NULL THEN CREATE ROLE {VIEW_OWNER} NOLOGIN; END IF; END $$",
+    ):
+        await world.conn.execute(statement.encode())
+    return make_conninfo(world.stage.dsn, user=role)
+
+
+@pytest.mark.parametrize("version", [15, 18])
+@pytest.mark.parametrize("right", ["", "BYPASSRLS"], ids=["ordinary", "BYPASSRLS"])
+async def test_a_worker_that_is_no_superuser_takes_the_table_there_and_back_and_to_the_end(
+    world: World, right: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = world.stage
+    await world.conn.execute(SECURED.encode())
+    monkeypatch.setenv(stage.variable, await worker_of(world, right))
+    before = schema_dump(world.server.bin_dir, stage.dsn)
+    async with stage.worker():
+        if right:  # the views must be somebody's whom policies bind
+            await stage.start(stage.plan(PLAN, **UNHELD))
+            with pytest.raises(WorkflowFailureError) as caught:
+                await stage.result()
+            refused = error_from(caught.value)
+            assert isinstance(refused, MissingRights)
+            assert refused.hint is not None
+            await world.conn.execute(refused.hint.partition(". Or")[0].encode())  # as it says
+        await at_soak(stage)
+        await the_same_by_both(world, seen=10)
+        await world.conn.execute("UPDATE public_v2.orders SET status = 'CLOSED' WHERE id = 1")
+        assert await world.one("SELECT state FROM public.orders WHERE id = 1") == "closed"
+        assert (await stage.act("verify")).message.startswith("0 of ")
+        await stage.act("abort")
+        assert (await stage.result(60)).state is State.ROLLED_BACK
+        assert schema_dump(world.server.bin_dir, stage.dsn) == before
+        await at_soak(stage)
+        await the_same_by_both(world, seen=10)
+        await stage.act("advance")
+        assert (await stage.result(60)).state is State.DONE
+    for schema in ("public", "public_v2"):
+        assert await as_tenant(world, schema, "UPDATE orders SET status = 'PAID'") == 10
 
 
 @on_newest

@@ -73,11 +73,13 @@ STEPS = (
     # The user's AFTER trigger writes a row that the same statement is about to come to.
     old("UPDATE things SET label = 'both' WHERE id IN ({n}, {n} + 1)"),
     new("SELECT label, seen FROM things WHERE id = {n} + 1", is_(("told", 1))),
-    # By a new client that is refused before commit, as PostgreSQL refuses it of a BEFORE trigger: a limit until contract.
-    new("UPDATE things SET label = 'both' WHERE id IN ({n}, {n} + 1)", lambda _: "27000"),
+    # By a new client that is refused before commit where both change one column, as PostgreSQL refuses it of a BEFORE trigger.
+    new("UPDATE things SET label = 'both', seen = seen + 1 WHERE id IN ({n}, {n} + 1)", lambda _: "27000"),
+    new("UPDATE things SET owner = 2, label = CASE id WHEN {n} THEN 'both' ELSE label END WHERE id IN ({n}, {n} + 1)"),
+    old("SELECT owner, label, seen FROM things WHERE id = {n} + 1", is_((2, "told", 2))),
     new("UPDATE things SET label = 'both' WHERE id = {n}"),
-    old("SELECT label, seen FROM things WHERE id = {n} + 1", is_(("told", 2))),
-    new("SELECT label, seen FROM things WHERE id = {n} + 1", is_(("told", 2))),
+    old("SELECT label, seen FROM things WHERE id = {n} + 1", is_(("told", 3))),
+    new("SELECT label, seen FROM things WHERE id = {n} + 1", is_(("told", 3))),
     # It writes the row itself again.
     old("UPDATE things SET label = 'look' WHERE id = {n}"),
     new("SELECT label, length, seen FROM things WHERE id = {n}", is_(("looked", 6, 7))),

@@ -186,7 +186,9 @@ def of_everything(**changes: Any) -> ShadowDesign:
             }
         ),
     ]
-    return base.model_copy(update={"columns": tuple(columns), "anchors": tuple(anchors), "rereads": True, **changes})
+    return base.model_copy(
+        update={"columns": tuple(columns), "anchors": tuple(anchors), "rereads": True, "postpones": True, **changes}
+    )
 
 
 class Carrying(Shadow):

@@ -102,7 +102,7 @@ class Cycle:
             " WHERE attname LIKE '\\_pgduet%' AND NOT attisdropped AND c.relkind NOT IN ('i', 'I')"
             " UNION ALL SELECT conrelid::regclass, conname FROM pg_constraint WHERE conname LIKE '\\_pgduet%'"
             " UNION ALL SELECT oid::regclass, relname FROM pg_class WHERE relname LIKE '\\_pgduet%'"
-            " UNION ALL SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE '~pgduet%'"
+            " UNION ALL SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname LIKE '~pgduet%' OR tgname LIKE '!pgduet%'"
         )
         found = await left.fetchall()
         assert found == [], found

@@ -20,6 +20,9 @@ NEWEST = VERSIONS[-1]
 on_newest = pytest.mark.parametrize("version", [NEWEST], ids=lambda version: f"postgresql-{version}")
 """Runs a test of `world` on the newest version only: what a mutant does is no matter of versions."""
 
+on_each_version = pytest.mark.parametrize("dsn", VERSIONS, indirect=True, ids=lambda version: f"postgresql-{version}")
+"""Runs a test of `dsn` or `conn` on each version."""
+
 Connection = psycopg.AsyncConnection[Any]
 
 

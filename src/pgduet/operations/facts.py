@@ -70,6 +70,8 @@ class IndexFacts(Facts):
     name: str
     definition: str
     columns: tuple[str, ...]
+    keys: tuple[str, ...] = ()
+    """The columns that it is over, in their order; of a partial one and of one over expressions nothing."""
     unique: bool
     constraint: bool
     """It stands behind a UNIQUE constraint."""

@@ -155,6 +155,8 @@ class ShadowDesign(Frozen):
     """The shadow's primary key, where it has more columns than the anchor's (a partitioned shadow's must)."""
     unique: tuple[ShadowKey, ...] = ()
     """All but the primary key."""
+    freed: tuple[ShadowKey, ...] = ()
+    """Those that are no constraints, but indexes over columns that keep their values."""
     exists: Expression | None = None
     """Whether the extracted table has a row, over the anchor's; nothing where each row has one."""
     unmappable: Literal["refuse", "archive"] = "refuse"
@@ -162,6 +164,8 @@ class ShadowDesign(Frozen):
     """`up` can raise, or leave empty what must not be."""
     rereads: bool = False
     """The anchor has triggers of the user's, or generated columns: what was written is read again."""
+    postpones: bool = False
+    """What triggers write beside waits for the end of a new client's statement (`shadow_postponed`)."""
     identity: bool = False
     """The anchor numbers its rows itself."""
     numbering: str | None = None
@@ -273,7 +277,12 @@ class ShadowDesign(Frozen):
     @property
     def releases(self) -> bool:
         """Tell that a trigger of the user's may write a unique value that its own statement has just freed."""
-        return self.rereads and bool(self.unique)
+        return self.rereads and bool(self.released)
+
+    @property
+    def released(self) -> tuple[ShadowKey, ...]:
+        """Each uniqueness of columns that both tables have."""
+        return (*self.unique, *self.freed)
 
     @property
     def lossy(self) -> tuple[ShadowColumn, ...]:

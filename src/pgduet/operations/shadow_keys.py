@@ -65,7 +65,13 @@ def key_as_json(design: ShadowDesign, row: sql.Composable) -> Query:
 
 
 def trigger(
-    design: ShadowDesign, relation: sql.Identifier, name: str, function: str, when: str, each: str
+    design: ShadowDesign,
+    relation: sql.Identifier,
+    name: str,
+    function: str,
+    when: str,
+    each: str,
+    condition: Query = NOTHING,
 ) -> list[Statement]:
     """Create a trigger that fires in sessions of replication, too."""
     label = relation.as_string(None)
@@ -74,6 +80,7 @@ def trigger(
         when=trusted(when),
         relation=relation,
         each=trusted(each),
+        condition=condition,
         function=design.routine(function),
     )
     always = block("sync", "enable_trigger").format(trigger=sql.Identifier(name), relation=relation)

@@ -190,8 +190,10 @@ def _shadow(
         anchors=anchors,
         primary=operation.primary_key,
         unique=tuple(_unique(plan, operation, table, unchanged)),
+        freed=tuple(_freed(plan, operation, table, unchanged)),
         guarded=_guarded(columns, table),
         rereads=_rereads(table),
+        postpones=_writes_beside(table),
         identity=any(column.identity for column in table.columns),
         numbering=default,
         moves=table.kind == "p" or _refers_to_itself(table),
@@ -272,6 +274,16 @@ def _unique(plan: str, operation: ShadowTable, table: TableFacts, unchanged: set
             )
 
 
+def _freed(plan: str, operation: ShadowTable, table: TableFacts, unchanged: set[str]) -> Iterator[ShadowKey]:
+    spread = set(operation.partition_by.columns) if operation.partition_by else set()
+    for index in table.indexes:
+        apart = index.unique and not index.constraint and index.keys and not set(table.key) <= set(index.keys)
+        if apart and spread <= set(index.keys) <= unchanged:
+            yield ShadowKey(
+                name=index.name, working=working_name(plan, index.name), anchor=index.keys, shadow=index.keys
+            )
+
+
 def _ordered(operation: ShadowTable, columns: list[ShadowColumn]) -> list[ShadowColumn]:
     place_of = {name: number for number, name in enumerate(operation.order)}
     return sorted(columns, key=lambda column: place_of.get(column.name, len(place_of)))
@@ -334,6 +346,7 @@ def _extraction(plan: str, index: int, operation: ExtractTable, table: TableFact
         exists=answers.expressions[*top, "when"],
         guarded=any(column.up is not None for column in columns),
         rereads=_rereads(table),
+        postpones=_writes_beside(table),
         moves=table.kind == "p" or _refers_to_itself(table),
     )
 
@@ -349,8 +362,12 @@ def _guarded(columns: list[ShadowColumn], table: TableFacts) -> bool:
 
 
 def _rereads(table: TableFacts) -> bool:
-    generated = any(column.generated for column in table.columns)
-    return bool(table.user_triggers) or generated or _refers_to_itself(table)
+    return any(column.generated for column in table.columns) or _writes_beside(table)
+
+
+def _writes_beside(table: TableFacts) -> bool:
+    """Tell whether a write of one row may write others."""
+    return bool(table.user_triggers) or _refers_to_itself(table)
 
 
 def _refers_to_itself(table: TableFacts) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+from pgduet.operations import shadow_postponed
 from pgduet.operations.names import trigger_name
 from pgduet.operations.shadow_design import AnchorColumn, ShadowColumn, ShadowDesign
 from pgduet.operations.shadow_keys import (
@@ -77,6 +78,7 @@ def reverse(design: ShadowDesign, plan: str) -> list[Statement]:
     when = "BEFORE INSERT OR UPDATE OR DELETE"
     return [
         *made,
+        *shadow_postponed.settling(design, plan),
         *trigger(design, design.shadow, trigger_name(plan, "shadow_reverse"), "shadow_reverse", when, "ROW"),
     ]
 
@@ -93,10 +95,11 @@ def _number(design: ShadowDesign) -> list[Statement]:
 
 
 def drop_reverse(design: ShadowDesign, plan: str) -> list[Statement]:
-    """Drop the shadow's trigger, once the new version's view is gone."""
-    name = sql.Identifier(trigger_name(plan, "shadow_reverse"))
-    query = block("sync", "drop_trigger").format(trigger=name, relation=design.shadow)
-    return [Statement(query, f"drop the trigger on {design.shadow_label}", Lock.ACCESS_EXCLUSIVE, design.shadow_label)]
+    """Drop the shadow's triggers, once the new version's view is gone."""
+    label = design.shadow_label
+    names = map(sql.Identifier, (trigger_name(plan, "shadow_reverse"), shadow_postponed.shadow_trigger_name(plan)))
+    queries = [block("sync", "drop_trigger").format(trigger=name, relation=design.shadow) for name in names]
+    return [Statement(query, f"drop the trigger on {label}", Lock.ACCESS_EXCLUSIVE, label) for query in queries]
 
 
 def _lock_function(design: ShadowDesign, kind: str, strength: str) -> Statement:
@@ -155,6 +158,8 @@ class _Reverse:
             "o_is_old": same(anchor_key(design, O), to_anchor(design, OLD)),
             "o_is_new": same(anchor_key(design, O), to_anchor(design, NEW)),
             "s_is_new": same(shadow_key(design, S), shadow_key(design, NEW)),
+            "leaving": shadow_postponed.leaving(design),
+            "settled": shadow_postponed.settled(design),
         }
 
     def _number(self) -> Query:
@@ -191,6 +196,8 @@ class _Reverse:
             moving=block("shadow", "moving").format(**self._parts()) if design.moves else NOTHING,
             moved=block("shadow", "moved") if design.moves else NOTHING,
             moves=moves,
+            gone=shadow_postponed.gone(design),
+            met=shadow_postponed.met(design),
         )
 
     def _down(self, column: AnchorColumn) -> "_Down":

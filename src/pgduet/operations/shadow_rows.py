@@ -70,6 +70,12 @@ def clear_journalled(design: ShadowDesign) -> Query:
     )
 
 
+def journalled(design: ShadowDesign) -> Query:
+    """Render that a row of the anchor, which is called `t`, is among some of those whose keys are in the journal."""
+    parts = {"journal": design.journal, "relation": design.relation}
+    return block("shadow", "journalled").format(**parts, o_is_j=same(anchor_key(design, O), anchor_key(design, J)))
+
+
 def drain_function(design: ShadowDesign, migration_id: int) -> Statement:
     """Create what empties the journal."""
     body = block("shadow", "drain").format(

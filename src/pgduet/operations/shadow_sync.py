@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from psycopg import sql
 
+from pgduet.operations import shadow_postponed
 from pgduet.operations.names import trigger_name
 from pgduet.operations.shadow_design import ShadowColumn, ShadowDesign
 from pgduet.operations.shadow_keys import (
@@ -79,30 +80,32 @@ def triggers(design: ShadowDesign, plan: str) -> list[Statement]:
             design, design.relation, _name(plan, "row"), "shadow_forward", "AFTER INSERT OR UPDATE OR DELETE", "ROW"
         ),
         *trigger(design, design.relation, _name(plan, "all"), "shadow_truncate", "AFTER TRUNCATE", "STATEMENT"),
+        *shadow_postponed.anchor_triggers(design, plan),
     ]
 
 
 def trigger_names(plan: str) -> list[str]:
     """Name the anchor's triggers."""
-    return [_name(plan, kind) for kind in ("row", "all")]
+    late = [shadow_postponed.anchor_trigger_name(plan, event) for event in shadow_postponed.EVENTS]
+    return [*(_name(plan, kind) for kind in ("row", "all")), *late]
 
 
 def drop_triggers(design: ShadowDesign, plan: str) -> list[Statement]:
     """Drop the anchor's triggers."""
     return [
         Statement(
-            block("sync", "drop_trigger").format(trigger=sql.Identifier(_name(plan, kind)), relation=design.relation),
+            block("sync", "drop_trigger").format(trigger=sql.Identifier(name), relation=design.relation),
             f"drop the shadow's trigger on {design.label}",
             Lock.ACCESS_EXCLUSIVE,
             design.relation_label,
         )
-        for kind in ("row", "all")
+        for name in trigger_names(plan)
     ]
 
 
 def drop_functions(design: ShadowDesign) -> list[Statement]:
     """Drop all functions, once nothing calls them."""
-    kinds = ["shadow_forward", "shadow_truncate", "shadow_reverse", "number"]
+    kinds = ["shadow_forward", "shadow_truncate", "shadow_reverse", "shadow_settle", "settle", "number"]
     names: list[sql.Composable] = [sql.SQL("{}()").format(design.routine(kind)) for kind in kinds]
     names += [
         sql.SQL("{}({})").format(design.routine(kind), key_types(design)) for kind in ("lock_update", "lock_delete")
@@ -146,6 +149,9 @@ def _forward(design: ShadowDesign, plan: str, migration_id: int, form: Form) -> 
     moved = sql.SQL(" OR {} = current_setting('pgduet.row_to', true)").format(keys["new_token"])
     return block("shadow", "forward").format(
         **keys,
+        postpone=shadow_postponed.postpone(design) if keep else NOTHING,
+        within=shadow_postponed.within(design) if keep else NOTHING,
+        in_order=shadow_postponed.in_order(design) if keep else NOTHING,
         or_moved=moved if design.moves else NOTHING,
         late=NOTHING if keep else block("shadow", "note_always").format(**noted),
         key_changed=changed,
@@ -254,7 +260,7 @@ def _release(design: ShadowDesign) -> Statement:
             ),
             assign=assigned(zip(key.shadow, fields(now, key.anchor), strict=True)),
         )
-        for key in design.unique
+        for key in design.released
     ]
     body = block("shadow", "release_body").format(**parts, keys=lines(keys))
     query = block("shadow", "release_function").format(**parts, body=quoted(body))

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 
 from pgduet.errors import UnknownTable
+from pgduet.plan import rewrites
 from pgduet.plan.column_operations import AddColumn, AlterColumn, DropColumn, RenameColumn, ReplaceColumns
 from pgduet.plan.columns import NewColumn, TableColumn
 from pgduet.plan.constraint_operations import ConstraintOperation, CreateConstraint, DropConstraint, RenameConstraint
@@ -301,7 +302,7 @@ class Plan(Part):
                     yield Problem(
                         f"{operation.relation} gets another shape, and another operation changes it too",
                         at=("operations", index, operation.kind, "table"),
-                        hint="Make the change in the new shape, or in a plan of its own.",
+                        hint=rewrites.beside(operation.kind, other.kind, other),
                         elsewhere=("operations", number, other.kind),
                     )
                     break

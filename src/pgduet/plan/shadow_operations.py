@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from pgduet.errors import DownIncomplete
+from pgduet.plan import rewrites
 from pgduet.plan.column_operations import OnTable
 from pgduet.plan.columns import NewColumn
 from pgduet.plan.names import Identifier, NewName, TableName, TableText, Text, later, parse_table
@@ -122,8 +123,8 @@ class ShadowTable(OnTable):
             message = f"column `{column.name}` stands twice"
             yield Problem(message, at=("columns", index, "name"), hint="Delete one of them.")
         for key in ("check", "unique", "references"):
-            if getattr(column, key) is not None:
-                instead = "Add it in a plan of its own, after this one."
+            if (bound := getattr(column, key)) is not None:
+                instead = rewrites.constraint(self.relation, column, bound)
                 yield later(f"`{key}` in a new shape", at=("columns", index, key), on_key=True, instead=instead)
 
 

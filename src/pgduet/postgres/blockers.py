@@ -62,22 +62,15 @@ async def blockers(conn: Connection, wanted: Mapping[str, Lock], waited_s: float
     return await _named(conn, "blockers", asked)
 
 
-async def writers(conn: Connection, relation: str) -> Blockers:
-    """Name up to three sessions that may hold rows of a table, the oldest transaction first."""
-    modes = _ALL[1:]
-    asked = {"relations": [relation] * len(modes), "modes": list(modes), "waited_s": 0}
-    return await _named(conn, "blockers", asked)
-
-
 async def blocking(conn: Connection, pid: int) -> Blockers:
     """Name up to three sessions that keep another session waiting."""
     return await _named(conn, "blocking", {"pid": pid})
 
 
-async def row_holders(conn: Connection, heap: sql.Composable, pages: sql.Composable) -> Blockers:
-    """Name up to three sessions that hold rows of some pages of a heap, which the query calls `t`."""
+async def row_holders(conn: Connection, heap: sql.Composable, chosen: sql.Composable) -> Blockers:
+    """Name up to three sessions that hold some rows of a heap, which the condition calls `t`."""
     return await _told_of(
-        conn, await (await conn.execute(block("locks", "row_holders").format(heap=heap, pages=pages))).fetchall()
+        conn, await (await conn.execute(block("locks", "row_holders").format(heap=heap, chosen=chosen))).fetchall()
     )
 
 

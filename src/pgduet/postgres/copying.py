@@ -135,6 +135,8 @@ class Drain:
         self.place = shadow_rows.START
         self.keys = 0
         self.passed = 0
+        self.held = False
+        """Clients hold all that was tried last."""
         self.finished = False
 
     async def open(self) -> None:
@@ -152,8 +154,10 @@ class Drain:
             # Last, since no client can begin to empty the anchor before a pass, and be done behind this.
             self.finished = over and not await surplus_noted(self.conn, self.design)
         except (errors.LockNotAvailable, errors.DeadlockDetected):
+            self.held = True
             return
         taken, left = int(row["taken_keys"]), int(row["left_keys"])
+        self.held = 0 < taken == left
         self.keys += taken - left
         self.passed += taken
         if not taken:

@@ -209,14 +209,9 @@ async def _hazards(conn: Connection, design: ShadowDesign, found: Carried) -> As
         (table,) = await _rows(conn, "table", {"relation": design.relation_label})
         triggers = await _rows(conn, "triggers", {"oid": table["oid"]})
         publications = await _rows(conn, "publications", {"oid": table["oid"]})
-    for row in triggers:
-        if (
-            row["fires"]
-            and not row["definer"]
-            and row["language"] not in {"c", "internal"}
-            and _asks_who(row["source"])
-        ):
-            yield hazard("PD-H34", f"trigger function {row['function']} of {where}")
+        constraints = await _rows(conn, "constraints", {"oid": table["oid"]})
+    for each in (*_of_triggers(design, triggers), *_of_other_rows(design, found, triggers, constraints)):
+        yield each
     yield hazard("PD-H35", where)
     yield hazard("PD-H36", where)
     for name, _ in found.unasked:
@@ -228,6 +223,42 @@ async def _hazards(conn: Connection, design: ShadowDesign, found: Carried) -> As
         yield hazard("PD-H38", f"{what}, upon {where}")
     if found.secured:
         yield hazard("PD-H39", where)
+
+
+def _of_triggers(design: ShadowDesign, triggers: list[dict[str, Any]]) -> Iterator[Hazard]:
+    for row in _read(triggers):
+        if not row["definer"] and _asks_who(row["source"]):
+            yield hazard("PD-H34", f"trigger function {row['function']} of {design.schema_name}.{design.table}")
+
+
+def _of_other_rows(
+    design: ShadowDesign, found: Carried, triggers: list[dict[str, Any]], constraints: list[dict[str, Any]]
+) -> Iterator[Hazard]:
+    """Name what writes other rows of the table than the one that a client writes."""
+    where = f"{design.schema_name}.{design.table}"
+    writing = [row for row in _read(triggers) if _writes(row["source"], design.table)]
+    besides = [f"trigger {row['name']}" for row in writing if row["after"]]
+    for what in (*besides, *(f"foreign key {row['name']}" for row in constraints if row["itself"])):
+        yield hazard("PD-H25", f"{what} of {where}")
+    told = {each.name for each in design.released}
+    for index in found.indexes:
+        if writing and index.unique and index.name not in told and not set(index.keys) >= set(design.key_names):
+            yield hazard("PD-H26", f"index {index.name} of {where}, beside trigger {writing[0]['name']}")
+
+
+def _read(triggers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give the triggers that fire, and whose functions can be read."""
+    return [row for row in triggers if row["fires"] and row["language"] not in {"c", "internal"}]
+
+
+def _writes(source: str, table: str) -> bool:
+    """Tell whether a function's text changes rows of a table, or may: by a statement that it puts together."""
+    text = without_comments(source)
+    name = rf'(only\s+)?("?[\w$]+"?\s*\.\s*)?"?{re.escape(table)}"?(?![\w$])'
+    verbs = r"update|delete\s+from|merge\s+into" + (
+        r"|insert\s+into" if re.search("conflict", text, re.IGNORECASE) else ""
+    )
+    return re.search(rf"\b({verbs})\s+{name}|\bexecute\b", text, re.IGNORECASE) is not None
 
 
 def _asks_who(source: str) -> bool:

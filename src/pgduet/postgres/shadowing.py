@@ -18,9 +18,9 @@ from pgduet.operations.design import Design
 from pgduet.operations.names import version_schema
 from pgduet.operations.shadow import VIEW_OWNER
 from pgduet.operations.shadow_design import ShadowDesign
-from pgduet.operations.statement import Query, Role
+from pgduet.operations.statement import Lock, Query, Role
 from pgduet.postgres import probing
-from pgduet.postgres.blockers import writers
+from pgduet.postgres.blockers import Blockers, blockers, row_holders
 from pgduet.postgres.copying import Drain, see_all
 from pgduet.postgres.gently import Gently
 from pgduet.postgres.pace import Pace
@@ -50,30 +50,34 @@ async def create_view_owner(conn: Connection) -> None:
     Raises:
         MissingRights: the worker's role may not.
     """
-    await check_view_owner(conn)
-    found = await _owner(conn)
+    found = await check_view_owner(conn)
     if not found["unbound"]:
         return
     role = Role(VIEW_OWNER)
     if not found["there"]:
         with suppress(errors.DuplicateObject, errors.UniqueViolation):  # a worker on another database was faster
             await conn.execute(block("shadow_phases", "create_owner").format(role=role))
-    if not found["super"]:
+        found = await check_view_owner(conn)
+    if not found["may_be"]:
         await conn.execute(block("shadow_phases", "be_owner").format(role=role))
 
 
-async def check_view_owner(conn: Connection) -> None:
-    """Refuse where nobody could own the views of a shadow.
+async def check_view_owner(conn: Connection) -> dict[str, Any]:
+    """Refuse where nobody could own the views of a shadow; gives what our role may.
 
     Raises:
-        MissingRights: the worker's role is bound by no policy, and may not create one that is.
+        MissingRights: the worker's role is bound by no policy, and has none that is, nor may create one.
     """
     found = await _owner(conn)
-    if found["unbound"] and not found["there"] and not found["may_create"]:
+    there, made = found["may_be"] or found["may_grant"], found["may_create"]
+    if found["unbound"] and not (there if found["there"] else made):
+        create = "" if found["there"] else f"CREATE ROLE {VIEW_OWNER} NOLOGIN; "
+        own = sql.Identifier(found["role"]).as_string(None)
         raise MissingRights(
             f"the worker's role {found['role']} has BYPASSRLS: no policy binds it, so it cannot own the views of a shadow",
-            hint=f"CREATE ROLE {VIEW_OWNER} NOLOGIN; GRANT {VIEW_OWNER} TO the worker's role. Or take BYPASSRLS from it.",
+            hint=f"{create}GRANT {VIEW_OWNER} TO {own}. Or take BYPASSRLS from it.",
         )
+    return found
 
 
 async def _owner(conn: Connection) -> dict[str, Any]:
@@ -166,17 +170,17 @@ async def drain(conn: Connection, design: ShadowDesign, pace: Pace, waits: Waits
     """Empty the journal; while clients hold rows of it, rest, and say who they are. Returns the keys that were carried over."""
     emptying = Drain(conn, design)
     await emptying.open()
-    rest_s, before = FIRST_REST_S, -1
+    rest_s = FIRST_REST_S
     while not emptying.finished:
+        before = emptying.keys
         await emptying.next(pace)
         await reach("batch.after_commit")
-        if emptying.place != shadow_rows.START or emptying.finished:
+        if not emptying.held:
+            rest_s = FIRST_REST_S if emptying.keys != before else rest_s
             await asyncio.sleep(pace.pause_ms / 1000)
             continue
-        if emptying.keys != before:  # a pass that got somewhere
-            rest_s, before = FIRST_REST_S, emptying.keys
-            continue
-        await _say_who(conn, design, waits)
+        # What it took stands further on in the journal now: without a rest it would follow that for ever, and write it each time.
+        _say_who(design, waits, await row_holders(conn, design.relation, shadow_rows.journalled(design)))
         await asyncio.sleep(rest_s)
         rest_s = min(LONGEST_REST_S, 1.5 * rest_s)
     waits("")
@@ -193,15 +197,14 @@ async def until_writers_left(conn: Connection, design: ShadowDesign, waits: Wait
 
     left, rest_s = await now(), FIRST_REST_S
     while left := left & await now():
-        await _say_who(conn, design, waits)
+        _say_who(design, waits, await blockers(conn, {design.relation_label: Lock.SHARE_ROW_EXCLUSIVE}))
         await asyncio.sleep(rest_s)
         rest_s = min(LONGEST_REST_S, 1.5 * rest_s)
     waits("")
 
 
-async def _say_who(conn: Connection, design: ShadowDesign, waits: Waits) -> None:
-    who = (await writers(conn, design.relation_label)).text or "clients"
-    waits(f"rows of {design.label} · {who}")
+def _say_who(design: ShadowDesign, waits: Waits, who: Blockers) -> None:
+    waits(f"rows of {design.label} · {who.text or 'clients'}")
 
 
 # Comparison

@@ -108,6 +108,9 @@ SELECT a.attname AS name, pg_describe_object(d.classid, d.objid, d.objsubid) || 
 -- All but the primary key's; the columns that an index reads, in keys, expressions and predicate.
 SELECT c.relname AS name, pg_get_indexdef(i.indexrelid) AS definition, i.indisunique AS unique, k.oid IS NOT NULL AS constraint,
        coalesce(k.condeferrable, false) AS deferrable, coalesce(k.condeferred, false) AS deferred,
+       CASE WHEN i.indpred IS NULL AND i.indexprs IS NULL THEN
+         ARRAY(SELECT a.attname FROM unnest(i.indkey) WITH ORDINALITY u(attnum, place) JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
+                WHERE u.place <= i.indnkeyatts ORDER BY u.place)::text[] ELSE '{}' END AS keys,
        ARRAY(SELECT DISTINCT a.attname FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum > 0
                AND (a.attnum = ANY (i.indkey) OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
                       AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum)))::text[] AS columns

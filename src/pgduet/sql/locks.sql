@@ -68,11 +68,11 @@ SELECT DISTINCT ON (q.first) q.first, nullif(q.pid, 0) AS pid, NULL AS gid, true
  ORDER BY q.first, age_s DESC
 
 -- name: row_holders
--- Who holds rows of some pages: the transactions that the rows themselves name. Several that share a row are not told.
+-- Who holds some rows: the transactions that the rows themselves name. Several that share a row are not told.
 SELECT l.pid, NULL AS gid, true AS granted, 'row locks' AS modes, a.usename::text AS role, a.application_name AS app, a.state,
        false AS autovacuum, a.query, coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8 AS age_s,
        count(*) OVER () AS total
-  FROM (SELECT DISTINCT t.xmax AS xid FROM {heap} AS t WHERE {pages} AND t.xmax::text <> '0') AS held
+  FROM (SELECT DISTINCT t.xmax AS xid FROM {heap} AS t WHERE {chosen} AND t.xmax::text <> '0') AS held
   JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = held.xid AND l.mode = 'ExclusiveLock' AND l.granted
   LEFT JOIN pg_stat_activity a ON a.pid = l.pid
  ORDER BY age_s DESC LIMIT 3

@@ -74,11 +74,17 @@ END
        FROM {relation} AS o JOIN unnest(free) AS j ON {o_is_j} WHERE {fits}(o) IS NOT NULL{exists};
   END IF;
 
+-- name: journalled
+t.ctid = ANY (ARRAY(SELECT o.ctid FROM (SELECT * FROM {journal} LIMIT 100) AS j JOIN {relation} AS o ON {o_is_j}))
+
 -- name: call_drain
 SELECT place::text AS place, taken_keys, left_keys FROM {function}({most}, {place}::tid)
 
 -- name: trigger
-CREATE OR REPLACE TRIGGER {trigger} {when} ON {relation} FOR EACH {each} EXECUTE FUNCTION {function}()
+CREATE OR REPLACE TRIGGER {trigger} {when} ON {relation} FOR EACH {each}{condition} EXECUTE FUNCTION {function}()
+
+-- name: when_postponed
+ WHEN (current_setting('pgduet.postponed', true) = {mark})
 
 -- name: function
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = on AS {body}
@@ -117,9 +123,12 @@ DECLARE
   r {relation}%ROWTYPE;
   why text;
 BEGIN
+{postpone}
   IF guard IN ({old_token}, {new_token}){or_moved} THEN
+{within}
     RETURN NULL;
   END IF;
+{in_order}
 {late}
   IF TG_OP = 'DELETE' THEN
     PERFORM set_config('pgduet.row', {old_token}, true);
@@ -270,6 +279,7 @@ DECLARE
   d {relation}%ROWTYPE;
   tries integer := 0;
   done boolean;
+  within text := current_setting('pgduet.within', true);
 BEGIN
   IF TG_OP = 'DELETE' THEN
     IF guard = {old_token} OR current_setting('pgduet.engine', true) = {label} THEN
@@ -279,6 +289,7 @@ BEGIN
     PERFORM set_config('pgduet.row', {old_token}, true);
 {delete}
     PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+{leaving}
     RETURN OLD;
   END IF;
 {number}
@@ -293,6 +304,94 @@ BEGIN
 {refreshed}
   RETURN NEW;
 END
+
+-- name: postponed_trigger
+BEGIN
+  CREATE CONSTRAINT TRIGGER {trigger} AFTER {event} ON {relation} DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    WHEN (current_setting('pgduet.within', true) = {mark}) EXECUTE FUNCTION {function}('postponed');
+EXCEPTION WHEN duplicate_object THEN
+  NULL;
+END
+
+-- name: postpone
+  IF TG_NARGS = 0 THEN
+    -- A trigger that a new client's statement has fired writes this row: that statement may come to it yet. Not so another key, or the
+    -- statement would meet the row under a key that was another one's.
+    IF current_setting('pgduet.within', true) = {mark} AND (TG_OP = 'DELETE' OR TG_OP = 'UPDATE' AND NOT {key_changed}) THEN
+      PERFORM set_config('pgduet.postponed', {mark}, true);
+      RETURN NULL;
+    END IF;
+  ELSIF TG_OP = 'UPDATE' AND {key_changed} THEN
+    RETURN NULL;
+  END IF;
+
+-- name: within
+    -- The row itself, and its user's triggers are still to come.
+    IF TG_OP <> 'INSERT' THEN
+      PERFORM set_config('pgduet.within', {mark}, true);
+    END IF;
+
+-- name: in_order
+  IF TG_NARGS = 0 AND TG_OP = 'UPDATE' AND current_setting('pgduet.postponed', true) = {mark} THEN
+    PERFORM {settle}();
+  END IF;
+
+-- name: settle_function
+CREATE OR REPLACE FUNCTION {function}() RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS {body}
+
+-- name: settle_body
+-- What was postponed reaches the shadow now, as by an old client's statement.
+DECLARE
+  guard text := current_setting('pgduet.row', true);
+  within text := current_setting('pgduet.within', true);
+BEGIN
+  PERFORM set_config('pgduet.postponed', '', true), set_config('pgduet.row', '', true), set_config('pgduet.within', '', true);
+  SET CONSTRAINTS {constraints} IMMEDIATE;
+  SET CONSTRAINTS {constraints} DEFERRED;
+  PERFORM set_config('pgduet.row', coalesce(guard, ''), true), set_config('pgduet.within', coalesce(within, ''), true);
+END
+
+-- name: at_end
+-- Statements by which triggers write the shadow end here, too: none of them is the client's.
+BEGIN
+  IF current_setting('pgduet.row', true) = '' AND current_setting('pgduet.within', true) = '' THEN
+    PERFORM {settle}();
+  END IF;
+  RETURN NULL;
+END
+
+-- name: leaving
+    PERFORM set_config('pgduet.within', coalesce(within, ''), true);
+
+-- name: settled
+    IF current_setting('pgduet.postponed', true) = {mark} THEN
+      PERFORM {settle}();
+    END IF;
+
+-- name: gone
+      IF current_setting('pgduet.postponed', true) = {mark} THEN
+{refused}
+      END IF;
+
+-- name: met
+    IF current_setting('pgduet.postponed', true) = {mark} THEN
+      IF {unfit} THEN
+{refused}
+      END IF;
+{columns}
+    END IF;
+
+-- name: met_column
+      IF {stale} THEN
+        IF {collides} THEN
+{refused}
+        END IF;
+        {old} := {value};
+        {new} := {value};
+      END IF;
+
+-- name: met_twice
+          RAISE EXCEPTION USING ERRCODE = 'triggered_data_change_violation', SCHEMA = {schema}, TABLE = {table}, MESSAGE = {message}, HINT = {hint};
 
 -- name: number
   IF TG_OP = 'INSERT' AND {column} IS NULL THEN
@@ -312,6 +411,7 @@ END
     DELETE FROM {relation} AS o WHERE {o_is_old};
     IF EXISTS (SELECT FROM {relation} AS o WHERE {o_is_old}) THEN  -- a trigger of the user's kept it
       PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+{leaving}
       RETURN NULL;
     END IF;
 
@@ -321,14 +421,17 @@ END
 -- name: update
     SELECT * INTO d FROM {relation} AS o WHERE {o_is_old};
     IF NOT FOUND THEN
+{gone}
       RETURN NULL;
     END IF;
+{met}
 {down}
     PERFORM set_config('pgduet.row', {old_token}, true);
 {moving}
     UPDATE {relation} AS o SET {assign} WHERE {o_is_old};
     done := FOUND;
     PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+{leaving}
 {moved}
     IF NOT done THEN  -- a trigger of the user's refused it silently
       RETURN NULL;
@@ -350,6 +453,7 @@ END
 
 -- name: insert_row
 {arrived}
+{settled}
 {down}
     PERFORM set_config('pgduet.row', {new_token}, true);
     LOOP
@@ -383,6 +487,7 @@ END
       END IF;
 
 -- name: insert_columns
+{settled}
     SELECT * INTO d FROM {relation} AS o WHERE {o_is_new} FOR NO KEY UPDATE;
     IF NOT FOUND THEN
       RAISE EXCEPTION USING ERRCODE = 'foreign_key_violation', SCHEMA = {schema}, TABLE = {table}, MESSAGE = {message};
@@ -394,6 +499,7 @@ END
     PERFORM set_config('pgduet.row', {new_token}, true);
     UPDATE {relation} AS o SET {assign} WHERE {o_is_new};
     PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+{leaving}
 
 -- name: down
     BEGIN

@@ -60,7 +60,7 @@ SELECT k.conname AS name, k.contype::text AS kind, n.nspname AS schema, c.relnam
        ARRAY(SELECT a.attname FROM unnest(k.confkey) WITH ORDINALITY u(attnum, place) JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum
               ORDER BY u.place)::text[] AS targets,
        ARRAY(SELECT a.attname FROM unnest(k.confdelsetcols) WITH ORDINALITY u(attnum, place) JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
-              ORDER BY u.place)::text[] AS cleared,
+              ORDER BY u.place)::text[] AS cleared, k.conrelid = k.confrelid AND (k.confupdtype::text || k.confdeltype::text) ~ '[cnd]' AS itself,
        fn.nspname AS target_schema, fc.relname AS target,
        CASE WHEN k.contype = 'f' THEN regexp_replace(substr(pg_get_constraintdef(k.oid), 1 + length(format('FOREIGN KEY (%%s) REFERENCES %%s(%%s)',
          (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.place) FROM unnest(k.conkey) WITH ORDINALITY u(attnum, place)
@@ -75,7 +75,7 @@ SELECT k.conname AS name, k.contype::text AS kind, n.nspname AS schema, c.relnam
 -- name: triggers
 SELECT t.tgname AS name, pg_get_triggerdef(t.oid) AS definition, obj_description(t.oid, 'pg_trigger') AS comment,
        p.prosrc AS source, l.lanname AS language, format('%%I.%%I', f.nspname, p.proname) AS function, p.prosecdef AS definer, t.tgenabled <> 'D' AS fires,
-       (t.tgtype & 1) > 0 AS row, t.tgoldtable IS NOT NULL OR t.tgnewtable IS NOT NULL AS transition,
+       (t.tgtype & 1) > 0 AS row, (t.tgtype & 66) = 0 AS after, t.tgoldtable IS NOT NULL OR t.tgnewtable IS NOT NULL AS transition,
        ARRAY(SELECT DISTINCT a.attname FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
               WHERE d.classid = 'pg_trigger'::regclass AND d.objid = t.oid AND d.refobjid = t.tgrelid)::text[] AS columns
   FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace f ON f.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang

@@ -2,10 +2,12 @@
 -- `o` is a row of the anchor, or of the old version's view; `s` one of the shadow, or of the new version's.
 
 -- name: owner
--- Whom policies bind who runs the new version's view: neither a superuser nor one with BYPASSRLS.
-SELECT current_user::text AS role, rolsuper AS super, rolsuper OR rolbypassrls AS unbound,
-       rolsuper OR rolcreaterole AS may_create, to_regrole({role}) IS NOT NULL AS there
-  FROM pg_roles WHERE rolname = current_user
+-- Whom policies bind who runs the new version's view: neither a superuser nor one with BYPASSRLS. Before PostgreSQL 16 who may create
+-- roles may grant any of them.
+SELECT current_user::text AS role, rolsuper OR rolbypassrls AS unbound, rolsuper OR rolcreaterole AS may_create, to_regrole({role}) IS NOT NULL AS there,
+       rolsuper OR coalesce(pg_has_role(current_user, to_regrole({role}), CASE WHEN late THEN 'SET' ELSE 'MEMBER' END), false) AS may_be,
+       rolcreaterole AND NOT late OR coalesce(pg_has_role(current_user, to_regrole({role}), 'MEMBER WITH ADMIN OPTION'), false) AS may_grant
+  FROM pg_roles, (SELECT current_setting('server_version_num')::int >= 160000 AS late) AS v WHERE rolname = current_user
 
 -- name: create_owner
 CREATE ROLE {role} NOLOGIN

@@ -182,9 +182,9 @@ _ALL = (
     Rule(
         "PD-H33",
         "a partitioned table gets another shape",
-        "DETACH and ATTACH of a partition fire no trigger: rows that go or come so reach the new version when the engine looks"
-        " next. TRUNCATE of one reads the new version's rows through, once it is published",
-        "leave the partitions as they are until contract",
+        "DETACH, ATTACH and DROP of a partition fire no trigger: rows that go or come so reach the new version when the engine"
+        " looks next, with each census. And at contract the partitions go with the old table, by name and all",
+        "leave the partitions as they are until contract, and have whoever names one name the table",
         "ALTER TABLE orders DETACH PARTITION january -- during the soak",
         "ALTER TABLE orders DETACH PARTITION january -- after contract",
     ),

@@ -127,7 +127,7 @@ def _names(values: list[Query]) -> Query:
     return sql.SQL(", ").join(values)
 
 
-def page_range(first: int, last: int) -> Query:
-    """Render that a row of the anchor lies on some pages."""
+def page_range(first: int, last: int, row: Query = O) -> Query:
+    """Render that a row, by default the anchor's, lies on some pages."""
     bounds = {"first": sql.Literal(f"({first},0)"), "last": sql.Literal(f"({last},0)")}
-    return block("rows", "pages").format(row=O, **bounds)
+    return block("rows", "pages").format(row=row, **bounds)

@@ -4,12 +4,16 @@ Its trigger on the anchor goes through four forms (`shadow_sync.Form`), each of 
 may write in the one before. So a step that was killed is simply done again.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from psycopg import errors
 
 from pgduet.activities.building import beside_clients
 from pgduet.activities.engine import Work
 from pgduet.activities.ranges import bounds
-from pgduet.activities.shapes import carrying, parity, steps
+from pgduet.activities.shapes import carrying, leaves, parity, steps
 from pgduet.activities.shapes.shape import Progress, Range, Shape
 from pgduet.activities.shapes.steps import locked, marked
 from pgduet.errors import NotSupported
@@ -19,6 +23,7 @@ from pgduet.operations import (
     shadow,
     shadow_carry,
     shadow_final,
+    shadow_leaves,
     shadow_phases,
     shadow_reverse,
     shadow_security,
@@ -29,8 +34,9 @@ from pgduet.operations.names import version_schema
 from pgduet.operations.shadow import VIEW_OWNER
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.shadow_final import HungConstraint
+from pgduet.operations.shadow_resolve import alone_on
 from pgduet.operations.shadow_sync import Form
-from pgduet.operations.statement import Statement
+from pgduet.operations.statement import Lock, Statement
 from pgduet.operations.views import Relation
 from pgduet.operations.views import Shape as Shown
 from pgduet.operations.views import view as table_view
@@ -42,6 +48,7 @@ from pgduet.postgres.pace import Pace
 from pgduet.postgres.session import Connection
 from pgduet.postgres.shadow_carrying import carried
 
+PARTITIONS_MEANWHILE, PAUSE_S = 5, 0.1
 _PUBLISHED = {SyncMode.BOTH, SyncMode.ENFORCE}
 _FORMS = {SyncMode.FILL: Form.MIRROR, SyncMode.BOTH: Form.BOTH, SyncMode.ENFORCE: Form.ENFORCE}
 
@@ -74,19 +81,23 @@ class Shadow(Shape):
 
     async def dual_write(self, work: Work) -> int:
         """Have old clients' writes noted."""
-        statements = [*self._form(work, Form.NOTE), *shadow_sync.triggers(self.design, self.plan.name)]
-        return await locked(work, statements, steps.DUAL_WRITE, self.label)
+        of_leaves, known = await leaves.heard(work, self.design)
+        statements = [*self._form(work, Form.NOTE), *shadow_sync.triggers(self.design, self.plan.name), *of_leaves]
+        return await locked(work, statements, steps.DUAL_WRITE, self.label, known)
 
     async def undo_dual_write(self, work: Work) -> None:
         """Drop the triggers on both tables, the policies, and all functions."""
         statements = [
             *shadow_sync.drop_triggers(self.design, self.plan.name),
+            *await leaves.no_more(work.conn, self.plan.name, self.design),
             *shadow_reverse.drop_reverse(self.design, self.plan.name),
             *shadow_final.without_policies(self.design),
             *shadow_security.drop_functions(self.design),
             *shadow_sync.drop_functions(self.design),
+            *self._leaf_functions_gone(),
         ]
-        await locked(work, statements, steps.UNDO_DUAL_WRITE, self.label, {f"secured_{self.position}": None})
+        marks: dict[str, object] = {f"secured_{self.position}": None, **leaves.forgotten(self.design)}
+        await locked(work, statements, steps.UNDO_DUAL_WRITE, self.label, marks)
 
     async def probe(self, conn: Connection) -> str:
         """Update a row, and see its key in the journal."""
@@ -121,6 +132,7 @@ class Shadow(Shape):
         before = shadow_carry.before_key(await carried(work.conn, self.design, self.plan.name))
         await copying.give_key(work.conn, self.design, self.plan.name, work.migration.id, before)
         await carrying.secured(work, self.design)
+        await self._followed(work)
         await self._drain(work)
 
     async def weight(self, conn: Connection) -> int:
@@ -131,6 +143,7 @@ class Shadow(Shape):
 
     async def compare(self, work: Work, progress: Progress, *, repair: bool) -> Parity | None:
         """Compare all rows of both versions, those of the table and those of its shadow."""
+        await self._followed(work)
         return await parity.of_shadow(work, self.design, progress, repair=repair)
 
     async def prepare_publication(self, work: Work) -> None:
@@ -144,6 +157,7 @@ class Shadow(Shape):
         await carrying.older_snapshots_gone(work, self.design)
         await locked(work, self._form(work, Form.BOTH), steps.BOTH_WAYS, self.label)
         await shadowing.until_writers_left(work.conn, self.design, self._waits(work))
+        await self._followed(work)
         await self._drain(work)
         await carrying.ready_for_clients(work, self.design)
         await carrying.secured(work, self.design)
@@ -189,8 +203,10 @@ class Shadow(Shape):
         return await shadowing.sample(conn, self.plan, self.design, wanted)
 
     async def tend(self, work: Work) -> None:
-        """Follow policies that somebody has changed."""
+        """Follow policies that somebody has changed, and partitions that came or went."""
         await carrying.secured(work, self.design)
+        if work.migration.sync_mode in _PUBLISHED:
+            await self._followed(work)
 
     async def declare(self, work: Work) -> int:
         """Build what is unique among the new shape's values."""
@@ -212,7 +228,7 @@ class Shadow(Shape):
         facts = await catalogue.table(conn, self.schema_name, self.design.anchor_name)
         moved = {column.name for column in self.design.downs} - {column.anchor for column in self.design.key}
         columns = facts.columns if self.design.kind == "shadow_table" else [c for c in facts.columns if c.name in moved]
-        if held := sorted({what for column in columns for what in column.hanging("view")}):
+        if held := sorted({*alone_on(columns), *(what for column in columns for what in column.hanging("view"))}):
             raise NotSupported(
                 f"{self.schema_name}.{self.table} cannot get its new shape: on it depend {'; '.join(held)}",
                 hint="Drop what depends on it, then advance.",
@@ -221,8 +237,9 @@ class Shadow(Shape):
         await carrying.check_way(conn, self.plan.name, self.design)
 
     async def settle(self, work: Work) -> None:
-        """Build what somebody has given the table since it was published."""
+        """Build what somebody has given the table since it was published, and follow its partitions."""
         await carrying.settled(work, self.design)
+        await self._followed(work)
 
     async def archive_old(self, conn: Connection, attempt: int) -> int:
         """Save what the anchor holds and `down` does not give back."""
@@ -230,8 +247,17 @@ class Shadow(Shape):
 
     async def contract(self, work: Work) -> None:
         """Put the shadow in the anchor's place; then see, beside clients, that every row keeps its constraints."""
+        for _ in range(PARTITIONS_MEANWHILE):
+            try:
+                return await self._contracted(work)
+            except errors.ObjectNotInPrerequisiteState:  # partitions have come or gone since they were looked at
+                await asyncio.sleep(PAUSE_S)
+        return await self._contracted(work)
+
+    async def _contracted(self, work: Work) -> None:
         to_validate = f"validate_{self.position}"
         if not await steps.is_contracted(work, self.label):
+            known = await self._followed(work)
             hung = await copying.hung(work.conn, self.design)
             hung = await shadow_hanging.translated(work.conn, self.design, hung)
             relations = {each.label: each for each in await catalogue.relations(work.conn, self.schema_name)}
@@ -241,7 +267,8 @@ class Shadow(Shape):
             shown = [shadow_phases.view(self.design, version) for version in versions]
             owner = await shadowing.view_owner(work.conn)
             apart = owner if owner == VIEW_OWNER else None
-            statements = shadow_final.finish(self.design, self.plan.name, hung, relations[self.label], shown, apart)
+            statements = await self._unheard(work, known)
+            statements += shadow_final.finish(self.design, self.plan.name, hung, relations[self.label], shown, apart)
             statements += [*await carrying.finished(work, self.design), shadow.drop_journal(self.design)]
             later = [each.model_dump(mode="json") for each in shadow_final.to_validate(self.design, hung)]
             marks: dict[str, object] = {f"contracted {self.label}": True, to_validate: later}
@@ -259,8 +286,24 @@ class Shadow(Shape):
 
     # What they are made of
 
+    async def _unheard(self, work: Work, known: frozenset[str]) -> list[Statement]:
+        """See that the partitions are those that are known, and take their triggers away: the whole table's lock is theirs, too."""
+        if not self.design.parted:
+            return []
+        dropped = await leaves.no_more(work.conn, self.plan.name, self.design)
+        unlocked = [replace(each, lock=Lock.NONE, relation=None) for each in dropped]
+        as_known = shadow_leaves.as_known(self.design, self.plan.name, known)
+        return [as_known, *unlocked, *self._leaf_functions_gone()]
+
     def _form(self, work: Work, form: Form) -> list[Statement]:
-        return shadow_sync.functions(self.design, self.plan.name, work.migration.id, form)
+        of_leaves = shadow_leaves.functions(self.design, form) if self.design.parted else []
+        return [*shadow_sync.functions(self.design, self.plan.name, work.migration.id, form), *of_leaves]
+
+    def _leaf_functions_gone(self) -> list[Statement]:
+        return shadow_leaves.drop_functions(self.design) if self.design.parted else []
+
+    async def _followed(self, work: Work) -> frozenset[str]:
+        return await leaves.followed(work, self.design, lambda: self._drain(work))
 
     async def _drain(self, work: Work) -> None:
         pace = Pace.of(work.migration.policy).adjusted(await store.controls(work.conn, work.migration.id))

@@ -8,11 +8,11 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import IsolationLevel, errors
-from support.mutants import Clause, must_fail
+from support.mutants import Clause, Code, Mutant, must_fail
 from support.shadow_clients import LONG_S, NEW, OLD, clients, errors_in
 from support.shadows import Shadow, create_orders, parted, wide
 
-from pgduet.operations import shadow_rows
+from pgduet.operations import shadow_reverse, shadow_rows
 from pgduet.operations.shadow_sync import Form
 
 Connection = psycopg.AsyncConnection[Any]
@@ -166,10 +166,10 @@ AT_MOST_ONE_SIDE = Clause(
     "the policy locks the anchor",
     "shadow",
     "lock_body",
-    "  PERFORM FROM {relation} AS o WHERE {o_is_given} FOR {strength};\n",
+    "{lock}\n",
 )
-UNLOCKED_INSERT = Clause(
-    "an insert locks the row that is there", "shadow", "probe", "WHERE {same} FOR NO KEY UPDATE;", "WHERE {same};"
+UNLOCKED_INSERT = Code(
+    "an insert locks the row that is there", shadow_reverse._Reverse._probes, '"NO KEY UPDATE"', '"KEY SHARE"'
 )
 NO_ISOLATION = Clause(
     "old snapshots are noted", "shadow", "note_always", "IN ('repeatable read', 'serializable')", "= 'none'"
@@ -201,9 +201,9 @@ WHOLE = Clause(
         (test_the_drain_waits_for_nobody_and_forgets_nothing, FORGETFUL, "(10, 0) == (10, 2)"),
         (test_truncate_beside_new_clients_does_not_deadlock, WHOLE, "eadlock"),
     ],
-    ids=lambda value: value.name if isinstance(value, Clause) else "",
+    ids=lambda value: value.name if isinstance(value, Clause | Code) else "",
 )
 async def test_the_rule_is_needed(
-    dsn: str, conn: Connection, scenario: Callable[..., Coroutine[Any, Any, None]], mutant: Clause, says: str
+    dsn: str, conn: Connection, scenario: Callable[..., Coroutine[Any, Any, None]], mutant: Mutant, says: str
 ) -> None:
     await must_fail(scenario(dsn=dsn, conn=conn), mutant, says=says)

@@ -1,14 +1,17 @@
 """One partition of an anchor is truncated, detached, attached: the shadow follows."""
 
+import asyncio
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
-from support.shadows import PARTS, PLAN, Shadow, of_parts
+from support.shadow_clients import LONG_S, NEW, OLD, clients, errors_in
+from support.shadows import PARTS, PLAN, Shadow, of_parts, over
 
 from pgduet.operations import shadow_leaves, shadow_rows
+from pgduet.operations.shadow_design import ShadowColumn
 from pgduet.operations.shadow_sync import Form
 from pgduet.postgres import shadow_leaves as leaves
 from pgduet.postgres import store
@@ -19,10 +22,15 @@ Connection = psycopg.AsyncConnection[Any]
 class Parted(Shadow):
     """A shadow of a partitioned table, whose partitions have triggers of their own."""
 
+    async def expand(self) -> None:
+        """Hear of rows that move, too."""
+        await super().expand()
+        await self.run(shadow_leaves.moving_trigger(self.design, PLAN))
+
     async def form(self, form: Form) -> None:
         """Give all triggers a form."""
         await super().form(form)
-        await self.run([shadow_leaves.function(self.design, form)])
+        await self.run(shadow_leaves.functions(self.design, form))
 
     async def copy_leaf(self, name: str) -> None:
         """Copy the rows of a partition."""
@@ -31,13 +39,14 @@ class Parted(Shadow):
     async def look(self) -> list[tuple[str, bool]]:
         """Find partitions that came or went, and have their rows carried over."""
         self.conn.row_factory = dict_row
-        found = await leaves.strangers(self.conn, self.design, PLAN)
+        found = [leaf for leaf in await leaves.leaves(self.conn, self.design, PLAN) if leaf.attached != leaf.heard]
         for leaf in found:
             if leaf.attached:
-                await self.run(shadow_leaves.triggers(self.design, PLAN, leaf.relation))
+                await self.run(shadow_leaves.trigger(self.design, PLAN, leaf.relation))
+                await leaves.journal_came(self.conn, self.design, leaf)
             else:
-                await self.run(shadow_leaves.drop_triggers(PLAN, leaf.relation))
-            await leaves.journal(self.conn, self.design, leaf)
+                await self.run([shadow_leaves.drop_trigger(PLAN, leaf.relation)])
+                await leaves.journal_gone(self.conn, self.design)
         self.conn.row_factory = psycopg.rows.tuple_row
         return [(leaf.relation.as_string(None), leaf.attached) for leaf in found]
 
@@ -102,3 +111,109 @@ async def test_a_partition_that_leaves_and_one_that_comes(m: Parted) -> None:
     assert await m.look() == []
     ours = "SELECT count(*)::int FROM pg_trigger WHERE tgrelid = 'public.january'::regclass AND tgname ~ 'pgduet'"
     assert await m.one(ours) == (0,)
+
+
+async def test_a_partition_that_came_back_is_another_one(m: Parted) -> None:
+    async def ids() -> set[str]:
+        m.conn.row_factory = dict_row
+        found = await leaves.leaves(m.conn, m.design, PLAN)
+        m.conn.row_factory = psycopg.rows.tuple_row
+        return {leaf.id for leaf in found}
+
+    before = await ids()
+    await m.conn.execute("ALTER TABLE public.orders DETACH PARTITION public.january")
+    await m.conn.execute(
+        "ALTER TABLE public.orders ATTACH PARTITION public.january FOR VALUES FROM ('2026-01-01') TO ('2026-02-01')"
+    )
+    now = await ids()
+    assert len(before & now) == 1
+    assert len(before - now) == len(now - before) == 1
+    await m.run([shadow_leaves.as_known(m.design, PLAN, now)])
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        await m.run([shadow_leaves.as_known(m.design, PLAN, before)])
+
+
+UPSERT = """
+INSERT INTO public_v2.orders (id, code, at) VALUES (1, 'x', '2026-01-01') ON CONFLICT (id, at) DO UPDATE SET amount = 7
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "rows"),
+    [
+        ("UPDATE public_v2.orders SET amount = 7 WHERE id = 1", 15),
+        ("DELETE FROM public_v2.orders WHERE id = 1", 14),
+        (
+            "UPDATE public_v2.orders SET amount = 7 WHERE id IN (SELECT id FROM public_v2.orders WHERE id = 1 FOR UPDATE)",
+            15,
+        ),
+        (UPSERT, 16),
+    ],
+    ids=["update", "delete", "for update", "upsert"],
+)
+async def test_a_new_client_waits_for_a_row_that_is_being_moved_and_finds_it_where_it_is_then(
+    m: Parted, dsn: str, statement: str, rows: int
+) -> None:
+    await m.copy_leaf("january")
+    await m.copy_leaf("later")
+    await m.keyed()
+    await m.drain()
+    await m.publish()
+    async with await psycopg.AsyncConnection.connect(dsn) as old:
+        await old.execute("UPDATE public.orders SET at = '2026-03-03' WHERE id = 1")
+        waiting = asyncio.create_task(m.conn.execute(statement.encode()))
+        await blocked(old, m.conn.info.backend_pid)
+        await old.commit()
+    assert (await waiting).rowcount == 1
+    assert await m.parity() == (rows, 0)
+
+
+@pytest.mark.parametrize("key", ["at = at + interval '1 year'", "id = id + 100", "at = '2026-01-09'"])
+async def test_a_row_that_moves_is_the_same_row(m: Parted, key: str) -> None:
+    m.design = m.design.model_copy(
+        update={"columns": (*m.design.columns, ShadowColumn(name="mood", type="text", up=over("'none'::text")))}
+    )
+    await m.conn.execute(f"ALTER TABLE {m.design.shadow_label} ADD COLUMN mood text".encode())
+    await m.copy_leaf("january")
+    await m.copy_leaf("later")
+    await m.keyed()
+    await m.drain()
+    await m.publish()
+    await m.conn.execute("UPDATE public_v2.orders SET mood = 'glad' WHERE id < 4")
+    await m.conn.execute(f"UPDATE public.orders SET {key}, amount = 3 WHERE id < 4".encode())
+    assert await m.one("SELECT count(*)::int FROM public_v2.orders WHERE mood = 'glad' AND amount = 3") == (3,)
+    old, new = "SELECT id, at, amount FROM public.orders", "SELECT id, at, amount FROM public_v2.orders"
+    assert await m.one(f"SELECT count(*)::int FROM ({old} EXCEPT ALL {new}) d") == (0,)
+    await m.conn.execute(f"UPDATE public_v2.orders SET {key} WHERE id < 104 AND mood = 'glad'".encode())
+    assert await m.one(f"SELECT count(*)::int FROM ({old} EXCEPT ALL {new}) d") == (0,)
+    # A row that is inserted is a new one, whatever was deleted before it.
+    await m.conn.execute("DELETE FROM public.orders WHERE id = 5")
+    await m.conn.execute("INSERT INTO public.orders (id, code) VALUES (5, 'again')")
+    assert await m.one("SELECT mood FROM public_v2.orders WHERE id = 5") == ("none",)
+
+
+async def test_clients_of_both_versions_move_rows_and_lose_no_write(m: Parted, dsn: str) -> None:
+    await m.copy_leaf("january")
+    await m.copy_leaf("later")
+    await m.keyed()
+    await m.drain()
+    await m.publish()
+    kinds = ["move", "increment", "increment", "two_in_order", "read_then_write"]
+    async with clients(dsn, 15, kinds, (OLD, NEW)) as ledger:
+        await asyncio.sleep(LONG_S)
+    # Old clients meet what a partitioned table says to who waits for a row that moves; new ones only where it has just moved.
+    assert all(what.startswith("Serialization") for what in errors_in(ledger)), ledger
+    assert sum(count for what, count in errors_in(ledger).items() if what.endswith(NEW)) <= ledger["done"] / 500
+    assert ledger["done"] > 500
+    assert await m.one("SELECT coalesce(sum(amount), 0)::int FROM public.orders") == (ledger["amount"],)
+    assert (await m.parity())[1] == 0
+
+
+async def blocked(conn: Connection, pid: int) -> None:
+    """Wait until a session waits for a lock."""
+    async with asyncio.timeout(10):
+        while True:
+            found = await (await conn.execute("SELECT cardinality(pg_blocking_pids(%s))", (pid,))).fetchone()
+            if found and found[0]:
+                return
+            await asyncio.sleep(0.01)

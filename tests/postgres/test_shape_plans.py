@@ -21,7 +21,12 @@ CREATE TABLE public.places (id int PRIMARY KEY, region text NOT NULL, name text)
 CREATE TABLE public.keyless (id int);
 CREATE TABLE public.secured (id int PRIMARY KEY, name text);
 ALTER TABLE public.secured ENABLE ROW LEVEL SECURITY;
-CREATE TABLE public.parted (id int PRIMARY KEY) PARTITION BY HASH (id);
+CREATE TABLE public.uneven (id int PRIMARY KEY, name text) PARTITION BY HASH (id);
+CREATE TABLE public.uneven_0 PARTITION OF public.uneven FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+CREATE INDEX by_name ON public.uneven_0 (name);
+CREATE TABLE public.heard (id int PRIMARY KEY, name text) PARTITION BY HASH (id);
+CREATE TABLE public.heard_0 PARTITION OF public.heard FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+CREATE TRIGGER own BEFORE UPDATE ON public.heard_0 FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();
 CREATE TABLE public.taken (id int);
 """
 REST = {"name": "rest", "bound": "DEFAULT"}
@@ -64,7 +69,13 @@ WRONG = {
     "row level security of what is extracted": Wrong(
         extract(table="public.secured"), "operations[0].extract_table", "the extracted table would have no policy"
     ),
-    "a partitioned table": Wrong(shadow("parted", columns=WIDE), f"{TOP}.table", "is partitioned"),
+    "a partition": Wrong(shadow("heard_0", columns=WIDE), f"{TOP}.table", "is a partition of public.heard"),
+    "an index of a partition alone": Wrong(
+        shadow("uneven", columns=WIDE), f"{TOP}.table", "index public.by_name, of a partition alone would be lost"
+    ),
+    "a trigger of a partition alone": Wrong(
+        shadow("heard", columns=WIDE), f"{TOP}.table", "trigger own of public.heard_0 would be lost"
+    ),
     "a list without a rest": Wrong(
         spread({"name": "eu", "bound": "FOR VALUES IN ('eu')"}),
         f"{TOP}.partition_by.partitions",

@@ -152,7 +152,7 @@ UNLOCKED = Clause(
     "who writes the shadow holds the table's row",
     "shadow",
     "lock_body",
-    "  PERFORM FROM {relation} AS o WHERE {o_is_given} FOR {strength};\n",
+    "{lock}\n",
 )
 
 

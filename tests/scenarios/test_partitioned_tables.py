@@ -8,7 +8,7 @@ from psycopg import sql
 from support.harness import Harness
 from support.holding import held_at
 from support.load import Load
-from support.partitions import EVENTS, events
+from support.partitions import EVENTS, REVIEWS, events
 
 from pgduet.operations import sync
 from pgduet.phases import Phase, State
@@ -22,24 +22,6 @@ QUICK: dict[str, Any] = {
     "shift": {"steps": [100], "bake_s": 0, "max_latency_ratio": 1000},
     "soak": {"window_s": 3600, "legacy_idle_s": 0.5},
 }
-REVIEWS = """
-CREATE SEQUENCE public.reviews_id_seq;
-CREATE TABLE public.reviews (
-    id         bigint DEFAULT nextval('public.reviews_id_seq') PRIMARY KEY,
-    rating     text NOT NULL,
-    note       text,
-    updated_at timestamptz NOT NULL DEFAULT now()
-) PARTITION BY RANGE (id);
-CREATE TABLE public.reviews_1 PARTITION OF public.reviews FOR VALUES FROM (0) TO (200);
-CREATE TABLE public.reviews_2 PARTITION OF public.reviews FOR VALUES FROM (200) TO (1000) PARTITION BY HASH (id);
-CREATE TABLE public.reviews_2_0 PARTITION OF public.reviews_2 FOR VALUES WITH (MODULUS 2, REMAINDER 0);
-CREATE TABLE public.reviews_2_1 PARTITION OF public.reviews_2 FOR VALUES WITH (MODULUS 2, REMAINDER 1);
-CREATE TABLE public.reviews_rest PARTITION OF public.reviews DEFAULT;
-CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS
-    $$ BEGIN NEW.updated_at := clock_timestamp(); RETURN NEW; END $$;
-CREATE TRIGGER touch BEFORE UPDATE ON public.reviews FOR EACH ROW EXECUTE FUNCTION public.touch();
-INSERT INTO public.reviews (rating, note) SELECT (i % 5 + 1)::text, 'note ' || i FROM generate_series(1, 3000) i;
-"""
 
 
 @pytest.fixture

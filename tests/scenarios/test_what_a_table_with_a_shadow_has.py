@@ -163,14 +163,6 @@ async def test_without_the_clause_a_version_sees_what_is_no_longer_so(world: Wor
     await must_fail(gone_through(world, case()), mutant, says="things WHERE id = ")
 
 
-PARTITIONED = """
-CREATE TABLE public.things (
-    id int NOT NULL, region text NOT NULL, size text NOT NULL DEFAULT '1', label text, PRIMARY KEY (id, region)
-) PARTITION BY LIST (region);
-CREATE TABLE public.things_eu PARTITION OF public.things FOR VALUES IN ('eu');
-CREATE TABLE public.things_us PARTITION OF public.things FOR VALUES IN ('us');
-INSERT INTO public.things SELECT i, CASE WHEN i % 2 = 0 THEN 'eu' ELSE 'us' END, i % 9, 'thing' FROM generate_series(1, 300) i;
-"""
 REFUSED = {
     "a policy over what changes": (
         THINGS
@@ -179,7 +171,6 @@ REFUSED = {
         "policy own of public.things cannot be carried over: it reads size",
     ),
     "inheritance": (THINGS + "CREATE TABLE public.heirs () INHERITS (public.things)", SHAPE, "inherit"),
-    "partitions": (PARTITIONED, {"table": "public.things", "order": ["region"]}, "is partitioned"),
     "an inbound key to partitions": (
         THINGS,
         SHAPE

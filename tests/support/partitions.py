@@ -30,6 +30,24 @@ INSERT INTO public.events
 SELECT i, date '2020-01-01' + i, CASE WHEN i % 3 = 0 THEN 'a' ELSE 'b' END, '0' || i % 9, CASE WHEN i % 2 = 0 THEN 'note ' || i END
   FROM generate_series(1, 700) i;
 """
+REVIEWS = """
+CREATE SEQUENCE public.reviews_id_seq;
+CREATE TABLE public.reviews (
+    id         bigint DEFAULT nextval('public.reviews_id_seq') PRIMARY KEY,
+    rating     text NOT NULL,
+    note       text,
+    updated_at timestamptz NOT NULL DEFAULT now()
+) PARTITION BY RANGE (id);
+CREATE TABLE public.reviews_1 PARTITION OF public.reviews FOR VALUES FROM (0) TO (200);
+CREATE TABLE public.reviews_2 PARTITION OF public.reviews FOR VALUES FROM (200) TO (1000) PARTITION BY HASH (id);
+CREATE TABLE public.reviews_2_0 PARTITION OF public.reviews_2 FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE public.reviews_2_1 PARTITION OF public.reviews_2 FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+CREATE TABLE public.reviews_rest PARTITION OF public.reviews DEFAULT;
+CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN NEW.updated_at := clock_timestamp(); RETURN NEW; END $$;
+CREATE TRIGGER touch BEFORE UPDATE ON public.reviews FOR EACH ROW EXECUTE FUNCTION public.touch();
+INSERT INTO public.reviews (rating, note) SELECT (i % 5 + 1)::text, 'note ' || i FROM generate_series(1, 3000) i;
+"""
 PUT = "INSERT INTO events (id, at, amount, note) VALUES ({n}, '2020-05-05', '07', 'n')"
 
 

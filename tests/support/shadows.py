@@ -260,6 +260,7 @@ def of_parts() -> ShadowDesign:
         numbering=None,
         identity=False,
         moves=True,
+        parted=True,
     )
 
 

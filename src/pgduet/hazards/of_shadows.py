@@ -7,8 +7,8 @@ OF_SHADOWS = (
         "PD-H25",
         "a trigger, or a foreign key of the table to itself, writes other rows of a table that gets another shape",
         "until contract a new client's statement over several rows has it fire after each of them, not after all. Where both change"
-        " one column of one row, where it deletes a row to which the statement comes, or gives that another key, and in an upsert"
-        " over several rows, PostgreSQL refuses the statement (27000, 21000)",
+        " one column of one row (of a partitioned table: where both come to one row), where it deletes a row to which the statement"
+        " comes, or gives that another key, and in an upsert over several rows, PostgreSQL refuses the statement (27000, 21000)",
         "write such rows one statement each through the new version, or all of them by the old version, until contract",
         "UPDATE public_v2.places SET position = position + 1 WHERE list = 7 -- and the trigger moves their neighbours",
         "UPDATE public_v2.places SET position = 3 WHERE id = 1",
@@ -34,9 +34,9 @@ OF_SHADOWS = (
     Rule(
         "PD-H33",
         "a partitioned table gets another shape",
-        "DETACH and ATTACH of a partition fire no trigger: rows that go or come so reach the new version when the engine looks"
-        " next. TRUNCATE of one reads the new version's rows through, once it is published",
-        "leave the partitions as they are until contract",
+        "DETACH, ATTACH and DROP of a partition fire no trigger: rows that go or come so reach the new version when the engine"
+        " looks next, with each census. And at contract the partitions go with the old table, by name and all",
+        "leave the partitions as they are until contract, and have whoever names one name the table",
         "ALTER TABLE orders DETACH PARTITION january -- during the soak",
         "ALTER TABLE orders DETACH PARTITION january -- after contract",
     ),

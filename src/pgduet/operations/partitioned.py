@@ -24,13 +24,18 @@ from pgduet.plan.models import (
     ColumnOperation,
     CreateConstraint,
     DropColumn,
+    ExtractTable,
     RenameColumn,
     RenameTable,
     ReplaceColumns,
+    ShadowTable,
 )
 from pgduet.sql import block
 
-CARRIED = (AddColumn, AlterColumn, DropColumn, RenameColumn, RenameTable, ReplaceColumns, CreateConstraint)
+CARRIED = (
+    *(AddColumn, AlterColumn, DropColumn, RenameColumn, RenameTable, ReplaceColumns, CreateConstraint),
+    *(ShadowTable, ExtractTable),
+)
 """What can be done with a partitioned table; the last one says itself what it cannot."""
 
 

@@ -18,6 +18,7 @@ from pgduet.plan.models import (
     DropColumn,
     DropConstraint,
     DropTable,
+    MergeRows,
     Operation,
     Plan,
     RenameColumn,
@@ -33,6 +34,7 @@ Taken = Callable[[str, str], bool]
 
 MOST_PARTITIONS = 64
 """Each costs a change of the table about half a millisecond, under a lock that nobody gets past."""
+_PLAIN_FIRST = "Make it a plain table first, by a `shadow_table` in a plan of its own."
 _LATER = "Drop what depends on it first, or leave the column out of the plan."
 _KEY: tuple[HangingKind, ...] = ("primary", "inbound")
 _FOLLOWS_KEY: tuple[HangingKind, ...] = (*_KEY, "itself")
@@ -190,7 +192,9 @@ def _check_table(table: TableFacts, top: KeyPath, operation: TableChange | DropT
             raise NotSupported(
                 f"{operation.relation} {reason}, which this version does not migrate",
                 place=place((*top, "table")),
-                hint="Leave the table out of the plan.",
+                hint=_PLAIN_FIRST
+                if table.kind == "p" and isinstance(operation, MergeRows)
+                else "Leave the table out of the plan.",
             )
 
 

@@ -120,7 +120,7 @@ def view(design: ShadowDesign, name: sql.Identifier, relation: Relation, owner: 
     ]
     defaults: list[tuple[str, sql.Composable]] = [(c.name, trusted(c.default)) for c in design.columns if c.default]
     if design.numbered_ahead:
-        defaults.append((design.key_names[0], sql.SQL("{}()").format(design.routine("number"))))
+        defaults.append((design.numbered_column, sql.SQL("{}()").format(design.routine("number"))))
     made += [
         Statement(
             block("views", "default").format(view=name, column=sql.Identifier(column), value=value),

@@ -170,8 +170,12 @@ class ShadowDesign(Frozen):
     """The anchor numbers its rows itself."""
     numbering: str | None = None
     """What gives a new row its key, in PostgreSQL's words."""
+    numbered: str = ""
+    """The column of a key of several that it is for."""
     moves: bool = False
     """The anchor's row is written under its new key by the way: it is partitioned, or refers to itself."""
+    parted: bool = False
+    """The anchor is partitioned."""
     partition_by: str | None = None
     """`RANGE (at)` and the like."""
     partition_key: tuple[str, ...] = ()
@@ -293,7 +297,17 @@ class ShadowDesign(Frozen):
     @property
     def numbered_ahead(self) -> bool:
         """Tell that a new row must have its number before PostgreSQL chooses its partition: no trigger may give it then."""
-        return self.numbering is not None and self.key[0].shadow in self.partition_key
+        return self.numbering is not None and self.numbered_column in self.partition_key
+
+    @property
+    def numbered_column(self) -> str:
+        """The shadow's column that `numbering` is for."""
+        return self.numbered or self.key[0].shadow
+
+    @property
+    def follows(self) -> bool:
+        """Tell that a row of the shadow keeps its place in a chain of versions when an old client moves its anchor."""
+        return self.parted and self.partition_by is None
 
     @property
     def key_names(self) -> tuple[str, ...]:

@@ -230,7 +230,7 @@ class _Final:
         """Have the table number its rows, where the view did."""
         if not self.design.numbered_ahead:
             return []
-        column = sql.Identifier(self.design.key_names[0])
+        column = sql.Identifier(self.design.numbered_column)
         query = block("shadow_final", "drop_view_default").format(view=view, column=column)
         return [Statement(query, "numbered by the table")]
 
@@ -280,7 +280,7 @@ class _Final:
         identities = {self._shadow_column(each.column) for each in by_itself}
         found = [(c.name, c.default) for c in self.design.columns if c.default is not None]
         if self.design.numbering is not None and not identities:
-            found.append((self.design.key[0].shadow, self.design.numbering))
+            found.append((self.design.numbered_column, self.design.numbering))
         return [
             self._after("set_default", f"default of {name}", column=sql.Identifier(name), value=trusted(value))
             for name, value in found

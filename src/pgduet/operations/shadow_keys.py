@@ -9,7 +9,7 @@ from psycopg import sql
 
 from pgduet.operations.column_design import image_differs, is_exact
 from pgduet.operations.shadow_design import ShadowDesign
-from pgduet.operations.statement import Lock, Query, Statement, trusted
+from pgduet.operations.statement import Lock, Query, Statement, identifiers, trusted
 from pgduet.sql import block
 
 OLD, NEW = sql.SQL("OLD"), sql.SQL("NEW")
@@ -101,9 +101,15 @@ def where(design: ShadowDesign) -> dict[str, sql.Composable]:
     return {"schema": sql.Literal(design.schema_name), "table": sql.Literal(design.shown_as)}
 
 
-def key_types(design: ShadowDesign) -> Query:
-    """Render the types of the shadow's key."""
-    return listed(trusted(column.shadow_type) for column in design.key)
+def lock_types(design: ShadowDesign) -> Query:
+    """Render the types by which the policies say which row is to be locked: those of the shadow's key."""
+    place = ["tid"] if design.follows else []
+    return listed(trusted(kind) for kind in (*(column.shadow_type for column in design.key), *place))
+
+
+def locked_row(design: ShadowDesign) -> Query:
+    """Render what the policies say of it."""
+    return identifiers([*design.key_names, "ctid"] if design.follows else design.key_names)
 
 
 def fields(row: sql.Composable, names: Iterable[str]) -> list[Query]:

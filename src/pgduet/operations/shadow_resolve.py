@@ -4,7 +4,7 @@ A column whose value stays the same, in its type or a wider integer, needs no ex
 left out they mean the column itself, converted.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from pgduet.errors import NotSupported, UnknownColumn
 from pgduet.operations.alter_column import carried_default, same
@@ -19,6 +19,7 @@ from pgduet.plan.problems import did_you_mean
 from pgduet.plan.shadow_operations import ExtractTable, PartitionBy, ShadowTable
 
 Types = Mapping[KeyPath, str]
+OF_A_PARTITION = ", of a partition alone"
 _WIDER = {("smallint", "integer"), ("smallint", "bigint"), ("integer", "bigint")}
 
 
@@ -96,12 +97,30 @@ def refuse(index: int, operation: ShadowTable | ExtractTable, table: TableFacts)
         if name not in columns:
             message = f"{operation.relation} has no column `{name}`{did_you_mean(name, columns)}"
             raise UnknownColumn(message, place=place((*top, *path)))
+    _refuse_of_partitions(top, operation, table)
     if isinstance(operation, ExtractTable):
         if set(operation.key) != set(table.key):
             hint = f"Its primary key is ({', '.join(table.key)})."
             raise NotSupported("`key` is not the table's primary key", place=place((*top, "key")), hint=hint)
         return
     _refuse_shape(top, operation, table)
+
+
+def _refuse_of_partitions(top: KeyPath, operation: ShadowTable | ExtractTable, table: TableFacts) -> None:
+    """Refuse what single partitions have over columns that go: nothing carries it over."""
+    moved = {moved.name for moved in operation.columns} if isinstance(operation, ExtractTable) else None
+    columns = [c for c in table.columns if moved is None or c.name in moved] if table.kind == "p" else []
+    if alone := alone_on(columns):
+        raise NotSupported(
+            f"{operation.relation} cannot get another shape: {'; '.join(alone)} would be lost",
+            place=place((*top, "table")),
+            hint="Drop it first, or give it to the whole table.",
+        )
+
+
+def alone_on(columns: Iterable[ColumnFacts]) -> list[str]:
+    """Name what single partitions have over columns."""
+    return sorted({what for each in columns for what in each.hanging("other") if what.endswith(OF_A_PARTITION)})
 
 
 def _refuse_shape(top: KeyPath, operation: ShadowTable, table: TableFacts) -> None:
@@ -169,11 +188,9 @@ def _shadow(
     types = {column.name: column.type for column in columns}
     anchors = tuple(_anchor(top, column, types, answers) for column in table.columns)
     unchanged = {column.same for column in columns if column.same is not None}
-    identity = next((c for c in table.columns if c.identity and c.name in table.key), None)
-    (first, *_) = table.key
-    number = table.column(first)
-    default = number.default if number and len(table.key) == 1 else None
-    if identity is not None and sequence is not None:
+    numbered = _numbered(table)
+    default = numbered.default if numbered else None
+    if numbered is not None and numbered.identity and sequence is not None:
         default = f"nextval('{sequence.replace(chr(39), chr(39) * 2)}'::regclass)"
     return ShadowDesign(
         kind="shadow_table",
@@ -196,7 +213,9 @@ def _shadow(
         postpones=_writes_beside(table),
         identity=any(column.identity for column in table.columns),
         numbering=default,
+        numbered=numbered.name if numbered and len(table.key) > 1 else "",
         moves=table.kind == "p" or _refers_to_itself(table),
+        parted=table.kind == "p",
         **_partitioned(operation.partition_by, table.table),
     )
 
@@ -216,7 +235,7 @@ def _columns(top: KeyPath, operation: ShadowTable, table: TableFacts, answers: A
                 nullable=not old.not_null and old.name not in operation.primary_key,
                 same=None if old.generated else old.name,
                 generated=old.formula,
-                default=None if old.generated or old.name in table.key else old.default,
+                default=None if old.generated else _kept_default(old, table),
                 collation=old.collation,
                 comment=old.comment,
                 statistics=old.statistics,
@@ -235,7 +254,7 @@ def _changed(
     up = answers.expressions.get((*path, "up"))
     default = answers.expressions.get((*path, "default"))
     kept = None
-    if old and column.name not in table.key:
+    if old and _kept_default(old, table) is not None:
         kept = carried_default(old, up, answers.types[path]) if up else old.default
     if up is None and old is None:
         up = default
@@ -348,7 +367,23 @@ def _extraction(plan: str, index: int, operation: ExtractTable, table: TableFact
         rereads=_rereads(table),
         postpones=_writes_beside(table),
         moves=table.kind == "p" or _refers_to_itself(table),
+        parted=table.kind == "p",
     )
+
+
+def _numbered(table: TableFacts) -> ColumnFacts | None:
+    """Find the column of the key that PostgreSQL fills for who leaves it out: in a key of several the one with a sequence."""
+    columns = [column for column in table.columns if column.name in table.key]
+    if len(columns) == 1:
+        return columns[0] if columns[0].default is not None or columns[0].identity else None
+    by_sequence = (c for c in columns if c.identity or (c.default or "").startswith("nextval("))
+    return next(by_sequence, None)
+
+
+def _kept_default(column: ColumnFacts, table: TableFacts) -> str | None:
+    """Give a column's default, unless the trigger numbers it."""
+    numbered = _numbered(table)
+    return None if numbered is not None and column.name == numbered.name else column.default
 
 
 def _guarded(columns: list[ShadowColumn], table: TableFacts) -> bool:
@@ -366,8 +401,8 @@ def _rereads(table: TableFacts) -> bool:
 
 
 def _writes_beside(table: TableFacts) -> bool:
-    """Tell whether a write of one row may write others."""
-    return bool(table.user_triggers) or _refers_to_itself(table)
+    """Tell whether a write of one row may write others, and these can wait: no trigger of ours defers those of partitions."""
+    return table.kind != "p" and (bool(table.user_triggers) or _refers_to_itself(table))
 
 
 def _refers_to_itself(table: TableFacts) -> bool:

@@ -30,6 +30,7 @@ from pgduet.operations.shadow_keys import (
     function,
     lines,
     listed,
+    locked_row,
     quoted,
     same,
     shadow_changed,
@@ -47,7 +48,7 @@ def policies(design: ShadowDesign) -> list[Statement]:
     """Create what leads new clients to the anchor's row before the shadow's: while nobody but us uses the shadow."""
     label = design.shadow_label
     made = lock_functions(design)
-    parts = {"shadow": design.shadow, "key": identifiers(design.key_names)}
+    parts = {"shadow": design.shadow, "key": locked_row(design)}
     for name, routine in (
         ("policy_read", None),
         ("policy_insert", None),
@@ -88,8 +89,9 @@ def _number(design: ShadowDesign) -> list[Statement]:
     if not design.numbered_ahead or design.numbering is None:
         return []
     body = block("shadow", "number_body").format(value=trusted(design.numbering))
+    kind = next(column.shadow_type for column in design.key if column.shadow == design.numbered_column)
     query = block("shadow", "number_function").format(
-        function=design.routine("number"), type=trusted(design.key[0].shadow_type), body=quoted(body)
+        function=design.routine("number"), type=trusted(kind), body=quoted(body)
     )
     return [Statement(query, f"number of {design.label}")]
 
@@ -106,19 +108,31 @@ def _lock_function(design: ShadowDesign, kind: str, strength: str) -> Statement:
     names = [sql.Identifier(f"_key_{number}") for number, _ in enumerate(design.key)]
     pairs = list(zip(names, design.key, strict=True))
     given = [cast(name, column.anchor_type) for name, column in pairs]
-    body = block("shadow", "lock_body").format(
+    arguments: list[sql.Composable] = [
+        sql.SQL("{} {}").format(name, trusted(column.shadow_type)) for name, column in pairs
+    ]
+    if design.follows:
+        arguments.append(sql.SQL("_place tid"))
+    body = block("shadow", "lock_body_following" if design.follows else "lock_body").format(
         token=token(design, names),
         label=sql.Literal(design.shadow_label),
-        relation=design.relation,
-        o_is_given=same(anchor_key(design, O), given),
-        strength=trusted(strength),
+        shadow=design.shadow,
+        key=listed(names),
+        s_key=listed(shadow_key(design, S)),
+        lock=_lock_row(design, same(anchor_key(design, O), given), strength),
     )
     query = block("shadow", "lock_function").format(
         function=design.routine(kind),
-        arguments=listed(sql.SQL("{} {}").format(name, trusted(column.shadow_type)) for name, column in pairs),
+        arguments=listed(arguments),
         body=quoted(body),
     )
     return Statement(query, f"{kind} of {design.label}")
+
+
+def _lock_row(design: ShadowDesign, condition: sql.Composable, strength: str) -> Query:
+    """Render the lock of a row of the anchor; FOUND tells whether it is there."""
+    template = block("shadow", "lock_moving_row" if design.parted else "lock_row")
+    return template.format(relation=design.relation, same=condition, strength=trusted(strength))
 
 
 class _Reverse:
@@ -165,7 +179,7 @@ class _Reverse:
     def _number(self) -> Query:
         if self.design.numbering is None or self.design.numbered_ahead:
             return NOTHING
-        (column,) = shadow_key(self.design, NEW)
+        column = sql.SQL("{}.{}").format(NEW, sql.Identifier(self.design.numbered_column))
         return block("shadow", "number").format(column=column, value=trusted(self.design.numbering))
 
     def _update(self) -> Query:
@@ -274,9 +288,8 @@ class _Reverse:
         keys += [(key.name, key.anchor) for key in design.unique]
         for name, columns in keys:
             yield block("shadow", "probe").format(
-                relation=design.relation,
                 shadow=design.shadow,
-                same=same(fields(O, columns), fields(D, columns)),
+                lock=_lock_row(design, same(fields(O, columns), fields(D, columns)), "NO KEY UPDATE"),
                 conflicts=any_of(conflicts),
                 constraint=sql.Literal(name),
                 message=sql.Literal(f'duplicate key value violates unique constraint "{name}"'),
@@ -287,8 +300,10 @@ class _Reverse:
         design = self.design
         lossy = [column.differs(column.of(NEW), column.up_value(D)) for column in self._lossy()]
         message = f"a row of {design.shown_as} has no row of {design.label} that it belongs to"
+        parts = self._parts()
         return block("shadow", "insert_columns").format(
-            **self._parts(),
+            **parts,
+            lock=_lock_row(design, parts["o_is_new"], "NO KEY UPDATE") if design.parted else NOTHING,
             down=lines([self._guarded([self._down(column) for column in self.downs]), *self._refusals(lossy)]),
             assign=self._written(self.downs),
             message=sql.Literal(message),

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from pgduet.operations.shadow_carried import Carried, CarriedPolicy
 from pgduet.operations.shadow_design import ShadowDesign
-from pgduet.operations.shadow_keys import FALSE, TRUE, any_of
+from pgduet.operations.shadow_keys import FALSE, TRUE, any_of, locked_row
 from pgduet.operations.statement import Lock, Query, Statement, identifiers, trusted
 from pgduet.sql import block
 
@@ -38,7 +38,7 @@ def secure(design: ShadowDesign, carried: Carried) -> list[Statement]:
         for side in sides:
             condition = _condition(design, carried, command, side)
             if side == _USING and lock is not None:
-                call = sql.SQL("{}({})").format(design.routine(lock), identifiers(design.key_names))
+                call = sql.SQL("{}({})").format(design.routine(lock), locked_row(design))
                 condition = sql.SQL("({}) AND {}").format(condition, call)
             clauses.append(sql.SQL("{} ({})").format(trusted("USING" if side == _USING else "WITH CHECK"), condition))
         query = block("shadow_carry", "alter_policy").format(

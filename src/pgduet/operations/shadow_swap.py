@@ -176,7 +176,7 @@ def _defaults(design: ShadowDesign) -> list[tuple[str, sql.Composable]]:
 def _number(design: ShadowDesign) -> list[tuple[str, sql.Composable]]:
     if not design.numbered_ahead:
         return []
-    return [(design.key_names[0], sql.SQL("{}()").format(design.routine("number")))]
+    return [(design.numbered_column, sql.SQL("{}()").format(design.routine("number")))]
 
 
 def _default(design: ShadowDesign, column: str, value: sql.Composable) -> Statement:

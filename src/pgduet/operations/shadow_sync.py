@@ -31,9 +31,9 @@ from pgduet.operations.shadow_keys import (
     fields,
     function,
     key_as_json,
-    key_types,
     lines,
     listed,
+    lock_types,
     quoted,
     same,
     shadow_key,
@@ -108,7 +108,7 @@ def drop_functions(design: ShadowDesign) -> list[Statement]:
     kinds = ["shadow_forward", "shadow_truncate", "shadow_reverse", "shadow_settle", "settle", "number"]
     names: list[sql.Composable] = [sql.SQL("{}()").format(design.routine(kind)) for kind in kinds]
     names += [
-        sql.SQL("{}({})").format(design.routine(kind), key_types(design)) for kind in ("lock_update", "lock_delete")
+        sql.SQL("{}({})").format(design.routine(kind), lock_types(design)) for kind in ("lock_update", "lock_delete")
     ]
     names.append(sql.SQL("{}({})").format(design.routine("shadow_fits"), design.relation))
     names.append(sql.SQL("{}({}, text[])").format(design.routine(RELEASE), design.relation))
@@ -182,6 +182,8 @@ def _forwarded(design: ShadowDesign, column: ShadowColumn, *, keep: bool) -> Que
     if not keep or column.same is not None:
         return value
     apart = any(each.name == column.name for each in design.apart)
+    if apart and design.parted:
+        return column.of(S)  # a row that is there has come from another partition
     changed = any_of(anchor_changed(design, name, OLD, R) for name in (() if apart else column.sources))
     return sql.SQL("CASE WHEN TG_OP = 'INSERT' OR {} THEN {} ELSE {} END").format(changed, value, column.of(S))
 

@@ -153,7 +153,8 @@ class Drain:
             over = not row["taken_keys"] and (self.place == shadow_rows.START or not self.passed)
             # Last, since no client can begin to empty the anchor before a pass, and be done behind this.
             self.finished = over and not await surplus_noted(self.conn, self.design)
-        except (errors.LockNotAvailable, errors.DeadlockDetected):
+        except (errors.LockNotAvailable, errors.DeadlockDetected, errors.SerializationFailure):
+            # A row that has just moved to another partition is the last of these.
             self.held = True
             return
         taken, left = int(row["taken_keys"]), int(row["left_keys"])

@@ -16,8 +16,10 @@ from pgduet.operations.answers import KeyPath, place
 from pgduet.operations.shadow_carried import Carried, Lost, grave, keeps_values, successors
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.statement import trusted
+from pgduet.operations.swap_refusals import ROUTE
 from pgduet.operations.views import OURS
 from pgduet.plan.table_operations import without_comments
+from pgduet.postgres import shadow_leaves
 from pgduet.postgres.expressions import Rollback
 from pgduet.postgres.session import Connection
 from pgduet.postgres.shadow_carrying import carried
@@ -53,6 +55,8 @@ async def checked(conn: Connection, plan: str, design: ShadowDesign) -> list[Haz
     await _refuse_types(conn, design, top)
     await _refuse_generated(conn, design, top)
     await _refuse_keys(conn, design, found, top)
+    if design.parted:
+        await _refuse_parted(conn, design, top)
     return [each async for each in _hazards(conn, design, found)]
 
 
@@ -69,6 +73,7 @@ async def not_yet(conn: Connection, plan: str, design: ShadowDesign) -> list[str
 async def in_the_way(conn: Connection, design: ShadowDesign, found: Carried) -> list[str]:
     """Say what contract could not get past whatever is built until then."""
     said = [f"{lost.kind} {lost.what}: {lost.why}" for lost in grave(found)]
+    said += [f"{what} would be lost" for what in await _alone(conn, design)]
     return [*said, *[f"{what} depends on {design.label}" for what in await leaning(conn, design)]]
 
 
@@ -178,6 +183,28 @@ async def _refuse_keys(conn: Connection, design: ShadowDesign, found: Carried, t
             raise NotSupported(message, place=place(by), hint=_AFTER)
 
 
+async def _refuse_parted(conn: Connection, design: ShadowDesign, top: KeyPath) -> None:
+    """Refuse what a partitioned anchor cannot bear."""
+    name = f"{design.schema_name}.{design.table}"
+    if design.swaps:
+        message = f"{name} is partitioned, and so its name cannot be swapped"
+        raise NotSupported(message, place=place((*top, "table")), hint=f"Set {ROUTE}.")
+    if alone := await _alone(conn, design):
+        message = f"{name} cannot get another shape: {'; '.join(alone)} would be lost"
+        raise NotSupported(message, place=place((*top, "table")), hint="Drop it first, or give it to the whole table.")
+    if design.unmappable == "archive" and design.lossy:
+        names = ", ".join(column.name for column in design.lossy)
+        message = (
+            f"{names}: a value that {name} cannot hold is lost when an old client moves its row to another partition"
+        )
+        raise NotSupported(message, place=place(("policy", "unmappable")), hint="Set `policy.unmappable: refuse`.")
+
+
+async def _alone(conn: Connection, design: ShadowDesign) -> list[str]:
+    """Name what goes with single partitions; of an extraction these stay."""
+    return await shadow_leaves.alone(conn, design) if design.parted and design.kind == "shadow_table" else []
+
+
 def _unique(design: ShadowDesign, found: Carried, rows: list[dict[str, Any]]) -> list[set[str]]:
     """Give what a foreign key can refer to in the new shape: sets of columns."""
     after = successors(design)
@@ -202,7 +229,7 @@ async def _hazards(conn: Connection, design: ShadowDesign, found: Carried) -> As
     where = f"{design.schema_name}.{design.table}"
     for lost in found.lost:
         yield hazard("PD-H32", f"{lost.kind} {lost.what} of {where}: {lost.why}")
-    if design.moves and await _rows(conn, "partitions", {"relation": design.relation_label}):
+    if design.parted:
         yield hazard("PD-H33", where)
     async with conn.transaction():
         await conn.execute("SET LOCAL search_path = ''")
@@ -216,9 +243,10 @@ async def _hazards(conn: Connection, design: ShadowDesign, found: Carried) -> As
     yield hazard("PD-H36", where)
     for name, _ in found.unasked:
         yield hazard("PD-H37", f"publication {name}, {where}")
-    for row in publications:
-        if design.partition_by and not row["via_root"]:
-            yield hazard("PD-H37", f"publication {row['name']}, {where}: it will publish partitions by their own names")
+    for row in publications if design.partition_by or design.parted else ():
+        if not row["via_root"]:
+            will = "will publish" if design.partition_by else "publishes, until contract,"
+            yield hazard("PD-H37", f"publication {row['name']}, {where}: it {will} partitions by their own names")
     for what in await leaning(conn, design):
         yield hazard("PD-H38", f"{what}, upon {where}")
     if found.secured:

@@ -87,8 +87,13 @@ async def _owner(conn: Connection) -> dict[str, Any]:
 
 async def heaps(conn: Connection, design: ShadowDesign) -> list[sql.Identifier]:
     """Give what has the anchor's pages: the table, or its partitions."""
-    found = await conn.execute(block("catalogue", "heaps"), {"relation": design.relation_label})
-    return [sql.Identifier(row["schema"], row["table"]) for row in await found.fetchall()] or [design.relation]
+    return await heaps_of(conn, design.relation)
+
+
+async def heaps_of(conn: Connection, relation: sql.Identifier) -> list[sql.Identifier]:
+    """Give what has the pages of a table: itself, or its partitions."""
+    found = await conn.execute(block("catalogue", "heaps"), {"relation": relation.as_string(None)})
+    return [sql.Identifier(row["schema"], row["table"]) for row in await found.fetchall()] or [relation]
 
 
 async def pages(conn: Connection, relation: sql.Identifier) -> int:

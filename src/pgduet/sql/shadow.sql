@@ -476,7 +476,7 @@ END
 
 -- name: probe
       -- It is there: the shadow's own key says so to the client, who has its row from here on.
-      PERFORM FROM {relation} AS o WHERE {same} FOR NO KEY UPDATE;
+{lock}
       IF FOUND THEN
         PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
         IF NOT EXISTS (SELECT FROM {shadow} AS s WHERE {conflicts}) THEN
@@ -488,6 +488,7 @@ END
 
 -- name: insert_columns
 {settled}
+{lock}
     SELECT * INTO d FROM {relation} AS o WHERE {o_is_new} FOR NO KEY UPDATE;
     IF NOT FOUND THEN
       RAISE EXCEPTION USING ERRCODE = 'foreign_key_violation', SCHEMA = {schema}, TABLE = {table}, MESSAGE = {message};
@@ -567,9 +568,43 @@ BEGIN
   IF current_setting('pgduet.row', true) = {token} OR current_setting('pgduet.engine', true) = {label} THEN
     RETURN true;
   END IF;
-  PERFORM FROM {relation} AS o WHERE {o_is_given} FOR {strength};
+{lock}
   RETURN true;
 END
+
+-- name: lock_body_following
+-- An old client may have sent the row to another partition while it was waited for. Then the shadow's row has its next key, and is about to be locked
+-- as it is now: the anchor's row comes first here, too.
+BEGIN
+  IF current_setting('pgduet.row', true) = {token} OR current_setting('pgduet.engine', true) = {label} THEN
+    RETURN true;
+  END IF;
+  LOOP
+{lock}
+    EXIT WHEN FOUND;
+    _place := currtid2({label}, _place);
+    SELECT {s_key} INTO {key} FROM {shadow} AS s WHERE s.ctid = _place AND ROW({s_key}) IS DISTINCT FROM ROW({key});
+    EXIT WHEN NOT FOUND;
+  END LOOP;
+  RETURN true;
+END
+
+-- name: lock_row
+  PERFORM FROM {relation} AS o WHERE {same} FOR {strength};
+
+-- name: lock_moving_row
+  -- An old client may just send the row to another partition, for which PostgreSQL raises 40001 when it is waited for. To whoever reads what is
+  -- committed it is not here any more. Who need not wait needs no subtransaction.
+  PERFORM FROM {relation} AS o WHERE {same} FOR {strength} SKIP LOCKED;
+  IF NOT FOUND THEN
+    BEGIN
+      PERFORM FROM {relation} AS o WHERE {same} FOR {strength};
+    EXCEPTION WHEN serialization_failure THEN
+      IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE;
+      END IF;
+    END;
+  END IF;
 
 -- name: secure
 ALTER TABLE {shadow} ENABLE ROW LEVEL SECURITY

@@ -132,26 +132,27 @@ SELECT rulename AS name FROM pg_rewrite WHERE ev_class = %(oid)s::oid ORDER BY 1
 
 -- name: leaning
 -- What else in the database stands upon the table, or upon some of its columns, and would keep them from being dropped: views of the user's, functions that know its
--- row, policies and rules of other tables, tables that inherit from it. Ours, and what goes or moves with it, does not count.
+-- row, policies and rules of other tables, tables that inherit from it; upon its partitions, too. Ours, and what goes or moves with it, does not count.
+WITH ours AS (SELECT %(oid)s::oid AS oid UNION SELECT relid FROM pg_partition_tree(%(oid)s::oid))
 SELECT DISTINCT CASE WHEN r.rulename = '_RETURN' THEN pg_describe_object('pg_class'::regclass, r.ev_class, 0) ELSE pg_describe_object(d.classid, d.objid, 0) END AS what
   FROM pg_depend d LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
   LEFT JOIN pg_class v ON v.oid = coalesce(r.ev_class, CASE WHEN d.classid = 'pg_class'::regclass THEN d.objid END) LEFT JOIN pg_namespace n ON n.oid = v.relnamespace
   LEFT JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid LEFT JOIN pg_namespace pn ON pn.oid = p.pronamespace
   LEFT JOIN pg_policy y ON d.classid = 'pg_policy'::regclass AND y.oid = d.objid
- WHERE (d.refclassid, d.refobjid) IN (SELECT 'pg_class'::regclass, %(oid)s::oid
-         UNION ALL SELECT 'pg_type'::regclass, x.oid FROM pg_class c, pg_type x WHERE c.oid = %(oid)s::oid AND (x.oid = c.reltype OR x.typelem = c.reltype)
+ WHERE (d.refclassid, d.refobjid) IN (SELECT 'pg_class'::regclass, oid FROM ours
+         UNION ALL SELECT 'pg_type'::regclass, x.oid FROM ours, pg_class c, pg_type x WHERE c.oid = ours.oid AND (x.oid = c.reltype OR x.typelem = c.reltype)
          -- A view may group by the key: it stands upon the constraint then.
-         UNION ALL SELECT 'pg_constraint'::regclass, k.oid FROM pg_constraint k WHERE k.conrelid = %(oid)s::oid)
+         UNION ALL SELECT 'pg_constraint'::regclass, k.oid FROM ours, pg_constraint k WHERE k.conrelid = ours.oid)
    AND d.deptype IN ('n', 'a')
    AND (%(columns)s::text[] IS NULL OR d.refclassid = 'pg_class'::regclass AND d.refobjsubid IN (
-          SELECT attnum FROM pg_attribute WHERE attrelid = %(oid)s::oid AND attname = ANY (%(columns)s::text[])))
+          SELECT attnum FROM pg_attribute WHERE attrelid = d.refobjid AND attname = ANY (%(columns)s::text[])))
    AND CASE
-         WHEN d.classid = 'pg_rewrite'::regclass THEN v.oid <> %(oid)s::oid AND n.nspname <> 'pgduet_views'
+         WHEN d.classid = 'pg_rewrite'::regclass THEN v.oid NOT IN (SELECT oid FROM ours) AND n.nspname <> 'pgduet_views'
               AND NOT coalesce(obj_description(n.oid, 'pg_namespace') LIKE %(ours)s || '%%', false)
          WHEN d.classid = 'pg_proc'::regclass THEN pn.nspname <> 'pgduet'
-         WHEN d.classid = 'pg_policy'::regclass THEN y.polrelid <> %(oid)s::oid AND y.polrelid IS DISTINCT FROM to_regclass(%(shadow)s)::oid
-         WHEN d.classid = 'pg_class'::regclass THEN v.relkind NOT IN ('i', 'I', 'S', 't') AND v.oid <> %(oid)s::oid AND NOT v.relispartition
-         WHEN d.classid = 'pg_type'::regclass THEN NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = %(oid)s::oid AND d.objid IN (c.reltype, (SELECT typarray FROM pg_type WHERE oid = c.reltype)))
+         WHEN d.classid = 'pg_policy'::regclass THEN y.polrelid NOT IN (SELECT oid FROM ours) AND y.polrelid IS DISTINCT FROM to_regclass(%(shadow)s)::oid
+         WHEN d.classid = 'pg_class'::regclass THEN v.relkind NOT IN ('i', 'I', 'S', 't') AND v.oid NOT IN (SELECT oid FROM ours) AND NOT v.relispartition
+         WHEN d.classid = 'pg_type'::regclass THEN NOT EXISTS (SELECT FROM ours, pg_class c WHERE c.oid = ours.oid AND d.objid IN (c.reltype, (SELECT typarray FROM pg_type WHERE oid = c.reltype)))
          ELSE d.classid NOT IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass, 'pg_trigger'::regclass, 'pg_statistic_ext'::regclass, 'pg_publication_rel'::regclass)
        END
  ORDER BY 1
@@ -195,10 +196,6 @@ SELECT l.virtualtransaction AS id, l.pid
  WHERE l.locktype = 'virtualxid' AND l.granted AND l.pid <> pg_backend_pid() AND coalesce(a.backend_type, 'client backend') = 'client backend'
    AND coalesce(a.datid, (SELECT oid FROM pg_database WHERE datname = current_database())) = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND (NOT pg_has_role('pg_read_all_stats', 'USAGE') OR age(a.backend_xmin) > age(%(horizon)s::xid8::xid)) ORDER BY 1
-
--- name: partitions
-SELECT n.nspname AS schema, c.relname AS table, p.isleaf AS leaf FROM pg_partition_tree(to_regclass(%(relation)s)) p
-  JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.level > 0 ORDER BY p.level, n.nspname, c.relname
 
 -- name: shape
 CREATE TEMPORARY TABLE {shape} ({columns})

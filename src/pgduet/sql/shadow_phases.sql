@@ -89,7 +89,8 @@ UPDATE pgduet_archive.value v SET restored_at = clock_timestamp() FROM back WHER
 -- name: writers
 -- Transactions that may still write a table by the functions that they began with.
 SELECT DISTINCT virtualtransaction AS who FROM pg_locks
- WHERE locktype = 'relation' AND relation = to_regclass({relation}) AND mode = 'RowExclusiveLock' AND granted
+ WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted
+   AND relation IN (SELECT to_regclass({relation})::oid UNION SELECT relid FROM pg_partition_tree(to_regclass({relation})))
    AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND pid IS DISTINCT FROM pg_backend_pid()
 
 -- name: pages

@@ -1,4 +1,12 @@
-"""shift: the route's read percent, the traffic it brings, and the census of who uses what; undo sends all reads back."""
+"""shift: the route's read percent, the traffic it brings, and the census of who uses what; undo sends all reads back.
+
+A census sees who is there at one instant. Where a version is about to go, it therefore looks several times a second, until somebody
+is seen, or for long enough to say that nobody is left. Limit: a client that is in no transaction at any of these instants, and has
+no role of its own and no router, is not seen.
+"""
+
+import asyncio
+import time
 
 from temporalio import activity
 
@@ -10,10 +18,13 @@ from pgduet.barriers import reach
 from pgduet.messages import CensusRequest, CensusResult, Outcome, Reference, RouteRequest, Traffic, TrafficRequest
 from pgduet.phases import Authority
 from pgduet.postgres import store
-from pgduet.postgres.census import take
+from pgduet.postgres.census import left_on, take
 from pgduet.sql import block
 
 PROBE_SAMPLES = 40
+WATCH_S = 5.0
+"""For so long it looks, or for as long as a client is remembered if that is shorter. A worker that leaves has time for it."""
+LOOK_EVERY_S = 0.25
 
 
 class Shift:
@@ -51,12 +62,24 @@ class Shift:
 
     @activity.defn(name="census")
     async def census(self, request: CensusRequest) -> CensusResult:
-        """Tell who uses which version."""
+        """Tell who uses which version; that nobody uses one that is about to go rests on several looks."""
         async with self.engine.work(request.reference, "census") as work:
             for shape in shapes_of(work.migration.design):
                 await shape.tend(work)
+            ends = time.monotonic() + min(WATCH_S, request.idle_s)
             found = await take(work.conn, work.migration, request.idle_s, request.leaving)
+            while request.leaving and not left_on(found, request.leaving) and time.monotonic() < ends:
+                if await _is_forced(work):
+                    break
+                await asyncio.sleep(LOOK_EVERY_S)
+                found = await take(work.conn, work.migration, request.idle_s, request.leaving)
             return found.model_copy(update={"no_way_back": await passed(work.conn, work.migration)})
+
+
+async def _is_forced(work: Work) -> bool:
+    """Tell whether somebody has said, meanwhile, that no client is to be waited for."""
+    decided = (await store.migration(work.conn, work.reference)).going_back
+    return decided is not None and decided.force
 
 
 async def _baked(work: Work, bake: Traffic) -> None:

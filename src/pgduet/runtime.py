@@ -13,10 +13,10 @@ from temporalio.envconfig import ClientConfig
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.service import RPCError
 from temporalio.worker import Replayer, Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from pgduet import health
 from pgduet.activities import build
+from pgduet.cold import OrderedRunner
 from pgduet.errors import PgduetError, ServerMissing
 from pgduet.messages import TASK_QUEUE
 from pgduet.pollers import pollers
@@ -40,7 +40,7 @@ def settings() -> dict[str, Any]:
     """Give what decides how workflow code runs, the same for a worker and for a replay of its histories."""
     return {
         "workflows": list(WORKFLOWS),
-        "workflow_runner": SandboxedWorkflowRunner(),
+        "workflow_runner": OrderedRunner(),
         "interceptors": [WorkerTracing()],
     }
 

@@ -40,6 +40,7 @@ class Wrong:
     at: str
     says: str
     kind: type[PgduetError] = NotSupported
+    cure: str = ""
 
 
 def shadow(table: str = "places", **changes: Any) -> dict[str, Any]:
@@ -80,6 +81,18 @@ WRONG = {
         spread({"name": "eu", "bound": "FOR VALUES IN ('eu')"}),
         f"{TOP}.partition_by.partitions",
         "fit into no partition",
+        cure="Add a partition for them, `places_rest: DEFAULT`",
+    ),
+    "a range without a rest, of a table that cannot be attached": Wrong(
+        spread(
+            {"name": "early", "bound": "FOR VALUES FROM (MINVALUE) TO ('n')"},
+            {"name": "late", "bound": "FOR VALUES FROM ('n') TO (MAXVALUE)"},
+            columns=("name",),
+            method="range",
+        ),
+        f"{TOP}.partition_by.partitions",
+        "fit into no partition",
+        cure="if the table could be attached, but: ",
     ),
     "bounds that PostgreSQL does not take": Wrong(
         spread({"name": "eu", "bound": "FOR VALUES FROM (1) TO (2)"}, REST), f"{TOP}.partition_by", "invalid bound"
@@ -131,6 +144,7 @@ async def test_what_cannot_be_is_told_at_its_place(bare: Connection, wrong: Wron
     assert caught.value.place is not None
     assert caught.value.place.path == wrong.at
     assert wrong.says in str(caught.value)
+    assert wrong.cure in (caught.value.hint or "")
 
 
 async def test_a_survey_leaves_nothing_behind(bare: Connection) -> None:

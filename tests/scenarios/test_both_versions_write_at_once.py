@@ -124,8 +124,7 @@ class Passage:
 
 async def passed(world: World, shape: Shape, *, back: bool, each: int = SHORT, keys: int = KEYS) -> None:
     """Go there, and back or to the end."""
-    async with stress(world.stage.dsn, shape, keys) as clients:
-        await clients.create(world.conn)
+    async with stress(world.stage.dsn, world.conn, shape, keys) as clients:
         passage = Passage(world, shape, clients, each)
         async with world.stage.worker():
             await passage.there()

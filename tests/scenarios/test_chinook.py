@@ -154,7 +154,7 @@ async def passed(world: World, name: str, new: type[Old], lines: int, worked: in
     await chinook.create(world.conn, lines)
     rows = await world.rows("SELECT invoice_line_id, invoice_id, unit_price, quantity FROM public.invoice_line")
     originals = {row[0]: (row[1], row[2], row[3]) for row in rows}
-    async with shop(world.stage.dsn, world.conn) as clients, world.stage.worker():
+    async with shop(world.stage.dsn) as clients, world.stage.worker():
         way = Way(world, clients, name, new, originals, worked, patience_s)
         before = schema_dump(world.server.bin_dir, world.stage.dsn)
         await clients.come("tables", "tables", "public", Old)

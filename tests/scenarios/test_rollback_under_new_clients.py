@@ -18,8 +18,9 @@ from support.harness import Harness, schema_dump
 from support.load import Load
 from support.mutants import Clause, Code, Mutant, must_fail
 from support.plans import create_reviews
-from support.worlds import World
+from support.worlds import World, on_newest
 
+from pgduet.activities.shift import Shift
 from pgduet.local import EmbeddedPostgres
 from pgduet.messages import Status
 from pgduet.phases import Authority, Phase, State
@@ -165,3 +166,43 @@ async def test_the_scenario_sees_what_is_missing(
     stage: Harness, conn: Connection, postgres: EmbeddedPostgres, mutant: Mutant, says: str
 ) -> None:
     await must_fail(scenario(stage, conn, postgres), mutant, says=says)
+
+
+BETWEEN_TWO_LOOKS = """
+SELECT FROM pg_stat_activity WHERE application_name LIKE 'pgduet/census/%' AND state = 'idle'
+   AND clock_timestamp() - state_change > interval '100 ms'
+"""
+
+
+async def a_client_comes_between_two_looks(world: World, act: str) -> None:
+    """Have a client, whom the first look at who uses a version cannot have seen, begin a transaction right after it."""
+    await create_reviews(world.conn, 10, trigger=False)
+    stage = world.stage
+    version, end = ("public_v2", State.ROLLED_BACK) if act == "abort" else ("public_v1", State.DONE)
+    read = f"SELECT note FROM {version}.reviews LIMIT 1"
+    async with stage.worker(), world.client(application_name="rare") as rare:
+        await stage.start(stage.plan(soak={"legacy_idle_s": 2}, gates={"contract": "auto"}))
+        await stage.waits("window", Phase.SOAK)
+        await stage.act(act)
+        async with asyncio.timeout(30):
+            while not await world.rows(BETWEEN_TWO_LOOKS):
+                assert (await stage.status()).state is not end, UNDER_FEET
+                await asyncio.sleep(0.01)
+        await rare.execute(read.encode())
+        status = await stage.until(lambda status: status.state is end or "rare" in named(status))
+        assert status.state is not end, UNDER_FEET
+        await rare.execute(read.encode())
+        await rare.commit()
+        assert (await stage.result()).state is end
+
+
+@pytest.mark.parametrize("act", ["abort", "advance"])
+@on_newest
+async def test_nobody_is_gone_by_one_look(world: World, act: str) -> None:
+    await a_client_comes_between_two_looks(world, act)
+
+
+@on_newest
+async def test_by_one_look_alone_a_version_would_go_from_under_a_client(world: World) -> None:
+    mutant = Code("several looks", Shift.census, "while request.leaving and", "while False and")
+    await must_fail(a_client_comes_between_two_looks(world, "abort"), mutant, says=UNDER_FEET)

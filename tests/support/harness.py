@@ -23,6 +23,7 @@ from pgduet import runtime
 from pgduet.messages import Answer, Start, Status, workflow_id
 from pgduet.phases import Phase
 from pgduet.reconciling import schedule_id
+from support.facts import facts
 from support.plans import plan
 
 TIMEOUT_S = 25.0
@@ -43,13 +44,17 @@ Wanted = Phase | Callable[[Status], bool]
 class WorkerProcess:
     """A worker in a process of its own, to be killed."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, stage: "Harness", process: subprocess.Popen[bytes], log: Path) -> None:
+        self.stage = stage
         self.process = process
         self.log = log
 
     async def killed(self, timeout_s: float = TIMEOUT_S) -> None:
         """Wait until the worker has died of SIGKILL, as its barrier says."""
-        code = await asyncio.to_thread(self.process.wait, timeout_s)
+        try:
+            code = await asyncio.to_thread(self.process.wait, timeout_s)
+        except subprocess.TimeoutExpired:
+            raise await self.stage.in_vain(f"its barrier was not reached in {timeout_s:g} s") from None
         assert code == -signal.SIGKILL, self.log.read_text()[-3000:]
 
 
@@ -133,8 +138,8 @@ class Harness:
             status = await self._status_if_answered()
             if status and (wanted.reached(status.phase) if isinstance(wanted, Phase) else wanted(status)):
                 return status
-            shown = status.model_dump_json(indent=1) if status else "no worker answers"
-            assert time.monotonic() < ends, f"{wanted} not reached:\n{shown}"
+            if time.monotonic() > ends:
+                raise await self.in_vain(f"{wanted} not reached in {timeout_s:g} s")
             await asyncio.sleep(poll_s)
 
     async def _status_if_answered(self) -> Status | None:
@@ -189,8 +194,17 @@ class Harness:
 
     async def result(self, timeout_s: float = TIMEOUT_S) -> Status:
         """Wait for the end; what fails the workflow is raised."""
-        async with asyncio.timeout(timeout_s):
-            return await self.handle.result()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.handle.result()
+        except TimeoutError:
+            raise await self.in_vain(f"no end in {timeout_s:g} s") from None
+
+    async def in_vain(self, what: str) -> AssertionError:
+        """Make the error of a test that waited in vain, with all that is known now."""
+        return AssertionError(
+            f"{what}\n{await facts(self.handles[-1] if self.handles else None, self.dsn, self.scratch)}"
+        )
 
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[None]:
@@ -224,7 +238,7 @@ class Harness:
         with log.open("wb") as out:
             process = subprocess.Popen([sys.executable, program], stdout=out, stderr=out, env=known)
         try:
-            yield WorkerProcess(process, log)
+            yield WorkerProcess(self, process, log)
         finally:
             process.kill()
             process.wait()

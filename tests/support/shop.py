@@ -4,27 +4,24 @@ They never retry, and a ledger has what was acknowledged to them. Each applicati
 as services have. Invoices that a client has made are its own, and so are some of the customers; the first lines are everybody's.
 """
 
-import asyncio
 import random
-import secrets
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 import psycopg
-from psycopg import sql
 
-Connection = psycopg.AsyncConnection[Any]
+from support.groups import Connection, Groups
+
 CUSTOMERS = 59
 SHARED = 200
 """So many lines, the first ones, are everybody's to correct."""
 INVOICES = 100
 """So many invoices, the first ones, are everybody's to book on."""
 PAUSE_S = 0.003
-TIMEOUT_S = 60.0
 BOOKED = Decimal("0.99")
 PRICES = (Decimal("0.99"), Decimal("1.99"))
 
@@ -246,73 +243,25 @@ class NewTotals(Old):
         self.ledger.booked[invoice] += cursor.rowcount
 
 
-@dataclass
-class Shop:
-    """All clients on one database, in groups that come and go."""
+class Shop(Groups[Ledger]):
+    """All clients on one database."""
 
-    dsn: str
-    roles: dict[str, str]
-    ledger: Ledger = field(default_factory=Ledger)
-    groups: dict[str, list[asyncio.Task[None]]] = field(default_factory=dict)
-    leaving: set[str] = field(default_factory=set)
-    came: int = 0
+    came = 0
 
     async def come(self, group: str, role: str, schema: str, kind: type[Old], clients: int = 3) -> None:
         """Have clients come by a role; no two clients that are there at once have a customer in common."""
-        async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as conn:
-            looks = sql.SQL("ALTER ROLE {} IN DATABASE {} SET search_path = {}")
-            names = map(sql.Identifier, (self.roles[role], conn.info.dbname, schema))
-            await conn.execute(looks.format(*names))
+        await self.see(role, schema)
         first = list(self.roles).index(role) * 3
-        self.groups[group] = []
-        for number in range(clients):
+
+        def client(number: int) -> tuple[str, Callable[[Connection], Old]]:
             self.came += 1
+            name, seed = f"{group} {number}", self.came
             customers = [customer for customer in range(1, CUSTOMERS + 1) if customer % 9 == first + number]
-            name = f"{group} {number}"
-            self.groups[group].append(asyncio.create_task(self._client(name, group, role, kind, customers, self.came)))
+            return name, lambda conn: kind(conn, name, customers, self.ledger, seed)
 
-    async def leave(self, *groups: str) -> None:
-        """Let groups finish what they are at, and go."""
-        self.leaving.update(groups)
-        for group in groups:
-            await asyncio.gather(*self.groups.pop(group))
-        self.leaving.difference_update(groups)
-
-    async def working(self, more: int) -> None:
-        """Wait until every client that is there has done so much more; what broke one is raised."""
-        names = [f"{group} {number}" for group, tasks in self.groups.items() for number in range(len(tasks))]
-        wanted = {name: self.ledger.done[name] + more for name in names}
-        async with asyncio.timeout(TIMEOUT_S):
-            while any(self.ledger.done[name] < number for name, number in wanted.items()) and not self.ledger.errors:
-                for task in [task for tasks in self.groups.values() for task in tasks if task.done()]:
-                    task.result()
-                await asyncio.sleep(0.01)
-
-    async def _client(self, name: str, group: str, role: str, kind: type[Old], customers: list[int], seed: int) -> None:
-        conn = await psycopg.AsyncConnection.connect(
-            self.dsn, user=self.roles[role], autocommit=True, application_name=group, prepare_threshold=0
-        )
-        async with conn:
-            client = kind(conn, name, customers, self.ledger, seed)
-            while group not in self.leaving:
-                await client.act()
-                await asyncio.sleep(PAUSE_S)
+        self.join(group, role, [client(number) for number in range(clients)])
 
 
-@asynccontextmanager
-async def shop(dsn: str, conn: Connection) -> AsyncIterator[Shop]:
-    """Give a shop with three roles that have all rights on the tables; clients and roles are gone at the end."""
-    roles = {name: f"chinook_{name}_{secrets.token_hex(4)}" for name in ("tables", "old", "new")}
-    names = {name: sql.Identifier(role) for name, role in roles.items()}
-    for role in names.values():
-        await conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
-        await conn.execute(sql.SQL("GRANT ALL ON ALL TABLES IN SCHEMA public TO {}").format(role))
-        await conn.execute(sql.SQL("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {}").format(role))
-    made = Shop(dsn, roles)
-    try:
-        yield made
-    finally:
-        await made.leave(*made.groups)
-        for role in names.values():
-            await conn.execute(sql.SQL("DROP OWNED BY {}").format(role))
-            await conn.execute(sql.SQL("DROP ROLE {}").format(role))
+def shop(dsn: str) -> AbstractAsyncContextManager[Shop]:
+    """Give a shop with three roles; clients and roles are gone at the end."""
+    return Shop(dsn, Ledger(), PAUSE_S, ("tables", "old", "new")).at_work()

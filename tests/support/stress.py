@@ -3,38 +3,27 @@
 Each puts rows in, counts them up, takes them out and gives them other keys, through the version that it is of. What a client gives
 another key is its own from then on, so that no two rows want one key. Where a row's key is another table's business as well,
 each client moves a row of its own to and fro.
-
-Each version's clients have a role, whose search_path names the schema, as services have: so a census can see who is there.
 """
 
-import asyncio
 import random
-import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import psycopg
 from psycopg import sql
 
 from benchmarks.common.shapes import Shape, Side
+from support.groups import Connection, Groups
 
-Connection = psycopg.AsyncConnection[Any]
 KINDS = ("more", "more", "more", "put", "put", "take", "move")
 APART = 1_000_000
 """Keys of a client's own begin at its number times this."""
 MOST = 64
 """So many clients there may be, those that come again counted anew."""
-TIMEOUT_S = 60.0
 SCHEMAS = ("public", "public_v1", "public_v2")
-_ROLE = (
-    "CREATE ROLE {role} LOGIN",
-    "ALTER ROLE {role} IN DATABASE {database} SET search_path = {schema}",
-    "GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}",
-    "GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}",
-)
 
 
 @dataclass
@@ -52,7 +41,7 @@ class Ledger:
 class Client:
     """One client on one connection."""
 
-    def __init__(self, conn: Connection, number: int, group: str, stress: "Stress", side: Side) -> None:
+    def __init__(self, number: int, group: str, stress: "Stress", side: Side, conn: Connection) -> None:
         self.conn = conn
         self.group = group
         self.stress = stress
@@ -116,19 +105,14 @@ class Client:
             self.own.add(to)
 
 
-class Stress:
-    """Clients that come and go in groups, on one table."""
+class Stress(Groups[Ledger]):
+    """Clients of one shape's table."""
 
     def __init__(self, dsn: str, shape: Shape, keys: int, pause_s: float) -> None:
-        self.dsn = dsn
+        super().__init__(dsn, Ledger(rows=keys), pause_s, SCHEMAS)
         self.shape = shape
         self.keys = keys
-        self.pause_s = pause_s
-        self.ledger = Ledger(rows=keys)
         self.numbers = iter(range(MOST))
-        self.roles = {schema: f"stress_{schema}_{secrets.token_hex(4)}" for schema in SCHEMAS}
-        self.groups: dict[str, list[asyncio.Task[None]]] = {}
-        self.leaving: set[str] = set()
 
     async def create(self, conn: Connection) -> None:
         """Create and fill the table; where clients move rows of their own, they have them."""
@@ -141,61 +125,20 @@ class Stress:
             await conn.execute(rows.format(apart=sql.Literal(APART), most=sql.Literal(MOST)))
             self.ledger.rows += MOST
         await conn.execute("VACUUM ANALYZE")
-        for schema, name in self.roles.items():
-            for statement in _ROLE:
-                parts = {"role": name, "database": conn.info.dbname, "schema": schema}
-                named = {part: sql.Identifier(value) for part, value in parts.items()}
-                await conn.execute(sql.SQL(statement).format(**named))
-
-    async def drop(self) -> None:
-        """Drop the roles, which would outlive the database."""
-        async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as conn:
-            for name in self.roles.values():
-                for statement in ("DROP OWNED BY {}", "DROP ROLE {}"):
-                    await conn.execute(sql.SQL(statement).format(sql.Identifier(name)))
 
     def come(self, group: str, schema: str, clients: int, *, new: bool = False) -> None:
-        """Have a group of clients come, through a schema."""
+        """Have a group of clients come, through a schema; the ledger counts them together."""
         side = self.shape.new if new else self.shape.old
-        self.groups[group] = [
-            asyncio.create_task(self._client(next(self.numbers), group, schema, side)) for _ in range(clients)
-        ]
-
-    async def leave(self, *groups: str) -> None:
-        """Let groups finish what they are at, and go."""
-        self.leaving.update(groups)
-        for group in groups:
-            await asyncio.gather(*self.groups.pop(group))
-        self.leaving.difference_update(groups)
-
-    async def working(self, more: int) -> None:
-        """Wait until each group that is there has done so much more; what broke a client is raised."""
-        wanted = {group: self.ledger.done[group] + more for group in self.groups}
-        async with asyncio.timeout(TIMEOUT_S):
-            while any(self.ledger.done[group] < number for group, number in wanted.items()):
-                for task in [task for tasks in self.groups.values() for task in tasks if task.done()]:
-                    task.result()
-                await asyncio.sleep(0.01)
-
-    async def _client(self, number: int, group: str, schema: str, side: Side) -> None:
-        conn = await psycopg.AsyncConnection.connect(
-            self.dsn, user=self.roles[schema], autocommit=True, application_name=group, prepare_threshold=0
-        )
-        async with conn:
-            client = Client(conn, number, group, self, side)
-            while group not in self.leaving:
-                await client.act()
-                await asyncio.sleep(self.pause_s)
+        numbers = [next(self.numbers) for _ in range(clients)]
+        self.join(group, schema, [(group, partial(Client, number, group, self, side)) for number in numbers])
 
 
 @asynccontextmanager
-async def stress(dsn: str, shape: Shape, keys: int, pause_s: float = 0.002) -> AsyncIterator[Stress]:
-    """Give clients that are gone at the end."""
+async def stress(dsn: str, conn: Connection, shape: Shape, keys: int, pause_s: float = 0.002) -> AsyncIterator[Stress]:
+    """Create the table, and give clients that are gone at the end."""
     made = Stress(dsn, shape, keys, pause_s)
-    try:
+    await made.create(conn)
+    async with made.at_work():
+        for schema in SCHEMAS:
+            await made.see(schema, schema)
         yield made
-    finally:
-        try:
-            await made.leave(*made.groups)
-        finally:
-            await made.drop()

@@ -61,9 +61,14 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float, leav
     if leaving == "old":
         result.old_left += [each for each in await _remembered(conn, migration, sides) if each not in result.old_left]
     if leaving:
-        left = result.old_left if leaving == "old" else result.new_left
+        left = left_on(result, leaving)
         left += [each for each in await _astray(conn, migration, leaving) if each not in left]
     return result
+
+
+def left_on(result: CensusResult, leaving: Literal["old", "new"]) -> list[str]:
+    """Say who is left on a version that is about to go."""
+    return result.old_left if leaving == "old" else result.new_left
 
 
 def _tables(design: Design, base: str) -> dict[str, list[str]]:

@@ -17,6 +17,7 @@ from pgduet.operations.answers import Answers, KeyPath, located, place
 from pgduet.operations.attach_design import AttachDesign
 from pgduet.operations.facts import TableFacts
 from pgduet.operations.merge_rows_design import MergeDesign
+from pgduet.operations.names import fit
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.shadow_final import Hung
 from pgduet.operations.shaped import shaping
@@ -72,6 +73,7 @@ async def _shadow(
 ) -> None:
     """Make a shadow, or attach the table to a parent where that gives the same shape."""
     swaps = isinstance(operation, ShadowTable) and plan.policy.cutover.mode == "swap"
+    why_copied: Sequence[str] = ()
     if isinstance(operation, ShadowTable):
         choice = await choose(conn, plan.name, index, operation, table)
         # A table that is attached gets another name at contract only.
@@ -80,10 +82,11 @@ async def _shadow(
         if choice.design is not None and not swaps:
             made.attached.append(choice.design)
             return
+        why_copied = choice.reasons
     top: KeyPath = ("operations", index, operation.kind)
     await _check_role(conn, top)
     if isinstance(operation, ShadowTable) and operation.partition_by:
-        _refuse_homeless(operation.partition_by, (*top, "partition_by"))
+        _refuse_homeless(table.table, operation.partition_by, why_copied, (*top, "partition_by"))
     sequence = await _sequence(conn, table)
     design = shadow_resolve.resolve(plan.name, index, operation, table, answers, sequence=sequence)
     hung = await copying.hung(conn, design)
@@ -124,13 +127,21 @@ def _refuse_secured_swap(design: ShadowDesign, hazards: Sequence[str], top: KeyP
         )
 
 
-def _refuse_homeless(by: PartitionBy, path: KeyPath) -> None:
-    """Refuse partitions that leave rows without one: an old client's insert would fail for it."""
+def _refuse_homeless(table: str, by: PartitionBy, why_copied: Sequence[str], path: KeyPath) -> None:
+    """Refuse partitions that leave rows without one: an old client's write, which writes the copy as well, would fail for it.
+
+    A table that is attached needs none before contract: until then all its rows are in one partition.
+    """
     if by.method != "hash" and not any(_DEFAULT.fullmatch(each.bound) for each in by.partitions):
+        why = (
+            f" It would not be needed if the table could be attached, but: {'; '.join(why_copied)}."
+            if why_copied
+            else ""
+        )
         raise NotSupported(
             "rows that fit into no partition would be refused, old clients' as well",
             place=place((*path, "partitions")),
-            hint="Add a partition for them: `{name: …, bound: DEFAULT}`.",
+            hint=f"Add a partition for them, `{fit(f'{table}_rest')}: DEFAULT`.{why}",
         )
 
 

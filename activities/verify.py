@@ -16,15 +16,16 @@ from pgduet.activities.shapes.comparing import with_shapes
 from pgduet.activities.versions import drop_version, open_old_version, open_version, unpublished_before
 from pgduet.barriers import reach
 from pgduet.errors import GateRefused
-from pgduet.messages import Outcome, Parity, ParityRequest, Reference
+from pgduet.messages import Outcome, Parity, ParityRequest, Reference, Throttled
 from pgduet.operations import probes, rows, sync, views
 from pgduet.operations.statement import Statement
 from pgduet.phases import SyncMode
 from pgduet.postgres import store
 from pgduet.postgres.archive import restore_all
+from pgduet.postgres.brakes import Asked, Brakes, Postponed, braked
 from pgduet.postgres.gently import Gently
 from pgduet.postgres.heaps import filled, heaps, pages
-from pgduet.postgres.parity import compare, repair
+from pgduet.postgres.parity import compare, keep, repair
 from pgduet.postgres.probing import probe
 from pgduet.postgres.session import Connection
 from pgduet.telemetry import metrics
@@ -43,37 +44,23 @@ class Verify:
 
     @activity.defn(name="parity")
     async def parity(self, request: ParityRequest) -> Parity:
-        """Compare all rows in one snapshot; with `repair`, give drifted rows what the authority says and compare again."""
+        """Compare all rows; with `repair`, give drifted rows what the authority says and compare again.
+
+        It holds as a backfill does, and its heartbeats say why. The result is kept whole, with its entry in the audit log.
+        """
         async with self.engine.work(request.reference, "parity") as work:
-
-            def progress(note: str) -> None:
-                work.beat.note = note
-
             if await _others_compared(work) and request.scheduled and work.migration.parity:
-                latest = (await store.migration(work.conn, request.reference)).parity
-                return Parity.model_validate(latest)
-            mode = SyncMode.FILL if work.migration.sync_mode in {None, SyncMode.FILL} else SyncMode.BOTH
-            result = await compare(work.conn, work.migration, mode, progress)
-            repaired = 0
-            if request.repair and result.mismatches:
-                repaired = await repair(work.conn, work.migration, mode, work.migration.authority, progress)
-                result = await compare(work.conn, work.migration, mode, progress)
-            result.repaired = repaired
-            result = await with_shapes(work, result, progress, repair=request.repair)
-            async with work.conn.transaction():
-                await store.audited(
-                    work.conn,
-                    request.reference,
-                    "repair" if result.repaired else "parity",
-                    affected={"rows": result.rows},
-                    evidence=result.model_dump(
-                        mode="json", include={"mismatches", "violations", "repaired", "examples", "aggregates"}
-                    )
-                    | ({"scheduled": True} if request.scheduled else {}),
-                )
-            limit = work.migration.policy.verify.max_drift_rows
-            metrics.comparison(drifted=bool(result.mismatches > limit or result.off))
-            return result
+                return await _latest(work)
+
+            def tell(throttled: Throttled | None) -> None:
+                work.beat.progress = throttled
+
+            asked = Asked(request.scheduled, request.although_paused)
+            try:
+                async with braked(work.conn, work.migration, work.beside, tell, asked) as brakes:
+                    return await _compared(work, request, brakes)
+            except Postponed:
+                return await _latest(work)
 
     @activity.defn(name="publish")
     async def publish(self, reference: Reference) -> Outcome:
@@ -124,6 +111,50 @@ async def _others_compared(work: Work) -> bool:
         waited, work.beat.note = True, "another comparison is under way"
         await asyncio.sleep(HEARTBEAT_S)
     return waited
+
+
+async def _latest(work: Work) -> Parity:
+    """Read what the last comparison found.
+
+    Raises:
+        GateRefused: there was none.
+    """
+    latest = (await store.migration(work.conn, work.reference)).parity
+    if latest is None:
+        raise GateRefused("it is paused", hint=f"Go on: pgduet resume {work.reference.name}")
+    return Parity.model_validate(latest)
+
+
+async def _compared(work: Work, request: ParityRequest, brakes: Brakes) -> Parity:
+    """Compare what changes in place, then shapes, and keep all of it at once: nobody sees one part without the others."""
+    migration = work.migration
+
+    def progress(note: str) -> None:
+        work.beat.note = note
+
+    mode = SyncMode.FILL if migration.sync_mode in {None, SyncMode.FILL} else SyncMode.BOTH
+    found = await compare(work.conn, migration, mode, progress, brakes)
+    repaired = 0
+    if request.repair and found.parity.mismatches:
+        repaired = await repair(work.conn, migration, mode, migration.authority, progress, brakes)
+        found = await compare(work.conn, migration, mode, progress, brakes)
+    found.parity.repaired = repaired
+    whole = await with_shapes(work, found.parity, progress, brakes, repair=request.repair)
+    async with work.conn.transaction():
+        await keep(work.conn, migration, found, whole)
+        await store.audited(
+            work.conn,
+            request.reference,
+            "repair" if whole.repaired else "parity",
+            affected={"rows": whole.rows},
+            evidence=whole.model_dump(
+                mode="json", include={"mismatches", "violations", "repaired", "examples", "aggregates"}
+            )
+            | ({"scheduled": True} if request.scheduled else {}),
+        )
+    limit = migration.policy.verify.max_drift_rows
+    metrics.comparison(drifted=bool(whole.mismatches > limit or whole.off))
+    return whole
 
 
 async def _both_ways(work: Work, statements: list[Statement]) -> None:

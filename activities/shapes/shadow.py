@@ -36,6 +36,7 @@ from pgduet.operations.views import Shape as Shown
 from pgduet.operations.views import view as table_view
 from pgduet.phases import SyncMode
 from pgduet.postgres import catalogue, chain, copying, shadow_hanging, shadowing, store
+from pgduet.postgres.brakes import Brakes
 from pgduet.postgres.copying import Copying
 from pgduet.postgres.filling import Filling
 from pgduet.postgres.pace import Pace
@@ -129,9 +130,9 @@ class Shadow(Shape):
 
     # verify
 
-    async def compare(self, work: Work, progress: Progress, *, repair: bool) -> Parity | None:
+    async def compare(self, work: Work, progress: Progress, brakes: Brakes, *, repair: bool) -> Parity | None:
         """Compare all rows of both versions, those of the table and those of its shadow."""
-        return await parity.of_shadow(work, self.design, progress, repair=repair)
+        return await parity.of_shadow(work, self.design, progress, brakes, repair=repair)
 
     async def prepare_publication(self, work: Work) -> None:
         """Have both sides write each other, carry over what the form before has noted, and build what new clients need.

@@ -10,6 +10,7 @@ take the place of ranges, and each reads both tables whole.
 """
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -25,7 +26,7 @@ from psycopg.types.json import Jsonb
 from pgduet.barriers import reach
 from pgduet.errors import GateRefused
 from pgduet.operations import comparing
-from pgduet.operations.comparing import Span
+from pgduet.operations.comparing import Key, Span
 from pgduet.operations.comparison import Comparison
 from pgduet.operations.statement import Query
 from pgduet.postgres.executor import is_transient
@@ -37,6 +38,7 @@ from pgduet.sql import block
 FIRST_ROWS = 10_000
 MOST_ROWS = 500_000
 LEAST_ROWS = 100
+MOST_GROWTH = 4.0
 DENSE = 2
 """Keys are dense where every second whole number is one."""
 LONGEST_MS = 2000
@@ -136,8 +138,10 @@ class Comparing:
         part_id: int,
         *,
         chunk_ms: float = CHUNK_MS,
+        about: float = math.inf,
         render: Callable[[Comparison, Span, bool], Query] | None = None,
     ) -> None:
+        """Take the part; `about` is how many rows the whole table has, as far as anybody knows."""
         self.conn = conn
         self.render = render
         self.comparison = comparison
@@ -153,8 +157,11 @@ class Comparing:
         self.limit_ms: int | None = None
         self.began_at: datetime | None = None
         self._span = Span()
+        self._about = about
         self._dense = False
-        """Most whole numbers between the last chunk's ends were keys."""
+        """Most whole numbers between the last chunk's ends were keys; before the first one: between all, by the estimate."""
+        self._before = 0
+        """A whole number below all keys."""
         self._end: int | None = None
 
     async def open(self) -> None:
@@ -173,17 +180,16 @@ class Comparing:
         self.counts = Counts(*(part[n] for n in ("rows", "shadow_rows", "mismatches", "missing", "extra", "unmapped")))
         if self.comparison.aligned:
             self.reached, self.high = part["reached"] or part["low"], part["high"]
-            self._end = await self._last_number()
+            await self._find_ends()
             # A table that was just filled has no statistics: without this each chunk could read all of it.
             await self.conn.execute("SET enable_seqscan = off")
         else:
             self._span = _slice(part)
-        await self.conn.execute("SET jit = off")
         # Losing the last chunks in a crash loses their cursor with them.
-        await self.conn.execute("SET synchronous_commit = off")
+        await self.conn.execute("SET jit = off; SET synchronous_commit = off")
 
-    async def next(self) -> None:
-        """Compare the next chunk; the pause after it is the caller's."""
+    async def next(self) -> bool:
+        """Compare the next chunk, and tell whether more is left; the pause after it is the caller's."""
         began = time.monotonic()
         await self._bounded()
         span, last = await self._next_span()
@@ -194,11 +200,12 @@ class Comparing:
                 raise
             # Far more than was aimed at, for rows that are larger than those before: nothing is counted, and less is tried.
             self.size = max(LEAST_ROWS, self.size // 8)
-            return
+            return True
         self.longest_ms = max(self.longest_ms, took_ms := (time.monotonic() - began) * 1000)
         self._judge(span, found)
         await self._advance(found, span, last=last)
         self._adapt(took_ms)
+        return not last
 
     async def _bounded(self) -> None:
         """Cut a chunk off that would hold its snapshot for long; the smallest one takes as long as it takes."""
@@ -210,28 +217,34 @@ class Comparing:
     async def _next_span(self) -> tuple[Span, bool]:
         if not self.comparison.aligned:
             return self._span, True
-        if self._dense and self._end is not None and self.reached is not None:
+        if self._dense and self._end is not None:
             # So many whole numbers are so many keys at most, on either side: no need to search for the last of them.
-            number = int(self.reached[0]) + self.size
-            if number < self._end:
-                return Span(self.reached, [str(number)]), False
+            reached = self._number(self.reached)
+            number = min(reached + self.size, self._end)
+            if number > reached:
+                return Span(self.reached, [str(number)]), number == self._end and self.high is not None
         high = await self._bound(self.reached, self.high, self.size)
         return Span(self.reached, high or self.high), high is None
 
-    async def _last_number(self) -> int | None:
-        """Give the last key, where keys are whole numbers; rows that come later are beyond it, and searched for."""
+    async def _find_ends(self) -> None:
+        """Find the first and the last key, where keys are whole numbers; rows that come later are beyond it, and searched for."""
         if not self.comparison.numbered:
-            return None
-        if self.high is not None:
-            return int(self.high[0])
-        row = await (await self.conn.execute(comparing.highest(self.comparison))).fetchone()
-        return row["highest"] if row else None
+            return
+        row = await (await self.conn.execute(comparing.extent(self.comparison))).fetchone()
+        if row is None or row["highest"] is None:
+            return
+        self._before, last = row["lowest"] - 1, row["highest"]
+        self._dense = math.isfinite(self._about) and self._about * DENSE >= last - self._before
+        self._end = int(self.high[0]) if self.high is not None else last
+
+    def _number(self, key: Key | None) -> int:
+        return self._before if key is None else int(key[0])
 
     def _judge(self, span: Span, found: Counts) -> None:
         """Tell whether the next chunk's end can be counted instead of searched for."""
-        if self._end is None or span.low is None or span.high is None:
+        if self._end is None or span.high is None:
             return
-        width = int(span.high[0]) - int(span.low[0])
+        width = int(span.high[0]) - self._number(span.low)
         self._dense = max(found.rows, found.shadow_rows) * DENSE >= width
 
     async def _bound(self, low: list[str] | None, high: list[str] | None, rows: int) -> list[str] | None:
@@ -311,12 +324,9 @@ class Comparing:
 
     async def _advance(self, chunk: Counts, span: Span, *, last: bool) -> None:
         values = {name: value for name, value in vars(chunk).items() if name != "found"}
-        async with self.conn.transaction():
-            if chunk.found:
-                await run(self.conn, "suspect", {"id": self.id, "found": Jsonb(chunk.found)})
-            reached = {"reached": _json(span.high), "named": len(chunk.found), "finished": last}
-            await run(self.conn, "advance", {"id": self.id, **reached, **values})
-            await reach("batch.before_commit")
+        reached = {"reached": _json(span.high), "named": len(chunk.found), "finished": last}
+        await reach("batch.before_commit")
+        await run(self.conn, "advance", {"id": self.id, "found": Jsonb(chunk.found), **reached, **values})
         await reach("batch.after_commit")
         self.named += len(chunk.found)
         self.chunks += 1
@@ -325,7 +335,7 @@ class Comparing:
         self.counts += replace(chunk, found=[])
 
     def _adapt(self, took_ms: float) -> None:
-        self.size = min(MOST_ROWS, max(LEAST_ROWS, round(self.size * growth(self.chunk_ms, took_ms))))
+        self.size = min(MOST_ROWS, max(LEAST_ROWS, round(self.size * growth(self.chunk_ms, took_ms, MOST_GROWTH))))
 
 
 def _slice(part: dict[str, Any]) -> Span:
@@ -348,5 +358,4 @@ async def opened(conn: Connection, comparison: Comparison, part_id: int, **how: 
         yield part
     finally:
         if not conn.closed:
-            for setting in ("enable_seqscan", "jit", "synchronous_commit", "statement_timeout"):
-                await conn.execute(b"RESET " + setting.encode())
+            await conn.execute("RESET enable_seqscan; RESET jit; RESET synchronous_commit; RESET statement_timeout")

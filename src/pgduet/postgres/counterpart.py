@@ -22,6 +22,7 @@ from pgduet.operations.comparing import Span
 from pgduet.operations.comparison import Comparison
 from pgduet.operations.statement import Query
 from pgduet.postgres import comparing, store, suspects
+from pgduet.postgres.brakes import UNBRAKED, Unbraked
 from pgduet.postgres.comparing import Counts, opened, run
 from pgduet.postgres.gently import BESIDE_MS, Turns
 from pgduet.postgres.measuring import measure
@@ -29,6 +30,8 @@ from pgduet.postgres.session import Connection
 from pgduet.postgres.traits import rows_estimated
 
 EXAMPLES = 20
+BATCHES_LONG = 2.0
+"""A chunk may take so many times what a batch may: it locks no row."""
 
 Progress = Callable[[str], None]
 Chunk = Callable[[Comparison, Span, bool], Query]
@@ -80,6 +83,7 @@ async def compare(
     settling: Settling | None = None,
     exactly: Chunk | None = None,
     progress: Progress = lambda _: None,
+    brakes: Unbraked = UNBRAKED,
 ) -> Compared:
     """Compare all rows; drift that is confirmed is noted, what is not found again is resolved.
 
@@ -90,6 +94,7 @@ async def compare(
     Raises:
         GateRefused: rows cannot be told apart by the key, or too many cannot be mapped.
     """
+    await brakes.rest()
     first = sessions[0]
     parts = await comparing.begin(
         *(first, comparison, migration_id, len(sessions)),
@@ -98,7 +103,7 @@ async def compare(
         before=before,
         paired=exactly is None,
     )
-    total, named = await _all_parts(sessions, comparison, parts, exactly, progress)
+    total, named = await _all_parts(sessions, comparison, parts, exactly, progress, brakes)
     if settling and named:
         await settling()
     if exactly:
@@ -128,20 +133,24 @@ async def _all_parts(
     parts: Sequence[int],
     exactly: Chunk | None,
     progress: Progress,
+    brakes: Unbraked,
 ) -> tuple[Counts, int]:
     """Compare part after part, as many at once as there are sessions; tells what was counted, and how many rows were named."""
     left, total, named = list(parts), Counts(), 0
     about = await rows_estimated(sessions[0], comparison.source_label)
     of = f" of about {about:,.0f}" if math.isfinite(about) else ""
-    turns = Turns()
+    turns = Turns(brakes)
 
     async def work(conn: Connection) -> None:
         nonlocal total, named
         while left:
-            async with opened(conn, comparison, left.pop(0), render=exactly) as part:
+            async with opened(
+                conn, comparison, left.pop(0), render=exactly, about=math.inf if exactly else about
+            ) as part:
                 aim_ms = part.chunk_ms
                 while not part.finished:
-                    part.chunk_ms = min(aim_ms, BESIDE_MS) if turns.beside else aim_ms
+                    given_ms = min(aim_ms, BATCHES_LONG * brakes.target_ms)
+                    part.chunk_ms = min(given_ms, BESIDE_MS) if turns.beside else given_ms
                     await turns.step(conn, part.next)
                     progress(f"{comparison.label}: {total.rows + part.counts.rows:,}{of} rows compared")
                 total += part.counts
@@ -157,11 +166,16 @@ async def _all_parts(
 
 
 async def measured(
-    conn: Connection, migration_id: int, aggregates: Sequence[Aggregate], reading: sql.Composable | None = None
+    conn: Connection,
+    migration_id: int,
+    aggregates: Sequence[Aggregate],
+    reading: sql.Composable | None = None,
+    brakes: Unbraked = UNBRAKED,
 ) -> list[Aggregated]:
     """Compare declared aggregates, each in one snapshot, and note the groups in which they differ."""
     told = []
     for aggregate in aggregates:
+        await brakes.rest()
         found = await measure(conn, aggregate, reading)
         told.append(found.told)
         for row in found.notes:

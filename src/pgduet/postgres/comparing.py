@@ -32,7 +32,7 @@ from pgduet.operations.statement import Query
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.pace import growth
 from pgduet.postgres.session import Connection, condition
-from pgduet.postgres.traits import require_keys, rows_estimated
+from pgduet.postgres.traits import require_keys, rows_estimated, told_of_key
 from pgduet.sql import block
 
 FIRST_ROWS = 10_000
@@ -50,6 +50,7 @@ NAMED_AT_MOST = 100_000
 UNMAPPED_AT_MOST = 100
 LOOKED_AT_ONCE = 500
 SAMPLED_ROWS = 20_000
+SETTINGS = ("enable_seqscan", "enable_hashjoin", "enable_bitmapscan", "jit", "synchronous_commit", "statement_timeout")
 SLICE_ROWS = 2_000_000
 MOST_SLICES = 16
 
@@ -123,9 +124,19 @@ async def _bounds(conn: Connection, comparison: Comparison, parts: int) -> list[
         return [{"slice": number, "of": slices} for number in range(1, slices)]
     if parts == 1 or rows < parts * FIRST_ROWS:
         return []
+    if comparison.numbered and (first := await _extent(conn, comparison)):
+        told = await told_of_key(conn, comparison)
+        if cuts := told.cuts(parts, *first):
+            return [[str(number)] for number in cuts]
     percent = 100.0 if rows == float("inf") else min(100.0, 100.0 * SAMPLED_ROWS / rows)
     found = await (await conn.execute(comparing.quantiles(comparison, parts, percent))).fetchall()
     return [row["bound"] for row in found[:-1]]
+
+
+async def _extent(conn: Connection, comparison: Comparison) -> tuple[int, int] | None:
+    """Find the first and the last key, where keys are whole numbers."""
+    row = await (await conn.execute(comparing.extent(comparison))).fetchone()
+    return (row["lowest"], row["highest"]) if row and row["highest"] is not None else None
 
 
 class Comparing:
@@ -138,10 +149,8 @@ class Comparing:
         part_id: int,
         *,
         chunk_ms: float = CHUNK_MS,
-        about: float = math.inf,
         render: Callable[[Comparison, Span, bool], Query] | None = None,
     ) -> None:
-        """Take the part; `about` is how many rows the whole table has, as far as anybody knows."""
         self.conn = conn
         self.render = render
         self.comparison = comparison
@@ -157,7 +166,6 @@ class Comparing:
         self.limit_ms: int | None = None
         self.began_at: datetime | None = None
         self._span = Span()
-        self._about = about
         self._dense = False
         """Most whole numbers between the last chunk's ends were keys; before the first one: between all, by the estimate."""
         self._before = 0
@@ -181,8 +189,7 @@ class Comparing:
         if self.comparison.aligned:
             self.reached, self.high = part["reached"] or part["low"], part["high"]
             await self._find_ends()
-            # A table that was just filled has no statistics: without this each chunk could read all of it.
-            await self.conn.execute("SET enable_seqscan = off")
+            await self._by_the_keys()
         else:
             self._span = _slice(part)
         # Losing the last chunks in a crash loses their cursor with them.
@@ -230,12 +237,26 @@ class Comparing:
         """Find the first and the last key, where keys are whole numbers; rows that come later are beyond it, and searched for."""
         if not self.comparison.numbered:
             return
-        row = await (await self.conn.execute(comparing.extent(self.comparison))).fetchone()
-        if row is None or row["highest"] is None:
+        extent = await _extent(self.conn, self.comparison)
+        if extent is None:
             return
-        self._before, last = row["lowest"] - 1, row["highest"]
-        self._dense = math.isfinite(self._about) and self._about * DENSE >= last - self._before
+        lowest, last = extent
+        self._before = lowest - 1
+        if self.render is None:  # rows of the source are pairs
+            about = await rows_estimated(self.conn, self.comparison.source_label)
+            self._dense = math.isfinite(about) and about * DENSE >= last - self._before
         self._end = int(self.high[0]) if self.high is not None else last
+
+    async def _by_the_keys(self) -> None:
+        """Have chunks go by the keys' indexes.
+
+        A table that was just filled has no statistics: sequential scans could have each chunk read all of it. Where the source
+        lies as its keys do, so does the shadow, in as many pieces as there were ranges to be filled; but to PostgreSQL the pieces
+        look like disorder, and it would sort or hash what comes in order (ADR 29).
+        """
+        await self.conn.execute("SET enable_seqscan = off")
+        if self.render is None and (await told_of_key(self.conn, self.comparison)).ordered:
+            await self.conn.execute("SET enable_hashjoin = off; SET enable_bitmapscan = off")
 
     def _number(self, key: Key | None) -> int:
         return self._before if key is None else int(key[0])
@@ -358,4 +379,4 @@ async def opened(conn: Connection, comparison: Comparison, part_id: int, **how: 
         yield part
     finally:
         if not conn.closed:
-            await conn.execute("RESET enable_seqscan; RESET jit; RESET synchronous_commit; RESET statement_timeout")
+            await conn.execute("; ".join(f"RESET {name}" for name in SETTINGS).encode())

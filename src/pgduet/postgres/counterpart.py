@@ -144,9 +144,7 @@ async def _all_parts(
     async def work(conn: Connection) -> None:
         nonlocal total, named
         while left:
-            async with opened(
-                conn, comparison, left.pop(0), render=exactly, about=math.inf if exactly else about
-            ) as part:
+            async with opened(conn, comparison, left.pop(0), render=exactly) as part:
                 aim_ms = part.chunk_ms
                 while not part.finished:
                     given_ms = min(aim_ms, BATCHES_LONG * brakes.target_ms)

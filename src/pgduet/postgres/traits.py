@@ -1,9 +1,14 @@
 """What the catalogue says of tables that are compared: how values of each column are, whether keys are keys, how many rows."""
 
+from dataclasses import dataclass
+
 from pgduet.errors import GateRefused
 from pgduet.operations.comparison import Comparison, Trait
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
+
+ORDERED = 0.8
+GROWN = 0.05
 
 
 async def traits(conn: Connection, relation: str) -> dict[str, Trait]:
@@ -41,6 +46,37 @@ async def require_keys(conn: Connection, comparison: Comparison) -> None:
                 f"{relation} cannot be compared by {', '.join(sorted(names))}: no valid unique index has them, each NOT NULL",
                 hint="Build the unique index first, or compare by another key.",
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What statistics tell of the source's key; nothing where there are none."""
+
+    correlation: float | None = None
+    numbers: tuple[int, ...] = ()
+    """Keys that cut the rows in parts of one size, where keys are whole numbers; the first and the last key as well."""
+
+    @property
+    def ordered(self) -> bool:
+        """Tell whether rows lie as their keys do, which they do where nobody knows: most keys are numbers that were drawn."""
+        return self.correlation is None or abs(self.correlation) >= ORDERED
+
+    def cuts(self, parts: int, first: int, last: int) -> list[int]:
+        """Cut the keys in parts; not at all where there have come many since."""
+        numbers, width = self.numbers, last - first
+        if len(numbers) <= parts or max(numbers[0] - first, last - numbers[-1]) > GROWN * width:
+            return []
+        return [numbers[len(numbers) * part // parts] for part in range(1, parts)]
+
+
+async def told_of_key(conn: Connection, comparison: Comparison) -> Told:
+    """Read what statistics tell of the first column of the source's key."""
+    where = {"relation": comparison.source_label, "name": comparison.key[0].source}
+    row = await (await conn.execute(block("compare", "told_of"), where)).fetchone()
+    if row is None:
+        return Told()
+    listed = row["bounds"] if comparison.numbered else None
+    return Told(row["correlation"], tuple(map(int, listed.strip("{}").split(","))) if listed else ())
 
 
 async def rows_estimated(conn: Connection, relation: str) -> float:

@@ -142,6 +142,14 @@ SELECT greatest(sum(c.reltuples) FILTER (WHERE c.reltuples >= 0), 0)::float8 AS 
   FROM pg_class c
  WHERE c.relkind = 'r' AND c.oid IN (SELECT %(relation)s::text::regclass UNION SELECT relid FROM pg_partition_tree(%(relation)s::text::regclass))
 
+-- name: told_of
+-- What statistics tell of a column: how closely the pages follow it, and its histogram. Nothing where there are none, or none are shown.
+SELECT s.correlation, s.histogram_bounds::text AS bounds
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname
+ WHERE c.oid = %(relation)s::text::regclass AND s.attname = %(name)s
+ ORDER BY s.inherited DESC LIMIT 1
+
 -- name: begin
 INSERT INTO pgduet.comparison (migration_id, source, shadow, part, shape, request, before, low, high)
 VALUES (%(id)s, %(source)s, %(shadow)s, %(part)s, %(shape)s, %(request)s, %(before)s, %(low)s, %(high)s)

@@ -10,7 +10,6 @@ take the place of ranges, and each reads both tables whole.
 """
 
 import json
-import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -32,15 +31,15 @@ from pgduet.operations.statement import Query
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.pace import growth
 from pgduet.postgres.session import Connection, condition
-from pgduet.postgres.traits import require_keys, rows_estimated, told_of_key
+from pgduet.postgres.traits import DENSE, Known, known, require_keys
 from pgduet.sql import block
 
-FIRST_ROWS = 10_000
+FIRST_ROWS = 20_000
+PART_ROWS = 10_000
+"""A table is not cut in parts that have fewer rows each."""
 MOST_ROWS = 500_000
 LEAST_ROWS = 100
 MOST_GROWTH = 4.0
-DENSE = 2
-"""Keys are dense where every second whole number is one."""
 LONGEST_MS = 2000
 """What a chunk may take in all, however its rows are: some forty times what it aims at."""
 CHUNK_MS = 50.0
@@ -50,7 +49,8 @@ NAMED_AT_MOST = 100_000
 UNMAPPED_AT_MOST = 100
 LOOKED_AT_ONCE = 500
 SAMPLED_ROWS = 20_000
-SETTINGS = ("enable_seqscan", "enable_hashjoin", "enable_bitmapscan", "jit", "synchronous_commit", "statement_timeout")
+AS_BEFORE = """RESET enable_seqscan; RESET enable_hashjoin; RESET enable_bitmapscan; RESET jit; RESET synchronous_commit;
+RESET statement_timeout"""
 SLICE_ROWS = 2_000_000
 MOST_SLICES = 16
 
@@ -92,6 +92,7 @@ async def begin(
     request: str = "",
     before: int = 0,
     paired: bool = True,
+    of: Known | None = None,
 ) -> list[int]:
     """Give the parts of a comparison: those of one that has not finished, unless `anew` or its shape is another; else new ones.
 
@@ -107,7 +108,7 @@ async def begin(
     same = bool(found) and all(part["shape"] == comparison.shape and part["request"] == request for part in found)
     if same and not anew and (request or any(part["finished_at"] is None for part in found)):
         return [part["id"] for part in found]
-    bounds = await _bounds(conn, comparison, parts)
+    bounds = await _bounds(conn, comparison, parts, of or await known(conn, comparison))
     async with conn.transaction():
         await run(conn, "forget", where)
         for number, (low, high) in enumerate(zip([None, *bounds], [*bounds, None], strict=True)):
@@ -116,27 +117,19 @@ async def begin(
     return [part["id"] for part in await run(conn, "parts", where)]
 
 
-async def _bounds(conn: Connection, comparison: Comparison, parts: int) -> list[Any]:
+async def _bounds(conn: Connection, comparison: Comparison, parts: int, of: Known) -> list[Any]:
     """Cut the keys in parts of about one size; slices are counted up instead where keys have no order."""
-    rows = await rows_estimated(conn, comparison.source_label)
+    rows = of.rows
     if not comparison.aligned:
         slices = 1 if rows == float("inf") else min(MOST_SLICES, int(rows / SLICE_ROWS) + 1)
         return [{"slice": number, "of": slices} for number in range(1, slices)]
-    if parts == 1 or rows < parts * FIRST_ROWS:
+    if parts == 1 or rows < parts * PART_ROWS:
         return []
-    if comparison.numbered and (first := await _extent(conn, comparison)):
-        told = await told_of_key(conn, comparison)
-        if cuts := told.cuts(parts, *first):
-            return [[str(number)] for number in cuts]
+    if cuts := of.cuts(parts):
+        return [[str(number)] for number in cuts]
     percent = 100.0 if rows == float("inf") else min(100.0, 100.0 * SAMPLED_ROWS / rows)
     found = await (await conn.execute(comparing.quantiles(comparison, parts, percent))).fetchall()
     return [row["bound"] for row in found[:-1]]
-
-
-async def _extent(conn: Connection, comparison: Comparison) -> tuple[int, int] | None:
-    """Find the first and the last key, where keys are whole numbers."""
-    row = await (await conn.execute(comparing.extent(comparison))).fetchone()
-    return (row["lowest"], row["highest"]) if row and row["highest"] is not None else None
 
 
 class Comparing:
@@ -149,6 +142,7 @@ class Comparing:
         part_id: int,
         *,
         chunk_ms: float = CHUNK_MS,
+        of: Known | None = None,
         render: Callable[[Comparison, Span, bool], Query] | None = None,
     ) -> None:
         self.conn = conn
@@ -166,6 +160,7 @@ class Comparing:
         self.limit_ms: int | None = None
         self.began_at: datetime | None = None
         self._span = Span()
+        self._of = of
         self._dense = False
         """Most whole numbers between the last chunk's ends were keys; before the first one: between all, by the estimate."""
         self._before = 0
@@ -188,8 +183,9 @@ class Comparing:
         self.counts = Counts(*(part[n] for n in ("rows", "shadow_rows", "mismatches", "missing", "extra", "unmapped")))
         if self.comparison.aligned:
             self.reached, self.high = part["reached"] or part["low"], part["high"]
-            await self._find_ends()
-            await self._by_the_keys()
+            of = self._of or await known(self.conn, self.comparison)
+            self._note_ends(of)
+            await self._by_the_keys(of)
         else:
             self._span = _slice(part)
         # Losing the last chunks in a crash loses their cursor with them.
@@ -233,21 +229,16 @@ class Comparing:
         high = await self._bound(self.reached, self.high, self.size)
         return Span(self.reached, high or self.high), high is None
 
-    async def _find_ends(self) -> None:
-        """Find the first and the last key, where keys are whole numbers; rows that come later are beyond it, and searched for."""
-        if not self.comparison.numbered:
+    def _note_ends(self, of: Known) -> None:
+        """Note the first and the last key, where keys are whole numbers; rows that come later are beyond it, and searched for."""
+        if of.ends is None:
             return
-        extent = await _extent(self.conn, self.comparison)
-        if extent is None:
-            return
-        lowest, last = extent
+        lowest, last = of.ends
         self._before = lowest - 1
-        if self.render is None:  # rows of the source are pairs
-            about = await rows_estimated(self.conn, self.comparison.source_label)
-            self._dense = math.isfinite(about) and about * DENSE >= last - self._before
+        self._dense = of.dense and self.render is None  # else rows of the source are not pairs
         self._end = int(self.high[0]) if self.high is not None else last
 
-    async def _by_the_keys(self) -> None:
+    async def _by_the_keys(self, of: Known) -> None:
         """Have chunks go by the keys' indexes.
 
         A table that was just filled has no statistics: sequential scans could have each chunk read all of it. Where the source
@@ -255,7 +246,7 @@ class Comparing:
         look like disorder, and it would sort or hash what comes in order (ADR 29).
         """
         await self.conn.execute("SET enable_seqscan = off")
-        if self.render is None and (await told_of_key(self.conn, self.comparison)).ordered:
+        if self.render is None and of.ordered:
             await self.conn.execute("SET enable_hashjoin = off; SET enable_bitmapscan = off")
 
     def _number(self, key: Key | None) -> int:
@@ -379,4 +370,4 @@ async def opened(conn: Connection, comparison: Comparison, part_id: int, **how: 
         yield part
     finally:
         if not conn.closed:
-            await conn.execute("; ".join(f"RESET {name}" for name in SETTINGS).encode())
+            await conn.execute(AS_BEFORE)

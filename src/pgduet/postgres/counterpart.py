@@ -27,7 +27,7 @@ from pgduet.postgres.comparing import Counts, opened, run
 from pgduet.postgres.gently import BESIDE_MS, Turns
 from pgduet.postgres.measuring import measure
 from pgduet.postgres.session import Connection
-from pgduet.postgres.traits import rows_estimated
+from pgduet.postgres.traits import Known, known
 
 EXAMPLES = 20
 BATCHES_LONG = 2.0
@@ -96,14 +96,16 @@ async def compare(
     """
     await brakes.rest()
     first = sessions[0]
+    of = await known(first, comparison)
     parts = await comparing.begin(
         *(first, comparison, migration_id, len(sessions)),
         anew=anew,
         request=request,
         before=before,
         paired=exactly is None,
+        of=of,
     )
-    total, named = await _all_parts(sessions, comparison, parts, exactly, progress, brakes)
+    total, named = await _all_parts(sessions, comparison, parts, of, exactly, progress, brakes)
     if settling and named:
         await settling()
     if exactly:
@@ -131,26 +133,26 @@ async def _all_parts(
     sessions: Sequence[Connection],
     comparison: Comparison,
     parts: Sequence[int],
+    of: Known,
     exactly: Chunk | None,
     progress: Progress,
     brakes: Unbraked,
 ) -> tuple[Counts, int]:
     """Compare part after part, as many at once as there are sessions; tells what was counted, and how many rows were named."""
     left, total, named = list(parts), Counts(), 0
-    about = await rows_estimated(sessions[0], comparison.source_label)
-    of = f" of about {about:,.0f}" if math.isfinite(about) else ""
+    about = f" of about {of.rows:,.0f}" if math.isfinite(of.rows) else ""
     turns = Turns(brakes)
 
     async def work(conn: Connection) -> None:
         nonlocal total, named
         while left:
-            async with opened(conn, comparison, left.pop(0), render=exactly) as part:
+            async with opened(conn, comparison, left.pop(0), render=exactly, of=of) as part:
                 aim_ms = part.chunk_ms
                 while not part.finished:
                     given_ms = min(aim_ms, BATCHES_LONG * brakes.target_ms)
                     part.chunk_ms = min(given_ms, BESIDE_MS) if turns.beside else given_ms
                     await turns.step(conn, part.next)
-                    progress(f"{comparison.label}: {total.rows + part.counts.rows:,}{of} rows compared")
+                    progress(f"{comparison.label}: {total.rows + part.counts.rows:,}{about} rows compared")
                 total += part.counts
                 named += part.named
 

@@ -69,6 +69,7 @@ async def test_the_same_is_found_in_small_chunks_and_in_parts(
     await drift(conn)
     await conn.execute("ANALYZE old")
     monkeypatch.setattr(comparing, "FIRST_ROWS", 100)
+    monkeypatch.setattr(comparing, "PART_ROWS", 100)
     async with twins(dsn) as t:
         found = await t.compare(parts, chunk_ms=0.0)
         assert (len(t.parts), t.chunks >= 9) == (parts, True)

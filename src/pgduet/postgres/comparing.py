@@ -31,7 +31,7 @@ from pgduet.operations.statement import Query
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.pace import growth
 from pgduet.postgres.session import Connection, condition
-from pgduet.postgres.traits import DENSE, Known, known, require_keys
+from pgduet.postgres.traits import DENSE, Known, ends, known, require_keys
 from pgduet.sql import block
 
 FIRST_ROWS = 20_000
@@ -223,6 +223,10 @@ class Comparing:
         if self._dense and self._end is not None:
             # So many whole numbers are so many keys at most, on either side: no need to search for the last of them.
             reached = self._number(self.reached)
+            if self.high is None and reached + self.size >= self._end:
+                self._end = (await ends(self.conn, self.comparison) or (0, self._end))[1]
+                if reached < self._end <= reached + self.size:  # no more than a chunk, but for what comes this moment
+                    return Span(self.reached, None), True
             number = min(reached + self.size, self._end)
             if number > reached:
                 return Span(self.reached, [str(number)]), number == self._end and self.high is not None

@@ -110,12 +110,12 @@ async def compare(
         await settling()
     if exactly:
         await run(first, "all_confirmed", {"ids": parts})
-    settled = await suspects.settle(first, comparison, parts, after_s=after_s)
+    settled = await suspects.settle(first, comparison, parts, after_s=after_s) if named else suspects.Settled()
     kept = (await run(first, "began", {"ids": parts}))[0]
     began = kept["at"]
     await suspects.note(first, comparison, migration_id, parts, began, looks=exactly is None)
     compared = await measured(first, migration_id, aggregates)
-    examples = await run(first, "examples", {"ids": parts, "limit": EXAMPLES})
+    examples = await run(first, "examples", {"ids": parts, "limit": EXAMPLES}) if named else []
     return Compared(
         parts=parts,
         checked_at=began,

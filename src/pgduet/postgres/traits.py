@@ -96,10 +96,15 @@ async def known(conn: Connection, comparison: Comparison) -> Known:
     told = await (await conn.execute(block("compare", "told_of"), where)).fetchone() or {}
     if not comparison.numbered:
         return Known(rows, told.get("correlation"))
-    found = await (await conn.execute(comparing.extent(comparison))).fetchone()
-    ends = (found["lowest"], found["highest"]) if found and found["highest"] is not None else None
     listed = told.get("bounds")
-    return Known(rows, told.get("correlation"), tuple(map(int, listed.strip("{}").split(","))) if listed else (), ends)
+    numbers = tuple(map(int, listed.strip("{}").split(","))) if listed else ()
+    return Known(rows, told.get("correlation"), numbers, await ends(conn, comparison))
+
+
+async def ends(conn: Connection, comparison: Comparison) -> tuple[int, int] | None:
+    """Find the first and the last key of both sides, where keys are whole numbers."""
+    found = await (await conn.execute(comparing.extent(comparison))).fetchone()
+    return (found["lowest"], found["highest"]) if found and found["highest"] is not None else None
 
 
 async def rows_estimated(conn: Connection, relation: str) -> float:

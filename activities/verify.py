@@ -16,15 +16,16 @@ from pgduet.activities.shapes.comparing import with_shapes
 from pgduet.activities.versions import drop_version, open_old_version, open_version, unpublished_before
 from pgduet.barriers import reach
 from pgduet.errors import GateRefused
-from pgduet.messages import Outcome, Parity, ParityRequest, Reference
+from pgduet.messages import Outcome, Parity, ParityRequest, Reference, Throttled
 from pgduet.operations import probes, rows, sync, views
 from pgduet.operations.statement import Statement
 from pgduet.phases import SyncMode
 from pgduet.postgres import store
 from pgduet.postgres.archive import restore_all
+from pgduet.postgres.brakes import Asked, Brakes, Postponed, braked
 from pgduet.postgres.gently import Gently
 from pgduet.postgres.heaps import filled, heaps, pages
-from pgduet.postgres.parity import compare, repair
+from pgduet.postgres.parity import compare, keep, repair
 from pgduet.postgres.probing import probe
 from pgduet.postgres.session import Connection
 from pgduet.telemetry import metrics
@@ -43,11 +44,14 @@ class Verify:
 
     @activity.defn(name="parity")
     async def parity(self, request: ParityRequest) -> Parity:
-        """Compare all rows in one snapshot; with `repair`, give drifted rows what the authority says and compare again."""
+        """Compare all rows; with `repair`, give drifted rows what the authority says and compare again.
+
+        It holds as a backfill does, and its heartbeats say why. The result is kept whole, with its entry in the audit log.
+        """
         while True:
             async with self.engine.work(request.reference, "parity") as work:
                 try:
-                    return await _compared(work, request)
+                    return await _parity(work, request)
                 except errors.UndefinedTable:
                     if not await _renamed(work):
                         raise
@@ -101,6 +105,66 @@ async def _others_compared(work: Work) -> bool:
         waited, work.beat.note = True, "another comparison is under way"
         await asyncio.sleep(HEARTBEAT_S)
     return waited
+
+
+async def _latest(work: Work) -> Parity:
+    """Read what the last comparison found.
+
+    Raises:
+        GateRefused: there was none.
+    """
+    latest = (await store.migration(work.conn, work.reference)).parity
+    if latest is None:
+        raise GateRefused("it is paused", hint=f"Go on: pgduet resume {work.reference.name}")
+    return Parity.model_validate(latest)
+
+
+async def _parity(work: Work, request: ParityRequest) -> Parity:
+    """Compare, held where the operator, the window or a probe says so; a scheduled comparison may leave it at the last one."""
+    if await _others_compared(work) and request.scheduled and work.migration.parity:
+        return await _latest(work)
+
+    def tell(throttled: Throttled | None) -> None:
+        work.beat.progress = throttled
+
+    asked = Asked(request.scheduled, request.although_paused)
+    try:
+        async with braked(work.conn, work.migration, work.beside, tell, asked) as brakes:
+            return await _compared(work, request, brakes)
+    except Postponed:
+        return await _latest(work)
+
+
+async def _compared(work: Work, request: ParityRequest, brakes: Brakes) -> Parity:
+    """Compare what changes in place, then shapes, and keep all of it at once: nobody sees one part without the others."""
+    migration = work.migration
+
+    def progress(note: str) -> None:
+        work.beat.note = note
+
+    mode = SyncMode.FILL if migration.sync_mode in {None, SyncMode.FILL} else SyncMode.BOTH
+    found = await compare(work.conn, migration, mode, progress, brakes)
+    repaired = 0
+    if request.repair and found.parity.mismatches:
+        repaired = await repair(work.conn, migration, mode, migration.authority, progress, brakes)
+        found = await compare(work.conn, migration, mode, progress, brakes)
+    found.parity.repaired = repaired
+    whole = await with_shapes(work, found.parity, progress, brakes, repair=request.repair)
+    async with work.conn.transaction():
+        await keep(work.conn, migration, found, whole)
+        await store.audited(
+            work.conn,
+            request.reference,
+            "repair" if whole.repaired else "parity",
+            affected={"rows": whole.rows},
+            evidence=whole.model_dump(
+                mode="json", include={"mismatches", "violations", "repaired", "examples", "aggregates"}
+            )
+            | ({"scheduled": True} if request.scheduled else {}),
+        )
+    limit = migration.policy.verify.max_drift_rows
+    metrics.comparison(drifted=bool(whole.mismatches > limit or whole.off))
+    return whole
 
 
 async def _both_ways(work: Work, statements: list[Statement]) -> None:
@@ -180,37 +244,6 @@ async def _archive(work: Work) -> tuple[int, str]:
         await store.run(work.conn, "set_mode", {"id": work.migration.id, "mode": None})
         head = await store.audited(work.conn, work.reference, "withdraw", evidence={"archived": count})
     return count, head
-
-
-async def _compared(work: Work, request: ParityRequest) -> Parity:
-    def progress(note: str) -> None:
-        work.beat.note = note
-
-    if await _others_compared(work) and request.scheduled and work.migration.parity:
-        latest = (await store.migration(work.conn, request.reference)).parity
-        return Parity.model_validate(latest)
-    mode = SyncMode.FILL if work.migration.sync_mode in {None, SyncMode.FILL} else SyncMode.BOTH
-    result = await compare(work.conn, work.migration, mode, progress)
-    repaired = 0
-    if request.repair and result.mismatches:
-        repaired = await repair(work.conn, work.migration, mode, work.migration.authority, progress)
-        result = await compare(work.conn, work.migration, mode, progress)
-    result.repaired = repaired
-    result = await with_shapes(work, result, progress, repair=request.repair)
-    async with work.conn.transaction():
-        await store.audited(
-            work.conn,
-            request.reference,
-            "repair" if result.repaired else "parity",
-            affected={"rows": result.rows},
-            evidence=result.model_dump(
-                mode="json", include={"mismatches", "violations", "repaired", "examples", "aggregates"}
-            )
-            | ({"scheduled": True} if request.scheduled else {}),
-        )
-    limit = work.migration.policy.verify.max_drift_rows
-    metrics.comparison(drifted=bool(result.mismatches > limit or result.off))
-    return result
 
 
 async def _renamed(work: Work) -> bool:

@@ -1,4 +1,8 @@
-"""The clerk: carries out what the desk took (pause, throttle, route, verify), compares, and adds up what children report."""
+"""The clerk: carries out what the desk took (pause, throttle, route, verify), compares, and adds up what children report.
+
+Acts are carried out one after the other, in the order in which they came; comparisons in a row of their own, since one may be held
+by what another act takes away.
+"""
 
 import asyncio
 from abc import abstractmethod
@@ -30,6 +34,8 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.desk import Errand
     from pgduet.workflows.machine import Machine
 
+BESIDE = "comparisons-beside"
+"""The patch since which a comparison keeps no other act waiting."""
 WAKES = "throttle-wakes"
 """The patch since which children are told when the window may have changed."""
 NOTED = frozenset({"advance", "approve"})
@@ -37,33 +43,64 @@ NOTED = frozenset({"advance", "approve"})
 
 
 class Clerk(Machine):
-    """Works beside the phase, one errand after the other."""
+    """Works beside the phase."""
 
     clerking: "asyncio.Task[None]"
-    working: Errand | None = None
-    stopping = False
+    comparing: "asyncio.Task[None] | None" = None
 
     async def run_errands(self) -> None:
         """Carry out what the desk took, as long as the workflow lives."""
         while True:
-            await workflow.wait_condition(lambda: bool(self.desk.errands))
-            errand = self.working = self.desk.errands[0]
-            try:
-                told = await self.errand(errand.act, errand.message)
-            except (FailureError, asyncio.CancelledError) as error:
-                told = self.became(errand.act, error)
-            self.working, self.stopping = None, False
-            self.desk.errands.pop(0)
-            errand.told = told
-            self.announce()
+            await workflow.wait_condition(lambda: self.next_errand() is not None)
+            errand = self.next_errand()
+            assert errand is not None  # noqa: S101  (waited for)
+            if errand.compares and workflow.patched(BESIDE):
+                errand.begun = True
+                self.comparing = asyncio.create_task(self.carry_out(errand))
+            else:
+                await self.carry_out(errand)
+
+    def next_errand(self) -> Errand | None:
+        """Give the next errand that may begin: one comparison at a time, and one of the others."""
+        compares = any(errand.begun and errand.compares for errand in self.desk.errands)
+        may = (errand for errand in self.desk.errands if not (errand.begun or (errand.compares and compares)))
+        return next(may, None)
+
+    async def carry_out(self, errand: Errand) -> None:
+        """Carry one out, and say what became of it."""
+        errand.begun = True
+        try:
+            told = await self.errand(errand.act, errand.message)
+        except (FailureError, asyncio.CancelledError) as error:
+            told = self.became(errand, error)
+        self.done_with(errand, told)
+
+    def done_with(self, errand: Errand, told: str) -> None:
+        """Say what became of an errand."""
+        self.desk.errands.remove(errand)
+        errand.told = told
+        self.announce()
 
     async def stop_errand(self) -> None:
-        """End the errand that a rollback finds under way, but for a mere entry in the audit log: no undo may overlap it."""
-        errand = self.working
-        if errand and errand.act not in NOTED:
-            self.stopping = True
-            self.clerking.cancel()
-            await workflow.wait_condition(lambda: errand.told is not None)
+        """End what a rollback finds under way, but for a mere entry in the audit log: no undo may overlap it."""
+        under_way = [errand for errand in self.desk.errands if errand.begun and errand.act not in NOTED]
+        for errand in under_way:
+            errand.stopped = True
+        for errand in under_way:
+            if errand.told is None:  # it may have ended while another one was waited for
+                await self.stopped(errand, self.beside(errand) or self.clerking)
+
+    async def stopped(self, errand: Errand, task: "asyncio.Task[None]") -> None:
+        """End the task that carries an errand out, and wait until it is known what became of it."""
+        task.cancel()
+        await workflow.wait_condition(lambda: errand.told is not None or task.done())
+        if errand.told is None:  # it had not come to its first step
+            self.done_with(errand, f"{errand.act} was stopped: it is rolling back")
+
+    def beside(self, errand: Errand) -> "asyncio.Task[None] | None":
+        """Give the task of its own that an errand has, if it has one."""
+        found = self.comparing if errand.compares else None
+        return found if found and not found.done() else None
 
     async def until_errands_done(self) -> None:
         """Let what was accepted be carried out, before the step after which it would make no sense."""
@@ -74,17 +111,17 @@ class Clerk(Machine):
             await workflow.wait_condition(lambda: not self.desk.errands)
             self.desk.go_on()
 
-    def became(self, act: str, error: BaseException) -> str:
+    def became(self, errand: Errand, error: BaseException) -> str:
         """Say what became of an errand that failed, which stops nothing else, or that a rollback stopped.
 
         Raises:
             CancelledError: nobody stopped it: the workflow itself leaves the worker.
         """
-        if self.stopping and is_cancelled_exception(error):
-            return f"{act} was stopped: it is rolling back"
+        if errand.stopped and is_cancelled_exception(error):
+            return f"{errand.act} was stopped: it is rolling back"
         if isinstance(error, asyncio.CancelledError):
             raise error
-        told = f"{act} failed: {innermost(error)}"
+        told = f"{errand.act} failed: {innermost(error)}"
         self.desk.decided(told)
         return told
 
@@ -105,7 +142,7 @@ class Clerk(Machine):
             self.status.read_percent = message.read_percent
             return outcome.summary
         if isinstance(message, VerifyNow):
-            parity = await self.compare(repair=message.repair, reference=actor)
+            parity = await self.compare(repair=message.repair, reference=actor, although_paused=self.desk.paused)
             told = f"{parity.mismatches} of {parity.rows} rows differ, {parity.repaired} repaired"
             return "; ".join([told, *(each.told for each in parity.off)])
         if isinstance(message, Throttle):
@@ -133,7 +170,7 @@ class Clerk(Machine):
             for number in range(len(self.children)):
                 await self.tell_child(number, "throttle")
         told = [*(["the pace is the plan's again"] if reset else []), *limits_told(limits)]
-        late = " (the backfill is over, so this changes nothing)" if Phase.VERIFY.reached(self.status.phase) else ""
+        late = " (the backfill is over: this is for comparisons)" if Phase.VERIFY.reached(self.status.phase) else ""
         return ", ".join(told) + late
 
     async def share_out(self) -> None:
@@ -158,9 +195,11 @@ class Clerk(Machine):
         with suppress(FailureError):  # a range that is done, or has not begun, has no child
             await workflow.get_external_workflow_handle(self.children[number]).signal(act, Act())
 
-    async def compare(self, *, repair: bool = False, reference: Reference | None = None) -> Parity:
+    async def compare(
+        self, *, repair: bool = False, reference: Reference | None = None, although_paused: bool = False
+    ) -> Parity:
         """Compare all rows by what is in force, and remember the result."""
-        request = ParityRequest(reference=reference or self.reference, repair=repair)
+        request = ParityRequest(reference=reference or self.reference, repair=repair, although_paused=although_paused)
         summary = "compare all rows" + (", repair" if repair else "")
         # An errand runs beside the way forward, and is stopped in its own way.
         compare = call if reference else self.ask

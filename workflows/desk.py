@@ -37,6 +37,14 @@ class Errand:
     act: str
     message: BaseModel
     told: str | None = None
+    begun: bool = False
+    stopped: bool = False
+    """A rollback has ended it."""
+
+    @property
+    def compares(self) -> bool:
+        """Tell whether it is a comparison, which may take hours, or be held for days."""
+        return isinstance(self.message, VerifyNow)
 
 
 class Desk:
@@ -278,7 +286,7 @@ class Desk:
             return reason
         if not Phase.VERIFY.reached(self.status.phase):
             return f"there is nothing to compare yet in {self.status.phase}"
-        later = (errand.message for errand in self.errands[1:])
+        later = [errand.message for errand in self.errands if errand.compares][1:]
         waiting = any(isinstance(other, VerifyNow) and other.repair == act.repair for other in later)
         return "the same comparison is waiting already" if waiting else None
 

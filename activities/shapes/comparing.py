@@ -4,18 +4,18 @@ from pgduet.activities.engine import Work
 from pgduet.activities.shapes import shapes_of
 from pgduet.activities.shapes.shape import Progress
 from pgduet.measured import Parity
-from pgduet.postgres import store
+from pgduet.postgres.brakes import Brakes
 
 EXAMPLES = 20
 
 
-async def with_shapes(work: Work, parity: Parity, progress: Progress, *, repair: bool) -> Parity:
-    """Compare what shapes have beside the tables that change in place, and keep the result; it is as old as its oldest part."""
-    found = [await shape.compare(work, progress, repair=repair) for shape in shapes_of(work.migration.design)]
+async def with_shapes(work: Work, parity: Parity, progress: Progress, brakes: Brakes, *, repair: bool) -> Parity:
+    """Compare what shapes have beside the tables that change in place; the whole is as old as its oldest part."""
+    found = [await shape.compare(work, progress, brakes, repair=repair) for shape in shapes_of(work.migration.design)]
     parts = [parity, *(each for each in found if each is not None)]
     if len(parts) == 1:
         return parity
-    whole = Parity(
+    return Parity(
         checked_at=min(each.checked_at for each in parts),
         rows=sum(each.rows for each in parts),
         mismatches=sum(each.mismatches for each in parts),
@@ -24,6 +24,3 @@ async def with_shapes(work: Work, parity: Parity, progress: Progress, *, repair:
         examples=[example for each in parts for example in each.examples][:EXAMPLES],
         aggregates=[one for each in parts for one in each.aggregates],
     )
-    async with work.conn.transaction():
-        await store.save_parity(work.conn, work.migration.id, whole.model_dump(mode="json"))
-    return whole

@@ -27,6 +27,7 @@ from pgduet.operations.statement import Statement
 from pgduet.operations.views import Relation
 from pgduet.operations.whole_tables import DroppedTable
 from pgduet.postgres import catalogue, chain, merging, merging_reads, store
+from pgduet.postgres.brakes import Brakes
 from pgduet.postgres.filling import Filling
 from pgduet.postgres.moving import archive_table
 from pgduet.postgres.pace import Pace
@@ -99,9 +100,9 @@ class Merge(Shape):
 
     # verify
 
-    async def compare(self, work: Work, progress: Progress, *, repair: bool) -> Parity | None:
+    async def compare(self, work: Work, progress: Progress, brakes: Brakes, *, repair: bool) -> Parity | None:
         """Compare every group with what the new version shows; a repair notes it, so that it is read from the source at once."""
-        return await parity.of_merge(work, self.design, progress, repair=repair)
+        return await parity.of_merge(work, self.design, progress, brakes, repair=repair)
 
     async def prepare_publication(self, work: Work) -> None:
         """See that the merged rows are brought up to date from now on."""

@@ -18,31 +18,30 @@ from pgduet.operations.merge_rows_design import MergeDesign
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.phases import SyncMode
 from pgduet.postgres import store
+from pgduet.postgres.brakes import Brakes
 from pgduet.postgres.counterpart import Compared, Progress
 from pgduet.postgres.merge_parity import MergeParity
-from pgduet.postgres.pace import Pace
 from pgduet.postgres.session import Connection
 from pgduet.postgres.shadow_parity import ShadowParity, Standing
 
 WAIT_S = 0.5
 
 
-async def of_shadow(work: Work, design: ShadowDesign, progress: Progress, *, repair: bool) -> Parity:
+async def of_shadow(work: Work, design: ShadowDesign, progress: Progress, brakes: Brakes, *, repair: bool) -> Parity:
     """Compare an anchor with its shadow."""
     migration = work.migration
     published = migration.sync_mode not in {None, SyncMode.FILL}
     standing = Standing(published, migration.authority, migration.policy.user_triggers)
-    pace = Pace.of(migration.policy)
     async with _sessions(work, progress) as sessions:
-        parity = ShadowParity(sessions, design, work.reference, standing, pace, progress)
+        parity = ShadowParity(sessions, design, work.reference, standing, brakes.pace, progress=progress, brakes=brakes)
         found = await parity.whole(_request(design), aggregates=_declared(work, design), repair=repair)
     return _told(found)
 
 
-async def of_merge(work: Work, design: MergeDesign, progress: Progress, *, repair: bool) -> Parity:
+async def of_merge(work: Work, design: MergeDesign, progress: Progress, brakes: Brakes, *, repair: bool) -> Parity:
     """Compare groups with what the new version reads of them."""
     async with _sessions(work, progress) as sessions:
-        parity = MergeParity(sessions, design, work.reference, progress)
+        parity = MergeParity(sessions, design, work.reference, progress=progress, brakes=brakes)
         found = await parity.whole(_request(design), aggregates=_declared(work, design), repair=repair)
     return _told(found)
 
@@ -53,7 +52,11 @@ async def _sessions(work: Work, progress: Progress) -> AsyncIterator[Sequence[Co
     controls = await store.controls(work.conn, work.migration.id)
     wide = int(controls.get("parallelism", work.migration.policy.backfill.parallelism))
     async with AsyncExitStack() as stack:
-        sessions = [await stack.enter_async_context(work.beside()) for _ in range(max(1, wide))]
+        opening = [stack.enter_async_context(work.beside()) for _ in range(max(1, wide))]
+        opened = await asyncio.gather(*opening, return_exceptions=True)
+        sessions = [each for each in opened if not isinstance(each, BaseException)]
+        if failed := [each for each in opened if isinstance(each, BaseException)]:
+            raise failed[0]
         # Held by the session, and so given up with it.
         while not (await store.run(sessions[0], "compares_alone", {"id": work.migration.id}))[0]["alone"]:
             progress("waits for another comparison to end")

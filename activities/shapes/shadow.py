@@ -34,7 +34,7 @@ from pgduet.operations.names import version_schema
 from pgduet.operations.shadow import VIEW_OWNER
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.shadow_final import HungConstraint
-from pgduet.operations.shadow_resolve import alone_on
+from pgduet.operations.shadow_refusals import alone_on
 from pgduet.operations.shadow_sync import Form
 from pgduet.operations.statement import Lock, Statement
 from pgduet.operations.views import Relation
@@ -42,6 +42,7 @@ from pgduet.operations.views import Shape as Shown
 from pgduet.operations.views import view as table_view
 from pgduet.phases import SyncMode
 from pgduet.postgres import catalogue, chain, copying, shadow_hanging, shadowing, store
+from pgduet.postgres.brakes import Brakes
 from pgduet.postgres.copying import Copying
 from pgduet.postgres.filling import Filling
 from pgduet.postgres.pace import Pace
@@ -141,10 +142,10 @@ class Shadow(Shape):
 
     # verify
 
-    async def compare(self, work: Work, progress: Progress, *, repair: bool) -> Parity | None:
+    async def compare(self, work: Work, progress: Progress, brakes: Brakes, *, repair: bool) -> Parity | None:
         """Compare all rows of both versions, those of the table and those of its shadow."""
         await self._followed(work)
-        return await parity.of_shadow(work, self.design, progress, repair=repair)
+        return await parity.of_shadow(work, self.design, progress, brakes, repair=repair)
 
     async def prepare_publication(self, work: Work) -> None:
         """Have both sides write each other, carry over what the form before has noted, and build what new clients need.

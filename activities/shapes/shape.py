@@ -23,6 +23,7 @@ from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.statement import Statement
 from pgduet.operations.views import Relation
 from pgduet.phases import SyncMode
+from pgduet.postgres.brakes import Brakes
 from pgduet.postgres.filling import Filling
 from pgduet.postgres.session import Connection
 
@@ -112,12 +113,12 @@ class Shape:
 
     # verify
 
-    async def compare(self, work: Work, progress: Progress, *, repair: bool) -> Parity | None:
+    async def compare(self, work: Work, progress: Progress, brakes: Brakes, *, repair: bool) -> Parity | None:
         """Compare all rows of both versions; with `repair`, mend what drifted as the authority says and compare again.
 
         Drift is noted in `pgduet.drift` under the table's label. Nothing where there is one set of rows only.
         """
-        del work, progress, repair
+        del work, progress, brakes, repair
         return None
 
     async def prepare_publication(self, work: Work) -> None:

@@ -82,6 +82,7 @@ class Status(Message):
     census: list[Client] = []
     backfill: Backfill = Backfill()
     parity: Parity | None = None
+    comparison: Throttled | None = None  # what holds the comparison that is under way, or slows it down
     drift: str | None = None  # what the last comparison found beyond what the plan bears
     reconciliation: Reconciliation | None = None
     shadow: ShadowResult | None = None
@@ -91,8 +92,7 @@ class Status(Message):
     audit_head: str | None = None
     from_version: str = ""
     to_version: str = ""
-    safe: bool = True
-    """False only while a rollback has begun and the old version is not yet back in charge."""
+    safe: bool = True  # false only while a rollback has begun and the old version is not yet back in charge
     no_way_back: str | None = None
     """Why it can only go on although its own contract has not begun: a later migration builds on it and is past its own."""
     timings: list[Timing] = []
@@ -101,8 +101,7 @@ class Status(Message):
     archived: int = 0
     restored: int = 0
     failure: str | None = None
-    rollback: str | None = None
-    """Who rolls it back, and why."""
+    rollback: str | None = None  # who rolls it back, and why
 
 
 # Activities
@@ -159,10 +158,8 @@ class Opened(Message):
     """Who decided to roll back, and how, where the rollback was under way."""
     plan: dict[str, Any] | None = None
     """Where the migration was found, the plan as it was started: its policy goes on to hold."""
-    no_return: bool = False
-    """Contract has begun: the only way is on."""
-    paused: bool = False
-    """Somebody had paused it, and nobody has resumed it."""
+    no_return: bool = False  # contract has begun: the only way is on
+    paused: bool = False  # somebody had paused it, and nobody has resumed it
     audit_head: str | None = None
 
 
@@ -284,11 +281,15 @@ class BackfillReport(Message):
 
 
 class ParityRequest(Message):
-    """Compare all rows by what is in force; `repair` follows the authority, `scheduled` takes one that is under way for its own."""
+    """Compare all rows by what is in force; `repair` follows the authority, `scheduled` takes one that is under way for its own.
+
+    A pause that who asked knew of (`although_paused`) does not hold it.
+    """
 
     reference: Reference
     repair: bool = False
     scheduled: bool = False
+    although_paused: bool = False
 
 
 class RouteRequest(Message):
@@ -391,8 +392,7 @@ class Carried(Message):
     passed_parity_at: datetime | None = None  # the comparison past whose drift somebody has advanced
     at_gate: bool = False
     """It stands before `phase`, at its gate."""
-    held: WaitingFor | None = None
-    """What it was waiting for a person to decide in `phase`; the fresh run waits on."""
+    held: WaitingFor | None = None  # what it was waiting for a person to decide in `phase`; the fresh run waits on
     advanced: Act | None = None
     """The decision that came while it was handing over."""
 

@@ -30,7 +30,7 @@ from pgduet.failures import error_from
 from pgduet.finding import parts
 from pgduet.messages import LockWait, Start, Status, WaitingFor
 from pgduet.phases import Phase, State
-from pgduet.schedules import with_schedule
+from pgduet.schedules import comparison_held, with_schedule
 from pgduet.slices import running_slices, with_slices
 from pgduet.texts import shown
 
@@ -83,11 +83,13 @@ async def look(client: Client, workflow: str, *, heartbeats: bool = True, limit_
     status = await ask(handle, found.task_queue, limit_s=limit_s)
     if heartbeats and status.waiting_for is None:
         status = status.model_copy(update={"waiting_for": await _lock_wait(client, found, status.name)})
+    if heartbeats and Phase.VERIFY.reached(status.phase):
+        status = status.model_copy(update={"comparison": await comparison_held(client, found)})
     if heartbeats and (failing := _retry(found, status)):
         # Whatever else it waits for: where the database cannot be reached, no act of anybody's has any effect.
         status = status.model_copy(update={"waiting_for": failing})
     if heartbeats and status.reconciliation and not status.reconciliation.why_not:
-        status = status.model_copy(update={"reconciliation": await with_schedule(client, status.reconciliation)})
+        status = await with_schedule(client, status, status.reconciliation)
     if heartbeats and status.phase is Phase.BACKFILL:
         ranges = await running_slices(client, found)
         status = with_slices(status, [each.said for each in ranges if each.said], now=datetime.now(UTC))

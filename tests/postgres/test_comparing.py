@@ -11,7 +11,7 @@ from pgduet.errors import GateRefused
 from pgduet.operations.comparison import Mapping, column, itself
 from pgduet.operations.expressions import Expression
 from pgduet.postgres import comparing, store
-from pgduet.postgres.traits import traits
+from pgduet.postgres.traits import known, traits
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -69,6 +69,7 @@ async def test_the_same_is_found_in_small_chunks_and_in_parts(
     await drift(conn)
     await conn.execute("ANALYZE old")
     monkeypatch.setattr(comparing, "FIRST_ROWS", 100)
+    monkeypatch.setattr(comparing, "PART_ROWS", 100)
     async with twins(dsn) as t:
         found = await t.compare(parts, chunk_ms=0.0)
         assert (len(t.parts), t.chunks >= 9) == (parts, True)
@@ -423,6 +424,59 @@ async def test_chunks_go_by_the_keys_index_though_nothing_is_known_of_the_table(
             plan = await t.rows("EXPLAIN " + query.as_string())
         text = "\n".join(line for (line,) in plan)
         assert "Seq Scan" not in text, text
+
+
+async def test_a_shadow_that_several_ranges_have_filled_is_merged_with_a_source_in_order_of_its_key(
+    dsn: str, conn: Connection
+) -> None:
+    """To PostgreSQL several streams of keys in one heap are disorder: it reads pages by a bitmap, and sorts or hashes."""
+    await make(conn, 60_000)
+    await conn.execute("TRUNCATE new")
+    await conn.execute("INSERT INTO new SELECT * FROM old ORDER BY (id - 1) % 15000 / 30, id")
+    for table in ("old", "new"):
+        await conn.execute(f"VACUUM ANALYZE {table}".encode())
+    async with twins(dsn) as t:
+        query = comparing.comparing.chunk(t.comparison, comparing.Span(["1"], ["20000"]))
+
+        async def plan() -> str:
+            return "\n".join(line for (line,) in await t.rows("EXPLAIN " + query.as_string()))
+
+        await t.conn.execute("SET enable_seqscan = off")
+        assert "Bitmap Heap Scan" in await plan(), "else this shows nothing"
+        (part_id,) = await comparing.begin(t.conn, t.comparison, 1)
+        async with comparing.opened(t.conn, t.comparison, part_id):
+            merged = await plan()
+            assert "Merge Full Join" in merged, merged
+            assert "Bitmap" not in merged, merged
+            assert "Sort" not in merged, merged
+        assert await t.rows("SHOW enable_hashjoin") == [("on",)]
+        await conn.execute("CREATE TABLE mixed AS SELECT * FROM old ORDER BY md5(id::text)")
+        await conn.execute("TRUNCATE old")
+        await conn.execute("INSERT INTO old SELECT * FROM mixed")
+        await conn.execute("ANALYZE old")
+        (part_id,) = await comparing.begin(t.conn, t.comparison, 1, anew=True)
+        async with comparing.opened(t.conn, t.comparison, part_id):
+            assert await t.rows("SHOW enable_hashjoin") == [("on",)], (
+                "where the source is in disorder, PostgreSQL knows best"
+            )
+
+
+async def test_keys_that_are_numbers_are_cut_by_the_statistics_unless_many_have_come_since(
+    dsn: str, conn: Connection
+) -> None:
+    await make(conn, 40_000)
+    await conn.execute("ANALYZE old")
+    async with twins(dsn) as t:
+        of = await known(t.conn, t.comparison)
+        (middle,) = of.cuts(2)
+        assert abs(middle - 20_000) < 500
+        assert (of.dense, of.ends) == (True, (1, 40_000))
+        found = await t.compare(2)
+        assert (len(t.parts), found.rows, found.shadow_rows, found.found) == (2, 40_000, 40_000, [])
+        await conn.execute("INSERT INTO old SELECT i, 0, '' FROM generate_series(40001, 60000) i")
+        assert (await known(t.conn, t.comparison)).cuts(2) == []
+        found = await t.compare(2)
+        assert (len(t.parts), found.rows, found.missing) == (2, 60_000, 20_000)
 
 
 def test_a_column_of_the_other_side_is_rendered_by_its_quoted_name() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgduet.postgres import gently
+from pgduet.postgres import brakes, gently
 from pgduet.postgres.databases import Database
 from pgduet.postgres.gently import MOST_REST_S, PIECE, RESTS, SMALL_PIECE, Gently
 from pgduet.postgres.session import session
@@ -54,7 +54,7 @@ def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     class Naps:
         sleep = staticmethod(rest)
 
-    monkeypatch.setattr(gently, "asyncio", Naps)
+    monkeypatch.setattr(brakes, "asyncio", Naps)
     monkeypatch.setattr(gently, "time", Clock)
     return taken
 

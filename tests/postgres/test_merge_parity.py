@@ -55,7 +55,7 @@ async def test_drift_in_the_merged_table_is_named_in_small_chunks_and_repaired(
     dsn: str, m: Merge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(comparing, "FIRST_ROWS", 100)
-    monkeypatch.setattr(comparing, "MOST_ROWS", 200)
+    monkeypatch.setattr(comparing, "MOST_ROWS", 100)
     await m.conn.execute(f"UPDATE {TARGET} SET total = total + 1 WHERE id IN (5, 500, 999)".encode())
     await m.conn.execute(f"UPDATE {TARGET} SET last = NULL WHERE id = 7".encode())
     await m.conn.execute(f"DELETE FROM {TARGET} WHERE id IN (10, 1000)".encode())

@@ -115,7 +115,10 @@ class Mechanics:
 
     async def compare(self, mode: SyncMode = SyncMode.BOTH) -> Parity:
         """Compare all rows."""
-        return await parity.compare(self.conn, self.migration, mode, lambda _: None)
+        found = await parity.compare(self.conn, self.migration, mode, lambda _: None)
+        async with self.conn.transaction():
+            await parity.keep(self.conn, self.migration, found, found.parity)
+        return found.parity
 
     async def repair(self, authority: Authority = Authority.OLD, mode: SyncMode = SyncMode.BOTH) -> int:
         """Repair what differs."""

@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from pgduet.operations import shadow_resolve
+from pgduet.operations import shadow_refusals, shadow_resolve
 from pgduet.operations.answers import Answers, KeyPath
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.plan.columns import NewColumn
@@ -23,7 +23,7 @@ async def resolved(conn: Connection, operation: ShadowTable | ExtractTable) -> S
     try:
         relation = operation.relation
         facts = await catalogue.table(conn, relation.schema, relation.name)
-        shadow_resolve.refuse(0, operation, facts)
+        shadow_refusals.refuse(0, operation, facts)
         columns: Sequence[NewColumn | MovedColumn] = operation.columns
         named = [(number, column.type) for number, column in enumerate(columns)]
         types: dict[KeyPath, str] = {

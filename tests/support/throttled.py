@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -22,6 +22,13 @@ SLOW: dict[str, Any] = {"parallelism": 1, "batch_target_ms": 1, "pause_ms": 30}
 """Ten pages or so in a second."""
 PATIENCE_S = 25.0
 POLL_S = 0.1
+HOUR_S = 3600
+
+
+def window(now: datetime, opens_s: float, closes_s: float) -> dict[str, str]:
+    """Write a window that opens and closes in so many seconds, to the minute."""
+    opens, closes = (now + timedelta(seconds=seconds) for seconds in (opens_s, closes_s))
+    return {"from": f"{opens:%H:%M}", "to": f"{closes:%H:%M}", "timezone": "UTC"}
 
 
 class Filling:

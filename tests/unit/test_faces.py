@@ -309,6 +309,19 @@ def test_what_held_a_backfill_before_it_was_paused_is_not_told_as_if_it_still_di
     assert "outside its window" not in page(paused)
 
 
+def test_what_holds_a_comparison_is_what_the_migration_waits_for_or_is_told_beside_it() -> None:
+    window = Throttled(kind="window", reason="outside its window", since=NOW)
+    held = status(Phase.VERIFY, comparison=window)
+    assert f"waits for   outside its window, since {hour(0)}" in page(held)
+    assert f"pgduet throttle {NAME} --window none" in page(held)
+    asked = status(Phase.VERIFY, State.WAITING, waiting_for=waiting("a gate"), comparison=window)
+    assert f"compares    now: outside its window, since {hour(0)}" in page(asked)
+    slowed = status(Phase.VERIFY, comparison=Throttled(kind="probe", reason="probe queue 9", rate=0.4))
+    assert "compares    now: probe queue 9, going on at 40 % of the rate" in page(slowed)
+    paused = status(Phase.VERIFY, State.PAUSED, comparison=Throttled(kind="paused", reason="paused"))
+    assert "now:" not in page(paused)
+
+
 def test_the_table_tells_of_a_closed_window() -> None:
     closed = status(Phase.BACKFILL, backfill=throttled("outside its window", kind="window"))
     assert "outside its window" in rendered(migrations_table([closed]))

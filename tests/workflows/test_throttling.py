@@ -3,28 +3,18 @@
 import asyncio
 import json
 import time
-from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 from support.harness import Harness, pgduet
 from support.plans import NAME, create_reviews
-from support.throttled import filling
+from support.throttled import HOUR_S, filling, window
 from temporalio.client import WorkflowUpdateFailedError
 
 from pgduet.phases import Phase
 
 Connection = psycopg.AsyncConnection[Any]
-
-
-def window(now: datetime, opens_s: float, closes_s: float) -> dict[str, str]:
-    """Write a window that opens and closes in so many seconds, to the minute."""
-    opens, closes = (now + timedelta(seconds=seconds) for seconds in (opens_s, closes_s))
-    return {"from": f"{opens:%H:%M}", "to": f"{closes:%H:%M}", "timezone": "UTC"}
-
-
-HOUR_S = 3600
 
 
 async def events(stage: Harness, number: int = 0) -> int:
@@ -145,13 +135,13 @@ async def test_what_an_operator_sets_is_obeyed_shown_recorded_and_taken_back(sta
         await run.ends()
 
 
-async def test_a_pace_that_comes_too_late_says_so(stage: Harness, conn: Connection) -> None:
+async def test_a_pace_that_comes_after_the_backfill_says_what_it_is_for(stage: Harness, conn: Connection) -> None:
     await create_reviews(conn, 10)
     async with stage.worker():
         await stage.start(stage.plan(gates={"shadow": "manual"}))
         await stage.waits("gate", Phase.VERIFY)
         answer = await stage.act("throttle", pause_ms=5)
-        assert answer.message == "pause_ms = 5 (the backfill is over, so this changes nothing)"
+        assert answer.message == "pause_ms = 5 (the backfill is over: this is for comparisons)"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pgduet.cli.next_steps import next_commands, stands
+from pgduet.cli.next_steps import compares_now, next_commands, stands
 from pgduet.cli.words import bar, clock, flow, moment, short, span, times
 from pgduet.describe import limits_told
 from pgduet.errors import PgduetError
@@ -120,6 +120,15 @@ def _held_by(status: Status, now: datetime) -> str:
     return f"{status.backfill.throttled_by}{_patience(status.backfill.throttle, now)}"
 
 
+def _told_above(status: Status) -> bool:
+    paused = status.state is State.PAUSED and status.comparison is not None and status.comparison.kind == "paused"
+    return paused or compares_now(status)
+
+
+def _with_patience(throttle: Throttled, now: datetime) -> str:
+    return f"{throttle.reason}{_patience(throttle, now)}"
+
+
 def _patience(throttle: Throttled | None, now: datetime) -> str:
     """Tell since when it pauses and when it goes on at the latest, or how much of its rate is left."""
     if throttle is None or throttle.kind in {"paused", "parallelism"}:
@@ -206,6 +215,8 @@ def _measured(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
         yield "drift", "beyond what the plan bears: it stands in the way until it is gone, or somebody advances past it"
     if status.reconciliation:
         yield "compares", _comparisons(status.reconciliation, now)
+    if status.comparison and not _told_above(status):
+        yield "" if status.reconciliation else "compares", f"now: {_with_patience(status.comparison, now)}"
     if status.parity and status.parity.examples:
         yield "differ", "; ".join(example_line(example) for example in status.parity.examples[:3])
 
@@ -219,6 +230,8 @@ def _waits(status: Status, now: datetime) -> tuple[str, str | Text]:
         return "waits for", Text(f"{waiting.detail} (since {moment(waiting.since, now)})", style="yellow")
     if stands(status):
         return "waits for", Text(_held_by(status, now), style="yellow")
+    if status.comparison and compares_now(status):
+        return "waits for", Text(_with_patience(status.comparison, now), style="yellow")
     match status.state:
         case State.DONE:
             return "waits for", "nothing: it is done, and only the new version is left"

@@ -60,14 +60,22 @@ def _while_live(status: Status) -> list[str]:
         return [f"pgduet resume {name}"]
     if status.phase is Phase.BACKFILL:
         return [*_pace(status), f"pgduet status {name} --watch  # follow it"]
+    opens = status.comparison is not None and status.comparison.kind == "window"
+    window = [f"pgduet throttle {name} --window none  # have it compare now"] if opens else []
     if status.state is State.RUNNING:
-        return [f"pgduet status {name} --watch  # follow it"]
-    return []
+        return [*window, f"pgduet status {name} --watch  # follow it"]
+    return window
 
 
 def stands(status: Status) -> bool:
     """Tell whether a backfill that nobody paused stands still."""
     return status.phase is Phase.BACKFILL and status.state is State.RUNNING and status.backfill.holds
+
+
+def compares_now(status: Status) -> bool:
+    """Tell whether the migration itself waits for a comparison that something holds."""
+    held = status.comparison is not None and not status.comparison.rate
+    return held and status.waiting_for is None and status.state is State.RUNNING
 
 
 def _pace(status: Status) -> list[str]:

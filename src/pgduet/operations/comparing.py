@@ -79,9 +79,9 @@ def bound(comparison: Comparison, low: Key | None, high: Key | None, rows: int) 
     )
 
 
-def highest(comparison: Comparison) -> Query:
-    """Find the last key of both sides."""
-    return block("compare", "highest").format(
+def extent(comparison: Comparison) -> Query:
+    """Find the first and the last key of both sides."""
+    return block("compare", "extent").format(
         source_key=source_keys(comparison)[0],
         shadow_key=shadow_keys(comparison)[0],
         source=comparison.source_relation,

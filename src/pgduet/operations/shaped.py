@@ -5,7 +5,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from pgduet.operations import shadow_resolve
+from pgduet.operations import shadow_refusals, shadow_resolve
 from pgduet.operations.answers import KeyPath
 from pgduet.operations.expressions import Question
 from pgduet.operations.facts import TableFacts
@@ -51,7 +51,7 @@ def refuse(plan: Plan, facts: Known) -> None:
     """
     for index, operation in shaping(plan):
         if isinstance(operation, ShadowTable | ExtractTable):
-            shadow_resolve.refuse(index, operation, facts[str(operation.relation)])
+            shadow_refusals.refuse(index, operation, facts[str(operation.relation)])
 
 
 def wanted(plan: Plan) -> Iterator[tuple[KeyPath, TableName]]:

@@ -25,20 +25,21 @@ from psycopg.types.json import Jsonb
 from pgduet.barriers import reach
 from pgduet.errors import GateRefused
 from pgduet.operations import comparing
-from pgduet.operations.comparing import Span
+from pgduet.operations.comparing import Key, Span
 from pgduet.operations.comparison import Comparison
 from pgduet.operations.statement import Query
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.pace import growth
 from pgduet.postgres.session import Connection, condition
-from pgduet.postgres.traits import require_keys, rows_estimated
+from pgduet.postgres.traits import DENSE, Known, ends, known, require_keys
 from pgduet.sql import block
 
-FIRST_ROWS = 10_000
+FIRST_ROWS = 20_000
+PART_ROWS = 10_000
+"""A table is not cut in parts that have fewer rows each."""
 MOST_ROWS = 500_000
 LEAST_ROWS = 100
-DENSE = 2
-"""Keys are dense where every second whole number is one."""
+MOST_GROWTH = 4.0
 LONGEST_MS = 2000
 """What a chunk may take in all, however its rows are: some forty times what it aims at."""
 CHUNK_MS = 50.0
@@ -48,6 +49,8 @@ NAMED_AT_MOST = 100_000
 UNMAPPED_AT_MOST = 100
 LOOKED_AT_ONCE = 500
 SAMPLED_ROWS = 20_000
+AS_BEFORE = """RESET enable_seqscan; RESET enable_hashjoin; RESET enable_bitmapscan; RESET jit; RESET synchronous_commit;
+RESET statement_timeout"""
 SLICE_ROWS = 2_000_000
 MOST_SLICES = 16
 
@@ -89,6 +92,7 @@ async def begin(
     request: str = "",
     before: int = 0,
     paired: bool = True,
+    of: Known | None = None,
 ) -> list[int]:
     """Give the parts of a comparison: those of one that has not finished, unless `anew` or its shape is another; else new ones.
 
@@ -104,7 +108,7 @@ async def begin(
     same = bool(found) and all(part["shape"] == comparison.shape and part["request"] == request for part in found)
     if same and not anew and (request or any(part["finished_at"] is None for part in found)):
         return [part["id"] for part in found]
-    bounds = await _bounds(conn, comparison, parts)
+    bounds = await _bounds(conn, comparison, parts, of or await known(conn, comparison))
     async with conn.transaction():
         await run(conn, "forget", where)
         for number, (low, high) in enumerate(zip([None, *bounds], [*bounds, None], strict=True)):
@@ -113,14 +117,16 @@ async def begin(
     return [part["id"] for part in await run(conn, "parts", where)]
 
 
-async def _bounds(conn: Connection, comparison: Comparison, parts: int) -> list[Any]:
+async def _bounds(conn: Connection, comparison: Comparison, parts: int, of: Known) -> list[Any]:
     """Cut the keys in parts of about one size; slices are counted up instead where keys have no order."""
-    rows = await rows_estimated(conn, comparison.source_label)
+    rows = of.rows
     if not comparison.aligned:
         slices = 1 if rows == float("inf") else min(MOST_SLICES, int(rows / SLICE_ROWS) + 1)
         return [{"slice": number, "of": slices} for number in range(1, slices)]
-    if parts == 1 or rows < parts * FIRST_ROWS:
+    if parts == 1 or rows < parts * PART_ROWS:
         return []
+    if cuts := of.cuts(parts):
+        return [[str(number)] for number in cuts]
     percent = 100.0 if rows == float("inf") else min(100.0, 100.0 * SAMPLED_ROWS / rows)
     found = await (await conn.execute(comparing.quantiles(comparison, parts, percent))).fetchall()
     return [row["bound"] for row in found[:-1]]
@@ -136,6 +142,7 @@ class Comparing:
         part_id: int,
         *,
         chunk_ms: float = CHUNK_MS,
+        of: Known | None = None,
         render: Callable[[Comparison, Span, bool], Query] | None = None,
     ) -> None:
         self.conn = conn
@@ -153,8 +160,11 @@ class Comparing:
         self.limit_ms: int | None = None
         self.began_at: datetime | None = None
         self._span = Span()
+        self._of = of
         self._dense = False
-        """Most whole numbers between the last chunk's ends were keys."""
+        """Most whole numbers between the last chunk's ends were keys; before the first one: between all, by the estimate."""
+        self._before = 0
+        """A whole number below all keys."""
         self._end: int | None = None
 
     async def open(self) -> None:
@@ -173,17 +183,16 @@ class Comparing:
         self.counts = Counts(*(part[n] for n in ("rows", "shadow_rows", "mismatches", "missing", "extra", "unmapped")))
         if self.comparison.aligned:
             self.reached, self.high = part["reached"] or part["low"], part["high"]
-            self._end = await self._last_number()
-            # A table that was just filled has no statistics: without this each chunk could read all of it.
-            await self.conn.execute("SET enable_seqscan = off")
+            of = self._of or await known(self.conn, self.comparison)
+            self._note_ends(of)
+            await self._by_the_keys(of)
         else:
             self._span = _slice(part)
-        await self.conn.execute("SET jit = off")
         # Losing the last chunks in a crash loses their cursor with them.
-        await self.conn.execute("SET synchronous_commit = off")
+        await self.conn.execute("SET jit = off; SET synchronous_commit = off")
 
-    async def next(self) -> None:
-        """Compare the next chunk; the pause after it is the caller's."""
+    async def next(self) -> bool:
+        """Compare the next chunk, and tell whether more is left; the pause after it is the caller's."""
         began = time.monotonic()
         await self._bounded()
         span, last = await self._next_span()
@@ -194,11 +203,12 @@ class Comparing:
                 raise
             # Far more than was aimed at, for rows that are larger than those before: nothing is counted, and less is tried.
             self.size = max(LEAST_ROWS, self.size // 8)
-            return
+            return True
         self.longest_ms = max(self.longest_ms, took_ms := (time.monotonic() - began) * 1000)
         self._judge(span, found)
         await self._advance(found, span, last=last)
         self._adapt(took_ms)
+        return not last
 
     async def _bounded(self) -> None:
         """Cut a chunk off that would hold its snapshot for long; the smallest one takes as long as it takes."""
@@ -210,28 +220,47 @@ class Comparing:
     async def _next_span(self) -> tuple[Span, bool]:
         if not self.comparison.aligned:
             return self._span, True
-        if self._dense and self._end is not None and self.reached is not None:
+        if self._dense and self._end is not None:
             # So many whole numbers are so many keys at most, on either side: no need to search for the last of them.
-            number = int(self.reached[0]) + self.size
-            if number < self._end:
-                return Span(self.reached, [str(number)]), False
+            reached = self._number(self.reached)
+            if self.high is None and reached + self.size >= self._end:
+                self._end = (await ends(self.conn, self.comparison) or (0, self._end))[1]
+                if reached < self._end <= reached + self.size:  # no more than a chunk, but for what comes this moment
+                    return Span(self.reached, None), True
+            number = min(reached + self.size, self._end)
+            if number > reached:
+                return Span(self.reached, [str(number)]), number == self._end and self.high is not None
         high = await self._bound(self.reached, self.high, self.size)
         return Span(self.reached, high or self.high), high is None
 
-    async def _last_number(self) -> int | None:
-        """Give the last key, where keys are whole numbers; rows that come later are beyond it, and searched for."""
-        if not self.comparison.numbered:
-            return None
-        if self.high is not None:
-            return int(self.high[0])
-        row = await (await self.conn.execute(comparing.highest(self.comparison))).fetchone()
-        return row["highest"] if row else None
+    def _note_ends(self, of: Known) -> None:
+        """Note the first and the last key, where keys are whole numbers; rows that come later are beyond it, and searched for."""
+        if of.ends is None:
+            return
+        lowest, last = of.ends
+        self._before = lowest - 1
+        self._dense = of.dense and self.render is None  # else rows of the source are not pairs
+        self._end = int(self.high[0]) if self.high is not None else last
+
+    async def _by_the_keys(self, of: Known) -> None:
+        """Have chunks go by the keys' indexes.
+
+        A table that was just filled has no statistics: sequential scans could have each chunk read all of it. Where the source
+        lies as its keys do, so does the shadow, in as many pieces as there were ranges to be filled; but to PostgreSQL the pieces
+        look like disorder, and it would sort or hash what comes in order (ADR 29).
+        """
+        await self.conn.execute("SET enable_seqscan = off")
+        if self.render is None and of.ordered:
+            await self.conn.execute("SET enable_hashjoin = off; SET enable_bitmapscan = off")
+
+    def _number(self, key: Key | None) -> int:
+        return self._before if key is None else int(key[0])
 
     def _judge(self, span: Span, found: Counts) -> None:
         """Tell whether the next chunk's end can be counted instead of searched for."""
-        if self._end is None or span.low is None or span.high is None:
+        if self._end is None or span.high is None:
             return
-        width = int(span.high[0]) - int(span.low[0])
+        width = int(span.high[0]) - self._number(span.low)
         self._dense = max(found.rows, found.shadow_rows) * DENSE >= width
 
     async def _bound(self, low: list[str] | None, high: list[str] | None, rows: int) -> list[str] | None:
@@ -311,12 +340,9 @@ class Comparing:
 
     async def _advance(self, chunk: Counts, span: Span, *, last: bool) -> None:
         values = {name: value for name, value in vars(chunk).items() if name != "found"}
-        async with self.conn.transaction():
-            if chunk.found:
-                await run(self.conn, "suspect", {"id": self.id, "found": Jsonb(chunk.found)})
-            reached = {"reached": _json(span.high), "named": len(chunk.found), "finished": last}
-            await run(self.conn, "advance", {"id": self.id, **reached, **values})
-            await reach("batch.before_commit")
+        reached = {"reached": _json(span.high), "named": len(chunk.found), "finished": last}
+        await reach("batch.before_commit")
+        await run(self.conn, "advance", {"id": self.id, "found": Jsonb(chunk.found), **reached, **values})
         await reach("batch.after_commit")
         self.named += len(chunk.found)
         self.chunks += 1
@@ -325,7 +351,7 @@ class Comparing:
         self.counts += replace(chunk, found=[])
 
     def _adapt(self, took_ms: float) -> None:
-        self.size = min(MOST_ROWS, max(LEAST_ROWS, round(self.size * growth(self.chunk_ms, took_ms))))
+        self.size = min(MOST_ROWS, max(LEAST_ROWS, round(self.size * growth(self.chunk_ms, took_ms, MOST_GROWTH))))
 
 
 def _slice(part: dict[str, Any]) -> Span:
@@ -348,5 +374,4 @@ async def opened(conn: Connection, comparison: Comparison, part_id: int, **how: 
         yield part
     finally:
         if not conn.closed:
-            for setting in ("enable_seqscan", "jit", "synchronous_commit", "statement_timeout"):
-                await conn.execute(b"RESET " + setting.encode())
+            await conn.execute(AS_BEFORE)

@@ -22,13 +22,16 @@ from pgduet.operations.comparing import Span
 from pgduet.operations.comparison import Comparison
 from pgduet.operations.statement import Query
 from pgduet.postgres import comparing, store, suspects
+from pgduet.postgres.brakes import UNBRAKED, Unbraked
 from pgduet.postgres.comparing import Counts, opened, run
 from pgduet.postgres.gently import BESIDE_MS, Turns
 from pgduet.postgres.measuring import measure
 from pgduet.postgres.session import Connection
-from pgduet.postgres.traits import rows_estimated
+from pgduet.postgres.traits import Known, known
 
 EXAMPLES = 20
+BATCHES_LONG = 2.0
+"""A chunk may take so many times what a batch may: it locks no row."""
 
 Progress = Callable[[str], None]
 Chunk = Callable[[Comparison, Span, bool], Query]
@@ -80,6 +83,7 @@ async def compare(
     settling: Settling | None = None,
     exactly: Chunk | None = None,
     progress: Progress = lambda _: None,
+    brakes: Unbraked = UNBRAKED,
 ) -> Compared:
     """Compare all rows; drift that is confirmed is noted, what is not found again is resolved.
 
@@ -90,25 +94,28 @@ async def compare(
     Raises:
         GateRefused: rows cannot be told apart by the key, or too many cannot be mapped.
     """
+    await brakes.rest()
     first = sessions[0]
+    of = await known(first, comparison)
     parts = await comparing.begin(
         *(first, comparison, migration_id, len(sessions)),
         anew=anew,
         request=request,
         before=before,
         paired=exactly is None,
+        of=of,
     )
-    total, named = await _all_parts(sessions, comparison, parts, exactly, progress)
+    total, named = await _all_parts(sessions, comparison, parts, of, exactly, progress, brakes)
     if settling and named:
         await settling()
     if exactly:
         await run(first, "all_confirmed", {"ids": parts})
-    settled = await suspects.settle(first, comparison, parts, after_s=after_s)
+    settled = await suspects.settle(first, comparison, parts, after_s=after_s) if named else suspects.Settled()
     kept = (await run(first, "began", {"ids": parts}))[0]
     began = kept["at"]
     await suspects.note(first, comparison, migration_id, parts, began, looks=exactly is None)
     compared = await measured(first, migration_id, aggregates)
-    examples = await run(first, "examples", {"ids": parts, "limit": EXAMPLES})
+    examples = await run(first, "examples", {"ids": parts, "limit": EXAMPLES}) if named else []
     return Compared(
         parts=parts,
         checked_at=began,
@@ -126,24 +133,26 @@ async def _all_parts(
     sessions: Sequence[Connection],
     comparison: Comparison,
     parts: Sequence[int],
+    of: Known,
     exactly: Chunk | None,
     progress: Progress,
+    brakes: Unbraked,
 ) -> tuple[Counts, int]:
     """Compare part after part, as many at once as there are sessions; tells what was counted, and how many rows were named."""
     left, total, named = list(parts), Counts(), 0
-    about = await rows_estimated(sessions[0], comparison.source_label)
-    of = f" of about {about:,.0f}" if math.isfinite(about) else ""
-    turns = Turns()
+    about = f" of about {of.rows:,.0f}" if math.isfinite(of.rows) else ""
+    turns = Turns(brakes)
 
     async def work(conn: Connection) -> None:
         nonlocal total, named
         while left:
-            async with opened(conn, comparison, left.pop(0), render=exactly) as part:
+            async with opened(conn, comparison, left.pop(0), render=exactly, of=of) as part:
                 aim_ms = part.chunk_ms
                 while not part.finished:
-                    part.chunk_ms = min(aim_ms, BESIDE_MS) if turns.beside else aim_ms
+                    given_ms = min(aim_ms, BATCHES_LONG * brakes.target_ms)
+                    part.chunk_ms = min(given_ms, BESIDE_MS) if turns.beside else given_ms
                     await turns.step(conn, part.next)
-                    progress(f"{comparison.label}: {total.rows + part.counts.rows:,}{of} rows compared")
+                    progress(f"{comparison.label}: {total.rows + part.counts.rows:,}{about} rows compared")
                 total += part.counts
                 named += part.named
 
@@ -157,11 +166,16 @@ async def _all_parts(
 
 
 async def measured(
-    conn: Connection, migration_id: int, aggregates: Sequence[Aggregate], reading: sql.Composable | None = None
+    conn: Connection,
+    migration_id: int,
+    aggregates: Sequence[Aggregate],
+    reading: sql.Composable | None = None,
+    brakes: Unbraked = UNBRAKED,
 ) -> list[Aggregated]:
     """Compare declared aggregates, each in one snapshot, and note the groups in which they differ."""
     told = []
     for aggregate in aggregates:
+        await brakes.rest()
         found = await measure(conn, aggregate, reading)
         told.append(found.told)
         for row in found.notes:

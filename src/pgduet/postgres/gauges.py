@@ -25,7 +25,7 @@ from pgduet.postgres.busy import running
 from pgduet.postgres.concurrency import Concurrency
 from pgduet.postgres.databases import Database
 from pgduet.postgres.pace import Pace
-from pgduet.postgres.probed import Probed, answer
+from pgduet.postgres.probed import Probed, keep_asking
 from pgduet.postgres.session import APPLICATION, Connection, session
 from pgduet.postgres.trail import Trail
 from pgduet.sql import block
@@ -36,8 +36,6 @@ BLOCKED_KEPT = 100
 LOOKS = 2
 """The server is looked at each so many looks for blocked clients."""
 ASK_EVERY_S = 1.0
-PROBE_SHARE = 10
-"""A probe rests so many times as long as it took: it may not itself become a load."""
 CONNECT_S = 3
 LOOK_SHARE = 20
 """A count of clients' statements rests so many times as long as it took: with thousands of sessions it is not free."""
@@ -224,17 +222,11 @@ class Gauges:
         return max(age.seconds, told_s or 0.0) if age.least else age.seconds
 
     async def _probes(self, probes: tuple[Probe, ...]) -> None:
-        """Ask the plan's probes, one after the other: an error is an answer too."""
-        while True:
-            with suppress(psycopg.Error):
-                async with session(self.database, f"probes/{self.migration.name}") as conn:
-                    while not conn.closed:
-                        began = time.monotonic()
-                        for probe in probes:
-                            self.reading.probed[probe.name] = await answer(conn, probe)
-                            self._has_answered(f"probe {probe.name}")
-                        await asyncio.sleep(max(ASK_EVERY_S, PROBE_SHARE * (time.monotonic() - began)))
-            await asyncio.sleep(ASK_EVERY_S)
+        def heard(name: str, found: Probed) -> None:
+            self.reading.probed[name] = found
+            self._has_answered(f"probe {name}")
+
+        await keep_asking(lambda: session(self.database, f"probes/{self.migration.name}"), probes, heard)
 
     async def _replica(self, name: str, dsn: str) -> None:
         """Ask a replica how far it is; whatever keeps it from answering, it is not known how far."""

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from pgduet.postgres.brakes import IN_A_SNAPSHOT_S, UNBRAKED, Unbraked
 from pgduet.postgres.busy import running
 from pgduet.postgres.session import Connection
 
@@ -20,17 +21,17 @@ RESTS = 4.0
 MOST_REST_S = 60.0
 """After so many seconds of rest, which delay vacuum, it rests only for as long as it reads."""
 LOOKS = 5
-PAUSE_S = 0.002
 BESIDE_MS = 10.0
 """Beside clients a statement aims at so many milliseconds."""
 
 
 class Gently:
-    """One long read of a session."""
+    """One long read of a session, which holds a snapshot."""
 
-    def __init__(self, conn: Connection) -> None:
-        """Take the session that reads."""
+    def __init__(self, conn: Connection, brakes: Unbraked = UNBRAKED) -> None:
+        """Take the session that reads, and what brakes it."""
         self.conn = conn
+        self.brakes = brakes
         self.rested_s = 0.0
         self.seen: deque[int] = deque(maxlen=LOOKS)
 
@@ -43,14 +44,17 @@ class Gently:
             last = min(pages, first + (SMALL_PIECE if beside else PIECE))
             began = time.monotonic()
             yield first, last
-            if beside and last < pages:
-                await self._rest(time.monotonic() - began)
+            if last < pages:
+                await self._rest(time.monotonic() - began, beside=beside)
             first = last
 
-    async def _rest(self, worked_s: float) -> None:
-        rest_s = worked_s * (RESTS if self.rested_s < MOST_REST_S else 1.0)
-        self.rested_s += rest_s
-        await asyncio.sleep(rest_s)
+    async def _rest(self, worked_s: float, *, beside: bool) -> None:
+        rests = self.rested_s < MOST_REST_S
+        rest_s = worked_s * (RESTS if rests else 1.0) if beside else 0.0
+        most_s = max(rest_s, IN_A_SNAPSHOT_S) if rests else worked_s
+        began = time.monotonic()
+        await self.brakes.rest(worked_s, least_s=rest_s, most_s=most_s, in_snapshot=True)
+        self.rested_s += max(rest_s, time.monotonic() - began)
 
 
 class Turns:
@@ -59,8 +63,9 @@ class Turns:
     Without clients all work at once. The rests are not bounded: nothing is held back meanwhile.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, brakes: Unbraked = UNBRAKED) -> None:
         """Begin as if nobody were there."""
+        self.brakes = brakes
         self.seen: deque[int] = deque(maxlen=LOOKS)
         self.turn = asyncio.Lock()
 
@@ -69,18 +74,21 @@ class Turns:
         """Tell whether clients were at work lately."""
         return any(self.seen)
 
-    async def step(self, conn: Connection, work: Callable[[], Awaitable[None]]) -> None:
-        """Do a piece of work, look whether clients are there, and rest as that says."""
+    async def step(self, conn: Connection, work: Callable[[], Awaitable[bool]]) -> None:
+        """Do a piece of work, look whether clients are there, and rest as that says if there is more to do."""
         if not self.beside:
-            await self._worked(conn, work)
-            await asyncio.sleep(PAUSE_S)
+            worked_s, more = await self._worked(conn, work)
+            if more:
+                await self.brakes.rest(worked_s)
             return
         async with self.turn:
-            await asyncio.sleep(await self._worked(conn, work) * RESTS)
+            worked_s, more = await self._worked(conn, work)
+            if more:
+                await self.brakes.rest(worked_s, least_s=worked_s * RESTS)
 
-    async def _worked(self, conn: Connection, work: Callable[[], Awaitable[None]]) -> float:
+    async def _worked(self, conn: Connection, work: Callable[[], Awaitable[bool]]) -> tuple[float, bool]:
         began = time.monotonic()
-        await work()
+        more = await work()
         took_s = time.monotonic() - began
         self.seen.append(await running(conn))
-        return took_s
+        return took_s, more

@@ -7,60 +7,43 @@ ask the source from its commit on, and drains.
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import Unpack
 
 from pgduet.messages import Reference
 from pgduet.operations import merge_comparison, merge_rows_rows
-from pgduet.operations.aggregates import Aggregate
 from pgduet.operations.comparing import Span
 from pgduet.operations.comparison import Comparison
 from pgduet.operations.merge_rows_design import MergeDesign
 from pgduet.operations.statement import Query
 from pgduet.phases import Authority
 from pgduet.postgres import counterpart, suspects
-from pgduet.postgres.counterpart import Compared, Progress
+from pgduet.postgres.counterpart import Compared
 from pgduet.postgres.session import Connection
-from pgduet.postgres.shadow_parity import DRAIN_S, REST_S, again
 from pgduet.postgres.suspects import Suspects
 from pgduet.postgres.traits import traits
+from pgduet.postgres.whole import DRAIN_S, REST_S, How, Whole
 
 NOTES = 2000
 
 
-class MergeParity:
+class MergeParity(Whole):
     """One merge, compared and repaired on sessions that are given."""
 
     def __init__(
-        self,
-        sessions: Sequence[Connection],
-        design: MergeDesign,
-        reference: Reference,
-        progress: Progress = lambda _: None,
+        self, sessions: Sequence[Connection], design: MergeDesign, reference: Reference, **how: Unpack[How]
     ) -> None:
-        """Take the sessions, of which the first also repairs."""
-        self.sessions = sessions
-        self.conn = sessions[0]
+        """Take the sessions."""
+        super().__init__(sessions, reference, **how)
         self.design = design
-        self.reference = reference
-        self.progress = progress
-
-    async def whole(self, request: str, *, aggregates: Sequence[Aggregate] = (), repair: bool = False) -> Compared:
-        """Compare all groups; with `repair`, note those that differ, drain, and compare again."""
-        if repair and await suspects.begun(self.conn, self.reference.migration_id, again(request)):
-            found = await self._compared(again(request))
-        else:
-            found = await self._compared(request)
-            if repair and found.mismatches:
-                await self._repair(found.parts)
-                found = await self._compared(again(request), found.mismatches)
-        reading = merge_rows_rows.reading(self.design)
-        found.aggregates = await counterpart.measured(self.conn, self.reference.migration_id, aggregates, reading)
-        return found
+        self.reading = merge_rows_rows.reading(design)
 
     async def _comparison(self) -> Comparison:
         source, target = await traits(self.conn, self.design.label), await traits(self.conn, self.design.target_label)
         return merge_comparison.comparison(self.design, source, target)
 
-    async def _compared(self, request: str, before: int = 0) -> Compared:
+    async def compared(self, request: str, before: int) -> Compared:
+        """Compare once."""
+
         def chunk(compared: Comparison, span: Span, named: bool) -> Query:  # noqa: FBT001  (as chunks are rendered)
             return merge_comparison.chunk(self.design, compared, span, named=named)
 
@@ -72,21 +55,24 @@ class MergeParity:
             before=before,
             exactly=chunk,
             progress=self.progress,
+            brakes=self.brakes,
         )
 
-    async def _repair(self, parts: Sequence[int]) -> None:
+    async def repair(self, parts: Sequence[int]) -> suspects.Repaired:
+        """Note the groups that differ, and drain."""
         compared = await self._comparison()
         self.progress(f"{self.design.label}: repairing")
 
         async def noted(conn: Connection, found: Suspects) -> int:
             return (await conn.execute(merge_comparison.note(self.design, compared, found))).rowcount
 
-        await suspects.repair(self.conn, compared, self.reference, parts, Authority.OLD, write=noted)
+        done = await suspects.repair(self.conn, compared, self.reference, parts, Authority.OLD, write=noted)
         ends, place = time.monotonic() + DRAIN_S, merge_rows_rows.START
         while time.monotonic() < ends:
             row = await (await self.conn.execute(merge_rows_rows.drain(self.design, NOTES, place))).fetchone()
             assert row is not None  # noqa: S101  (a function gives one row)
             if row["taken_notes"] == 0 and place == merge_rows_rows.START:
-                return
+                break
             place = row["place"] if row["taken_notes"] > 0 else merge_rows_rows.START
             await asyncio.sleep(0 if row["taken_notes"] > 0 else REST_S)
+        return done

@@ -56,9 +56,9 @@ class Pace:
         return replace(self, target_ms=min(self.target_ms, max(SMALL_MS, self.target_ms * share)))
 
 
-def growth(target_ms: float, took_ms: float) -> float:
-    """Tell by how much the next batch is larger than one that took so long: half of it to twice as much."""
-    return min(2.0, max(0.5, target_ms / max(took_ms, 0.1)))
+def growth(target_ms: float, took_ms: float, most: float = 2.0) -> float:
+    """Tell by how much the next batch is larger than one that took so long: half of it, or `most` times as much."""
+    return min(most, max(0.5, target_ms / max(took_ms, 0.1)))
 
 
 SHORTEST_MS = 2.0

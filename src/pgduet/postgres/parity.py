@@ -2,9 +2,12 @@
 
 All page ranges are read in one snapshot, so a row that moves meanwhile is counted once, and the tolerance is zero. The snapshot is
 as old as the comparison takes: about a second for a million rows, and five beside clients, to whom it leaves most of the time.
+Where something holds the comparison for longer than moments, the snapshot is given up, and it begins anew.
 """
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -21,6 +24,7 @@ from pgduet.operations.design import TableDesign
 from pgduet.operations.statement import Query
 from pgduet.phases import Authority, SyncMode
 from pgduet.postgres import store
+from pgduet.postgres.brakes import UNBRAKED, SnapshotGivenUp, Unbraked
 from pgduet.postgres.constraints import EXCLUSION_PAGES
 from pgduet.postgres.executor import is_transient
 from pgduet.postgres.gently import Gently
@@ -37,9 +41,30 @@ RETRY_S = 0.05
 Progress = Callable[[str], None]
 
 
-async def compare(conn: Connection, migration: store.Migration, mode: SyncMode, progress: Progress) -> Parity:
-    """Compare all rows of all tables of a migration, and keep the result beside it."""
-    comparison = _Comparison(conn, migration, mode, progress)
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a comparison in place found: what is told, and what is noted of it in `pgduet.drift`."""
+
+    parity: Parity
+    notes: list[dict[str, Any]]
+
+
+async def compare(
+    conn: Connection, migration: store.Migration, mode: SyncMode, progress: Progress, brakes: Unbraked = UNBRAKED
+) -> Found:
+    """Compare all rows of the tables that a migration changes in place; whoever has the whole keeps it (`keep`)."""
+    while True:
+        await brakes.rest()
+        try:
+            return await _in_one_snapshot(conn, migration, mode, progress, brakes)
+        except SnapshotGivenUp:
+            progress("held: it begins anew, in a new snapshot")
+
+
+async def _in_one_snapshot(
+    conn: Connection, migration: store.Migration, mode: SyncMode, progress: Progress, brakes: Unbraked
+) -> Found:
+    comparison = _Comparison(conn, migration, mode, progress, brakes)
     async with conn.transaction():
         await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         began = await (await conn.execute("SELECT clock_timestamp() AS at")).fetchone()
@@ -50,13 +75,26 @@ async def compare(conn: Connection, migration: store.Migration, mode: SyncMode, 
             if aggregate.shape is None:
                 await comparison.aggregate(aggregate)
     parity = comparison.result(began["at"] if began else datetime.now().astimezone())
-    async with conn.transaction():
-        await _keep(conn, migration, parity, [*comparison.examples, *comparison.groups])
-    return parity
+    return Found(parity, [*comparison.examples, *comparison.groups])
+
+
+async def keep(conn: Connection, migration: store.Migration, found: Found, whole: Parity) -> None:
+    """Keep what was found in place beside the migration, and the comparison whole, in the transaction that this is called in."""
+    elsewhere = [*(each.label for each in migration.design.shadows), *(each.label for each in migration.design.merged)]
+    before = {"id": migration.id, "before": found.parity.checked_at, "elsewhere": elsewhere}
+    await store.run(conn, "drift_clear", before)
+    for row in found.notes:
+        await store.note_drift(conn, migration.id, row["relation"], row["key"], row["kind"], row["detail"])
+    await store.save_parity(conn, migration.id, whole.model_dump(mode="json"))
 
 
 async def repair(
-    conn: Connection, migration: store.Migration, mode: SyncMode, authority: Authority, progress: Progress
+    conn: Connection,
+    migration: store.Migration,
+    mode: SyncMode,
+    authority: Authority,
+    progress: Progress,
+    brakes: Unbraked = UNBRAKED,
 ) -> int:
     """Give drifted rows what the authority says; returns how many rows were written."""
     written = 0
@@ -70,8 +108,10 @@ async def repair(
                 query = rows.repair_new(migration.design, table, mode, first, last)
             else:
                 continue
+            began = time.monotonic()
             written += await write_politely(conn, query, mute=mute)
             progress(f"{table.label}: {written} rows repaired")
+            await brakes.rest(time.monotonic() - began)
     return written
 
 
@@ -95,12 +135,19 @@ async def unmapped_rows(
 class _Comparison:
     """Counts, chunk by chunk, inside one snapshot."""
 
-    def __init__(self, conn: Connection, migration: store.Migration, mode: SyncMode, progress: Progress) -> None:
+    def __init__(
+        self,
+        conn: Connection,
+        migration: store.Migration,
+        mode: SyncMode,
+        progress: Progress,
+        brakes: Unbraked = UNBRAKED,
+    ) -> None:
         self.conn = conn
         self.migration = migration
         self.mode = mode
         self.progress = progress
-        self.gently = Gently(conn)
+        self.gently = Gently(conn, brakes)
         self.rows = self.mismatches = self.violations = 0
         self.examples: list[dict[str, Any]] = []
         self.aggregated: list[Aggregated] = []
@@ -193,11 +240,3 @@ class _Comparison:
         """Name a row by its primary key; without one, its values are all there is, and they stay in the database."""
         keyed = bool(self.migration.table(row["relation"]).key)
         return {"relation": row["relation"], "kind": row["kind"], "key": row["key"] if keyed else "see pgduet.drift"}
-
-
-async def _keep(conn: Connection, migration: store.Migration, parity: Parity, examples: list[dict[str, Any]]) -> None:
-    elsewhere = [*(each.label for each in migration.design.shadows), *(each.label for each in migration.design.merged)]
-    await store.run(conn, "drift_clear", {"id": migration.id, "before": parity.checked_at, "elsewhere": elsewhere})
-    for row in examples:
-        await store.note_drift(conn, migration.id, row["relation"], row["key"], row["kind"], row["detail"])
-    await store.save_parity(conn, migration.id, parity.model_dump(mode="json"))

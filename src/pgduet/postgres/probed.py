@@ -5,7 +5,11 @@ Names are given with their schema, since the engine's sessions have no search pa
 worker's role, and a function that it calls can do what that role may: a plan's author is trusted, as with `up`.
 """
 
+import asyncio
 import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager, suppress
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -21,6 +25,9 @@ from pgduet.plan.probes import Probe
 from pgduet.postgres.session import Connection, condition
 
 LIMIT_MS = 1000
+ASK_EVERY_S = 1.0
+PROBE_SHARE = 10
+"""A probe rests so many times as long as it took: it may not itself become a load."""
 _HEAD = "SELECT * FROM (\n"
 _HINT = "One query that gives one number, such as SELECT count(*) FROM jobs.queue; tables are named with their schema."
 
@@ -44,6 +51,23 @@ async def answer(conn: Connection, probe: Probe) -> Probed:
         return Probed(None, str(error))
     except psycopg.Error as error:
         return Probed(None, condition(error.sqlstate) if error.sqlstate else "the connection was lost")
+
+
+async def keep_asking(
+    connect: Callable[[], AbstractAsyncContextManager[Connection]],
+    probes: Iterable[Probe],
+    heard: Callable[[str, Probed], object],
+) -> None:
+    """Ask probes again and again, one after the other: an error is an answer too."""
+    while True:
+        with suppress(psycopg.Error):
+            async with connect() as conn:
+                while not conn.closed:
+                    began = time.monotonic()
+                    for probe in probes:
+                        heard(probe.name, await answer(conn, probe))
+                    await asyncio.sleep(max(ASK_EVERY_S, PROBE_SHARE * (time.monotonic() - began)))
+        await asyncio.sleep(ASK_EVERY_S)
 
 
 async def check_probes(conn: Connection, plan: Plan) -> None:

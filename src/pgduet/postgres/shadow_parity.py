@@ -2,18 +2,17 @@
 
 The writers' own transactions write both sides, so whatever one statement sees of a pair is exact, and a suspect is looked at again
 without a delay. Before publication there is an exception: keys that stand in the journal, which is emptied before suspects are
-looked at. A comparison belongs to a request: who comes with the same again goes on where it was, also from a repair to the
-comparison that follows it.
+looked at.
 """
 
 import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 from pgduet.messages import Reference
 from pgduet.operations import shadow_mending as mending
-from pgduet.operations.aggregates import Aggregate
 from pgduet.operations.comparison import Comparison
 from pgduet.operations.shadow_comparison import comparison
 from pgduet.operations.shadow_design import ShadowDesign
@@ -22,16 +21,13 @@ from pgduet.phases import Authority
 from pgduet.postgres import counterpart, suspects
 from pgduet.postgres.comparing import run
 from pgduet.postgres.copying import Drain, see_all
-from pgduet.postgres.counterpart import Compared, Progress
+from pgduet.postgres.counterpart import Compared
 from pgduet.postgres.muting import mutes
 from pgduet.postgres.pace import Pace
 from pgduet.postgres.session import Connection
 from pgduet.postgres.suspects import Suspects
 from pgduet.postgres.traits import traits
-
-DRAIN_S = 30.0
-"""For how long a comparison goes on emptying a journal whose rows clients hold; what is left counts as not in step."""
-REST_S = 0.05
+from pgduet.postgres.whole import DRAIN_S, REST_S, How, Whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +39,7 @@ class Standing:
     user_triggers: str = "suppress"
 
 
-class ShadowParity:
+class ShadowParity(Whole):
     """One shadow, compared and repaired on sessions that are given."""
 
     def __init__(
@@ -53,36 +49,15 @@ class ShadowParity:
         reference: Reference,
         standing: Standing,
         pace: Pace,
-        progress: Progress = lambda _: None,
+        **how: Unpack[How],
     ) -> None:
-        """Take the sessions, of which the first also settles and repairs."""
-        self.sessions = sessions
-        self.conn = sessions[0]
+        """Take the sessions, the pace at which a journal is emptied, and how far the migration is."""
+        super().__init__(sessions, reference, **how)
         self.design = design
-        self.reference = reference
         self.standing = standing
         self.pace = pace
-        self.progress = progress
         self.mute = False
         self.referring: frozenset[str] = frozenset()
-
-    async def whole(self, request: str, *, aggregates: Sequence[Aggregate] = (), repair: bool = False) -> Compared:
-        """Compare all rows; with `repair`, give drifted ones what the authority says, and compare again.
-
-        Raises:
-            GateRefused: rows cannot be told apart by the key, or too many cannot be mapped.
-        """
-        for conn in self.sessions:
-            await see_all(conn)
-        if repair and await suspects.begun(self.conn, self.reference.migration_id, again(request)):
-            return await self._compared(again(request), aggregates)  # a try before this one had repaired
-        found = await self._compared(request, () if repair else aggregates)
-        if not repair:
-            return found
-        if not found.mismatches:
-            return await self._with(found, aggregates)
-        await self.repair(found.parts)
-        return await self._compared(again(request), aggregates, found.mismatches)
 
     async def repair(self, parts: Sequence[int]) -> suspects.Repaired:
         """Give confirmed rows what the authority says, by the way that is safe now."""
@@ -127,23 +102,22 @@ class ShadowParity:
         finally:
             await self.conn.execute("RESET lock_timeout")
 
-    async def _compared(self, request: str, aggregates: Sequence[Aggregate], before: int = 0) -> Compared:
+    async def compared(self, request: str, before: int) -> Compared:
+        """Compare once."""
+        for conn in self.sessions:
+            await see_all(conn)
         await self.settling()
         return await counterpart.compare(
             self.sessions,
             await self.comparison(),
             self.reference.migration_id,
-            aggregates=aggregates,
             after_s=0.0,
             request=request,
             before=before,
             settling=self.settling,
             progress=self.progress,
+            brakes=self.brakes,
         )
-
-    async def _with(self, found: Compared, aggregates: Sequence[Aggregate]) -> Compared:
-        found.aggregates = await counterpart.measured(self.conn, self.reference.migration_id, aggregates)
-        return found
 
     async def _noted(self, conn: Connection, compared: Comparison, found: Suspects) -> int:
         now = await suspects.seen(conn, compared, found)
@@ -176,8 +150,3 @@ class ShadowParity:
 
     async def _write(self, conn: Connection, query: Query) -> int:
         return max(0, (await conn.execute(query)).rowcount)
-
-
-def again(request: str) -> str:
-    """Name the comparison that follows a repair."""
-    return f"{request}/again"

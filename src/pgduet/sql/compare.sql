@@ -41,8 +41,10 @@ SELECT {texts} AS bound
         (SELECT {shadow_keys} FROM {shadow} AS f WHERE {shadow_span} ORDER BY {shadow_order} OFFSET {rows} LIMIT 1)) AS u
  ORDER BY {order} LIMIT 1
 
--- name: highest
-SELECT greatest((SELECT max({source_key})::bigint FROM {source} AS s), (SELECT max({shadow_key})::bigint FROM {shadow} AS f)) AS highest
+-- name: extent
+-- The first and the last key of both sides, where keys are whole numbers.
+SELECT least((SELECT min({source_key})::bigint FROM {source} AS s), (SELECT min({shadow_key})::bigint FROM {shadow} AS f)) AS lowest,
+       greatest((SELECT max({source_key})::bigint FROM {source} AS s), (SELECT max({shadow_key})::bigint FROM {shadow} AS f)) AS highest
 
 -- name: quantiles
 -- Keys that cut the source in parts of about one size, by a sample of its pages.
@@ -140,6 +142,14 @@ SELECT greatest(sum(c.reltuples) FILTER (WHERE c.reltuples >= 0), 0)::float8 AS 
   FROM pg_class c
  WHERE c.relkind = 'r' AND c.oid IN (SELECT %(relation)s::text::regclass UNION SELECT relid FROM pg_partition_tree(%(relation)s::text::regclass))
 
+-- name: told_of
+-- What statistics tell of a column: how closely the pages follow it, and its histogram. Nothing where there are none, or none are shown.
+SELECT s.correlation, s.histogram_bounds::text AS bounds
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname
+ WHERE c.oid = %(relation)s::text::regclass AND s.attname = %(name)s
+ ORDER BY s.inherited DESC LIMIT 1
+
 -- name: begin
 INSERT INTO pgduet.comparison (migration_id, source, shadow, part, shape, request, before, low, high)
 VALUES (%(id)s, %(source)s, %(shadow)s, %(part)s, %(shape)s, %(request)s, %(before)s, %(low)s, %(high)s)
@@ -157,15 +167,15 @@ SELECT id FROM pgduet.comparison WHERE migration_id = %(id)s AND request = %(req
 SELECT * FROM pgduet.comparison WHERE id = %(id)s
 
 -- name: advance
+-- The cursor, and what differs up to it: one statement, and so one transaction.
+WITH suspects AS (
+  INSERT INTO pgduet.suspect (comparison_id, kind, key, seen)
+  SELECT %(id)s, found ->> 0, found -> 1, found ->> 2 FROM jsonb_array_elements(%(found)s::jsonb) AS found)
 UPDATE pgduet.comparison
    SET reached = %(reached)s, rows = rows + %(rows)s, shadow_rows = shadow_rows + %(shadow_rows)s, mismatches = mismatches + %(mismatches)s,
        missing = missing + %(missing)s, extra = extra + %(extra)s, unmapped = unmapped + %(unmapped)s, named = named + %(named)s,
        chunks = chunks + 1, updated_at = clock_timestamp(), finished_at = CASE WHEN %(finished)s THEN clock_timestamp() END
  WHERE id = %(id)s
-
--- name: suspect
-INSERT INTO pgduet.suspect (comparison_id, kind, key, seen)
-SELECT %(id)s, found ->> 0, found -> 1, found ->> 2 FROM jsonb_array_elements(%(found)s::jsonb) AS found
 
 -- name: due
 -- Suspects that were seen long enough ago, and are not confirmed yet.

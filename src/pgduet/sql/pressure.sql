@@ -29,6 +29,10 @@ SELECT clock_timestamp() AS now, pg_wal_lsn_diff(lsn, '0/0')::bigint AS wal,
                && ARRAY(SELECT to_regclass(t) FROM unnest(%(relations)s::text[]) AS t)) AS vacuums
   FROM here
 
+-- name: told
+-- What somebody has said, and when it is.
+SELECT clock_timestamp() AS now, (SELECT controls FROM pgduet.migration WHERE id = %(id)s) AS controls
+
 -- name: blocked
 -- Clients that wait for a lock which a batch of ours holds. Others than clients wait too: ranges for each other. The locks are read
 -- where somebody waits, and once for all who do: when many wait, a look must not be what they wait for.

@@ -27,6 +27,9 @@ from support.plans import plan
 
 TIMEOUT_S = 25.0
 POLL_S = 0.05
+LONGEST_POLL_S = 0.2
+PATIENT = 8
+"""Who has waited for so many times the pause asks less often: each question costs the machine what the answer waits for."""
 ROOT = Path(__file__).parents[2]
 
 _UNANSWERED = {
@@ -128,14 +131,16 @@ class Harness:
 
     async def until(self, wanted: Wanted, timeout_s: float = TIMEOUT_S, poll_s: float = POLL_S) -> Status:
         """Wait for a phase to be entered, or for anything that a status can show."""
-        ends = time.monotonic() + timeout_s
+        began = time.monotonic()
+        ends = began + timeout_s
         while True:
             status = await self._status_if_answered()
             if status and (wanted.reached(status.phase) if isinstance(wanted, Phase) else wanted(status)):
                 return status
             shown = status.model_dump_json(indent=1) if status else "no worker answers"
-            assert time.monotonic() < ends, f"{wanted} not reached:\n{shown}"
-            await asyncio.sleep(poll_s)
+            now = time.monotonic()
+            assert now < ends, f"{wanted} not reached:\n{shown}"
+            await asyncio.sleep(max(poll_s, min(LONGEST_POLL_S, (now - began) / PATIENT)))
 
     async def _status_if_answered(self) -> Status | None:
         """Ask where it stands; a worker that was killed does not answer, and the next one not at once."""

@@ -7,9 +7,14 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 from support.order import dealt
-from support.worlds import FAST, Servers, fresh_database
+from support.worlds import FAST, Servers, fresh_database, in_memory
 
 from pgduet.local import EmbeddedPostgres, LocalTemporal
+
+
+def pytest_sessionstart() -> None:
+    """Have the servers of this process in memory, where there is room."""
+    in_memory()
 
 
 @pytest.hookimpl(trylast=True)  # what is deselected has gone by then

@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Most tests wait half of the time: for heartbeats that do not come, timers, answers of other processes.
+# One worker keeps 0.6 of a core busy, with its servers: the rest is waiting, for timers, heartbeats that do not come, other processes.
 WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? 2 * cores : 8)))
 PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 

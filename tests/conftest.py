@@ -1,13 +1,29 @@
 """Real servers: one PostgreSQL and one Temporal for each pytest worker, one fresh database for each test."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 
 import psycopg
 import pytest
-from support.worlds import FAST, NEWEST, Servers, fresh_database
+from support.order import dealt
+from support.worlds import FAST, NEWEST, Servers, fresh_database, in_memory
 
 from pgduet.local import EmbeddedPostgres, LocalTemporal
+
+
+def pytest_sessionstart() -> None:
+    """Have the servers of this process in memory, where there is room."""
+    in_memory()
+
+
+@pytest.hookimpl(trylast=True)  # what is deselected has gone by then
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have what takes long begin first, on all workers; one process alone keeps the order of the files."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        early = [item for item in items if item.get_closest_marker("early")]
+        items[:] = dealt(early, [item for item in items if not item.get_closest_marker("early")], workers)
 
 
 @pytest.fixture(scope="session")

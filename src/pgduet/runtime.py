@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 from datetime import timedelta
+from importlib import metadata
 from typing import Any
 
 from temporalio.client import Client
@@ -26,7 +27,7 @@ from pgduet.telemetry.client import ClientTracing
 from pgduet.telemetry.logs import write_logs
 from pgduet.telemetry.worker import WorkerTracing
 from pgduet.wire import tolerant
-from pgduet.workflows import WORKFLOWS
+from pgduet.workflows.registered import WORKFLOWS
 
 GRACE_S = 10.0
 
@@ -59,6 +60,8 @@ def worker(client: Client, databases: Databases | None = None, queue: str | None
         task_queue=queue or task_queue(),
         **settings(),
         activities=build(databases or Databases()),
+        # By default the SDK reads and hashes all code that is loaded: most of a second, at each start of a worker.
+        build_id=f"pgduet {metadata.version('pgduet')}",
         graceful_shutdown_timeout=timedelta(seconds=GRACE_S),
         # A worker that was killed is not waited for longer than this before its workflows go to another one.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(400)
 def test_the_demo_migrates_rolls_back_once_and_loses_nothing() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TEMPORAL_ADDRESS"}

@@ -40,5 +40,11 @@ def test_no_sql_is_built_by_string_formatting() -> None:
     assert [path.name for path in SOURCES if pattern.search(path.read_text())] == []
 
 
+def test_the_package_of_workflows_imports_none() -> None:
+    """Temporal's sandbox runs it anew for every run of a workflow: see `workflows/registered.py`."""
+    found = ast.walk(ast.parse((ROOT / "workflows" / "__init__.py").read_text()))
+    assert not [node for node in found if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def test_the_launcher_stays_a_launcher() -> None:
     assert len((ROOT / "worker.py").read_text().splitlines()) <= 15

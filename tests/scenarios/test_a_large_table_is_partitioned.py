@@ -301,6 +301,7 @@ MANY = {"reviews_old": "FOR VALUES FROM (MINVALUE) TO ('2027-01-01 00:00+00')", 
 }
 
 
+@pytest.mark.early
 @on_newest
 @pytest.mark.long
 async def test_a_worker_killed_at_each_of_its_steps_changes_nothing_of_the_outcome(world: World) -> None:

@@ -172,6 +172,7 @@ THERE = ("flip.before_commit=kill", "flip.after_commit=kill")
 BACK = ("swap_back.before_commit=kill", "swap_back.after_commit=kill")
 
 
+@pytest.mark.early
 @on_newest
 @pytest.mark.timeout(400)
 async def test_a_worker_killed_at_each_commit_of_swap_and_way_back_leaves_no_half(world: World) -> None:

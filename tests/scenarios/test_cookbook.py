@@ -140,6 +140,7 @@ class Page:
         assert await leftovers(self.conn) == []
 
 
+@pytest.mark.early
 @pytest.mark.timeout(600)
 async def test_every_plan_of_the_cookbook(stage: Harness, conn: Connection, postgres: EmbeddedPostgres) -> None:
     async with stage.worker():

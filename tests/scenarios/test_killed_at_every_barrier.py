@@ -148,6 +148,7 @@ def deal(chance: random.Random) -> list[dict[str, int]]:
     return [{name: turns[name] for name in names[lane::LANES]} for lane in range(LANES)] + [{}]
 
 
+@pytest.mark.early
 @pytest.mark.timeout(900)
 async def test_a_worker_killed_at_every_barrier_in_turn_changes_nothing_of_the_outcome(
     postgres: EmbeddedPostgres, temporal: LocalTemporal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -237,6 +237,7 @@ async def everything(scene: Scene) -> dict[str, bytes]:
     return places
 
 
+@pytest.mark.early
 async def test_the_password_is_nowhere_but_with_the_worker(scene: Scene) -> None:
     scene.start_worker(PGDUET_CONFIG=str(scene.config))
     await asyncio.to_thread(wrong_addresses, scene)

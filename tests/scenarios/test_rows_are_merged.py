@@ -283,6 +283,7 @@ OTHERS = (
 )
 
 
+@pytest.mark.early
 @on_newest
 @pytest.mark.parametrize(
     ("ahead", "back", "last"),

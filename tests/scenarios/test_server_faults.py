@@ -199,6 +199,7 @@ async def test_connections_cut_in_backfill_and_in_soak_are_opened_again_and_no_c
         await back_at_the_start(stage, load, postgres.bin_dir, before)
 
 
+@pytest.mark.early
 @pytest.mark.parametrize("barrier", ["publish.before_commit", "flip.before_commit"])
 async def test_a_worker_that_stopped_and_comes_back_after_it_was_given_up_does_no_harm(
     postgres: EmbeddedPostgres, stage: Harness, barrier: str

@@ -53,6 +53,7 @@ def deal(chance: random.Random) -> list[dict[str, int]]:
     return [dict(dealt[lane::LANES]) for lane in range(LANES)] + [{}]
 
 
+@pytest.mark.early
 @pytest.mark.timeout(900)
 async def test_a_worker_killed_at_every_barrier_of_a_shape_changes_nothing_of_the_outcome(
     postgres: EmbeddedPostgres, temporal: LocalTemporal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

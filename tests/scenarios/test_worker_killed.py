@@ -86,6 +86,7 @@ async def killed_in_turn(stage: Harness, conn: Connection, kills: Sequence[str])
     assert again <= 3 * FIRST_PAGES * rows_per_page + 10, "more than one batch of ten was done again"
 
 
+@pytest.mark.early
 @pytest.mark.timeout(400)
 async def test_another_worker_goes_on_where_a_killed_one_was(
     servers: Servers,

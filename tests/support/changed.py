@@ -6,7 +6,7 @@ from temporalio import workflow
 
 from pgduet.messages import CheckResult, SetupResult, SliceResult, Status
 from pgduet.reconciling import Reconciled
-from pgduet.workflows import Backfill, Check, Migration, Reconcile, Setup
+from pgduet.workflows.registered import Backfill, Check, Migration, Reconcile, Setup
 
 
 async def inserted() -> None:

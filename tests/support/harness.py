@@ -26,8 +26,12 @@ from pgduet.reconciling import schedule_id
 from support.facts import facts
 from support.plans import plan
 
-TIMEOUT_S = 25.0
+TIMEOUT_S = 60.0
+"""Patience, of which a machine with nothing else to do needs a second or two."""
 POLL_S = 0.05
+LONGEST_POLL_S = 0.2
+PATIENT = 8
+"""Who has waited for so many times the pause asks less often: each question costs the machine what the answer waits for."""
 ROOT = Path(__file__).parents[2]
 
 _UNANSWERED = {
@@ -133,14 +137,16 @@ class Harness:
 
     async def until(self, wanted: Wanted, timeout_s: float = TIMEOUT_S, poll_s: float = POLL_S) -> Status:
         """Wait for a phase to be entered, or for anything that a status can show."""
-        ends = time.monotonic() + timeout_s
+        began = time.monotonic()
+        ends = began + timeout_s
         while True:
             status = await self._status_if_answered()
             if status and (wanted.reached(status.phase) if isinstance(wanted, Phase) else wanted(status)):
                 return status
-            if time.monotonic() > ends:
+            now = time.monotonic()
+            if now > ends:
                 raise await self.in_vain(f"{wanted} not reached in {timeout_s:g} s")
-            await asyncio.sleep(poll_s)
+            await asyncio.sleep(max(poll_s, min(LONGEST_POLL_S, (now - began) / PATIENT)))
 
     async def _status_if_answered(self) -> Status | None:
         """Ask where it stands; a worker that was killed does not answer, and the next one not at once."""
@@ -179,7 +185,7 @@ class Harness:
         execution = WorkflowExecution(workflow_id=self.handle.id)
         request = DeleteWorkflowExecutionRequest(namespace=self.client.namespace, workflow_execution=execution)
         await self.client.workflow_service.delete_workflow_execution(request)
-        async with asyncio.timeout(4 * TIMEOUT_S):
+        async with asyncio.timeout(2 * TIMEOUT_S):
             while await self._is_known():
                 await asyncio.sleep(POLL_S)
 

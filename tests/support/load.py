@@ -290,7 +290,7 @@ class Load:
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         """Wait for something that the clients do; what broke one of them is raised."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not condition():
                 for task in self.tasks:
                     if task.done():

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AbstractAsyncContextManager
+from importlib import metadata
 from typing import Any
 
 import psycopg
@@ -79,6 +80,8 @@ async def test_the_history_stays_small_however_many_rows(stage: Harness) -> None
         await stage.result()
         events = (await stage.handle.fetch_history()).events
     assert len(events) < 400
+    told = {event.workflow_task_completed_event_attributes.worker_version.build_id for event in events}
+    assert told - {""} == {f"pgduet {metadata.version('pgduet')}"}, "and says who wrote it"
 
 
 async def filled(stage: Harness, events: int) -> None:

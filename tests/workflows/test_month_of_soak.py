@@ -126,6 +126,7 @@ def counted(found: list[Run], activity: str) -> int:
     return sum(run.done[activity] for run in found)
 
 
+@pytest.mark.early
 @pytest.mark.parametrize(
     "census_every_s",
     [pytest.param(HOUR_S, id="hourly"), pytest.param(300.0, id="at the pace of the defaults", marks=pytest.mark.long)],
@@ -148,6 +149,7 @@ async def test_a_month_with_comparisons_by_a_schedule_ends_in_contract(
     assert await one(conn, "SELECT stars FROM reviews WHERE id = 4") == 5
 
 
+@pytest.mark.early
 async def test_a_month_without_a_schedule_is_compared_every_third_day_in_many_runs_and_can_be_rolled_back(
     forgetful: Harness, conn: Connection, postgres: EmbeddedPostgres, skipped: None
 ) -> None:

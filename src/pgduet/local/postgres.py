@@ -27,7 +27,8 @@ from pgduet.local.ports import free_ports
 from pgduet.local.postgres_binaries import find_bin_dir
 from pgduet.local.process import GuardedProcess
 
-_SHORT_TEMP_DIR = "/tmp"  # noqa: S108 - a socket's path has room for some 100 bytes; mkdtemp makes a private directory
+TEMPORARY = "/tmp"  # noqa: S108 - a socket's path has room for some 100 bytes; mkdtemp makes a private directory
+"""Where servers without a data directory of their own live; tests put them into memory."""
 _NOT_STARTED = "The embedded PostgreSQL has not been started."
 _CONF_FILE = "pgduet.conf"
 _START_LIMIT_S = 60.0
@@ -114,7 +115,7 @@ class EmbeddedPostgres:
             return
         atexit.register(self.close)
         if self._own_dir is None:
-            self._own_dir = Path(tempfile.mkdtemp(prefix="pgduet-", dir=_SHORT_TEMP_DIR))
+            self._own_dir = Path(tempfile.mkdtemp(prefix="pgduet-", dir=TEMPORARY))
             self._hand_over(self._own_dir)
         if not (self.data_dir / "PG_VERSION").exists():
             self._initialise()

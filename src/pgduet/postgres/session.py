@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import LiteralString
 
 import psycopg
 from psycopg import errors, sql
@@ -33,6 +34,10 @@ HANGING = {
 }
 """A server or a network that is gone without a word is noticed in half a minute, unless the DSN says otherwise."""
 
+_BARE: LiteralString = "SET row_security = off; SET idle_in_transaction_session_timeout = '60s'"
+"""A policy must never hide rows from the backfill, from parity or from the archive: refuse instead of filter."""
+_OURS: LiteralString = "SET search_path = ''; " + _BARE
+
 
 @dataclass(frozen=True, slots=True)
 class Rights:
@@ -57,11 +62,7 @@ async def session(database: Database, purpose: str, *, bare: bool = False) -> As
         with spans.untraced():
             if database.role:
                 await conn.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(database.role)))
-            if not bare:
-                await conn.execute("SET search_path = ''")
-            # A policy must never hide rows from the backfill, from parity or from the archive: refuse instead of filter.
-            await conn.execute("SET row_security = off")
-            await conn.execute("SET idle_in_transaction_session_timeout = '60s'")
+            await conn.execute(_BARE if bare else _OURS)
         yield conn
 
 

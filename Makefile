@@ -32,12 +32,12 @@ tools: setup
 	@PYTHONPATH=tests $(BIN)/python -m support.tools
 
 test: tools
-	$(SIDE_BY_SIDE) -m "not long and not alone"
 	$(ALONE) -m "not long and alone"
+	$(SIDE_BY_SIDE) -m "not long and not alone"
 
 test-all: tools
-	$(SIDE_BY_SIDE) -m "not alone"
 	$(ALONE) -m alone
+	$(SIDE_BY_SIDE) -m "not alone"
 
 # Records anew, on real servers, what tests/replay replays: see its README.
 histories: setup

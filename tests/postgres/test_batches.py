@@ -346,6 +346,7 @@ async def test_a_batch_with_a_row_that_up_cannot_map_is_cut_too(dsn: str, conn: 
         await batches.next(m.pace)
         assert batches.pages < FIRST_PAGES
         await m.finish(batches)
+        await m.conn.execute("RESET statement_timeout")
         assert await empty(m) == [1]
 
 

@@ -81,7 +81,8 @@ async def test_a_whole_comparison_that_was_cancelled_goes_on_and_counts_each_row
     dsn: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await make(conn)
-    monkeypatch.setattr("pgduet.postgres.comparing.FIRST_ROWS", 500)
+    for limit in ("FIRST_ROWS", "MOST_ROWS"):
+        monkeypatch.setattr(f"pgduet.postgres.comparing.{limit}", 500)
     async with twins(dsn) as t:
         notes: list[str] = []
         task = asyncio.create_task(

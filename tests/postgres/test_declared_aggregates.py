@@ -110,7 +110,7 @@ async def test_the_aggregates_are_of_the_snapshot_in_which_rows_are_compared(dsn
                 with psycopg.connect(dsn, autocommit=True) as other:
                     other.execute("UPDATE public.orders SET price = 9 WHERE id = 6")
 
-        found = await parity.compare(m.conn, m.migration, SyncMode.BOTH, repaired_before_the_aggregate)
+        found = (await parity.compare(m.conn, m.migration, SyncMode.BOTH, repaired_before_the_aggregate)).parity
         assert (found.mismatches, len(found.off)) == (1, 1)
         assert (await m.compare()).off == []
 

@@ -54,7 +54,7 @@ TURNOVER: dict[str, Any] = {
 SKIP: dict[str, Any] = {"shadow": {"mode": "skip"}}
 HELD: dict[str, Any] = {**SKIP, "gates": {"cutover": "manual"}, "approvals": {"cutover": 1}}
 
-WAITING = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE '%parity%'"
+WAITING = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE 'pgduet/%'"
 """A comparison that stands before a table which is about to get another name."""
 
 CUSTOMERS = """

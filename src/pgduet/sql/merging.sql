@@ -77,9 +77,21 @@ BEGIN
 END
 
 -- name: truncate
--- The source is locked by now. Whoever locks both locks the source first: readers of the view, batches, and we.
+-- The source is locked by now. Whoever locks both locks the source first: readers of the view, batches, and we. Who holds the target alone,
+-- as a vacuum does, is not waited for: then every group of it is noted, and read from the source. That takes a snapshot that shows them all.
+DECLARE
+  by_old_snapshot boolean := current_setting('transaction_isolation') IN ('repeatable read', 'serializable');
 BEGIN
+  IF NOT by_old_snapshot THEN
+    LOCK TABLE {target} IN ACCESS EXCLUSIVE MODE NOWAIT;
+  END IF;
   TRUNCATE {target};
+  RETURN NULL;
+EXCEPTION WHEN lock_not_available THEN
+  IF by_old_snapshot THEN
+    RAISE;
+  END IF;
+  INSERT INTO {journal} SELECT {s_key} FROM {target} AS s;
   RETURN NULL;
 END
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import IsolationLevel, errors
+from psycopg import IsolationLevel, errors, sql
 from support.mutants import Clause, Code, Mutant, must_fail
 from support.shadow_clients import LONG_S, NEW, OLD, clients, errors_in
-from support.shadows import Shadow, create_orders, parted, wide
+from support.shadows import CUSTOMERS, Shadow, addresses, create_orders, parted, wide
 
 from pgduet.operations import shadow_reverse, shadow_rows
 from pgduet.operations.shadow_sync import Form
@@ -162,6 +162,53 @@ async def test_a_policy_locks_the_anchor_before_the_shadow(dsn: str, conn: Conne
         await conn.execute(f"SELECT FROM {shadow} WHERE id = 1 FOR UPDATE NOWAIT".encode())
 
 
+@pytest.mark.parametrize("shape", ["plain", "partitioned", "extracted"])
+async def test_a_row_that_has_another_key_by_now_is_locked_in_the_anchor_first(
+    dsn: str, conn: Connection, shape: str
+) -> None:
+    soon = sql.SQL("ALTER DATABASE {} SET deadlock_timeout = '50ms'").format(sql.Identifier(conn.info.dbname))
+    await conn.execute(soon)
+    await create_orders(conn, 2)
+    m = Shadow(conn, {"plain": wide(), "partitioned": parted(), "extracted": addresses()}[shape])
+    table, view, found, written = OLD, NEW, "code", "note"
+    if shape == "extracted":
+        await conn.execute(CUSTOMERS)
+        await conn.execute("UPDATE public.customers SET name = 'c' || id, street = 'c' || id")
+        table, view, found, written = "public.customers", "public_v2.addresses", "street", "city"
+    await m.published()
+    change = f"UPDATE {{}} SET {written} = concat({written}, '!') WHERE {found} IN (%s, %s)"
+    async with (
+        await psycopg.AsyncConnection.connect(dsn) as first,
+        await psycopg.AsyncConnection.connect(dsn) as second,
+        await psycopg.AsyncConnection.connect(dsn) as new,
+    ):
+        await first.execute(change.format(table).encode(), ("c1", ""))
+        waiting = asyncio.create_task(new.execute(change.format(view).encode(), ("c1", "c2")))
+        await held_up_by(first, new)
+        await conn.execute(f"UPDATE {table} SET id = 1002 WHERE id = 2".encode())
+        await second.execute(f"SELECT FROM {table} WHERE id = 1002 FOR UPDATE".encode())
+        await first.commit()
+        await held_up_by(second, new)
+        await second.execute(change.format(table).encode(), ("c2", ""))
+        await second.commit()
+        assert (await waiting).rowcount == 2
+        await new.commit()
+    assert (await m.parity())[1] == 0
+    assert await m.one(f"SELECT count(*) FROM {table} WHERE {written} LIKE '%%!!'") == (2,)
+
+
+async def held_up_by(one: Connection, other: Connection) -> None:
+    """Wait until a session waits for another one."""
+    async with asyncio.timeout(10):
+        while True:
+            found = await one.execute(
+                "SELECT %s = ANY (pg_blocking_pids(%s))", (one.info.backend_pid, other.info.backend_pid)
+            )
+            if await found.fetchone() == (True,):
+                return
+            await asyncio.sleep(0.01)
+
+
 AT_MOST_ONE_SIDE = Clause(
     "the policy locks the anchor",
     "shadow",
@@ -175,6 +222,7 @@ NO_ISOLATION = Clause(
     "old snapshots are noted", "shadow", "note_always", "IN ('repeatable read', 'serializable')", "= 'none'"
 )
 FORGETFUL = Clause("a held row stays in the journal", "shadow", "drain", "WHERE (EXISTS", "WHERE false AND (EXISTS")
+LEFT = Clause("a row is followed to its key", "shadow", "lock_body", "EXIT WHEN FOUND;", "EXIT;")
 WHOLE = Clause(
     "TRUNCATE deletes row by row",
     "shadow",
@@ -196,6 +244,11 @@ WHOLE = Clause(
             partial(test_clients_of_both_versions_neither_deadlock_nor_lose_a_write, keys=5),
             UNLOCKED_INSERT,
             "DeadlockDet",
+        ),
+        (
+            partial(test_a_row_that_has_another_key_by_now_is_locked_in_the_anchor_first, shape="plain"),
+            LEFT,
+            "deadlock detected",
         ),
         (test_a_client_whose_snapshot_is_older_than_the_copy_brings_no_row_back, NO_ISOLATION, "duplicate key"),
         (test_the_drain_waits_for_nobody_and_forgets_nothing, FORGETFUL, "(10, 0) == (10, 2)"),

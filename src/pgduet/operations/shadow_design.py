@@ -305,11 +305,6 @@ class ShadowDesign(Frozen):
         return self.numbered or self.key[0].shadow
 
     @property
-    def follows(self) -> bool:
-        """Tell that a row of the shadow keeps its place in a chain of versions when an old client moves its anchor."""
-        return self.parted and self.partition_by is None
-
-    @property
     def key_names(self) -> tuple[str, ...]:
         """The shadow's columns for the anchor's key."""
         return tuple(column.shadow for column in self.key)

@@ -102,14 +102,20 @@ def where(design: ShadowDesign) -> dict[str, sql.Composable]:
 
 
 def lock_types(design: ShadowDesign) -> Query:
-    """Render the types by which the policies say which row is to be locked: those of the shadow's key."""
-    place = ["tid"] if design.follows else []
+    """Render the types by which the policies say which row is to be locked: those of the shadow's key, and of its place."""
+    place = [kind for _, kind in _place(design)]
     return listed(trusted(kind) for kind in (*(column.shadow_type for column in design.key), *place))
 
 
 def locked_row(design: ShadowDesign) -> Query:
     """Render what the policies say of it."""
-    return identifiers([*design.key_names, "ctid"] if design.follows else design.key_names)
+    return identifiers([*design.key_names, *(name for name, _ in _place(design))])
+
+
+def _place(design: ShadowDesign) -> list[tuple[str, str]]:
+    """Name where a row is, by which it is found once it has another key; with the types."""
+    table = [("tableoid", "oid")] if design.partition_by else []
+    return [*table, ("ctid", "tid")]
 
 
 def fields(row: sql.Composable, names: Iterable[str]) -> list[Query]:

@@ -1,7 +1,8 @@
 """What leads new clients' writes to the anchor: policies and a trigger on the shadow (ADR 28).
 
 The anchor comes first: whoever writes a row of the shadow holds the anchor's row, so both versions' clients meet at one lock. The
-policies lock it, which run before PostgreSQL locks the shadow's row; the BEFORE trigger writes it.
+policies lock it, which run before PostgreSQL locks the shadow's row; the BEFORE trigger writes it. A row that gets another key
+while it is waited for is followed by its place, or PostgreSQL would lock the shadow's next version first.
 Limits: a deadlock is possible where somebody writes the shadow past its policies (a superuser who names the shadow itself).
 """
 
@@ -111,19 +112,20 @@ def _lock_function(design: ShadowDesign, kind: str, strength: str) -> Statement:
     arguments: list[sql.Composable] = [
         sql.SQL("{} {}").format(name, trusted(column.shadow_type)) for name, column in pairs
     ]
-    if design.follows:
-        arguments.append(sql.SQL("_place tid"))
-    body = block("shadow", "lock_body_following" if design.follows else "lock_body").format(
+    label, partitioned = sql.Literal(design.shadow_label), design.partition_by is not None
+    body = block("shadow", "lock_body").format(
         token=token(design, names),
-        label=sql.Literal(design.shadow_label),
+        label=label,
         shadow=design.shadow,
+        heap=sql.SQL("_leaf::regclass::text") if partitioned else label,
         key=listed(names),
         s_key=listed(shadow_key(design, S)),
+        s_is_there=sql.SQL("s.ctid = _place AND s.tableoid = _leaf" if partitioned else "s.ctid = _place"),
         lock=_lock_row(design, same(anchor_key(design, O), given), strength),
     )
     query = block("shadow", "lock_function").format(
         function=design.routine(kind),
-        arguments=listed(arguments),
+        arguments=listed([*arguments, sql.SQL("_leaf oid, _place tid" if partitioned else "_place tid")]),
         body=quoted(body),
     )
     return Statement(query, f"{kind} of {design.label}")

@@ -564,17 +564,11 @@ CREATE OR REPLACE FUNCTION {function}({arguments}) RETURNS boolean LANGUAGE plpg
   SET search_path = pg_catalog, pg_temp SET row_security = on AS {body}
 
 -- name: lock_body
-BEGIN
-  IF current_setting('pgduet.row', true) = {token} OR current_setting('pgduet.engine', true) = {label} THEN
-    RETURN true;
-  END IF;
-{lock}
-  RETURN true;
-END
-
--- name: lock_body_following
--- An old client may have sent the row to another partition while it was waited for. Then the shadow's row has its next key, and is about to be locked
--- as it is now: the anchor's row comes first here, too.
+-- The row may have got another key since the statement began. Then the shadow's row has that, too, and is about to be locked as it is now: the
+-- anchor's row comes first here, too.
+#variable_conflict use_variable
+DECLARE
+  _next tid;
 BEGIN
   IF current_setting('pgduet.row', true) = {token} OR current_setting('pgduet.engine', true) = {label} THEN
     RETURN true;
@@ -582,9 +576,10 @@ BEGIN
   LOOP
 {lock}
     EXIT WHEN FOUND;
-    _place := currtid2({label}, _place);
-    SELECT {s_key} INTO {key} FROM {shadow} AS s WHERE s.ctid = _place AND ROW({s_key}) IS DISTINCT FROM ROW({key});
-    EXIT WHEN NOT FOUND;
+    _next := currtid2({heap}, _place);
+    EXIT WHEN _next = _place;
+    _place := _next;
+    SELECT {s_key} INTO {key} FROM {shadow} AS s WHERE {s_is_there};
   END LOOP;
   RETURN true;
 END

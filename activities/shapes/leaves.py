@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from pgduet.activities.engine import Work
 from pgduet.activities.shapes import steps
+from pgduet.barriers import reach
 from pgduet.operations import shadow_leaves
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.statement import Statement
@@ -48,6 +49,7 @@ async def followed(work: Work, design: ShadowDesign, drain: Callable[[], Awaitab
             await journal_came(work.conn, design, leaf)
     if known - there:
         await journal_gone(work.conn, design)
+    await reach("partitions.after_journal")
     await drain()
     await store.set_controls(work.conn, work.migration.id, {_mark(design): sorted(there)})
     return there

@@ -1,19 +1,25 @@
 """A partitioned table gets a shadow: rows move, partitions are truncated, come and go, while clients of both versions write."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from support.asking import one
 from support.cycle import UNHELD
 from support.harness import Harness, schema_dump
 from support.holding import held_at
+from support.lanes import Lane, database
 from support.load import Load
 from support.partitions import REVIEWS
-from support.plans import overlaid
+from support.plans import NAME, overlaid
 from support.shaped import STARS_APART, shadow
+from support.stage import staged
 
-from pgduet.local import EmbeddedPostgres
+from pgduet.local import EmbeddedPostgres, LocalTemporal
 from pgduet.phases import Phase, State
 
 Connection = psycopg.AsyncConnection[Any]
@@ -41,6 +47,15 @@ CREATE PUBLICATION told FOR TABLE public.events WITH (publish_via_partition_root
 INSERT INTO public.events (at, amount, note)
 SELECT date '2019-01-01' + i, '0' || i % 9, CASE WHEN i % 2 = 0 THEN 'note ' || i END FROM generate_series(0, 1000) i;
 """
+WHOLE = """
+CREATE TABLE public.events (
+    id serial PRIMARY KEY, at date NOT NULL DEFAULT '2020-05-05', amount text NOT NULL DEFAULT '5', note text
+);
+INSERT INTO public.events (amount) SELECT '0' || i % 9 FROM generate_series(1, 1000) i;
+"""
+"""The same without partitions."""
+PATIENCE_S = 120.0
+"""Heartbeats of a worker that was killed stop being waited for after 5 s; a busy machine may take many times that."""
 WIDER = [
     {"name": "id", "type": "bigint"},
     {"name": "amount", "type": "int", "nullable": False},
@@ -194,6 +209,55 @@ async def test_partitions_come_and_go(stage: Harness, conn: Connection) -> None:
     assert await one(conn, "SELECT count(*) FROM public.events WHERE at >= '2024-01-01'") == 3
     assert await one(conn, "SELECT count(*) FROM pg_trigger WHERE tgname LIKE '%pgduet%'") == 0
     assert await one(conn, "SELECT count(*) FROM public.events_21_0") > 0, "what left the table stays by itself"
+
+
+async def partitions_changed(lane: Lane) -> None:
+    """Have partitions come and go before they are looked at."""
+    await came_and_went(lane.conn, "2022", "events_19")
+
+
+async def emptied_while_it_is_held(lane: Lane) -> None:
+    """Empty a table whose shadow somebody holds, and fill it otherwise."""
+    async with await psycopg.AsyncConnection.connect(lane.stage.dsn) as vacuum:
+        await vacuum.execute(f'LOCK TABLE "_pgduet_{NAME}_events" IN SHARE UPDATE EXCLUSIVE MODE'.encode())
+        await lane.conn.execute("TRUNCATE public.events")
+    await lane.conn.execute("INSERT INTO public.events (id, amount) SELECT i, '3' FROM generate_series(500, 1500) i")
+    assert await one(lane.conn, "SELECT count(*) FROM pgduet.emptied") == 1
+
+
+KILLS: list[tuple[str, Callable[[Lane], Awaitable[None]], list[str]]] = [
+    (EVENTS, partitions_changed, ["partitions.before_commit", "partitions.after_commit", "partitions.after_journal"]),
+    (WHOLE, emptied_while_it_is_held, ["emptied.before_commit", "emptied.after_commit"]),
+]
+
+
+async def test_a_worker_that_is_killed_while_it_follows_is_followed_by_one_that_does(
+    postgres: EmbeddedPostgres, temporal: LocalTemporal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def killed(lane: Lane, table: str, changed: Callable[[Lane], Awaitable[None]]) -> None:
+        stage, conn = lane.stage, lane.conn
+        await conn.execute(table.encode())
+        async with lane.workers():
+            await stage.start(stage.plan(PLAIN, **overlaid(UNHELD, {"gates": {"verify": "manual"}})))
+            await stage.gets_to("gate", Phase.BACKFILL, PATIENCE_S)
+            await changed(lane)
+            await stage.act("advance")
+            await stage.gets_to("window", Phase.SOAK, PATIENCE_S)
+            assert await differing(conn) == []
+            assert await one(conn, "SELECT count(*) FROM public_v2.events") > 500
+            assert await one(conn, "SELECT count(*) FROM pgduet.emptied") == 0
+            assert not lane.left, "a barrier that was not reached"
+
+    async with AsyncExitStack() as stack:
+        lanes = []
+        for table, changed, barriers in KILLS:
+            dsn = await stack.enter_async_context(database(postgres))
+            stage = await stack.enter_async_context(staged(temporal, dsn, tmp_path, monkeypatch))
+            conn = await stack.enter_async_context(await psycopg.AsyncConnection.connect(dsn, autocommit=True))
+            lanes.append((Lane(stage, conn, postgres.bin_dir, dict.fromkeys(barriers, 1)), table, changed))
+        async with asyncio.timeout(2 * PATIENCE_S), asyncio.TaskGroup() as group:
+            for lane, table, changed in lanes:
+                group.create_task(killed(lane, table, changed))
 
 
 async def test_columns_move_out_of_a_partitioned_table(stage: Harness, conn: Connection) -> None:

@@ -104,8 +104,10 @@ UNDOS = {
 
 BARRIER_OF = {"withdraw": "undo_verify"}
 
-REACHED = tuple(name for name in NAMES if not name.startswith(("swap_back.", "secure.")))
-"""Tables that change in place keep their names and policies; the scenarios of a swap, and of policies, kill at those."""
+ELSEWHERE = ("swap_back.", "secure.", "partitions.", "emptied.")
+REACHED = tuple(name for name in NAMES if not name.startswith(ELSEWHERE))
+"""Tables that change in place keep their names, policies and partitions: the scenarios of a swap, of policies and of partitions
+kill at those."""
 
 Connection = psycopg.AsyncConnection[Any]
 

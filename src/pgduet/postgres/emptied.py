@@ -8,6 +8,7 @@ until then the shadow has rows too much, which before publication nobody reads.
 
 from psycopg import sql
 
+from pgduet.barriers import reach
 from pgduet.operations import shadow_rows
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.postgres.session import Connection
@@ -33,5 +34,7 @@ async def surplus_noted(conn: Connection, design: ShadowDesign) -> bool:
         (counted,) = await (await conn.execute(counting)).fetchall()
         for first in range(0, int(counted["pages"]), PIECE):
             await conn.execute(shadow_rows.journal_surplus(design, heap, first, first + PIECE))
+    await reach("emptied.before_commit")
     await conn.execute(block("shadow", "emptied_done"), {"ids": found})
+    await reach("emptied.after_commit")
     return True

@@ -113,9 +113,9 @@ def locked_row(design: ShadowDesign) -> Query:
 
 
 def _place(design: ShadowDesign) -> list[tuple[str, str]]:
-    """Name where a row is, by which it is found once it has another key; with the types."""
+    """Name where a row is, by which it is found once it has another key, and what tells that it may have one; with the types."""
     table = [("tableoid", "oid")] if design.partition_by else []
-    return [*table, ("ctid", "tid")]
+    return [*table, ("ctid", "tid"), ("xmax", "xid")]
 
 
 def fields(row: sql.Composable, names: Iterable[str]) -> list[Query]:

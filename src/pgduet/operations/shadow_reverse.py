@@ -18,6 +18,7 @@ from pgduet.operations.shadow_keys import (
     NEW,
     NOTHING,
     OLD,
+    TRUE,
     D,
     O,
     R,
@@ -118,6 +119,7 @@ def _lock_function(design: ShadowDesign, kind: str, strength: str) -> Statement:
         label=label,
         shadow=design.shadow,
         heap=sql.SQL("_leaf::regclass::text") if partitioned else label,
+        known=sql.SQL("_leaf <> 0") if partitioned else TRUE,
         key=listed(names),
         s_key=listed(shadow_key(design, S)),
         s_is_there=sql.SQL("s.ctid = _place AND s.tableoid = _leaf" if partitioned else "s.ctid = _place"),
@@ -125,7 +127,9 @@ def _lock_function(design: ShadowDesign, kind: str, strength: str) -> Statement:
     )
     query = block("shadow", "lock_function").format(
         function=design.routine(kind),
-        arguments=listed([*arguments, sql.SQL("_leaf oid, _place tid" if partitioned else "_place tid")]),
+        arguments=listed(
+            [*arguments, sql.SQL("_leaf oid, _place tid, _xmax xid" if partitioned else "_place tid, _xmax xid")]
+        ),
         body=quoted(body),
     )
     return Statement(query, f"{kind} of {design.label}")

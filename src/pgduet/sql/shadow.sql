@@ -565,21 +565,30 @@ CREATE OR REPLACE FUNCTION {function}({arguments}) RETURNS boolean LANGUAGE plpg
 
 -- name: lock_body
 -- The row may have got another key since the statement began. Then the shadow's row has that, too, and is about to be locked as it is now: the
--- anchor's row comes first here, too.
+-- anchor's row comes first here, too. Where somebody has written or locked the shadow's row since, its old key may be another one's by now.
+-- PostgreSQL asks once more when it has locked the row as it is then: that is the newest one, and of a partition it does not say which.
 #variable_conflict use_variable
 DECLARE
+  _newer boolean := {known} AND _xmax <> '0';
+  _tried boolean := false;
   _next tid;
 BEGIN
   IF current_setting('pgduet.row', true) = {token} OR current_setting('pgduet.engine', true) = {label} THEN
     RETURN true;
   END IF;
   LOOP
+    IF _newer THEN
+      _next := currtid2({heap}, _place);
+      EXIT WHEN _tried AND _next = _place;
+      IF _next <> _place THEN
+        _place := _next;
+        SELECT {s_key} INTO {key} FROM {shadow} AS s WHERE {s_is_there};
+      END IF;
+    END IF;
 {lock}
-    EXIT WHEN FOUND;
-    _next := currtid2({heap}, _place);
-    EXIT WHEN _next = _place;
-    _place := _next;
-    SELECT {s_key} INTO {key} FROM {shadow} AS s WHERE {s_is_there};
+    EXIT WHEN FOUND OR NOT {known};
+    _newer := true;
+    _tried := true;
   END LOOP;
   RETURN true;
 END

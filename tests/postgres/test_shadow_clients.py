@@ -244,7 +244,7 @@ NO_ISOLATION = Clause(
 )
 FORGETFUL = Clause("a held row stays in the journal", "shadow", "drain", "WHERE (EXISTS", "WHERE false AND (EXISTS")
 LEFT = Clause("a row is followed to its key", "shadow", "lock_body", "EXIT WHEN FOUND OR NOT {known};", "EXIT;")
-MISTAKEN = Clause("whose key it is by now is asked", "shadow", "lock_body", " AND _xmax <> '0'", " AND false")
+MISTAKEN = Clause("whose key it is by now is asked", "shadow", "lock_body", " AND _since", " AND false")
 WHOLE = Clause(
     "TRUNCATE deletes row by row",
     "shadow",

@@ -103,19 +103,18 @@ def where(design: ShadowDesign) -> dict[str, sql.Composable]:
 
 def lock_types(design: ShadowDesign) -> Query:
     """Render the types by which the policies say which row is to be locked: those of the shadow's key, and of its place."""
-    place = [kind for _, kind in _place(design)]
+    place = ["oid", "tid", "boolean"] if design.partition_by else ["tid", "boolean"]
     return listed(trusted(kind) for kind in (*(column.shadow_type for column in design.key), *place))
 
 
 def locked_row(design: ShadowDesign) -> Query:
-    """Render what the policies say of it."""
-    return identifiers([*design.key_names, *(name for name, _ in _place(design))])
+    """Render what the policies say of it: its key, its place, and whether another transaction has locked or written it since.
 
-
-def _place(design: ShadowDesign) -> list[tuple[str, str]]:
-    """Name where a row is, by which it is found once it has another key, and what tells that it may have one; with the types."""
-    table = [("tableoid", "oid")] if design.partition_by else []
-    return [*table, ("ctid", "tid"), ("xmax", "xid")]
+    A row that its own transaction had locked before it wrote it bears that one's number for both.
+    """
+    place = ["tableoid", "ctid"] if design.partition_by else ["ctid"]
+    since = sql.SQL("(xmax <> '0' AND xmax <> xmin)")
+    return listed([identifiers([*design.key_names, *place]), since])
 
 
 def fields(row: sql.Composable, names: Iterable[str]) -> list[Query]:

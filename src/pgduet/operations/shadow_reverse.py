@@ -128,7 +128,10 @@ def _lock_function(design: ShadowDesign, kind: str, strength: str) -> Statement:
     query = block("shadow", "lock_function").format(
         function=design.routine(kind),
         arguments=listed(
-            [*arguments, sql.SQL("_leaf oid, _place tid, _xmax xid" if partitioned else "_place tid, _xmax xid")]
+            [
+                *arguments,
+                sql.SQL("_leaf oid, _place tid, _since boolean" if partitioned else "_place tid, _since boolean"),
+            ]
         ),
         body=quoted(body),
     )

@@ -569,7 +569,7 @@ CREATE OR REPLACE FUNCTION {function}({arguments}) RETURNS boolean LANGUAGE plpg
 -- PostgreSQL asks once more when it has locked the row as it is then: that is the newest one, and of a partition it does not say which.
 #variable_conflict use_variable
 DECLARE
-  _newer boolean := {known} AND _xmax <> '0';
+  _newer boolean := {known} AND _since;
   _tried boolean := false;
   _next tid;
 BEGIN

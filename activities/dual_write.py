@@ -5,7 +5,6 @@ from temporalio import activity
 from pgduet.activities.engine import Engine, Work
 from pgduet.activities.shapes import shapes_of
 from pgduet.barriers import reach
-from pgduet.errors import GateRefused
 from pgduet.messages import Outcome, Reference
 from pgduet.operations import probes, sync
 from pgduet.operations.design import TableDesign
@@ -65,7 +64,8 @@ async def _locked(
 
     async def also(conn: Connection) -> None:
         if mode is not None:
-            await _refuse_other_types(conn, table)
+            # Under the lock: triggers without a guard rest on it.
+            await catalogue.require_types(conn, (table.schema_name, table.table), sync.judged(table), table.label)
         await store.run(conn, "set_mode", {"id": work.migration.id, "mode": mode})
         heads.append(await store.audited(conn, work.reference, step, affected={"table": table.label}))
         await reach(f"{step}.before_commit")
@@ -73,15 +73,3 @@ async def _locked(
     tries = await work.locked(statements, also)
     await reach(f"{step}.after_commit")
     return tries, heads[-1]
-
-
-async def _refuse_other_types(conn: Connection, table: TableDesign) -> None:
-    """Compare, under the lock, with what preflight saw: triggers without a guard rest on it."""
-    found = await catalogue.rows(conn, "column_types", {"schema": table.schema_name, "table": table.table})
-    now = {row["name"]: row["type"] for row in found}
-    for name, kind in sync.judged(table).items():
-        if now.get(name) != kind:
-            raise GateRefused(
-                f'column "{name}" of {table.label} was {kind} at preflight, and is {now.get(name, "gone")} now',
-                hint="Abort and start again: what was judged by its type is then judged anew.",
-            )

@@ -4,6 +4,8 @@ from itertools import pairwise
 
 RANGE_PAGES = 16_384
 """A table larger than this for each range gets more ranges than are filled at once, so that their number can be raised: 128 MB."""
+ALONE_PAGES = 65_536
+"""The same where one session fills them one after another: each begins 0.17 s after the one before, a tenth of what 128 MB take."""
 MOST_RANGES = 16
 LEAST_PAGES = 16
 
@@ -13,7 +15,7 @@ def ranges_for(size: int, wide: int) -> int:
 
     A multiple of those, or the last ones would be filled alone.
     """
-    wanted = max(wide, min(MOST_RANGES, size // RANGE_PAGES))
+    wanted = max(wide, min(MOST_RANGES, size // (RANGE_PAGES if wide > 1 else ALONE_PAGES)))
     return min(-(-wanted // wide) * wide, max(1, size // LEAST_PAGES))
 
 

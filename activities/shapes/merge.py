@@ -16,7 +16,6 @@ from pgduet.activities.engine import Work
 from pgduet.activities.shapes import parity
 from pgduet.activities.shapes.shape import Progress, Range, Shape
 from pgduet.activities.shapes.steps import BOTH_WAYS, CONTRACT, DUAL_WRITE, EXPAND, UNDO_DUAL_WRITE, UNDO_EXPAND, locked
-from pgduet.errors import GateRefused
 from pgduet.measured import Parity, ShadowResult
 from pgduet.messages import Part
 from pgduet.operations import merge_rows, merge_rows_resolve
@@ -184,12 +183,6 @@ class Merge(Shape):
 
     async def _refuse_other_types(self, conn: Connection) -> None:
         """Compare with what preflight saw: that no measure can raise rests on it. From publication on the view holds the types."""
-        where = {"schema": self.schema_name, "table": self.table}
-        now = {row["name"]: row["type"] for row in await catalogue.rows(conn, "column_types", where)}
-        known = [(each.source, each.type) for each in self.design.key]
-        for name, kind in [*known, *((each.name, each.type) for each in self.design.reads)]:
-            if now.get(name) != kind:
-                raise GateRefused(
-                    f'column "{name}" of {self.label} was {kind} at preflight, and is {now.get(name, "gone")} now',
-                    hint="Abort and start again: what was judged by its type is then judged anew.",
-                )
+        known = {each.source: each.type for each in self.design.key}
+        known |= {each.name: each.type for each in self.design.reads}
+        await catalogue.require_types(conn, (self.schema_name, self.table), known, self.label)

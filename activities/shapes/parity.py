@@ -32,7 +32,7 @@ async def of_shadow(work: Work, design: ShadowDesign, progress: Progress, brakes
     migration = work.migration
     published = migration.sync_mode not in {None, SyncMode.FILL}
     standing = Standing(published, migration.authority, migration.policy.user_triggers)
-    async with _sessions(work, progress) as sessions:
+    async with _sessions(work, progress, brakes) as sessions:
         parity = ShadowParity(sessions, design, work.reference, standing, brakes.pace, progress=progress, brakes=brakes)
         found = await parity.whole(_request(design), aggregates=_declared(work, design), repair=repair)
     return _told(found)
@@ -40,17 +40,16 @@ async def of_shadow(work: Work, design: ShadowDesign, progress: Progress, brakes
 
 async def of_merge(work: Work, design: MergeDesign, progress: Progress, brakes: Brakes, *, repair: bool) -> Parity:
     """Compare groups with what the new version reads of them."""
-    async with _sessions(work, progress) as sessions:
+    async with _sessions(work, progress, brakes) as sessions:
         parity = MergeParity(sessions, design, work.reference, progress=progress, brakes=brakes)
         found = await parity.whole(_request(design), aggregates=_declared(work, design), repair=repair)
     return _told(found)
 
 
 @asynccontextmanager
-async def _sessions(work: Work, progress: Progress) -> AsyncIterator[Sequence[Connection]]:
+async def _sessions(work: Work, progress: Progress, brakes: Brakes) -> AsyncIterator[Sequence[Connection]]:
     """Open as many sessions as a backfill may use, once nobody else compares."""
-    controls = await store.controls(work.conn, work.migration.id)
-    wide = int(controls.get("parallelism", work.migration.policy.backfill.parallelism))
+    wide = int(brakes.reading.controls.get("parallelism", work.migration.policy.backfill.parallelism))
     async with AsyncExitStack() as stack:
         opening = [stack.enter_async_context(work.beside()) for _ in range(max(1, wide))]
         opened = await asyncio.gather(*opening, return_exceptions=True)

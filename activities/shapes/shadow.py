@@ -81,10 +81,15 @@ class Shadow(Shape):
     # dual_write
 
     async def dual_write(self, work: Work) -> int:
-        """Have old clients' writes noted."""
+        """Have old clients' writes noted, and the types kept by which it was judged that none of them can fail."""
         of_leaves, known = await leaves.heard(work, self.design)
         statements = [*self._form(work, Form.NOTE), *shadow_sync.triggers(self.design, self.plan.name), *of_leaves]
-        return await locked(work, statements, steps.DUAL_WRITE, self.label, known)
+
+        async def judged(conn: Connection) -> None:
+            table = (self.schema_name, self.design.anchor_name)
+            await catalogue.require_types(conn, table, shadow_sync.judged(self.design), self.label)
+
+        return await locked(work, statements, steps.DUAL_WRITE, self.label, known, judged=judged)
 
     async def undo_dual_write(self, work: Work) -> None:
         """Drop the triggers on both tables, the policies, and all functions."""

@@ -1,6 +1,6 @@
 """How shapes run statements: under the lock budget, with audit entry and marks in the same transaction, and barriers."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -11,6 +11,8 @@ from pgduet.operations.statement import Statement
 from pgduet.phases import SyncMode
 from pgduet.postgres import store
 from pgduet.postgres.session import Connection
+
+Judged = Callable[[Connection], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,18 @@ async def locked(
     step: Step,
     label: str,
     marks: dict[str, object] | None = None,
+    *,
+    judged: Judged | None = None,
 ) -> int:
-    """Run statements on a table in one transaction, and leave an entry in the audit log; returns the tries that it took."""
+    """Run statements on a table in one transaction, and leave an entry in the audit log; returns the tries that it took.
+
+    What is `judged` under the locks may refuse all of it.
+    """
 
     async def also(conn: Connection) -> None:
         work.beat.note = f"{step.action}: {label}"
+        if judged:
+            await judged(conn)
         if marks:
             await store.set_controls(conn, work.migration.id, marks)
         if step.mode:

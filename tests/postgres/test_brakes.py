@@ -135,3 +135,21 @@ async def test_the_schedules_comparison_gives_way_to_a_pause_and_one_asked_for_d
                     await asyncio.sleep(0.01)
             await say(m, conn, paused=True)
             await told_after_rest(brakes, told, "paused")
+
+
+async def test_what_was_done_since_a_chunk_was_over_counts_to_its_rest(dsn: str, conn: Connection) -> None:
+    await create_reviews(conn, 10, trigger=False)
+    async with (
+        mechanics(dsn, backfill={"pause_ms": 10_000}) as m,
+        braked(m.conn, m.migration, beside(dsn), Told()) as b,
+    ):
+        turns = gently.Turns(b)
+
+        async def work() -> bool:
+            return True
+
+        async with asyncio.timeout(5):
+            await turns.step(m.conn, work, lambda: time.monotonic() - 10)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await turns.step(m.conn, work, time.monotonic)

@@ -438,5 +438,5 @@ async def test_an_owner_whom_the_policies_bind_sees_and_repairs_all(dsn: str, co
 
 
 async def test_it_would_be_refused_a_look_if_it_did_not_say_that_they_hide_nothing(dsn: str, conn: Connection) -> None:
-    blind = Code("sessions let the shadow's policies be", ShadowParity.compared, "await see_all(conn)", "pass")
+    blind = Code("sessions let the shadow's policies be", ShadowParity.compared, "map(see_all, self.sessions)", "()")
     await must_fail(by_an_ordinary_owner(dsn, conn), blind, says="row-level security policy")

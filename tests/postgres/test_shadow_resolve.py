@@ -101,6 +101,48 @@ async def test_columns_that_move_to_a_table_of_their_own(conn: Connection) -> No
     assert await m.parity() == (6, 0)
 
 
+SURE = [
+    {"name": "id", "type": "bigint"},
+    {"name": "amount", "type": "numeric", "nullable": False},
+    {"name": "code", "type": "varchar(20)", "nullable": False},
+    {"name": "note", "type": "text", "nullable": False, "up": "coalesce(note, 'none')"},
+    {"name": "note", "type": "text", "up": "CASE WHEN amount > 0 THEN note END"},
+    {"name": "kind", "type": "varchar(9)", "nullable": False, "default": "'order'"},
+]
+UNSURE = [
+    {"name": "amount", "type": "smallint"},
+    {"name": "code", "type": "varchar(9)"},
+    {"name": "note", "type": "text", "nullable": False},
+    {"name": "note", "type": "text", "nullable": False, "up": "CASE WHEN amount > 0 THEN note END"},
+    {"name": "code", "type": "text", "nullable": False, "up": "nullif(code, '')"},
+    {"name": "kind", "type": "varchar(4)", "up": "code"},
+    {"name": "at", "type": "timestamptz", "up": "at AT TIME ZONE 'UTC'"},
+]
+
+
+async def guards(conn: Connection, column: dict[str, Any]) -> tuple[bool, int]:
+    """Tell whether a shadow is guarded, and how many EXCEPTION blocks what writes it has."""
+    m = Shadow(conn, await resolved(conn, ShadowTable.model_validate({"table": "orders", "columns": [column]})))
+    async with conn.transaction(force_rollback=True):
+        await m.expand()
+        await m.copy(safe=True)
+        await m.keyed()
+        bodies = (
+            "SELECT string_agg(prosrc, '') FROM pg_proc WHERE pronamespace = 'pgduet'::regnamespace AND proname ~ %s"
+        )
+        (text,) = await m.one(bodies, "^(shadow_forward|shadow_fits|drain)_")
+    return m.design.guarded, text.count("EXCEPTION WHEN OTHERS")
+
+
+async def test_only_what_may_raise_or_be_empty_is_guarded(conn: Connection) -> None:
+    await create_orders(conn, 1)
+    await conn.execute("ALTER TABLE public.orders ALTER code TYPE varchar(12)")
+    for column in SURE:
+        assert await guards(conn, column) == (False, 0), column
+    for column in UNSURE:
+        assert await guards(conn, column) == (True, 1), column
+
+
 @pytest.mark.parametrize(
     ("keys", "error", "says"),
     [

@@ -7,9 +7,10 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 from support.mutants import Clause, must_fail
-from support.shadows import PARTS, Shadow, create_orders, of_parts, parted, wide
+from support.shadows import PARTS, PLAN, Shadow, create_orders, of_parts, parted, wide
 
-from pgduet.operations import shadow_rows
+from pgduet.operations import shadow_final, shadow_reverse, shadow_rows, shadow_sync
+from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.shadow_sync import Form
 
 Connection = psycopg.AsyncConnection[Any]
@@ -254,6 +255,35 @@ async def test_neither_worker_nor_clients_need_to_be_superusers(conn: Connection
     assert await m.parity() == (10, 0)
 
 
+def of_short_codes() -> ShadowDesign:
+    """Design a shadow whose `code` is as short as the table's."""
+    short = "character varying(8)"
+    columns = [each.model_copy(update={"type": short}) if each.name == "code" else each for each in wide().columns]
+    anchors = [each.model_copy(update={"type": short}) if each.name == "code" else each for each in wide().anchors]
+    return wide(columns=tuple(columns), anchors=tuple(anchors))
+
+
+async def test_a_type_without_a_guard_stays_so_that_no_client_meets_another(conn: Connection) -> None:
+    await create_orders(conn, 3)
+    await conn.execute("ALTER TABLE public.orders ALTER code TYPE varchar(8)")
+    m = Shadow(conn, of_short_codes())
+    await m.published()
+    refused = []
+    for change in ("ALTER code TYPE text", "DROP code"):
+        try:
+            await conn.execute(f"ALTER TABLE public.orders {change}".encode())
+        except (errors.FeatureNotSupported, errors.DependentObjectsStillExist):
+            refused.append(change)
+        else:
+            await conn.execute("UPDATE public.orders SET code = 'longer than eight' WHERE id = 1")
+    assert refused == ["ALTER code TYPE text", "DROP code"]
+    await conn.execute("ALTER TABLE public.orders ADD other int, ALTER code SET STATISTICS 50")
+    await m.run(shadow_sync.drop_triggers(m.design, PLAN))
+    await m.run([*shadow_reverse.drop_reverse(m.design, PLAN), *shadow_final.without_policies(m.design)])
+    await m.run(shadow_sync.drop_functions(m.design))
+    await conn.execute("ALTER TABLE public.orders ALTER code TYPE text")
+
+
 TWICE = Clause(
     "what may be there twice goes", "shadow", "clear_journalled", "WHERE {s_is_j}", "WHERE false AND {s_is_j}"
 )
@@ -266,6 +296,7 @@ AS_IT_WAS = Clause(
 )
 DEAF = Clause("the guard names a row", "shadow", "forward", "guard IN ({old_token}, {new_token})", "guard <> ''")
 TORN = Clause("a move is no delete", "shadow", "moved_away", "FOUND AND ({differs})", "false AND ({differs})")
+FREE = Clause("types are kept", "shadow", "kept_types", "SELECT {columns} FROM {relation} AS o", "SELECT 1")
 
 
 @pytest.mark.parametrize(
@@ -275,6 +306,7 @@ TORN = Clause("a move is no delete", "shadow", "moved_away", "FOUND AND ({differ
         (test_what_a_trigger_of_the_user_writes_meanwhile_reaches_both_sides, AS_IT_WAS, "assert"),
         (test_what_a_trigger_of_the_user_writes_meanwhile_reaches_both_sides, DEAF, "assert"),
         (test_a_row_of_a_partitioned_shadow_moves_between_partitions_by_either_version, TORN, "assert"),
+        (test_a_type_without_a_guard_stays_so_that_no_client_meets_another, FREE, "value too long"),
     ],
     ids=lambda value: value.name if isinstance(value, Clause) else "",
 )

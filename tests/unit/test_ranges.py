@@ -2,7 +2,7 @@
 
 import pytest
 
-from pgduet.activities.ranges import LEAST_PAGES, MOST_RANGES, RANGE_PAGES, ranges_for
+from pgduet.activities.ranges import ALONE_PAGES, LEAST_PAGES, MOST_RANGES, RANGE_PAGES, ranges_for
 
 
 @pytest.mark.parametrize(
@@ -11,6 +11,9 @@ from pgduet.activities.ranges import LEAST_PAGES, MOST_RANGES, RANGE_PAGES, rang
         (0, 2, 1),
         (LEAST_PAGES, 2, 1),
         (2 * LEAST_PAGES, 2, 2),
+        (2 * ALONE_PAGES - 1, 1, 1),
+        (2 * ALONE_PAGES, 1, 2),
+        (10_000 * RANGE_PAGES, 1, MOST_RANGES),
         (3 * RANGE_PAGES - 1, 2, 2),
         (3 * RANGE_PAGES, 2, 4),
         (3 * RANGE_PAGES, 3, 3),

@@ -206,15 +206,33 @@ async def test_a_bad_start_fails_at_once_with_its_reason_and_can_be_asked(stage:
         assert status.failure == caught.value.cause.message
 
 
+_NAMED = {"name": "name", "type": "varchar(20)", "nullable": False}
+_NOBODY = "CASE WHEN name IS NULL THEN 'nobody' ELSE name END"
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {
+            "alter_column": {
+                "table": "public.people",
+                "column": "name",
+                "nullable": False,
+                "up": _NOBODY,
+                "down": "name",
+            }
+        },
+        {"shadow_table": {"table": "public.people", "columns": [_NAMED | {"up": _NOBODY}], "down": {"name": "name"}}},
+    ],
+    ids=["in place", "shadow"],
+)
 async def test_a_type_that_was_changed_since_preflight_is_refused_before_a_client_can_meet_it(
-    stage: Harness, conn: Connection
+    stage: Harness, conn: Connection, operation: dict[str, Any]
 ) -> None:
     await conn.execute("CREATE TABLE public.people (id integer PRIMARY KEY, name varchar(20))")
     await conn.execute("INSERT INTO public.people VALUES (1, 'Ada')")
-    up = "CASE WHEN name IS NULL THEN 'nobody' ELSE name END"
-    change = {"table": "public.people", "column": "name", "nullable": False, "up": up, "down": "name"}
     async with stage.worker():
-        await stage.start(stage.plan({"alter_column": change}, gates={"expand": "manual"}))
+        await stage.start(stage.plan(operation, gates={"expand": "manual"}))
         await stage.waits("gate", Phase.PREFLIGHT)
         await conn.execute("ALTER TABLE public.people ALTER name TYPE text")
         await stage.act("advance")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from pgduet.operations.comparison import SHADOW, SOURCE, Column, Comparison
 from pgduet.operations.pairing import (
@@ -19,15 +20,17 @@ from pgduet.operations.pairing import (
     commas,
     comparable,
     expected,
+    ids_and_keys,
     jsonb_object,
     key_names,
-    keyed_by,
+    keyed,
     match,
     rows_differ,
     shadow_keys,
     source_keys,
 )
 from pgduet.operations.statement import Query
+from pgduet.operations.template import Template, blank
 from pgduet.sql import block
 
 _NOTHING = sql.SQL("")
@@ -119,11 +122,26 @@ def spanned(comparison: Comparison, span: Span, limit: int) -> Query:
 
 def look(comparison: Comparison, suspects: Sequence[dict[str, Any]], *, extra: bool) -> Query:
     """Look again at suspects (`id`, `key`), of which only the shadow has the row (`extra`) or the source has, or had, it."""
+    return Looking(comparison, extra=extra).at(suspects)
+
+
+class Looking:
+    """A look at suspects that is composed once: for each chunk anew, that would take longer than the look."""
+
+    def __init__(self, comparison: Comparison, *, extra: bool) -> None:
+        """Compose it with the keys left open."""
+        self.template = Template(_look(comparison, blank("keys"), extra=extra))
+
+    def at(self, suspects: Sequence[dict[str, Any]]) -> Query:
+        """Give the statement for some suspects."""
+        return self.template.filled(keys=Jsonb(ids_and_keys(suspects)))
+
+
+def _look(comparison: Comparison, keys: sql.Composable, *, extra: bool) -> Query:
     source, shadow = (
         _source_side(comparison, Span(), _versions(SOURCE)),
         _shadow_side(comparison, Span(), _versions(SHADOW)),
     )
-    keys = keyed_by(comparison, suspects, extra=extra)
     known = key_names(comparison, extra=extra)
     row = SHADOW if extra else SOURCE
     found = all_of(sql.SQL("{0}.{1} = k.{1}").format(row, sql.Identifier(name)) for name in known)
@@ -138,7 +156,7 @@ def look(comparison: Comparison, suspects: Sequence[dict[str, Any]], *, extra: b
     gone = sql.SQL("{} IS NULL AND {} IS NULL").format(parts["source_key"], parts["shadow_key"])
     return block("compare", "look").format(
         gone=gone,
-        keys=keys,
+        keys=keyed(comparison, keys, extra=extra),
         first=shadow if extra else source,
         second=source if extra else shadow,
         found=found,

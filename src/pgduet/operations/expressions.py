@@ -52,6 +52,8 @@ class Certainty(Frozen):
     """The most characters that a text can have."""
     filled: bool = False
     """It is never NULL."""
+    passes_on: bool = False
+    """It is NULL only where a column that it reads is."""
     types: tuple[tuple[str, str], ...] = ()
     """The columns that it reads and their types, without which nothing of it is certain."""
 

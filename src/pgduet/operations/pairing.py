@@ -73,14 +73,23 @@ def key_names(comparison: Comparison, *, extra: bool) -> list[str]:
 
 def keyed_by(comparison: Comparison, suspects: Sequence[dict[str, Any]], *, extra: bool) -> Query:
     """Render the keys of suspects as rows `k`."""
-    values = [{**each["key"], "_pgduet_id": each["id"]} for each in suspects]
+    return keyed(comparison, sql.Literal(Jsonb(ids_and_keys(suspects))), extra=extra)
+
+
+def ids_and_keys(suspects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give the values of which `keyed` makes rows."""
+    return [{**each["key"], "_pgduet_id": each["id"]} for each in suspects]
+
+
+def keyed(comparison: Comparison, keys: sql.Composable, *, extra: bool) -> Query:
+    """Render rows `k` of keys, whatever these are."""
     columns = [(sql.Identifier("_pgduet_id"), "bigint")]
     columns += [
         (sql.Identifier(column.shadow if extra else column.source), column.shadow_type if extra else column.source_type)
         for column in comparison.key
     ]
     return block("compare", "keys").format(
-        keys=sql.Literal(Jsonb(values)),
+        keys=keys,
         columns=commas(sql.SQL("{} {}").format(name, trusted(kind)) for name, kind in columns),
     )
 

@@ -274,7 +274,7 @@ def _extraction(plan: str, index: int, operation: ExtractTable, table: TableFact
         columns=tuple(columns),
         anchors=tuple(anchors.values()),
         exists=answers.expressions[*top, "when"],
-        guarded=any(column.up is not None for column in columns),
+        guarded=_guarded(columns, table),
         rereads=_rereads(table),
         postpones=_postpones(table),
         moves=table.kind == "p" or _refers_to_itself(table),
@@ -298,13 +298,20 @@ def _kept_default(column: ColumnFacts, table: TableFacts) -> str | None:
 
 
 def _guarded(columns: list[ShadowColumn], table: TableFacts) -> bool:
-    """Tell whether a row of the anchor may have no place in the shadow."""
+    """Tell whether a row of the anchor may have no place in the shadow.
 
-    def emptied(column: ShadowColumn) -> bool:
-        old = table.column(column.same) if column.same else None
-        return not column.nullable and not (old and old.not_null)
+    A list or range of partitions has one for the rest, so what remains is an `up` that raises, and NULL where it must not be.
+    """
+    return not all(_is_sure(column, table) for column in columns if column.sources or column.up)
 
-    return any(column.up is not None or (column.same is not None and emptied(column)) for column in columns)
+
+def _is_sure(column: ShadowColumn, table: TableFacts) -> bool:
+    """Tell that each row of the anchor has a value for a column: it can be computed, and is there where it must be (ADR 26)."""
+    if column.up is not None and not column.up.always_becomes(column.type):
+        return False
+    passed_on = column.up is None or column.up.certain.passes_on
+    filled = column.up is not None and column.up.certain.filled
+    return column.nullable or filled or (passed_on and all(_facts(table, name).not_null for name in column.sources))
 
 
 def _rereads(table: TableFacts) -> bool:

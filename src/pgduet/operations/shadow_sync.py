@@ -47,6 +47,7 @@ from pgduet.operations.statement import Lock, Query, Statement, identifiers
 from pgduet.sql import block
 
 RELEASE = "shadow_release"
+KEPT_TYPES = "shadow_types"
 
 
 class Form(StrEnum):
@@ -81,7 +82,19 @@ def triggers(design: ShadowDesign, plan: str) -> list[Statement]:
         ),
         *trigger(design, design.relation, _name(plan, "all"), "shadow_truncate", "AFTER TRUNCATE", "STATEMENT"),
         *shadow_postponed.anchor_triggers(design, plan),
+        *_kept_types(design),
     ]
+
+
+def judged(design: ShadowDesign) -> dict[str, str]:
+    """Give the types of the anchor's columns by which it was judged that no row of it fails to have one in the shadow.
+
+    They must be the same when the triggers are installed, and stay so: see `_kept_types`.
+    """
+    if design.guarded:
+        return {}
+    read = {name for column in design.mapped for name in column.sources}
+    return {column.name: column.type for column in design.anchors if column.name in read}
 
 
 def trigger_names(plan: str) -> list[str]:
@@ -105,7 +118,7 @@ def drop_triggers(design: ShadowDesign, plan: str) -> list[Statement]:
 
 def drop_functions(design: ShadowDesign) -> list[Statement]:
     """Drop all functions, once nothing calls them."""
-    kinds = ["shadow_forward", "shadow_truncate", "shadow_reverse", "shadow_settle", "settle", "number"]
+    kinds = ["shadow_forward", "shadow_truncate", "shadow_reverse", "shadow_settle", "settle", "number", KEPT_TYPES]
     names: list[sql.Composable] = [sql.SQL("{}()").format(design.routine(kind)) for kind in kinds]
     names += [
         sql.SQL("{}({})").format(design.routine(kind), lock_types(design)) for kind in ("lock_update", "lock_delete")
@@ -116,6 +129,21 @@ def drop_functions(design: ShadowDesign) -> list[Statement]:
     names.append(sql.SQL("{}(integer, tid)").format(design.routine("drain")))
     query = block("shadow", "drop_function")
     return [Statement(query.format(function=name), "drop a function of the shadow") for name in names]
+
+
+def _kept_types(design: ShadowDesign) -> list[Statement]:
+    """Have PostgreSQL refuse another type of a column, and its loss.
+
+    A trigger's `UPDATE OF` would do that as well, but misses what the user's BEFORE triggers write.
+    """
+    if not (names := list(judged(design))):
+        return []
+    query = block("shadow", "kept_types").format(
+        function=design.routine(KEPT_TYPES),
+        relation=design.relation,
+        columns=listed([sql.SQL("o.{}").format(sql.Identifier(name)) for name in names]),
+    )
+    return [Statement(query, f"the types of {design.label} stay")]
 
 
 def _name(plan: str, kind: str) -> str:

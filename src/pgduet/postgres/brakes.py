@@ -53,10 +53,19 @@ class Unbraked:
         return math.inf
 
     async def rest(
-        self, worked_s: float = 0.0, *, least_s: float = 0.0, most_s: float = math.inf, in_snapshot: bool = False
+        self,
+        worked_s: float = 0.0,
+        *,
+        least_s: float = 0.0,
+        most_s: float = math.inf,
+        in_snapshot: bool = False,
+        since: float | None = None,
     ) -> None:
-        """Rest after a piece of work that took so long, between `least_s` and `most_s`, and hold while something holds."""
-        del worked_s, in_snapshot
+        """Rest after a piece of work that took so long, between `least_s` and `most_s`, and hold while something holds.
+
+        The rest began `since` then, by the monotonic clock, or begins now.
+        """
+        del worked_s, in_snapshot, since
         if rest_s := min(least_s, most_s):
             await asyncio.sleep(rest_s)
 
@@ -110,7 +119,13 @@ class Brakes(Unbraked):
         return self.reading
 
     async def rest(
-        self, worked_s: float = 0.0, *, least_s: float = 0.0, most_s: float = math.inf, in_snapshot: bool = False
+        self,
+        worked_s: float = 0.0,
+        *,
+        least_s: float = 0.0,
+        most_s: float = math.inf,
+        in_snapshot: bool = False,
+        since: float | None = None,
     ) -> None:
         """Rest as the pace says, and hold while something holds.
 
@@ -118,7 +133,7 @@ class Brakes(Unbraked):
             SnapshotGivenUp: it holds for longer than a snapshot may be kept.
             Postponed: it is paused, and the schedule has asked.
         """
-        began = time.monotonic()
+        began = since or time.monotonic()
         while True:
             verdict, passed_s = self._verdict(), time.monotonic() - began
             if verdict.rate:

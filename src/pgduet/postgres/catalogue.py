@@ -2,13 +2,13 @@
 
 import difflib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from psycopg import sql
 
-from pgduet.errors import UnknownIndex, UnknownTable
+from pgduet.errors import GateRefused, UnknownIndex, UnknownTable
 from pgduet.operations.facts import (
     CheckFacts,
     ColumnFacts,
@@ -181,6 +181,22 @@ async def version_schemas(conn: Connection) -> list[VersionSchema]:
 async def schemas_of_version(conn: Connection, version: str) -> tuple[str, ...]:
     """Name the schemas whose tables a version shows."""
     return tuple(each.shows for each in await version_schemas(conn) if each.version == version)
+
+
+async def require_types(conn: Connection, table: tuple[str, str], types: Mapping[str, str], label: str) -> None:
+    """See that columns of a table have the types that they had at preflight; people know the table as `label`.
+
+    Raises:
+        GateRefused: one has not; what was judged by its type may not hold.
+    """
+    schema, name = table
+    now = {row["name"]: row["type"] for row in await rows(conn, "column_types", {"schema": schema, "table": name})}
+    for column, kind in types.items():
+        if now.get(column) != kind:
+            raise GateRefused(
+                f'column "{column}" of {label} was {kind} at preflight, and is {now.get(column, "gone")} now',
+                hint="Abort and start again: what was judged by its type is then judged anew.",
+            )
 
 
 async def has_view(conn: Connection, schema: str, name: str) -> bool:

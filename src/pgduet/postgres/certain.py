@@ -89,7 +89,12 @@ def certain(tree: str, built_in: Mapping[int, Called]) -> Certainty:
         judge = _Judge(built_in)
         if not judge.safe(output):
             return UNCERTAIN
-        return Certainty(raises=False, longest=judge.longest(output), filled=judge.filled(output))
+        return Certainty(
+            raises=False,
+            longest=judge.longest(output),
+            filled=judge.filled(output),
+            passes_on=judge.filled(output, frozenset(map(int, _columns(output)))),
+        )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, StopIteration):
         return UNCERTAIN  # another version of PostgreSQL may write its trees otherwise
 

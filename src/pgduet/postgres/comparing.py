@@ -25,7 +25,7 @@ from psycopg.types.json import Jsonb
 from pgduet.barriers import reach
 from pgduet.errors import GateRefused
 from pgduet.operations import comparing
-from pgduet.operations.comparing import Key, Span
+from pgduet.operations.comparing import Key, Looking, Span
 from pgduet.operations.comparison import Comparison
 from pgduet.operations.statement import Query
 from pgduet.postgres.executor import is_transient
@@ -39,7 +39,8 @@ PART_ROWS = 10_000
 """A table is not cut in parts that have fewer rows each."""
 MOST_ROWS = 500_000
 LEAST_ROWS = 100
-MOST_GROWTH = 4.0
+MOST_GROWTH = 8.0
+"""So little is in the first chunk that it may take an eighth of what a chunk aims at."""
 LONGEST_MS = 2000
 """What a chunk may take in all, however its rows are: some forty times what it aims at."""
 CHUNK_MS = 50.0
@@ -49,6 +50,10 @@ NAMED_AT_MOST = 100_000
 UNMAPPED_AT_MOST = 100
 LOOKED_AT_ONCE = 500
 SAMPLED_ROWS = 20_000
+WITHOUT_JIT = sql.SQL("SET jit = off; SET synchronous_commit = off")
+"""Losing the last chunks in a crash loses their cursor with them."""
+BY_INDEX = sql.SQL("SET enable_seqscan = off")
+BY_MERGING = sql.SQL("SET enable_hashjoin = off; SET enable_bitmapscan = off")
 AS_BEFORE = """RESET enable_seqscan; RESET enable_hashjoin; RESET enable_bitmapscan; RESET jit; RESET synchronous_commit;
 RESET statement_timeout"""
 SLICE_ROWS = 2_000_000
@@ -109,12 +114,14 @@ async def begin(
     if same and not anew and (request or any(part["finished_at"] is None for part in found)):
         return [part["id"] for part in found]
     bounds = await _bounds(conn, comparison, parts, of or await known(conn, comparison))
+    begun: list[int] = []
     async with conn.transaction():
         await run(conn, "forget", where)
         for number, (low, high) in enumerate(zip([None, *bounds], [*bounds, None], strict=True)):
             values = {"part": number, "shape": comparison.shape, "low": _json(low), "high": _json(high)}
-            await run(conn, "begin", where | values | {"request": request, "before": before})
-    return [part["id"] for part in await run(conn, "parts", where)]
+            made = await run(conn, "begin", where | values | {"request": request, "before": before})
+            begun.append(made[0]["id"])
+    return begun
 
 
 async def _bounds(conn: Connection, comparison: Comparison, parts: int, of: Known) -> list[Any]:
@@ -157,6 +164,8 @@ class Comparing:
         self.finished = False
         self.counts = Counts()
         self.longest_ms = 0.0
+        self._over_at = 0.0
+        self._looks: dict[bool, Looking] = {}
         self.limit_ms: int | None = None
         self.began_at: datetime | None = None
         self._span = Span()
@@ -181,20 +190,21 @@ class Comparing:
         self.began_at = part["began_at"]
         self.named, self.chunks = part["named"], part["chunks"]
         self.counts = Counts(*(part[n] for n in ("rows", "shadow_rows", "mismatches", "missing", "extra", "unmapped")))
+        settings: list[sql.Composable] = [WITHOUT_JIT]
         if self.comparison.aligned:
             self.reached, self.high = part["reached"] or part["low"], part["high"]
             of = self._of or await known(self.conn, self.comparison)
             self._note_ends(of)
-            await self._by_the_keys(of)
+            settings += self._by_the_keys(of)
         else:
             self._span = _slice(part)
-        # Losing the last chunks in a crash loses their cursor with them.
-        await self.conn.execute("SET jit = off; SET synchronous_commit = off")
+        await self.conn.execute(sql.SQL("; ").join([*settings, *self._bound_by_time()]))
 
     async def next(self) -> bool:
         """Compare the next chunk, and tell whether more is left; the pause after it is the caller's."""
         began = time.monotonic()
-        await self._bounded()
+        for setting in self._bound_by_time():
+            await self.conn.execute(setting)
         span, last = await self._next_span()
         try:
             found = await self._compared(span)
@@ -204,18 +214,25 @@ class Comparing:
             # Far more than was aimed at, for rows that are larger than those before: nothing is counted, and less is tried.
             self.size = max(LEAST_ROWS, self.size // 8)
             return True
-        self.longest_ms = max(self.longest_ms, took_ms := (time.monotonic() - began) * 1000)
+        finally:
+            self._over_at = time.monotonic()
+        self.longest_ms = max(self.longest_ms, took_ms := (self._over_at - began) * 1000)
         self._judge(span, found)
         await self._advance(found, span, last=last)
         self._adapt(took_ms)
         return not last
 
-    async def _bounded(self) -> None:
-        """Cut a chunk off that would hold its snapshot for long; the smallest one takes as long as it takes."""
+    def over(self) -> float:
+        """Tell when the last chunk had been compared: what is written and asked between two of them is nothing to rest from."""
+        return self._over_at
+
+    def _bound_by_time(self) -> list[sql.Composed]:
+        """Have a chunk cut off that would hold its snapshot for long; the smallest one takes as long as it takes."""
         wanted_ms = 0 if self.size <= LEAST_ROWS or not self.comparison.aligned else LONGEST_MS
-        if wanted_ms != self.limit_ms:
-            self.limit_ms = wanted_ms
-            await self.conn.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(wanted_ms)))
+        if wanted_ms == self.limit_ms:
+            return []
+        self.limit_ms = wanted_ms
+        return [sql.SQL("SET statement_timeout = {}").format(sql.Literal(wanted_ms))]
 
     async def _next_span(self) -> tuple[Span, bool]:
         if not self.comparison.aligned:
@@ -223,15 +240,20 @@ class Comparing:
         if self._dense and self._end is not None:
             # So many whole numbers are so many keys at most, on either side: no need to search for the last of them.
             reached = self._number(self.reached)
-            if self.high is None and reached + self.size >= self._end:
+            if self.high is None and self._even(reached, self._end) >= self._end:
                 self._end = (await ends(self.conn, self.comparison) or (0, self._end))[1]
-                if reached < self._end <= reached + self.size:  # no more than a chunk, but for what comes this moment
-                    return Span(self.reached, None), True
-            number = min(reached + self.size, self._end)
+                if reached < self._end <= self._even(reached, self._end):
+                    return Span(self.reached, None), True  # no more than a chunk, but for what comes this moment
+            number = self._even(reached, self._end)
             if number > reached:
                 return Span(self.reached, [str(number)]), number == self._end and self.high is not None
         high = await self._bound(self.reached, self.high, self.size)
         return Span(self.reached, high or self.high), high is None
+
+    def _even(self, reached: int, end: int) -> int:
+        """Give the end of the next of even chunks: each has about what was aimed at, up to half more, and none is a mere rest."""
+        left = end - reached
+        return reached + -(-left // max(1, round(left / self.size)))
 
     def _note_ends(self, of: Known) -> None:
         """Note the first and the last key, where keys are whole numbers; rows that come later are beyond it, and searched for."""
@@ -242,16 +264,14 @@ class Comparing:
         self._dense = of.dense and self.render is None  # else rows of the source are not pairs
         self._end = int(self.high[0]) if self.high is not None else last
 
-    async def _by_the_keys(self, of: Known) -> None:
-        """Have chunks go by the keys' indexes.
+    def _by_the_keys(self, of: Known) -> list[sql.SQL]:
+        """Say how chunks go by the keys' indexes.
 
         A table that was just filled has no statistics: sequential scans could have each chunk read all of it. Where the source
         lies as its keys do, so does the shadow, in as many pieces as there were ranges to be filled; but to PostgreSQL the pieces
         look like disorder, and it would sort or hash what comes in order (ADR 29).
         """
-        await self.conn.execute("SET enable_seqscan = off")
-        if self.render is None and of.ordered:
-            await self.conn.execute("SET enable_hashjoin = off; SET enable_bitmapscan = off")
+        return [BY_INDEX, BY_MERGING] if self.render is None and of.ordered else [BY_INDEX]
 
     def _number(self, key: Key | None) -> int:
         return self._before if key is None else int(key[0])
@@ -334,7 +354,9 @@ class Comparing:
             keys = [key for kind, key in found if (kind == "extra") is extra]
             for first in range(0, len(keys), LOOKED_AT_ONCE):
                 asked = [{"id": number, "key": key} for number, key in enumerate(keys[first : first + LOOKED_AT_ONCE])]
-                rows = await (await self.conn.execute(comparing.look(self.comparison, asked, extra=extra))).fetchall()
+                if extra not in self._looks:
+                    self._looks[extra] = Looking(self.comparison, extra=extra)
+                rows = await (await self.conn.execute(self._looks[extra].at(asked))).fetchall()
                 standing += [[row["kind"], row["key"], row["seen"]] for row in rows if row["kind"]]
         return standing
 

@@ -27,7 +27,7 @@ from pgduet.postgres.comparing import Counts, opened, run
 from pgduet.postgres.gently import BESIDE_MS, Turns
 from pgduet.postgres.measuring import measure
 from pgduet.postgres.session import Connection
-from pgduet.postgres.traits import Known, known
+from pgduet.postgres.traits import Known, known, require_keys
 
 EXAMPLES = 20
 BATCHES_LONG = 2.0
@@ -96,13 +96,18 @@ async def compare(
     """
     await brakes.rest()
     first = sessions[0]
-    of = await known(first, comparison)
+
+    async def keyed() -> None:
+        if exactly is None:
+            await require_keys(sessions[-1], comparison)
+
+    of, _ = await asyncio.gather(known(first, comparison), keyed())
     parts = await comparing.begin(
         *(first, comparison, migration_id, len(sessions)),
         anew=anew,
         request=request,
         before=before,
-        paired=exactly is None,
+        paired=False,
         of=of,
     )
     total, named = await _all_parts(sessions, comparison, parts, of, exactly, progress, brakes)
@@ -151,7 +156,7 @@ async def _all_parts(
                 while not part.finished:
                     given_ms = min(aim_ms, BATCHES_LONG * brakes.target_ms)
                     part.chunk_ms = min(given_ms, BESIDE_MS) if turns.beside else given_ms
-                    await turns.step(conn, part.next)
+                    await turns.step(conn, part.next, part.over)
                     progress(f"{comparison.label}: {total.rows + part.counts.rows:,}{about} rows compared")
                 total += part.counts
                 named += part.named

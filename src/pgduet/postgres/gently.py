@@ -74,12 +74,17 @@ class Turns:
         """Tell whether clients were at work lately."""
         return any(self.seen)
 
-    async def step(self, conn: Connection, work: Callable[[], Awaitable[bool]]) -> None:
-        """Do a piece of work, look whether clients are there, and rest as that says if there is more to do."""
+    async def step(
+        self, conn: Connection, work: Callable[[], Awaitable[bool]], over: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        """Do a piece of work, look whether clients are there, and rest as that says if there is more to do.
+
+        Where nobody is, the rest begins when the heavy part of the work was `over`.
+        """
         if not self.beside:
             worked_s, more = await self._worked(conn, work)
             if more:
-                await self.brakes.rest(worked_s)
+                await self.brakes.rest(worked_s, since=over() or None)
             return
         async with self.turn:
             worked_s, more = await self._worked(conn, work)

@@ -65,17 +65,23 @@ async def _in_one_snapshot(
     conn: Connection, migration: store.Migration, mode: SyncMode, progress: Progress, brakes: Unbraked
 ) -> Found:
     comparison = _Comparison(conn, migration, mode, progress, brakes)
+    tables, aggregates = migration.design.compared, [a for a in migration.design.aggregates if a.shape is None]
+    if not (tables or aggregates):
+        return Found(comparison.result(await _now(conn)), [])
     async with conn.transaction():
         await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        began = await (await conn.execute("SELECT clock_timestamp() AS at")).fetchone()
-        for table in migration.design.compared:
+        began = await _now(conn)
+        for table in tables:
             await comparison.table(table)
             await comparison.beside_others(table)
-        for aggregate in migration.design.aggregates:
-            if aggregate.shape is None:
-                await comparison.aggregate(aggregate)
-    parity = comparison.result(began["at"] if began else datetime.now().astimezone())
-    return Found(parity, [*comparison.examples, *comparison.groups])
+        for aggregate in aggregates:
+            await comparison.aggregate(aggregate)
+    return Found(comparison.result(began), [*comparison.examples, *comparison.groups])
+
+
+async def _now(conn: Connection) -> datetime:
+    found = await (await conn.execute("SELECT clock_timestamp() AS at")).fetchone()
+    return found["at"] if found else datetime.now().astimezone()
 
 
 async def keep(conn: Connection, migration: store.Migration, found: Found, whole: Parity) -> None:

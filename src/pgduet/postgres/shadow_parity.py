@@ -83,8 +83,9 @@ class ShadowParity(Whole):
 
     async def comparison(self) -> Comparison:
         """Say what is compared, by the catalogue."""
-        anchor = await traits(self.conn, self.design.relation_label)
-        shadow = await traits(self.conn, self.design.shadow_label)
+        anchor, shadow = await asyncio.gather(
+            traits(self.conn, self.design.relation_label), traits(self.sessions[-1], self.design.shadow_label)
+        )
         return comparison(self.design, anchor, shadow, published=self.standing.published)
 
     async def settling(self) -> None:
@@ -104,8 +105,7 @@ class ShadowParity(Whole):
 
     async def compared(self, request: str, before: int) -> Compared:
         """Compare once."""
-        for conn in self.sessions:
-            await see_all(conn)
+        await asyncio.gather(*map(see_all, self.sessions))
         await self.settling()
         return await counterpart.compare(
             self.sessions,

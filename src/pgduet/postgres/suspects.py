@@ -175,9 +175,12 @@ async def _look(conn: Connection, comparison: Comparison, suspects: Sequence[dic
         else:
             again.append({name: now[name] for name in ("id", "kind", "key", "seen")})
     async with conn.transaction():
-        await run(conn, "cleared", {"ids": cleared})
-        await run(conn, "confirmed", {"ids": confirmed})
-        await run(conn, "unsettled", {"found": Jsonb(again)})
+        if cleared:
+            await run(conn, "cleared", {"ids": cleared})
+        if confirmed:
+            await run(conn, "confirmed", {"ids": confirmed})
+        if again:
+            await run(conn, "unsettled", {"found": Jsonb(again)})
 
 
 async def seen(
@@ -195,9 +198,13 @@ async def seen(
 
 async def _confirmed(conn: Connection, parts: Sequence[int], limit: int) -> Any:
     after = 0
-    while found := await run(conn, "drifted", {"ids": list(parts), "after": after, "limit": limit}):
+    while True:
+        found = await run(conn, "drifted", {"ids": list(parts), "after": after, "limit": limit})
+        if found:
+            yield found
+        if len(found) < limit:
+            return
         after = found[-1]["id"]
-        yield found
 
 
 @dataclass

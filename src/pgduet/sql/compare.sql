@@ -152,7 +152,7 @@ SELECT s.correlation, s.histogram_bounds::text AS bounds
 
 -- name: begin
 INSERT INTO pgduet.comparison (migration_id, source, shadow, part, shape, request, before, low, high)
-VALUES (%(id)s, %(source)s, %(shadow)s, %(part)s, %(shape)s, %(request)s, %(before)s, %(low)s, %(high)s)
+VALUES (%(id)s, %(source)s, %(shadow)s, %(part)s, %(shape)s, %(request)s, %(before)s, %(low)s, %(high)s) RETURNING id
 
 -- name: forget
 DELETE FROM pgduet.comparison WHERE migration_id = %(id)s AND source = %(source)s AND shadow = %(shadow)s

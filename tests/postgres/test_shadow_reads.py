@@ -336,8 +336,8 @@ class TestPairedWrites:
         self, admin: Admin, reviews: Migrator[None], dsn: str
     ) -> None:
         with psycopg.connect(dsn) as own:
-            reviews.write(7, add("review"), add("review_next"), connection=own, idempotency_key="k")
-            own.rollback()
+            with own.transaction(force_rollback=True):
+                reviews.write(7, add("review"), add("review_next"), connection=own, idempotency_key="k")
             assert not reviews.write(7, add("review"), add("review_next"), connection=own, idempotency_key="k").repeated
         assert self.both(admin) == (1, 1)
 

@@ -326,6 +326,14 @@ def test_only_the_sampled_share_is_repeated() -> None:
     assert reads.sides.count("new") == pytest.approx(500, abs=70)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"sample": 10}, {"calibrate": -0.1}, {"workers": 0}, {"waiting": 0}, {"timeout_s": 0}]
+)
+def test_limits_that_nobody_means_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"shares|at least 1"):
+        Limits(**wrong)
+
+
 def test_a_closed_migrator_answers_and_repeats_nothing() -> None:
     reads, core = Reads(), core_of(SHADOW)
     with migrator(core, reads) as made:

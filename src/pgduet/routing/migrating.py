@@ -47,6 +47,15 @@ class Limits:
     waiting: int = 100
     timeout_s: float = 5.0
 
+    def __post_init__(self) -> None:
+        """Refuse what nobody means, such as a percentage."""
+        if not (0 <= self.sample <= 1 and 0 <= self.calibrate <= 1):
+            message = "sample and calibrate are shares, from 0 to 1"
+            raise ValueError(message)
+        if self.workers < 1 or self.waiting < 1 or self.timeout_s <= 0:
+            message = "workers and waiting are at least 1, timeout_s is more than 0"
+            raise ValueError(message)
+
 
 @dataclass(frozen=True, slots=True)
 class Showing:

@@ -257,8 +257,10 @@ CREATE OR REPLACE FUNCTION pgduet.report_client(
       FROM pgduet.route r,
            jsonb_to_recordset(p_compared -> 'samples') AS s (read text, key text, place text, kind text, shown text, answered text)
      WHERE r.migration = p_migration LIMIT 50;
-    DELETE FROM pgduet.shadow_mismatch WHERE jsonb_array_length(p_compared -> 'samples') > 0 AND id = ANY (ARRAY(
-        SELECT o.id FROM pgduet.shadow_mismatch o WHERE o.migration = p_migration ORDER BY o.id DESC OFFSET 200
+    DELETE FROM pgduet.shadow_mismatch WHERE id = ANY (ARRAY(
+        SELECT o.id FROM pgduet.shadow_mismatch o
+         WHERE o.migration = p_migration AND jsonb_array_length(p_compared -> 'samples') > 0
+           AND o.id <= (SELECT m.id FROM pgduet.shadow_mismatch m WHERE m.migration = p_migration ORDER BY m.id DESC OFFSET 200 LIMIT 1)
            FOR UPDATE SKIP LOCKED));
 $$;
 

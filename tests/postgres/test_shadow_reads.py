@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import psycopg
@@ -85,20 +86,22 @@ def change(conn: Admin, router: Router, **values: object) -> None:
     assert router.wait_for(NAME, row["epoch"], PATIENCE_S)
 
 
-def stars(dsn: str) -> Callable[[Path, int], dict[str, Any] | None]:
+@contextmanager
+def stars(dsn: str) -> Iterator[Callable[[Path, int], dict[str, Any] | None]]:
     """Read a review by either version, on a connection of each thread's own."""
-    own = threading.local()
+    own, opened = threading.local(), ExitStack()
 
     def read(path: Path, key: int) -> dict[str, Any] | None:
         if not hasattr(own, "conn"):
-            own.conn = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
+            own.conn = opened.enter_context(psycopg.connect(dsn, autocommit=True, row_factory=dict_row))
         schema = sql.Identifier(f"public_v{path.version}")
         found: psycopg.Cursor[dict[str, Any]] = own.conn.execute(
             sql.SQL("SELECT id, stars::int FROM {}.review WHERE id = %s").format(schema), [key]
         )
         return found.fetchone()
 
-    return read
+    with opened:
+        yield read
 
 
 def rows(conn: Admin, query: str) -> list[dict[str, Any]]:
@@ -114,12 +117,12 @@ def one(conn: Admin, query: str) -> Any:
 async def test_a_new_path_wrong_in_one_of_200_rows_is_seen_with_that_ratio(
     admin: Admin, router: Router, conn: Connection, dsn: str
 ) -> None:
-    read = stars(dsn)
-    limits = Limits(sample=1.0, calibrate=0.2, waiting=100_000)
-    reviews = router.migrator(NAME, read_old=read, read_new=read, limits=limits, label="by id")
-    for key in range(1, 2001):
-        assert reviews.read(key) == {"id": key, "stars": key % 5}, "the old answer is the one that counts"
-    assert reviews.settle(PATIENCE_S)
+    with stars(dsn) as read:
+        limits = Limits(sample=1.0, calibrate=0.2, waiting=100_000)
+        reviews = router.migrator(NAME, read_old=read, read_new=read, limits=limits, label="by id")
+        for key in range(1, 2001):
+            assert reviews.read(key) == {"id": key, "stars": key % 5}, "the old answer is the one that counts"
+        assert reviews.settle(PATIENCE_S)
     router.close()
     conn.row_factory = dict_row  # type: ignore[assignment]
     routers, found = await shadow_reads.found(conn, NAME)

@@ -61,7 +61,8 @@ def statements(
 
     A database that an earlier release has set up is told nothing of shadow reads.
     """
-    plain, rich = [], []
+    plain: list[dict[str, Any]] = []
+    rich: list[dict[str, Any]] = []
     for report in reports:
         (rich if knows_pairs and report["compared"] is not None else plain).append(report)
     if plain:

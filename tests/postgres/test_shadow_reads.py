@@ -210,6 +210,19 @@ async def test_a_database_of_an_earlier_release_is_told_nothing_and_upgraded_by_
     assert rows(admin, "SELECT compared, mismatches FROM pgduet.client") == [{"compared": 1, "mismatches": 1}]
 
 
+async def test_a_setup_waits_for_no_paired_write_that_is_under_way(
+    admin: Admin, router: Router, conn: Connection, dsn: str
+) -> None:
+    conn.row_factory = dict_row  # type: ignore[assignment]
+    await store.set_up(conn)
+    reviews = router.migrator(NAME, read_old=nothing, read_new=nothing)
+    with psycopg.connect(dsn) as own, own.transaction():
+        reviews.write(7, nothing, nothing, connection=own, idempotency_key="k")
+        await conn.execute("DROP TABLE pgduet.emptied")
+        await conn.execute("SET lock_timeout = '3s'")
+        assert [await store.set_up(conn), await store.set_up(conn)] == [True, False]
+
+
 def test_a_router_of_an_earlier_release_reports_as_before(admin: Admin, router: Router) -> None:
     (report,) = router.reports()
     admin.execute(link.REPORT, report | {"client_id": "billing/earlier"})

@@ -67,7 +67,6 @@ CREATE TABLE IF NOT EXISTS pgduet.route (
     changed_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     comparing     boolean NOT NULL DEFAULT true -- routers may read the side that does not answer; false: a version is about to go
 );
-ALTER TABLE pgduet.route ADD COLUMN IF NOT EXISTS comparing boolean NOT NULL DEFAULT true;
 
 CREATE TABLE IF NOT EXISTS pgduet.client (
     client_id     text NOT NULL,               -- a router's id, or role/application of a session
@@ -92,45 +91,53 @@ CREATE TABLE IF NOT EXISTS pgduet.client (
     last_seen     timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (client_id, migration, side)
 );
--- What came of a router's shadow reads, as totals since it was opened; null: it does none.
-ALTER TABLE pgduet.client
-    ADD COLUMN IF NOT EXISTS compared bigint,            -- old against new
-    ADD COLUMN IF NOT EXISTS mismatches bigint,
-    ADD COLUMN IF NOT EXISTS calibrated bigint,          -- old against old
-    ADD COLUMN IF NOT EXISTS noise bigint,               -- of these, how many differed
-    ADD COLUMN IF NOT EXISTS failed_old bigint,
-    ADD COLUMN IF NOT EXISTS failed_new bigint,
-    ADD COLUMN IF NOT EXISTS timeouts bigint,
-    ADD COLUMN IF NOT EXISTS dropped bigint,
-    ADD COLUMN IF NOT EXISTS broken bigint,
-    ADD COLUMN IF NOT EXISTS unwritten bigint,
-    ADD COLUMN IF NOT EXISTS shadow_seconds_old double precision,
-    ADD COLUMN IF NOT EXISTS shadow_seconds_new double precision,
-    ADD COLUMN IF NOT EXISTS latency jsonb;              -- sketches: buckets and counts, by whose reads
+-- Once: even an ALTER or CREATE INDEX that finds everything there waits for clients' paired writes, and other clients then for it.
+DO $once$
+BEGIN
+    IF to_regclass('pgduet.paired_write') IS NOT NULL THEN
+        RETURN;
+    END IF;
+    -- What came of a router's shadow reads, as totals since it was opened; null: it does none.
+    ALTER TABLE pgduet.route ADD COLUMN IF NOT EXISTS comparing boolean NOT NULL DEFAULT true;
+    ALTER TABLE pgduet.client
+        ADD COLUMN IF NOT EXISTS compared bigint,            -- old against new
+        ADD COLUMN IF NOT EXISTS mismatches bigint,
+        ADD COLUMN IF NOT EXISTS calibrated bigint,          -- old against old
+        ADD COLUMN IF NOT EXISTS noise bigint,               -- of these, how many differed
+        ADD COLUMN IF NOT EXISTS failed_old bigint,
+        ADD COLUMN IF NOT EXISTS failed_new bigint,
+        ADD COLUMN IF NOT EXISTS timeouts bigint,
+        ADD COLUMN IF NOT EXISTS dropped bigint,
+        ADD COLUMN IF NOT EXISTS broken bigint,
+        ADD COLUMN IF NOT EXISTS unwritten bigint,
+        ADD COLUMN IF NOT EXISTS shadow_seconds_old double precision,
+        ADD COLUMN IF NOT EXISTS shadow_seconds_new double precision,
+        ADD COLUMN IF NOT EXISTS latency jsonb;              -- sketches: buckets and counts, by whose reads
 
--- The newest mismatches of shadow reads, 200 of each migration. Keys are hashed unless the service says otherwise.
-CREATE TABLE IF NOT EXISTS pgduet.shadow_mismatch (
-    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    migration  text NOT NULL,
-    who        text NOT NULL,
-    read       text NOT NULL,                  -- which of the service's reads, as it calls it
-    key        text NOT NULL,
-    place      text NOT NULL,                  -- the field where the answers part
-    kind       text NOT NULL,                  -- value | type | length | missing | extra | custom
-    shown      text,                           -- what the service shows of both answers: nothing unless it was told to
-    answered   text NOT NULL,                  -- which side the caller got
-    seen_at    timestamptz NOT NULL DEFAULT clock_timestamp()
-);
-CREATE INDEX IF NOT EXISTS shadow_mismatch_of ON pgduet.shadow_mismatch (migration, id);
+    -- The newest mismatches of shadow reads, 200 of each migration. Keys are hashed unless the service says otherwise.
+    CREATE TABLE IF NOT EXISTS pgduet.shadow_mismatch (
+        id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        migration  text NOT NULL,
+        who        text NOT NULL,
+        read       text NOT NULL,                  -- which of the service's reads, as it calls it
+        key        text NOT NULL,
+        place      text NOT NULL,                  -- the field where the answers part
+        kind       text NOT NULL,                  -- value | type | length | missing | extra | custom
+        shown      text,                           -- what the service shows of both answers: nothing unless it was told to
+        answered   text NOT NULL,                  -- which side the caller got
+        seen_at    timestamptz NOT NULL DEFAULT clock_timestamp()
+    );
+    CREATE INDEX IF NOT EXISTS shadow_mismatch_of ON pgduet.shadow_mismatch (migration, id);
 
--- Paired writes that were made: a row comes in the transaction of the writes, so that a retry finds it. Kept until `keep_until`.
-CREATE TABLE IF NOT EXISTS pgduet.paired_write (
-    migration  text NOT NULL,
-    claim      bytea NOT NULL,                 -- a hash of the row's key and the idempotency key
-    keep_until timestamptz NOT NULL,
-    PRIMARY KEY (migration, claim)
-);
-CREATE INDEX IF NOT EXISTS paired_write_age ON pgduet.paired_write (keep_until);
+    -- Paired writes that were made: a row comes in the transaction of the writes, so that a retry finds it. Kept until `keep_until`.
+    CREATE TABLE IF NOT EXISTS pgduet.paired_write (
+        migration  text NOT NULL,
+        claim      bytea NOT NULL,                 -- a hash of the row's key and the idempotency key
+        keep_until timestamptz NOT NULL,
+        PRIMARY KEY (migration, claim)
+    );
+    CREATE INDEX IF NOT EXISTS paired_write_age ON pgduet.paired_write (keep_until);
+END $once$;
 
 CREATE TABLE IF NOT EXISTS pgduet.drift (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -108,6 +108,8 @@ class AsyncMigrator(MigratorCore[Awaitable[Answer]]):
         if connection is None:
             return await self._apart(self._pair_apart(key, idempotency_key), writers)
         values = pairing.claims(self._router, self.name, key, idempotency_key, keep_s)
+        if pairing.begins(connection):
+            await connection.execute("SELECT")
         async with connection.transaction():
             pair = await self._pair(connection, key, values)
             if pair is None:

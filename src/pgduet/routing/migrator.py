@@ -124,9 +124,10 @@ class Migrator(MigratorCore[Answer]):
     ) -> Written[Value]:
         """Write to the sides that the stage names.
 
-        With a connection both are one transaction on it (a savepoint, where it is in one): `write_old(path, connection)` and
-        `write_new(path, connection)`, both or none, whichever raises. With an idempotency key as well, a retry or a
-        race of the same key and idempotency key writes nothing and says so, for `keep_s` seconds.
+        With a connection both are one transaction on it: `write_old(path, connection)` and `write_new(path, connection)`,
+        both or none, whichever raises. Unless the connection is in autocommit, that is a savepoint of the caller's
+        transaction, for the caller to commit. With an idempotency key as well, a retry or a race of the same key and
+        idempotency key writes nothing and says so, for `keep_s` seconds.
 
         Without one, `write_old(path)` and `write_new(path)` are called in the stage's order. What the second raises is
         raised too, unless nobody reads the new side yet: then it is counted, and `missed`.
@@ -140,6 +141,8 @@ class Migrator(MigratorCore[Answer]):
         if connection is None:
             return self._apart(self._pair_apart(key, idempotency_key), writers)
         values = pairing.claims(self._router, self.name, key, idempotency_key, keep_s)
+        if pairing.begins(connection):
+            connection.execute("SELECT")
         with connection.transaction():
             pair = self._pair(connection, key, values)
             if pair is None:

@@ -13,6 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import psycopg
+from psycopg.pq import TransactionStatus
+
 from pgduet.errors import PgduetError
 from pgduet.routing.core import RouterCore
 from pgduet.routing.decision import Choice, Side, choose, may_miss, raw, writes
@@ -73,6 +76,15 @@ def pair_of(choice: Choice | None) -> Pair:
     stage = stage_of(choice.route)
     paths: dict[Side, Path] = {"old": choice.old, "new": choice.new}
     return Pair([(side, paths[side]) for side in writes(stage)], may_miss(stage))
+
+
+def begins(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Tell whether the caller's own transaction has yet to begin, which is the caller's to end.
+
+    On a connection that is not in autocommit, a transaction block of psycopg would else be the whole transaction, and commit
+    in the middle of what Django or SQLAlchemy take for theirs.
+    """
+    return not connection.autocommit and connection.info.transaction_status is TransactionStatus.IDLE
 
 
 def heard(router: RouterCore, name: str, key: object) -> Pair:

@@ -220,7 +220,7 @@ ADVICE: dict[str, Advice] = {
         " guess could be wrong.",
         "Deploy code that knows only the new version after the migration has passed verify; check the router's DSN.",
     ),
-    "PD-5002": Advice(
+    "PD-5004": Advice(
         "A service writes in pairs with an idempotency key, and the database was never set up, or by an earlier release.",
         "Nothing was written: without a memory a retry could write twice.",
         "`pgduet setup DATABASE`; a router hears of it within a third of its lease.",

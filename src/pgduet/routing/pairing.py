@@ -30,7 +30,7 @@ KEEP_S = 24 * 3600.0
 class IdempotencyUnavailable(PgduetError):
     """The database has no memory of paired writes."""
 
-    code = "PD-5002"
+    code = "PD-5004"
 
 
 @dataclass(frozen=True, slots=True)

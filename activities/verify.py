@@ -201,6 +201,7 @@ async def _open_both(work: Work, restored: int) -> str:
     async def also(conn: Connection) -> None:
         await open_version(work, version, mine=True)
         await store.run(conn, "set_published", {"id": work.migration.id, "published": True})
+        await store.set_comparing(conn, work.migration.name, comparing=True)
         await store.change_route(conn, work.reference, published=True, read_percent=0, authority="old")
         affected: dict[str, object] = {"schemas": list(design.version_schemas(version))}
         evidence: dict[str, object] = {"restored": restored}

@@ -18,10 +18,10 @@ from pgduet.markdown import page, table
 from pgduet.phase_words import AUTHORITIES, DOES, STATES, SYNC
 from pgduet.phases import GATED, JOURNEY, TRANSITIONS, Phase
 from pgduet.plan import load
-from pgduet.routing import model
+from pgduet.routing import model, pairing
 from pgduet.telemetry.reference import telemetry_page
 
-_MODULES: tuple[ModuleType, ...] = (errors, load, model, observe)
+_MODULES: tuple[ModuleType, ...] = (errors, load, model, observe, pairing)
 """Where errors are defined."""
 
 
@@ -219,6 +219,11 @@ ADVICE: dict[str, Advice] = {
         "The router answers no path: before contract the base tables are the old version, after it the new one, so a"
         " guess could be wrong.",
         "Deploy code that knows only the new version after the migration has passed verify; check the router's DSN.",
+    ),
+    "PD-5004": Advice(
+        "A service writes in pairs with an idempotency key, and the database was never set up, or by an earlier release.",
+        "Nothing was written: without a memory a retry could write twice.",
+        "`pgduet setup DATABASE`; a router hears of it within a third of its lease.",
     ),
 }
 

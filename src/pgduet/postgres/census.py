@@ -21,8 +21,10 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float, leav
     """Sample sessions, then tell who was seen within `idle_s` and which routers live.
 
     `leaving` is the version that is about to go: other migrations' routes are led past it, and their routers
-    counted until they follow.
+    counted until they follow. Routers' shadow reads of a new version that goes are stopped: they would be seen as clients for ever.
     """
+    if leaving == "new":
+        await store.set_comparing(conn, migration.name, comparing=False)
     sides = await chain.sides(conn, migration)
     known = [(each, "old") for each in sides.old] + [(each, "new") for each in sides.new]
     await conn.execute(

@@ -135,6 +135,15 @@ async def change_route(conn: Connection, reference: Reference, **changes: object
     return changed[0] if changed else {}
 
 
+async def set_comparing(conn: Connection, migration: str, *, comparing: bool) -> None:
+    """Let routers read the side that does not answer, or stop them: before a version goes nobody may read it unasked."""
+    if not (await run(conn, "can_compare"))[0]["can"]:
+        return
+    async with conn.transaction():
+        if await run(conn, "route_compare", {"migration": migration, "comparing": comparing}):
+            await run(conn, "route_notify", {"migration": migration})
+
+
 async def note_drift(conn: Connection, migration_id: int, relation: str, key: object, kind: str, detail: str) -> None:
     """Note a row that needs a person's eye; once, however often it is met."""
     values = {"id": migration_id, "relation": relation, "key": Jsonb(key), "kind": kind, "detail": detail}

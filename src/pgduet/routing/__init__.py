@@ -4,19 +4,31 @@ Stands alone: it needs psycopg and nothing of the engine.
 """
 
 from pgduet.routing.aio import AsyncRouter
+from pgduet.routing.aio_migrator import AsyncMigrator
+from pgduet.routing.comparing import Rules
 from pgduet.routing.decision import bucket, seed
+from pgduet.routing.migrating import Limits, hashed_key
+from pgduet.routing.migrator import Migrator
 from pgduet.routing.model import BASE_TABLES, Path, Route, RouteUnavailable, Stage, stage_of
+from pgduet.routing.pairing import IdempotencyUnavailable, Written
 from pgduet.routing.router import Router
 
 __all__ = [
     "BASE_TABLES",
+    "AsyncMigrator",
     "AsyncRouter",
+    "IdempotencyUnavailable",
+    "Limits",
+    "Migrator",
     "Path",
     "Route",
     "RouteUnavailable",
     "Router",
+    "Rules",
     "Stage",
+    "Written",
     "bucket",
+    "hashed_key",
     "seed",
     "stage_of",
 ]

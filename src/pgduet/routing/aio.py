@@ -6,7 +6,7 @@ The task needs a loop that turns: a loop blocked for longer than the lease makes
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,7 +14,10 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from pgduet.routing import link
+from pgduet.routing.aio_migrator import AsyncMigrator
+from pgduet.routing.comparing import Compare
 from pgduet.routing.core import RouterCore
+from pgduet.routing.migrating import Answer, Limits, settings_of
 from pgduet.routing.model import RouteUnavailable
 
 _log = logging.getLogger("pgduet.routing")
@@ -58,6 +61,7 @@ class AsyncRouter(RouterCore):
     def _start(self, settings: dict[str, Any]) -> None:
         self._settings = settings
         self._changed = asyncio.Condition()
+        self._migrators: list[AsyncMigrator[Any]] = []
         self._acknowledged: dict[str, int] = {}
         self._rounds = 0
         self._failure = "no answer"
@@ -65,6 +69,8 @@ class AsyncRouter(RouterCore):
 
     async def close(self) -> None:
         """Report the last counts, and stop. Later answers are those of a router that hears nothing."""
+        for migrator in self._migrators:
+            await migrator.close()
         self._task.cancel()
         await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT_S)
 
@@ -81,6 +87,23 @@ class AsyncRouter(RouterCore):
     async def wait_for(self, migration: str, epoch: int, timeout_s: float) -> bool:
         """Wait until this router follows that epoch of a route, or a later one, and the database has been told so."""
         return await self._wait(lambda: self._acknowledged.get(migration, 0) >= epoch, timeout_s)
+
+    def migrator(
+        self,
+        name: str,
+        *,
+        read_old: Callable[..., Awaitable[Answer]],
+        read_new: Callable[..., Awaitable[Answer]],
+        compare: Compare | None = None,
+        limits: Limits | None = None,
+        redact: Callable[[Any], str] | None = None,
+        show: Callable[[Any, Any], str] | None = None,
+        label: str = "",
+    ) -> AsyncMigrator[Answer]:
+        """Make what reads by the stage and compares off the caller's path: as `Router.migrator`, of coroutines."""
+        migrator = AsyncMigrator(self, settings_of(name, read_old, read_new, compare, limits, redact, show, label))
+        self._migrators.append(migrator)
+        return migrator
 
     async def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         try:
@@ -120,7 +143,8 @@ class AsyncRouter(RouterCore):
 
     async def _hear_and_report(self, conn: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
         asked_at = self._clock()
-        self.hear(link.routes(await _read(conn)), asked_at)
+        rows, self.knows_pairs = await _read(conn)
+        self.hear(link.routes(rows), asked_at)
         acknowledged = await self._tell(conn)
         async with self._changed:
             self._acknowledged = acknowledged
@@ -130,13 +154,14 @@ class AsyncRouter(RouterCore):
     async def _tell(self, conn: psycopg.AsyncConnection[tuple[Any, ...]]) -> dict[str, int]:
         """Tell the database where this service stands; gives the epochs told."""
         reports = self.reports()
-        if reports:
-            async with conn.cursor() as cursor:
-                await cursor.executemany(link.REPORT, reports)
+        async with conn.cursor() as cursor:
+            for statement, parameters in link.statements(reports, knows_pairs=self.knows_pairs):
+                await cursor.executemany(statement, parameters)
+        self.delivered(reports)
         return {report["migration"]: report["epoch"] for report in reports}
 
 
-async def _read(conn: psycopg.AsyncConnection[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Read the routes; a database that pgduet was never set up in has none."""
-    there = await (await conn.execute(link.HAS_ROUTES)).fetchone()
-    return await (await conn.execute(link.READ_ROUTES)).fetchall() if there and there[0] else []
+async def _read(conn: psycopg.AsyncConnection[tuple[Any, ...]]) -> tuple[list[tuple[Any, ...]], bool]:
+    """Read the routes, and whether pairs are known; a database that pgduet was never set up in has none."""
+    has_routes, knows_pairs = await (await conn.execute(link.HAS_ROUTES)).fetchone() or (False, False)
+    return await (await conn.execute(link.READ_ROUTES)).fetchall() if has_routes else [], knows_pairs

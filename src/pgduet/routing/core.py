@@ -11,11 +11,21 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+from psycopg.types.json import Jsonb
 
 from pgduet.errors import UnknownMigration
 from pgduet.routing.decision import BUCKETS, Choice, bucket, choices
 from pgduet.routing.model import BASE_TABLES, Path, Route, RouteUnavailable, Stage, stage_of
+from pgduet.routing.tally import Tally
+
+
+class Sweeps(Protocol):
+    """A migrator, as far as a router knows it."""
+
+    def sweep(self) -> None:
+        """Give up what takes too long; before each report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,10 @@ class RouterCore:
         self._clock = clock
         self._heard = Heard({}, clock())
         self._ledger = Ledger()
+        self._tallies: dict[str, Tally] = {}
+        self._sweeping: list[Sweeps] = []
+        self.knows_pairs = False
+        """Whether the database takes what came of shadow reads, and remembers paired writes, as last heard."""
 
     def path(self, migration: str, key: object) -> Path:
         """Give the path of a key's reads. No I/O; the same key keeps its path until the percentage changes.
@@ -116,6 +130,22 @@ class RouterCore:
         """Count a read that took a path; the totals go out with the next report."""
         self._ledger.add(migration, seconds, is_new=path.is_new, error=error)
 
+    def choice(self, migration: str) -> Choice | None:
+        """Give a migration's choice as last heard; None for one that the database does not know."""
+        return self._heard.choices.get(migration)
+
+    def both(self, migration: str) -> tuple[Path, Path] | None:
+        """Give the old and the new path while one may be read for the other's sake; None where not, or not any more."""
+        heard = self._heard
+        choice = heard.choices.get(migration)
+        if choice is None or not choice.compares or self._clock() >= heard.holds_until:
+            return None
+        return choice.old, choice.new
+
+    def tally(self, migration: str) -> Tally:
+        """Give the tally of a migration's shadow reads, which all its migrators of this router share."""
+        return self._tallies.setdefault(migration, Tally())
+
     def stage(self, migration: str) -> Stage:
         """Tell the stage of a migration as last heard; OFF for one that the database does not know."""
         choice = self._heard.choices.get(migration)
@@ -140,9 +170,19 @@ class RouterCore:
 
     def reports(self) -> list[dict[str, Any]]:
         """Give what `pgduet.report_client` is to be told, for each route."""
+        for migrator in list(self._sweeping):
+            migrator.sweep()
         return [self._report(choice) for choice in self._heard.choices.values()]
 
+    def delivered(self, reports: Iterable[dict[str, Any]]) -> None:
+        """Note that the database has been told, so that no mismatch is told twice."""
+        for report in reports:
+            if self.knows_pairs and report["compared"] is not None:
+                self._tallies[report["migration"]].delivered(report["last_sample"])
+
     def _report(self, choice: Choice) -> dict[str, Any]:
+        tally = self._tallies.get(choice.route.migration)
+        compared, last_sample = tally.report() if tally else (None, 0)
         return {
             "client_id": self.client_id,
             "migration": choice.route.migration,
@@ -151,5 +191,7 @@ class RouterCore:
             "version": choice.version,
             "epoch": choice.route.epoch,
             "lease_s": self.lease_s,
+            "compared": None if compared is None else Jsonb(compared),
+            "last_sample": last_sample,
             **self._ledger.totals(choice.route.migration),
         }

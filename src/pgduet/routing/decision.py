@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 from zlib import crc32
 
-from pgduet.routing.model import Path, Route
+from pgduet.routing.model import Path, Route, Stage, stage_of
 from pgduet.versions import version_schema
 
 BUCKETS = 10_000
@@ -30,8 +30,12 @@ def seed(migration: str) -> int:
 
 def bucket(key: object, begun: int) -> int:
     """Give the key's bucket, 0 to 9999. Keys other than str and bytes count as their `str`: 7 and "7" are one key."""
-    raw = key if isinstance(key, bytes) else str(key).encode("utf-8", "surrogatepass")
-    return ((crc32(raw, begun) * 2654435761 & 0xFFFFFFFF) * BUCKETS) >> 32
+    return ((crc32(raw(key), begun) * 2654435761 & 0xFFFFFFFF) * BUCKETS) >> 32
+
+
+def raw(key: object) -> bytes:
+    """Give a key's bytes."""
+    return key if isinstance(key, bytes) else str(key).encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,17 @@ class Choice:
     within: int
     past: int
     refusal: str | None = None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the service knows one version only."""
+        return self.old is self.new
+
+    @property
+    def compares(self) -> bool:
+        """Whether both sides may be read for one answer: published, no version about to go, and both versions known."""
+        comparing = self.route.comparing and stage_of(self.route) in {Stage.SHADOW, Stage.LIVE}
+        return comparing and not self.pinned and self.refusal is None
 
     @property
     def side(self) -> Side:
@@ -77,6 +92,27 @@ def choose(route: Route, version: str | None, later: Iterable[str] = ()) -> Choi
     only = _path(route, version, is_new=is_new)
     threshold = BUCKETS if is_new else 0
     return Choice(route, seed(route.migration), only, only, threshold, threshold, _refusal(route, version))
+
+
+def writes(stage: Stage) -> tuple[Side, ...]:
+    """Tell which sides a service that writes in code writes to, in order; the first one's answer is the answer.
+
+    LaunchDarkly's order: the side that reads rely on first, so that nothing is written where that has failed.
+    """
+    match stage:
+        case Stage.OFF:
+            return ("old",)
+        case Stage.DUALWRITE | Stage.SHADOW:
+            return ("old", "new")
+        case Stage.LIVE | Stage.RAMPDOWN:
+            return ("new", "old")
+        case Stage.COMPLETE:
+            return ("new",)
+
+
+def may_miss(stage: Stage) -> bool:
+    """Tell whether a second write that fails concerns nobody yet: the new side, before any read goes there."""
+    return stage in {Stage.DUALWRITE, Stage.SHADOW}
 
 
 def _refusal(route: Route, version: str) -> str | None:

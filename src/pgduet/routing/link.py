@@ -1,4 +1,4 @@
-"""How a router talks to the database: connection settings, the three statements, and the pace of reconnecting.
+"""How a router talks to the database: connection settings, its few statements, and the pace of reconnecting.
 
 Works with any role: routes are readable by PUBLIC and presence is told through one function. A transaction-mode pooler
 in between loses notifications; the poll still brings every change within a third of the lease. The address must be the
@@ -6,11 +6,12 @@ primary's: a standby neither listens nor takes reports.
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.sql import SQL
 
 from pgduet import sql
 from pgduet.routing.model import Route
@@ -19,6 +20,8 @@ LISTEN = sql.block("routing", "listen")
 HAS_ROUTES = sql.block("routing", "has_routes")
 READ_ROUTES = sql.block("routing", "read_routes")
 REPORT = sql.block("routing", "report")
+REPORT_COMPARED = sql.block("routing", "report_compared")
+FORGET_PAIRED_WRITES = sql.block("routing", "forget_paired_writes")
 
 LONGEST_PAUSE_S = 5.0
 
@@ -49,6 +52,24 @@ def settings(dsn: str, service: str, lease_s: float) -> dict[str, Any]:
 def routes(rows: Iterable[tuple[Any, ...]]) -> list[Route]:
     """Read the rows of `read_routes`."""
     return [Route(*row) for row in rows]
+
+
+def statements(
+    reports: Sequence[dict[str, Any]], *, knows_pairs: bool
+) -> Iterator[tuple[SQL, Sequence[dict[str, Any]]]]:
+    """Give what a round says: each statement with its parameters, once for each set of them.
+
+    A database that an earlier release has set up is told nothing of shadow reads.
+    """
+    plain: list[dict[str, Any]] = []
+    rich: list[dict[str, Any]] = []
+    for report in reports:
+        (rich if knows_pairs and report["compared"] is not None else plain).append(report)
+    if plain:
+        yield REPORT, plain
+    if rich:
+        yield REPORT_COMPARED, rich
+        yield FORGET_PAIRED_WRITES, [{}]
 
 
 def pause_s(failures: int, lease_s: float) -> float:

@@ -47,6 +47,8 @@ class Route:
     authority: str
     read_percent: int
     epoch: int
+    comparing: bool = False
+    """Routers may read the side that does not answer, to compare; not while a version is about to go."""
 
 
 class Stage(StrEnum):

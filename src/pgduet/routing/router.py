@@ -21,7 +21,10 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from pgduet.routing import link
+from pgduet.routing.comparing import Compare
 from pgduet.routing.core import RouterCore
+from pgduet.routing.migrating import Answer, Limits, settings_of
+from pgduet.routing.migrator import Migrator
 from pgduet.routing.model import RouteUnavailable
 
 _log = logging.getLogger("pgduet.routing")
@@ -64,6 +67,7 @@ class Router(RouterCore):
         self._rounds = 0
         self._failure = "no answer"
         self._stopping = threading.Event()
+        self._migrators: list[Migrator[Any]] = []
         self._wake_in, self._wake_out = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name=f"pgduet-router/{self.service}", daemon=True)
         self._thread.start()
@@ -73,6 +77,8 @@ class Router(RouterCore):
         if self._stopping.is_set():
             return
         self._stopping.set()
+        for migrator in self._migrators:
+            migrator.close()
         with contextlib.suppress(OSError):
             self._wake_out.send(b"\0")
         self._thread.join(CLOSE_TIMEOUT_S)
@@ -91,6 +97,37 @@ class Router(RouterCore):
     def wait_for(self, migration: str, epoch: int, timeout_s: float) -> bool:
         """Wait until this router follows that epoch of a route, or a later one, and the database has been told so."""
         return self._wait(lambda: self._acknowledged.get(migration, 0) >= epoch, timeout_s)
+
+    def migrator(
+        self,
+        name: str,
+        *,
+        read_old: Callable[..., Answer],
+        read_new: Callable[..., Answer],
+        compare: Compare | None = None,
+        limits: Limits | None = None,
+        redact: Callable[[Any], str] | None = None,
+        show: Callable[[Any, Any], str] | None = None,
+        label: str = "",
+    ) -> Migrator[Answer]:
+        """Make what reads by the stage and compares off the caller's path: see `Migrator`.
+
+        Args:
+            name: the migration's name.
+            read_old: called with the `Path` and what `read` was called with: the key and the rest. It runs on workers
+                too, so it takes a connection of its own, and sets a statement timeout.
+            read_new: the same for the new version.
+            compare: `Rules`, or a function of the old and the new answer that tells whether they say the same.
+            limits: how much is repeated.
+            redact: gives what is reported in place of a mismatch's key; else it is hashed.
+            show: gives what is reported of a mismatch's answers, old and new; else nothing is.
+            label: which of the service's reads this is, in reported mismatches.
+        """
+        settings = settings_of(name, read_old, read_new, compare, limits, redact, show, label)
+        migrator = Migrator(self, settings)
+        self._migrators.append(migrator)
+        self._sweeping.append(migrator)
+        return migrator
 
     def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         with self._changed:
@@ -128,21 +165,23 @@ class Router(RouterCore):
 
     def _hear_and_report(self, conn: psycopg.Connection[tuple[Any, ...]]) -> None:
         asked_at = self._clock()
-        self.hear(link.routes(_read(conn)), asked_at)
+        rows, self.knows_pairs = _read(conn)
+        self.hear(link.routes(rows), asked_at)
         reports = self.reports()
-        if reports:
-            with conn.cursor() as cursor:
-                cursor.executemany(link.REPORT, reports)
+        with conn.cursor() as cursor:
+            for statement, parameters in link.statements(reports, knows_pairs=self.knows_pairs):
+                cursor.executemany(statement, parameters)
+        self.delivered(reports)
         with self._changed:
             self._acknowledged = {report["migration"]: report["epoch"] for report in reports}
             self._rounds += 1
             self._changed.notify_all()
 
 
-def _read(conn: psycopg.Connection[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Read the routes; a database that pgduet was never set up in has none."""
-    there = conn.execute(link.HAS_ROUTES).fetchone()
-    return conn.execute(link.READ_ROUTES).fetchall() if there and there[0] else []
+def _read(conn: psycopg.Connection[tuple[Any, ...]]) -> tuple[list[tuple[Any, ...]], bool]:
+    """Read the routes, and whether pairs are known; a database that pgduet was never set up in has none."""
+    has_routes, knows_pairs = conn.execute(link.HAS_ROUTES).fetchone() or (False, False)
+    return conn.execute(link.READ_ROUTES).fetchall() if has_routes else [], knows_pairs
 
 
 def _notified(conn: psycopg.Connection[tuple[Any, ...]]) -> bool:

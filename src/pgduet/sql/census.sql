@@ -6,6 +6,16 @@ SELECT count(*) AS routers, coalesce(sum(reads_old), 0)::bigint AS reads_old, co
        coalesce(sum(seconds_old), 0)::float8 AS seconds_old, coalesce(sum(seconds_new), 0)::float8 AS seconds_new
   FROM pgduet.client WHERE migration = %(migration)s AND kind = 'router'
 
+-- name: shadow_reads
+-- What routers have compared, a row for each that does.
+SELECT compared, mismatches, calibrated, noise, failed_old, failed_new, timeouts, dropped, broken, unwritten,
+       shadow_seconds_old AS seconds_old, shadow_seconds_new AS seconds_new, latency
+  FROM pgduet.client WHERE migration = %(migration)s AND kind = 'router' AND compared IS NOT NULL
+
+-- name: shadow_mismatches
+SELECT who, read, key, place, kind, shown, answered, seen_at FROM pgduet.shadow_mismatch
+ WHERE migration = %(migration)s ORDER BY id DESC LIMIT %(most)s
+
 -- name: sample_sessions
 -- Sessions that use a version right now: by a lock on one of its views, by a role whose search_path names it, or, without either, by
 -- a lock on a changed table itself (that is the oldest version, or after a swap the new one).

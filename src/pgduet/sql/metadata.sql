@@ -64,7 +64,8 @@ CREATE TABLE IF NOT EXISTS pgduet.route (
     authority     text NOT NULL DEFAULT 'old',
     read_percent  smallint NOT NULL DEFAULT 0 CHECK (read_percent BETWEEN 0 AND 100),
     epoch         bigint NOT NULL DEFAULT 1,   -- grows with every change; a router tells which one it follows
-    changed_at    timestamptz NOT NULL DEFAULT clock_timestamp()
+    changed_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    comparing     boolean NOT NULL DEFAULT true -- routers may read the side that does not answer; false: a version is about to go
 );
 
 CREATE TABLE IF NOT EXISTS pgduet.client (
@@ -90,6 +91,53 @@ CREATE TABLE IF NOT EXISTS pgduet.client (
     last_seen     timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (client_id, migration, side)
 );
+-- Once: even an ALTER or CREATE INDEX that finds everything there waits for clients' paired writes, and other clients then for it.
+DO $once$
+BEGIN
+    IF to_regclass('pgduet.paired_write') IS NOT NULL THEN
+        RETURN;
+    END IF;
+    -- What came of a router's shadow reads, as totals since it was opened; null: it does none.
+    ALTER TABLE pgduet.route ADD COLUMN IF NOT EXISTS comparing boolean NOT NULL DEFAULT true;
+    ALTER TABLE pgduet.client
+        ADD COLUMN IF NOT EXISTS compared bigint,            -- old against new
+        ADD COLUMN IF NOT EXISTS mismatches bigint,
+        ADD COLUMN IF NOT EXISTS calibrated bigint,          -- old against old
+        ADD COLUMN IF NOT EXISTS noise bigint,               -- of these, how many differed
+        ADD COLUMN IF NOT EXISTS failed_old bigint,
+        ADD COLUMN IF NOT EXISTS failed_new bigint,
+        ADD COLUMN IF NOT EXISTS timeouts bigint,
+        ADD COLUMN IF NOT EXISTS dropped bigint,
+        ADD COLUMN IF NOT EXISTS broken bigint,
+        ADD COLUMN IF NOT EXISTS unwritten bigint,
+        ADD COLUMN IF NOT EXISTS shadow_seconds_old double precision,
+        ADD COLUMN IF NOT EXISTS shadow_seconds_new double precision,
+        ADD COLUMN IF NOT EXISTS latency jsonb;              -- sketches: buckets and counts, by whose reads
+
+    -- The newest mismatches of shadow reads, 200 of each migration. Keys are hashed unless the service says otherwise.
+    CREATE TABLE IF NOT EXISTS pgduet.shadow_mismatch (
+        id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        migration  text NOT NULL,
+        who        text NOT NULL,
+        read       text NOT NULL,                  -- which of the service's reads, as it calls it
+        key        text NOT NULL,
+        place      text NOT NULL,                  -- the field where the answers part
+        kind       text NOT NULL,                  -- value | type | length | missing | extra | custom
+        shown      text,                           -- what the service shows of both answers: nothing unless it was told to
+        answered   text NOT NULL,                  -- which side the caller got
+        seen_at    timestamptz NOT NULL DEFAULT clock_timestamp()
+    );
+    CREATE INDEX IF NOT EXISTS shadow_mismatch_of ON pgduet.shadow_mismatch (migration, id);
+
+    -- Paired writes that were made: a row comes in the transaction of the writes, so that a retry finds it. Kept until `keep_until`.
+    CREATE TABLE IF NOT EXISTS pgduet.paired_write (
+        migration  text NOT NULL,
+        claim      bytea NOT NULL,                 -- a hash of the row's key and the idempotency key
+        keep_until timestamptz NOT NULL,
+        PRIMARY KEY (migration, claim)
+    );
+    CREATE INDEX IF NOT EXISTS paired_write_age ON pgduet.paired_write (keep_until);
+END $once$;
 
 CREATE TABLE IF NOT EXISTS pgduet.drift (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -191,6 +239,56 @@ CREATE OR REPLACE FUNCTION pgduet.report_client(
            errors_old = excluded.errors_old, errors_new = excluded.errors_new,
            seconds_old = excluded.seconds_old, seconds_new = excluded.seconds_new, last_seen = clock_timestamp()
      WHERE c.kind = 'router';
+$$;
+
+-- The same for a router with shadow reads. They come as JSON, and are read into columns here: what does not fit fails at who sent it.
+CREATE OR REPLACE FUNCTION pgduet.report_client(
+    p_client_id text, p_migration text, p_who text, p_side text, p_version text, p_epoch bigint, p_lease_s double precision,
+    p_reads_old bigint, p_reads_new bigint, p_errors_old bigint, p_errors_new bigint,
+    p_seconds_old double precision, p_seconds_new double precision, p_compared jsonb
+) RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT pgduet.report_client(p_client_id, p_migration, p_who, p_side, p_version, p_epoch, p_lease_s, p_reads_old,
+        p_reads_new, p_errors_old, p_errors_new, p_seconds_old, p_seconds_new);
+    UPDATE pgduet.client c
+       SET compared = r.compared, mismatches = r.mismatches, calibrated = r.calibrated, noise = r.noise,
+           failed_old = r.failed_old, failed_new = r.failed_new, timeouts = r.timeouts, dropped = r.dropped, broken = r.broken,
+           unwritten = r.unwritten, shadow_seconds_old = r.seconds_old, shadow_seconds_new = r.seconds_new,
+           latency = CASE WHEN length(r.latency::text) <= 65536 THEN r.latency END
+      FROM jsonb_to_record(p_compared) AS r (compared bigint, mismatches bigint, calibrated bigint, noise bigint,
+           failed_old bigint, failed_new bigint, timeouts bigint, dropped bigint, broken bigint, unwritten bigint,
+           seconds_old double precision, seconds_new double precision, latency jsonb)
+     WHERE c.client_id = p_client_id AND c.migration = p_migration AND c.side = p_side AND c.kind = 'router';
+    INSERT INTO pgduet.shadow_mismatch (migration, who, read, key, place, kind, shown, answered)
+    SELECT r.migration, left(p_who, 200), left(coalesce(s.read, ''), 200), left(coalesce(s.key, ''), 200),
+           left(coalesce(s.place, ''), 200), left(coalesce(s.kind, ''), 20), left(s.shown, 2000), left(coalesce(s.answered, ''), 3)
+      FROM pgduet.route r,
+           jsonb_to_recordset(p_compared -> 'samples') AS s (read text, key text, place text, kind text, shown text, answered text)
+     WHERE r.migration = p_migration LIMIT 50;
+    DELETE FROM pgduet.shadow_mismatch WHERE id = ANY (ARRAY(
+        SELECT o.id FROM pgduet.shadow_mismatch o
+         WHERE o.migration = p_migration AND jsonb_array_length(p_compared -> 'samples') > 0
+           AND o.id <= (SELECT m.id FROM pgduet.shadow_mismatch m WHERE m.migration = p_migration ORDER BY m.id DESC OFFSET 200 LIMIT 1)
+           FOR UPDATE SKIP LOCKED));
+$$;
+
+-- Called in the transaction of a paired write: tells whether this is the first time. A race waits here for the other's end.
+CREATE OR REPLACE FUNCTION pgduet.write_once(p_migration text, p_claim bytea, p_keep_s double precision)
+RETURNS boolean LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH claimed AS (
+        INSERT INTO pgduet.paired_write (migration, claim, keep_until)
+        SELECT p_migration, p_claim, clock_timestamp() + make_interval(secs => least(greatest(p_keep_s, 0), 30 * 86400))
+         WHERE length(p_claim) = 32 AND length(p_migration) <= 200
+        ON CONFLICT (migration, claim) DO NOTHING
+        RETURNING 1
+    ) SELECT p_claim IS NULL OR EXISTS (SELECT FROM claimed);
+$$;
+
+-- Takes a part of the paired writes that were kept for long enough; by routers, off their callers' path.
+CREATE OR REPLACE FUNCTION pgduet.forget_paired_writes() RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM pgduet.paired_write WHERE ctid = ANY (ARRAY(
+        SELECT o.ctid FROM pgduet.paired_write o WHERE o.keep_until < clock_timestamp() ORDER BY o.keep_until LIMIT 1000
+           FOR UPDATE SKIP LOCKED));
 $$;
 
 -- Called by sync triggers as the writing client: one open note per row is enough, however often it is written.

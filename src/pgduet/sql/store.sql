@@ -7,7 +7,8 @@ SELECT to_regclass('pgduet.audit') IS NOT NULL AND to_regclass('pgduet.route') I
 -- With what later releases brought as well.
 SELECT to_regclass('pgduet.audit') IS NOT NULL AND to_regclass('pgduet.suspect') IS NOT NULL
    AND to_regclass('pgduet.key_cursor') IS NOT NULL AND to_regclass('pgduet.emptied') IS NOT NULL
-   AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('pgduet.comparison') AND attname = 'request') AS ready
+   AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('pgduet.comparison') AND attname = 'request')
+   AND to_regclass('pgduet.paired_write') IS NOT NULL AS ready
 
 -- name: latest
 SELECT m.*, r.read_percent FROM pgduet.migration m LEFT JOIN pgduet.route r ON r.migration = m.name
@@ -84,6 +85,14 @@ UPDATE pgduet.route
        published = coalesce(%(published)s::boolean, published), epoch = epoch + 1, changed_at = clock_timestamp()
  WHERE migration = %(migration)s
 RETURNING epoch, read_percent, authority, published
+
+-- name: can_compare
+-- A database that an earlier release has set up cannot be told; its routers compare nothing.
+SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('pgduet.route') AND attname = 'comparing') AS can
+
+-- name: route_compare
+UPDATE pgduet.route SET comparing = %(comparing)s, epoch = epoch + 1, changed_at = clock_timestamp()
+ WHERE migration = %(migration)s AND comparing <> %(comparing)s RETURNING epoch
 
 -- name: route_notify
 SELECT pg_notify('pgduet_route', %(migration)s)

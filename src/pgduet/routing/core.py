@@ -10,12 +10,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pgduet.errors import UnknownMigration
-from pgduet.routing.decision import BUCKETS, Choice, bucket, choices
+from pgduet.routing.decision import BUCKETS, Choice, Side, bucket, choices
 from pgduet.routing.model import BASE_TABLES, Path, Route, RouteUnavailable, Stage, stage_of
+from pgduet.routing.overrides import WISHES, Overrides, granted, wished
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class RouterCore:
         service: the name that the census shows.
         version: the only version that the service has code for; None: it has both, and follows the route.
         lease_s: how long what was heard holds when nothing more is heard; after that the last known authority answers.
+        overrides: versions that the service, or clients of some releases, are to have instead; see `overrides`.
         clock: monotonic seconds.
     """
 
@@ -80,6 +83,7 @@ class RouterCore:
         service: str,
         version: str | None = None,
         lease_s: float = 10.0,
+        overrides: Overrides | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.service = service
@@ -90,6 +94,9 @@ class RouterCore:
         self._clock = clock
         self._heard = Heard({}, clock())
         self._ledger = Ledger()
+        self._overrides = overrides or Overrides()
+        self._service_wishes = dict(self._overrides.service)
+        self._granted: dict[str, Path] = {}
 
     def path(self, migration: str, key: object) -> Path:
         """Give the path of a key's reads. No I/O; the same key keeps its path until the percentage changes.
@@ -105,12 +112,34 @@ class RouterCore:
             return BASE_TABLES
         if choice.refusal is not None:
             raise RouteUnavailable(choice.refusal, hint="Deploy it after the migration has passed verify.")
-        threshold = choice.within if self._clock() < heard.holds_until else choice.past
+        fresh = self._clock() < heard.holds_until
+        if fresh and (self._service_wishes or WISHES.get() is not None):
+            path = self._wished(choice)
+            if path is not None:
+                return path
+        threshold = choice.within if fresh else choice.past
         if threshold <= 0:
             return choice.old
         if threshold >= BUCKETS or bucket(key, choice.seed) < threshold:
             return choice.new
         return choice.old
+
+    def using(self, migration: str, *, version: str) -> AbstractContextManager[None]:
+        """Have a migration's reads in this context go to a version, while it can be had. Safe with threads and tasks."""
+        return wished(self.client_id, request={migration: version})
+
+    def serving(self, client: str) -> AbstractContextManager[None]:
+        """Tell the release of the client that this context works for, such as `ios/4.2`; `Overrides.clients` says what follows."""
+        return wished(self.client_id, client=self._overrides.of(client))
+
+    def _wished(self, choice: Choice) -> Path | None:
+        migration = choice.route.migration
+        wishes = WISHES.get()
+        version = (wishes and wishes.version(self.client_id, migration)) or self._service_wishes.get(migration)
+        path = granted(choice, version) if version else None
+        if path is not None:
+            self._granted[migration] = path
+        return path
 
     def record(self, migration: str, path: Path, seconds: float, *, error: bool = False) -> None:
         """Count a read that took a path; the totals go out with the next report."""
@@ -140,16 +169,31 @@ class RouterCore:
 
     def reports(self) -> list[dict[str, Any]]:
         """Give what `pgduet.report_client` is to be told, for each route."""
-        return [self._report(choice) for choice in self._heard.choices.values()]
+        given, self._granted = self._granted, {}
+        return [self._report(choice, given) for choice in self._heard.choices.values()]
 
-    def _report(self, choice: Choice) -> dict[str, Any]:
+    def _report(self, choice: Choice, given: Mapping[str, Path]) -> dict[str, Any]:
+        migration = choice.route.migration
+        service = self._service_wishes.get(migration)
+        side, version = _stands(choice, given.get(migration) or (granted(choice, service) if service else None))
         return {
             "client_id": self.client_id,
-            "migration": choice.route.migration,
+            "migration": migration,
             "who": self.service,
-            "side": choice.side,
-            "version": choice.version,
+            "side": side,
+            "version": version,
             "epoch": choice.route.epoch,
             "lease_s": self.lease_s,
-            **self._ledger.totals(choice.route.migration),
+            **self._ledger.totals(migration),
         }
+
+
+def _stands(choice: Choice, given: Path | None) -> tuple[Side, str]:
+    """Tell the side that a router is on; `given` is what a wish was granted since the last report.
+
+    Where the route sends all reads one way, who still goes the other way is what the migration has to wait for.
+    """
+    alone = choice.within <= 0 or choice.within >= BUCKETS
+    if given is None or not alone or granted(choice, given.version or "") is None:
+        return choice.side, choice.version
+    return "new" if given.is_new else "old", given.version or ""

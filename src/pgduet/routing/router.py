@@ -23,6 +23,7 @@ from psycopg.rows import tuple_row
 from pgduet.routing import link
 from pgduet.routing.core import RouterCore
 from pgduet.routing.model import RouteUnavailable
+from pgduet.routing.overrides import Overrides
 
 _log = logging.getLogger("pgduet.routing")
 
@@ -40,6 +41,7 @@ class Router(RouterCore):
         service: str,
         version: str | None = None,
         lease_s: float = 10.0,
+        overrides: Overrides | None = None,
         open_timeout_s: float = 30.0,
     ) -> Self:
         """Start a router, and return once it has heard the routes and told the database that it is there.
@@ -48,7 +50,7 @@ class Router(RouterCore):
             RouteUnavailable: that did not happen in time. There is no safe guess: before contract the base tables are
                 the old version, after it the new one.
         """
-        router = cls(service=service, version=version, lease_s=lease_s)
+        router = cls(service=service, version=version, lease_s=lease_s, overrides=overrides)
         router._start(link.settings(dsn, service, lease_s))
         if not router._wait(lambda: router._rounds > 0, open_timeout_s):
             reason = router._failure

@@ -135,7 +135,7 @@ class AsyncRouter(RouterCore):
         if reports:
             async with conn.cursor() as cursor:
                 await cursor.executemany(link.REPORT, reports)
-        return {report["migration"]: report["epoch"] for report in reports}
+        return self.acknowledged(reports)
 
 
 async def _read(conn: psycopg.AsyncConnection[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pgduet.errors import UnknownMigration
-from pgduet.routing.decision import BUCKETS, Choice, Side, bucket, choices
+from pgduet.routing.decision import BUCKETS, Choice, bucket, choices
 from pgduet.routing.model import BASE_TABLES, Path, Route, RouteUnavailable, Stage, stage_of
-from pgduet.routing.overrides import WISHES, Overrides, granted, wished
+from pgduet.routing.overrides import WISH_HELD_S, WISHES, Overrides, against, granted, wished
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,8 @@ class RouterCore:
         self._ledger = Ledger()
         self._overrides = overrides or Overrides()
         self._service_wishes = dict(self._overrides.service)
-        self._granted: dict[str, Path] = {}
+        self._wanted: dict[str, tuple[str | None, float]] = {}  # against the route: the version, and when last
+        self._told: dict[str, str] = {}  # the versions that the database knows us to use
 
     def path(self, migration: str, key: object) -> Path:
         """Give the path of a key's reads. No I/O; the same key keeps its path until the percentage changes.
@@ -137,9 +138,11 @@ class RouterCore:
         wishes = WISHES.get()
         version = (wishes and wishes.version(self.client_id, migration)) or self._service_wishes.get(migration)
         path = granted(choice, version) if version else None
-        if path is not None:
-            self._granted[migration] = path
-        return path
+        if path is None or not against(choice, path):
+            return path
+        # Noted before it is asked for: `reports` looks the other way round, so neither misses the other.
+        self._wanted[migration] = (path.version, self._clock())
+        return path if self._told.get(migration) == path.version else None
 
     def record(self, migration: str, path: Path, seconds: float, *, error: bool = False) -> None:
         """Count a read that took a path; the totals go out with the next report."""
@@ -169,31 +172,43 @@ class RouterCore:
 
     def reports(self) -> list[dict[str, Any]]:
         """Give what `pgduet.report_client` is to be told, for each route."""
-        given, self._granted = self._granted, {}
-        return [self._report(choice, given) for choice in self._heard.choices.values()]
+        return [self._report(choice) for choice in self._heard.choices.values()]
 
-    def _report(self, choice: Choice, given: Mapping[str, Path]) -> dict[str, Any]:
+    def acknowledged(self, reports: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+        """Take note that the database was told; gives the epochs by migration."""
+        self._told = {report["migration"]: report["version"] for report in reports}
+        return {report["migration"]: report["epoch"] for report in reports}
+
+    def _report(self, choice: Choice) -> dict[str, Any]:
         migration = choice.route.migration
-        service = self._service_wishes.get(migration)
-        side, version = _stands(choice, given.get(migration) or (granted(choice, service) if service else None))
+        path = self._held(choice)
         return {
             "client_id": self.client_id,
             "migration": migration,
             "who": self.service,
-            "side": side,
-            "version": version,
+            "side": choice.side if path is None else "new" if path.is_new else "old",
+            "version": choice.version if path is None else path.version or "",
             "epoch": choice.route.epoch,
             "lease_s": self.lease_s,
             **self._ledger.totals(migration),
         }
 
+    def _held(self, choice: Choice) -> Path | None:
+        """Give the path that this service is to be counted on because of wishes: what goes against the route comes first."""
+        migration = choice.route.migration
+        version, _ = self._wanted.get(migration, (None, 0.0))
+        asked = granted(choice, version) if version else None
+        if asked is not None and against(choice, asked):
+            if self._wants(migration):
+                return asked
+            told = self._told.pop(migration, None)
+            if self._wants(migration):  # meanwhile
+                self._told.update({migration: told} if told else {})
+                return asked
+        service = self._service_wishes.get(migration)
+        return granted(choice, service) if service else None
 
-def _stands(choice: Choice, given: Path | None) -> tuple[Side, str]:
-    """Tell the side that a router is on; `given` is what a wish was granted since the last report.
-
-    Where the route sends all reads one way, who still goes the other way is what the migration has to wait for.
-    """
-    alone = choice.within <= 0 or choice.within >= BUCKETS
-    if given is None or not alone or granted(choice, given.version or "") is None:
-        return choice.side, choice.version
-    return "new" if given.is_new else "old", given.version or ""
+    def _wants(self, migration: str) -> bool:
+        """Tell whether somebody went against the route not long ago."""
+        _, when = self._wanted[migration]
+        return self._clock() - when < max(WISH_HELD_S, self.lease_s)

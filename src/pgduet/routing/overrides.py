@@ -8,10 +8,16 @@ From the strongest to the weakest:
 4. the service: `Overrides.service`;
 5. the route, as the database says.
 
-A wish is granted while the lease holds and the version can be had: the old one until contract, the new one while it
-is published. Otherwise the route decides, as it does for everybody: so nobody who wishes reads a version that is
-going, and no wish is an error. Wishes of requests live in a context variable: they hold for the thread or the task
-that made them, and for tasks begun within, and no longer than the `with`.
+A wish is granted while the lease holds and the version can be had: the old one until contract, the new one while it is
+published. Otherwise the route decides, as it does for everybody, so no wish is an error.
+
+Where the route sends all reads one way and a wish goes the other, the version that the wish is for could go at any
+moment. So it is granted from when the database has been told that this service uses that version, which the next
+report does: at the latest after a third of the lease, and for wishes of the service before the router is open. It is
+counted there for `WISH_HELD_S` after the last wish: contract, or the end of a rollback, waits for it and names it.
+
+Wishes of requests live in a context variable: they hold for the thread or the task that made them, and for tasks begun within,
+and no longer than the `with`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,8 +26,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from pgduet.routing.decision import Choice
+from pgduet.routing.decision import BUCKETS, Choice
 from pgduet.routing.model import Path, Stage, stage_of
+
+WISH_HELD_S = 30.0
+"""How long a service is counted on a version after somebody there last wished for it against the route; never less than a lease."""
 
 Versions = Mapping[str, str]
 """Versions by migration."""
@@ -85,6 +94,11 @@ def granted(choice: Choice, version: str) -> Path | None:
     if version == choice.new.version:
         return choice.new if choice.route.published else None
     return choice.old if version == choice.old.version else None
+
+
+def against(choice: Choice, path: Path) -> bool:
+    """Tell whether a path leads where the route sends nobody."""
+    return choice.within <= 0 if path.is_new else choice.within >= BUCKETS
 
 
 def _keyed(router: str, versions: Versions | None) -> dict[tuple[str, str], str]:

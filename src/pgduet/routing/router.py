@@ -136,7 +136,7 @@ class Router(RouterCore):
             with conn.cursor() as cursor:
                 cursor.executemany(link.REPORT, reports)
         with self._changed:
-            self._acknowledged = {report["migration"]: report["epoch"] for report in reports}
+            self._acknowledged = self.acknowledged(reports)
             self._rounds += 1
             self._changed.notify_all()
 

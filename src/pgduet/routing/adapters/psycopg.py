@@ -8,7 +8,7 @@ runs once more.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, LiteralString, TypeVar, cast
+from typing import Any, TypeVar
 
 from psycopg import AsyncConnection, Connection
 from psycopg.errors import FeatureNotSupported
@@ -35,7 +35,7 @@ def routed(conn: Connection[_Row], path: Path) -> Iterator[Connection[_Row]]:
     try:
         with conn.transaction():
             if statement is not None:
-                conn.execute(cast("LiteralString", statement))
+                conn.execute(statement)
             yield conn
     finally:
         conn.prepare_threshold = threshold
@@ -51,7 +51,7 @@ async def routed_async(conn: AsyncConnection[_Row], path: Path) -> AsyncIterator
     try:
         async with conn.transaction():
             if statement is not None:
-                await conn.execute(cast("LiteralString", statement))
+                await conn.execute(statement)
             yield conn
     finally:
         conn.prepare_threshold = threshold

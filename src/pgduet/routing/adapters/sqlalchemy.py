@@ -91,7 +91,7 @@ def _set_local(conn: Connection, path: Path) -> None:
     raw = conn.connection.dbapi_connection
     if conn.dialect.detect_autocommit_setting(raw):  # type: ignore[arg-type]
         raise in_autocommit()
-    driver = conn.connection.driver_connection
+    driver: Any = conn.connection.driver_connection
     if hasattr(driver, "prepare_threshold"):
         driver.prepare_threshold = None
     if getattr(raw, "_prepared_statement_cache", None) is not None:

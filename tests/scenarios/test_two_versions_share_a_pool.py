@@ -31,6 +31,7 @@ from pgduet.routing import BASE_TABLES, AsyncRouter, Path
 from pgduet.routing.adapters import statements
 from pgduet.routing.adapters.django import following
 from pgduet.routing.adapters.psycopg import routed_async
+from pgduet.routing.adapters.psycopg_pool import AsyncVersionPools
 from pgduet.routing.adapters.sqlalchemy import follow
 
 MISROUTED = "somebody is on the other's version"
@@ -113,6 +114,29 @@ class ByDjango:
         connections[self._alias].close()
 
 
+class ByPools:
+    """Beside the pooler: a pool for each version, whose connections run what they have prepared (scenario 16)."""
+
+    def __init__(self, dsn: str, name: str) -> None:
+        settings = {"application_name": name, "autocommit": True, "row_factory": dict_row}
+        self._pools = AsyncVersionPools(dsn, max_size=1, kwargs=settings)
+
+    async def turn(self, path: Path, write: str, read: str) -> Row:
+        async with self._pools.connection(path) as conn, conn.transaction():
+            await conn.execute(write.encode(), prepare=False)
+            row: Row | None = await (await conn.execute(read.encode(), prepare=True)).fetchone()
+            known = await (await conn.execute(PREPARED, [read], prepare=False)).fetchone()
+        assert known == {"count": 1}, "it was not prepared"
+        assert row is not None
+        return row
+
+    async def close(self) -> None:
+        await self._pools.close()
+
+
+PREPARED = "SELECT count(*) FROM pg_prepared_statements WHERE statement = %s"
+
+
 class Client:
     """One service instance with one row of its own."""
 
@@ -175,8 +199,13 @@ class Services:
         )
 
 
-async def ways(pooled: str, name: str) -> list[Way]:
-    return [await ByPsycopg.open(pooled, f"{name}-psycopg"), BySqlAlchemy(pooled, f"{name}-sqlalchemy"), ByDjango(name)]
+async def ways(dsn: str, pooled: str, name: str) -> list[Way]:
+    return [
+        await ByPsycopg.open(pooled, f"{name}-psycopg"),
+        BySqlAlchemy(pooled, f"{name}-sqlalchemy"),
+        ByDjango(name),
+        ByPools(dsn, f"{name}-pools"),
+    ]
 
 
 @contextlib.asynccontextmanager
@@ -191,8 +220,8 @@ async def at_work(dsn: str, pooled: str) -> AsyncIterator[Services]:
             )
             for name, version in (("old", "1"), ("both", None))
         ]
-        both = [Client(1 + n, way, both_router) for n, way in enumerate(await ways(pooled, "both"))]
-        old = [Client(11 + n, way, old_router) for n, way in enumerate(await ways(pooled, "old"))]
+        both = [Client(1 + n, way, both_router) for n, way in enumerate(await ways(dsn, pooled, "both"))]
+        old = [Client(11 + n, way, old_router) for n, way in enumerate(await ways(dsn, pooled, "old"))]
         old.append(Client(21, await ByPsycopg.open(pooled, "legacy"), None))
         async with asyncio.TaskGroup() as group:
             for client in (*both, *old):

@@ -92,6 +92,18 @@ def test_each_session_has_a_version_of_its_own(engine: Engine) -> None:
         assert conn.scalar(text("SHOW search_path")) == DEFAULT
 
 
+def test_a_savepoint_takes_no_other_version_than_its_transaction(engine: Engine) -> None:
+    sessions = sessionmaker(engine)
+    follow_sessions(sessions, lambda session: session.info["path"])
+    with sessions(info={"path": OLD}) as session:
+        assert stars(session) == STARS["1"]
+        session.info["path"] = NEW
+        with session.begin_nested():
+            assert stars(session) == STARS["1"]
+        session.commit()
+        assert stars(session) == STARS["2"]
+
+
 def test_a_name_with_a_percent_sign_is_taken_as_it_is(engine: Engine) -> None:
     path = Path("2", '"100%_v2", "%s", public', is_new=True)
     follow(engine, lambda: path)

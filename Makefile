@@ -20,10 +20,10 @@ $(BIN)/uv:
 demo: setup
 	@$(BIN)/pgduet demo $(if $(KEEP),--keep)
 
-# What the suite needs besides: PostgreSQL 15, which the wheel does not carry, and, for tests that run the deployed files as another
+# What the suite needs besides: PostgreSQL 15, which the wheel does not carry, PgBouncer, and, for tests that run the deployed files as another
 # user than root, a Python outside of root's home; then the Temporal server and tctl, which may have to be built, each once a machine.
-PACKAGES := postgresql-15 python3-venv
-INSTALLED = [ -x /usr/lib/postgresql/15/bin/postgres ] && { [ "$$(id -u)" != 0 ] || /usr/bin/python3 -c 'import ensurepip' 2>/dev/null; }
+PACKAGES := pgbouncer postgresql-15 python3-venv
+INSTALLED = [ -x /usr/lib/postgresql/15/bin/postgres ] && [ -x /usr/sbin/pgbouncer ] && { [ "$$(id -u)" != 0 ] || /usr/bin/python3 -c 'import ensurepip' 2>/dev/null; }
 
 tools: setup
 	@$(INSTALLED) || if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \

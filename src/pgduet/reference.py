@@ -220,6 +220,17 @@ ADVICE: dict[str, Advice] = {
         " guess could be wrong.",
         "Deploy code that knows only the new version after the migration has passed verify; check the router's DSN.",
     ),
+    "PD-5002": Advice(
+        "An adapter of the routing library was imported, and the library that it is for is not installed.",
+        "The import fails; nothing else does.",
+        "Install the extra that the message names, such as `pgduet-routing[sqlalchemy]`.",
+    ),
+    "PD-5003": Advice(
+        "A connection cannot read the version of a path: it is in a transaction already, in autocommit mode, or keeps"
+        " prepared statements from one transaction to the next; or there is no address for the version.",
+        "Nothing was sent to the database.",
+        "Begin transactions by the adapter. See [Pick a version](../how-to/pick-a-version.md) for your framework.",
+    ),
     "PD-5004": Advice(
         "A service writes in pairs with an idempotency key, and the database was never set up, or by an earlier release.",
         "Nothing was written: without a memory a retry could write twice.",

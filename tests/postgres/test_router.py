@@ -9,51 +9,26 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
+from support.routes import NAME, Admin, add_route, set_up
+from support.routes import change_route as change
 
 from pgduet.local import EmbeddedPostgres
-from pgduet.routing import BASE_TABLES, AsyncRouter, Path, Router, RouteUnavailable, Stage, link
+from pgduet.routing import BASE_TABLES, AsyncRouter, Overrides, Path, Router, RouteUnavailable, Stage, link
 from pgduet.sql import block
 
-NAME = "users-email"
 PATIENCE_S = 30.0
 BY_NOTIFICATION_S = 600.0
 """A lease so long that nothing in a test can have been heard by the poll."""
 
 OLD = Path("1", "public_v1, public", is_new=False, epoch=1)
 
-Admin = psycopg.Connection[dict[str, Any]]
-
 
 @pytest.fixture
 def admin(dsn: str) -> Iterator[Admin]:
     """The engine's side: a database with metadata and one published route."""
-    with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as conn:
-        conn.execute(block("metadata", "create_metadata"))
+    with set_up(dsn) as conn:
         add_route(conn)
         yield conn
-
-
-def add_route(conn: Admin, name: str = NAME) -> None:
-    conn.execute(
-        "INSERT INTO pgduet.route (migration, database, old_version, new_version, schemas, published) "
-        "VALUES (%s, 'shop', '1', '2', '{public}', true)",
-        [name],
-    )
-
-
-def change(conn: Admin, *, notify: bool = True, **values: object) -> int:
-    """Change the route as the engine does, in one transaction, and give the new epoch."""
-    sets = sql.SQL(", ").join(sql.SQL("{} = {}").format(sql.Identifier(name), value) for name, value in values.items())
-    with conn.transaction():
-        row = conn.execute(
-            sql.SQL("UPDATE pgduet.route SET epoch = epoch + 1, {} WHERE migration = {} RETURNING epoch").format(
-                sets, NAME
-            )
-        ).fetchone()
-        if notify:
-            conn.execute("NOTIFY pgduet_route, 'anything'")
-    assert row is not None
-    return int(row["epoch"])
 
 
 def clients(conn: Admin) -> list[dict[str, Any]]:
@@ -236,6 +211,27 @@ def test_services_that_know_one_version_are_counted_on_their_side(admin: Admin, 
         assert [modern.path(NAME, key).version for key in range(20)] == ["2"] * 20
         sides = {row["who"]: (row["side"], row["version"]) for row in clients(admin)}
         assert sides == {"legacy": ("old", "1"), "modern": ("new", "2")}
+
+
+def test_a_wish_against_the_route_is_granted_when_the_database_knows_it(admin: Admin, dsn: str) -> None:
+    with Router.open(dsn, service="billing", lease_s=0.6) as router, router.using(NAME, version="2"):
+        assert not router.path(NAME, 1).is_new
+        ends = time.monotonic() + PATIENCE_S
+        while not router.path(NAME, 1).is_new:
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+        assert (client(admin)["side"], client(admin)["version"]) == ("new", "2")
+
+
+def test_a_service_s_wish_is_known_before_the_router_answers(admin: Admin, dsn: str) -> None:
+    change(admin, read_percent=100, authority="new")
+    overrides = Overrides(service={NAME: "1"})
+    with Router.open(dsn, service="billing", lease_s=BY_NOTIFICATION_S, overrides=overrides) as router:
+        assert (client(admin)["side"], client(admin)["version"]) == ("old", "1")
+        assert router.path(NAME, 1).version == "1"
+        epoch = change(admin, old_version="2")
+        assert router.wait_for(NAME, epoch, PATIENCE_S)
+        assert router.path(NAME, 1).version == "2"
 
 
 def test_the_search_path_is_fit_for_set_local(admin: Admin, dsn: str) -> None:

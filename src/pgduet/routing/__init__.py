@@ -9,7 +9,8 @@ from pgduet.routing.comparing import Rules
 from pgduet.routing.decision import bucket, seed
 from pgduet.routing.migrating import Limits, hashed_key
 from pgduet.routing.migrator import Migrator
-from pgduet.routing.model import BASE_TABLES, Path, Route, RouteUnavailable, Stage, stage_of
+from pgduet.routing.model import BASE_TABLES, ExtraMissing, NotRoutable, Path, Route, RouteUnavailable, Stage, stage_of
+from pgduet.routing.overrides import Overrides
 from pgduet.routing.pairing import IdempotencyUnavailable, Written
 from pgduet.routing.router import Router
 
@@ -17,9 +18,12 @@ __all__ = [
     "BASE_TABLES",
     "AsyncMigrator",
     "AsyncRouter",
+    "ExtraMissing",
     "IdempotencyUnavailable",
     "Limits",
     "Migrator",
+    "NotRoutable",
+    "Overrides",
     "Path",
     "Route",
     "RouteUnavailable",

@@ -19,6 +19,7 @@ from pgduet.routing.comparing import Compare
 from pgduet.routing.core import RouterCore
 from pgduet.routing.migrating import Answer, Limits, settings_of
 from pgduet.routing.model import RouteUnavailable
+from pgduet.routing.overrides import Overrides
 
 _log = logging.getLogger("pgduet.routing")
 
@@ -36,6 +37,7 @@ class AsyncRouter(RouterCore):
         service: str,
         version: str | None = None,
         lease_s: float = 10.0,
+        overrides: Overrides | None = None,
         open_timeout_s: float = 30.0,
     ) -> Self:
         """Start a router, and return once it has heard the routes and told the database that it is there.
@@ -44,7 +46,7 @@ class AsyncRouter(RouterCore):
             RouteUnavailable: that did not happen in time. There is no safe guess: before contract the base tables are
                 the old version, after it the new one.
         """
-        router = cls(service=service, version=version, lease_s=lease_s)
+        router = cls(service=service, version=version, lease_s=lease_s, overrides=overrides)
         router._start(link.settings(dsn, service, lease_s))
         try:
             heard = await router._wait(lambda: router._rounds > 0, open_timeout_s)
@@ -158,7 +160,7 @@ class AsyncRouter(RouterCore):
             for statement, parameters in link.statements(reports, knows_pairs=self.knows_pairs):
                 await cursor.executemany(statement, parameters)
         self.delivered(reports)
-        return {report["migration"]: report["epoch"] for report in reports}
+        return self.acknowledged(reports)
 
 
 async def _read(conn: psycopg.AsyncConnection[tuple[Any, ...]]) -> tuple[list[tuple[Any, ...]], bool]:

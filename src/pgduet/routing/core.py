@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from psycopg.types.json import Jsonb
 from pgduet.errors import UnknownMigration
 from pgduet.routing.decision import BUCKETS, Choice, bucket, choices
 from pgduet.routing.model import BASE_TABLES, Path, Route, RouteUnavailable, Stage, stage_of
+from pgduet.routing.overrides import WISH_HELD_S, WISHES, Overrides, against, granted, wished
 from pgduet.routing.tally import Tally
 
 
@@ -81,6 +83,7 @@ class RouterCore:
         service: the name that the census shows.
         version: the only version that the service has code for; None: it has both, and follows the route.
         lease_s: how long what was heard holds when nothing more is heard; after that the last known authority answers.
+        overrides: versions that the service, or clients of some releases, are to have instead; see `overrides`.
         clock: monotonic seconds.
     """
 
@@ -90,6 +93,7 @@ class RouterCore:
         service: str,
         version: str | None = None,
         lease_s: float = 10.0,
+        overrides: Overrides | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.service = service
@@ -104,6 +108,10 @@ class RouterCore:
         self._sweeping: list[Sweeps] = []
         self.knows_pairs = False
         """Whether the database takes what came of shadow reads, and remembers paired writes, as last heard."""
+        self._overrides = overrides or Overrides()
+        self._service_wishes = dict(self._overrides.service)
+        self._wanted: dict[str, tuple[str | None, float]] = {}  # against the route: the version, and when last
+        self._told: dict[str, str] = {}  # the versions that the database knows us to use
 
     def path(self, migration: str, key: object) -> Path:
         """Give the path of a key's reads. No I/O; the same key keeps its path until the percentage changes.
@@ -119,12 +127,36 @@ class RouterCore:
             return BASE_TABLES
         if choice.refusal is not None:
             raise RouteUnavailable(choice.refusal, hint="Deploy it after the migration has passed verify.")
-        threshold = choice.within if self._clock() < heard.holds_until else choice.past
+        fresh = self._clock() < heard.holds_until
+        if fresh and (self._service_wishes or WISHES.get() is not None):
+            path = self._wished(choice)
+            if path is not None:
+                return path
+        threshold = choice.within if fresh else choice.past
         if threshold <= 0:
             return choice.old
         if threshold >= BUCKETS or bucket(key, choice.seed) < threshold:
             return choice.new
         return choice.old
+
+    def using(self, migration: str, *, version: str) -> AbstractContextManager[None]:
+        """Have a migration's reads in this context go to a version, while it can be had. Safe with threads and tasks."""
+        return wished(self.client_id, request={migration: version})
+
+    def serving(self, client: str) -> AbstractContextManager[None]:
+        """Tell the release of the client that this context works for, such as `ios/4.2`; `Overrides.clients` says what follows."""
+        return wished(self.client_id, client=self._overrides.of(client))
+
+    def _wished(self, choice: Choice) -> Path | None:
+        migration = choice.route.migration
+        wishes = WISHES.get()
+        version = (wishes and wishes.version(self.client_id, migration)) or self._service_wishes.get(migration)
+        path = granted(choice, version) if version else None
+        if path is None or not against(choice, path):
+            return path
+        # Noted before it is asked for: `reports` looks the other way round, so neither misses the other.
+        self._wanted[migration] = (path.version, self._clock())
+        return path if self._told.get(migration) == path.version else None
 
     def record(self, migration: str, path: Path, seconds: float, *, error: bool = False) -> None:
         """Count a read that took a path; the totals go out with the next report."""
@@ -180,18 +212,45 @@ class RouterCore:
             if self.knows_pairs and report["compared"] is not None:
                 self._tallies[report["migration"]].delivered(report["last_sample"])
 
+    def acknowledged(self, reports: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+        """Take note that the database was told; gives the epochs by migration."""
+        self._told = {report["migration"]: report["version"] for report in reports}
+        return {report["migration"]: report["epoch"] for report in reports}
+
     def _report(self, choice: Choice) -> dict[str, Any]:
-        tally = self._tallies.get(choice.route.migration)
+        migration = choice.route.migration
+        path = self._held(choice)
+        tally = self._tallies.get(migration)
         compared, last_sample = tally.report() if tally else (None, 0)
         return {
             "client_id": self.client_id,
-            "migration": choice.route.migration,
+            "migration": migration,
             "who": self.service,
-            "side": choice.side,
-            "version": choice.version,
+            "side": choice.side if path is None else "new" if path.is_new else "old",
+            "version": choice.version if path is None else path.version or "",
             "epoch": choice.route.epoch,
             "lease_s": self.lease_s,
             "compared": None if compared is None else Jsonb(compared),
             "last_sample": last_sample,
-            **self._ledger.totals(choice.route.migration),
+            **self._ledger.totals(migration),
         }
+
+    def _held(self, choice: Choice) -> Path | None:
+        """Give the path that this service is to be counted on because of wishes: what goes against the route comes first."""
+        migration = choice.route.migration
+        version, _ = self._wanted.get(migration, (None, 0.0))
+        asked = granted(choice, version) if version else None
+        if asked is not None and against(choice, asked):
+            if self._wants(migration):
+                return asked
+            told = self._told.pop(migration, None)
+            if self._wants(migration):  # meanwhile
+                self._told.update({migration: told} if told else {})
+                return asked
+        service = self._service_wishes.get(migration)
+        return granted(choice, service) if service else None
+
+    def _wants(self, migration: str) -> bool:
+        """Tell whether somebody went against the route not long ago."""
+        _, when = self._wanted[migration]
+        return self._clock() - when < max(WISH_HELD_S, self.lease_s)

@@ -13,6 +13,18 @@ class RouteUnavailable(PgduetError):
     code = "PD-5001"
 
 
+class ExtraMissing(PgduetError, ImportError):
+    """A library that the adapter needs is not installed."""
+
+    code = "PD-5002"
+
+
+class NotRoutable(PgduetError):
+    """The connection cannot follow a path as it is."""
+
+    code = "PD-5003"
+
+
 @dataclass(frozen=True, slots=True)
 class Path:
     """Which version a read goes to.

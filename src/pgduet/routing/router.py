@@ -26,6 +26,7 @@ from pgduet.routing.core import RouterCore
 from pgduet.routing.migrating import Answer, Limits, settings_of
 from pgduet.routing.migrator import Migrator
 from pgduet.routing.model import RouteUnavailable
+from pgduet.routing.overrides import Overrides
 
 _log = logging.getLogger("pgduet.routing")
 
@@ -43,6 +44,7 @@ class Router(RouterCore):
         service: str,
         version: str | None = None,
         lease_s: float = 10.0,
+        overrides: Overrides | None = None,
         open_timeout_s: float = 30.0,
     ) -> Self:
         """Start a router, and return once it has heard the routes and told the database that it is there.
@@ -51,7 +53,7 @@ class Router(RouterCore):
             RouteUnavailable: that did not happen in time. There is no safe guess: before contract the base tables are
                 the old version, after it the new one.
         """
-        router = cls(service=service, version=version, lease_s=lease_s)
+        router = cls(service=service, version=version, lease_s=lease_s, overrides=overrides)
         router._start(link.settings(dsn, service, lease_s))
         if not router._wait(lambda: router._rounds > 0, open_timeout_s):
             reason = router._failure
@@ -173,7 +175,7 @@ class Router(RouterCore):
                 cursor.executemany(statement, parameters)
         self.delivered(reports)
         with self._changed:
-            self._acknowledged = {report["migration"]: report["epoch"] for report in reports}
+            self._acknowledged = self.acknowledged(reports)
             self._rounds += 1
             self._changed.notify_all()
 

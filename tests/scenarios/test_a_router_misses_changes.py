@@ -19,6 +19,7 @@ from support.worlds import World, on_newest
 
 from pgduet.messages import Status
 from pgduet.phases import Phase, State
+from pgduet.routing import AsyncRouter
 
 NOWHERE = 1
 """A port at which nobody listens."""
@@ -146,3 +147,27 @@ async def test_without_leases_it_would_be_sent_to_what_has_gone(world: World) ->
         "leases", "census", "clients", "c.last_seen > clock_timestamp() - make_interval(secs => c.lease_s))", "false)"
     )
     await must_fail(cut_off_and_rolled_back(world, 40.0), mutant, says=UNDER_FEET)
+
+
+@on_newest
+async def test_contract_waits_for_leases_and_for_reads_that_are_sent_to_the_old_version(world: World) -> None:
+    await create_reviews(world.conn, 10, trigger=False)
+    stage = world.stage
+    async with stage.worker():
+        await stage.start(stage.plan(soak={"legacy_idle_s": 0.5}, gates={"contract": "auto"}))
+        await stage.waits("window", Phase.SOAK)
+        async with await AsyncRouter.open(stage.dsn, service="web", lease_s=6.0):
+            await stage.act("route", read_percent=25, reason="back for a while")
+            await stage.act("advance")
+            status = await stage.waits("census", Phase.CONTRACT)
+            assert status.waiting_for is not None
+            assert "web (its lease runs)" in status.waiting_for.detail
+            status = await stage.until(lambda status: over_or("census", status) and "lease" not in told(status))
+            assert told(status).endswith("75 % of the reads of routers (pgduet route review-stars --read-percent 100)")
+            await stage.act("route", read_percent=100)
+            assert (await stage.result()).state is State.DONE
+
+
+def told(status: Status) -> str:
+    """Say what is waited for."""
+    return status.waiting_for.detail if status.waiting_for else ""

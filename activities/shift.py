@@ -1,12 +1,12 @@
 """shift: the route's read percent, the traffic it brings, and the census of who uses what; undo sends all reads back.
 
 A census sees who is there at one instant. Where a version is about to go, it therefore looks several times a second, until somebody
-is seen, or for long enough to say that nobody is left. Limit: a client that is in no transaction at any of these instants, and has
-no role of its own and no router, is not seen.
+is seen, or for long enough to say that nobody is left. Limits: see `pgduet.postgres.census`.
 """
 
 import asyncio
 import time
+from typing import Literal
 
 from temporalio import activity
 
@@ -18,7 +18,7 @@ from pgduet.barriers import reach
 from pgduet.messages import CensusRequest, CensusResult, Outcome, Reference, RouteRequest, Traffic, TrafficRequest
 from pgduet.phases import Authority
 from pgduet.postgres import store
-from pgduet.postgres.census import left_on, take
+from pgduet.postgres.census import left_on, note_counted, take
 from pgduet.sql import block
 
 PROBE_SAMPLES = 40
@@ -54,8 +54,7 @@ class Shift:
             cursor = await work.conn.execute(block("census", "traffic"), {"migration": request.reference.name})
             totals = (await cursor.fetchall())[0]
             probed = await sampled(work, PROBE_SAMPLES)
-            counts = {key: totals[key] for key in ("routers", "reads_old", "reads_new", "errors_old", "errors_new")}
-            traffic = Traffic(**counts, old_ms=probed.old_ms, new_ms=probed.new_ms)
+            traffic = Traffic(**totals, old_ms=probed.old_ms, new_ms=probed.new_ms)
             if request.since:
                 await _baked(work, traffic.since(request.since))
             return traffic
@@ -64,16 +63,23 @@ class Shift:
     async def census(self, request: CensusRequest) -> CensusResult:
         """Tell who uses which version; that nobody uses one that is about to go rests on several looks."""
         async with self.engine.work(request.reference, "census") as work:
+            await store.set_up(work.conn)  # of a migration that began before backends were remembered
             for shape in shapes_of(work.migration.design):
                 await shape.tend(work)
+            await note_counted(work.conn, work.migration)
             ends = time.monotonic() + min(WATCH_S, request.idle_s)
             found = await take(work.conn, work.migration, request.idle_s, request.leaving)
-            while request.leaving and not left_on(found, request.leaving) and time.monotonic() < ends:
+            while request.leaving and not _decided(found, request.leaving) and time.monotonic() < ends:
                 if await _is_forced(work):
                     break
                 await asyncio.sleep(LOOK_EVERY_S)
                 found = await take(work.conn, work.migration, request.idle_s, request.leaving)
             return found.model_copy(update={"no_way_back": await passed(work.conn, work.migration)})
+
+
+def _decided(found: CensusResult, leaving: Literal["old", "new"]) -> bool:
+    """Tell whether looking on can change nothing: a session that is merely still there may yet be seen at the new version."""
+    return any(left not in found.lingering for left in left_on(found, leaving))
 
 
 async def _is_forced(work: Work) -> bool:

@@ -129,9 +129,8 @@ class Clerk(Machine):
         """Carry one out."""
         actor = self.reference_for(getattr(message, "actor", "unknown"), getattr(message, "reason", None))
         if act in NOTED:
-            note = Note(
-                reference=actor, action=act, evidence=message.model_dump(mode="json", exclude={"actor", "reason"})
-            )
+            given = message.model_dump(mode="json", exclude={"actor", "reason"}, exclude_defaults=True)
+            note = Note(reference=actor, action=act, evidence=given)
             return (await call("note", note, Outcome, f"{act} by {actor.actor}")).summary
         if self.desk.abort:
             return f"{act} was not done: it is rolling back"

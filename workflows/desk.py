@@ -14,7 +14,7 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from pgduet.messages import Abort, Act, Answer, Approve, Route, Status, Throttle, VerifyNow, WaitingFor
+    from pgduet.messages import Abort, Act, Advance, Answer, Approve, Route, Status, Throttle, VerifyNow, WaitingFor
     from pgduet.phases import Phase, State
     from pgduet.plan.policy import Policy
     from pgduet.texts import shown
@@ -56,7 +56,9 @@ class Desk:
         self.policy = policy
         self.now = now
         self.abort: Abort | None = None
-        self.advanced: Act | None = None
+        self.advanced: Advance | None = None
+        self.takes_force = False
+        """Whether an advance by force goes past clients; not in a run that began before there was any."""
         self.paused = False
         self.before_pause: WaitingFor | None = None
         self.errands: list[Errand] = []
@@ -165,7 +167,7 @@ class Desk:
 
     def _rules(self) -> dict[str, tuple[type[BaseModel], Callable[..., str | None], Callable[..., None]]]:
         return {
-            "advance": (Act, self._why_not_advance, self._advance),
+            "advance": (Advance, self._why_not_advance, self._advance),
             "approve": (Approve, self._why_not_approve, self._approve),
             "abort": (Abort, self._why_not_abort, self._abort),
             "pause": (Act, self._why_not_pause, self._pause),
@@ -187,7 +189,7 @@ class Desk:
             return None
         return f"{len(self.errands)} acts are waiting to be carried out: try again when they have been"
 
-    def _why_not_advance(self, act: Act) -> str | None:
+    def _why_not_advance(self, act: Advance) -> str | None:
         waiting = self.status.waiting_for
         turning = self.abort is not None and self.status.state is not State.ROLLING_BACK
         if waiting is None or waiting.kind == "paused" or turning:
@@ -201,9 +203,12 @@ class Desk:
             return f"approvals are missing: {waiting.detail}. Use: {waiting.next_commands[0]}"
         if waiting.kind in {"earlier", "later"}:
             return f"other migrations come first: {waiting.detail}"
+        if waiting.kind == "census" and self.takes_force:
+            past = f"To go past them: pgduet advance {self.status.name} --force"
+            return None if act.force else f"clients still use it: {waiting.detail}. {past}"
         return f"clients still use it: {waiting.detail}" if waiting.kind in {"census", "clients"} else None
 
-    def _advance(self, act: Act) -> None:
+    def _advance(self, act: Advance) -> None:
         self.advanced = act
         self.errands.append(Errand("advance", act))
 

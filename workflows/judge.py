@@ -1,5 +1,8 @@
 """Judges measurements against the plan's criteria; pure, so that the same evidence always gives the same verdict."""
 
+import math
+from typing import NamedTuple
+
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
@@ -8,29 +11,119 @@ with workflow.unsafe.imports_passed_through():
 
 NOISE_MS = 1.0
 """Differences of latency below this are the machine's, not the version's."""
+NOISE_OF_MANY_MS = 0.2
+"""The same for means of many reads."""
+TIMED_LEAST = 50
+"""Fewer reads have no mean worth judging."""
+HARDLY_EVER = 0.001
+MANY = 500
 
 
-def judge_traffic(since: Traffic, now: Traffic, policy: Policy) -> tuple[Traffic, tuple[str, str] | None]:
-    """Give a bake's own traffic, and the criterion that it breaches with the reason, if any."""
+class Breach(NamedTuple):
+    """A criterion of the plan that is not held, and what was measured."""
+
+    criterion: str
+    detail: str
+
+
+def judge_traffic(since: Traffic, now: Traffic, policy: Policy) -> tuple[Traffic, Breach | None]:
+    """Give a bake's own traffic, and the criterion that it breaches, if any."""
     bake = now.since(since)
+    return bake, _breach(bake, policy, early=False)
+
+
+def judge_look(since: Traffic, now: Traffic, policy: Policy) -> tuple[Traffic, Breach | None]:
+    """Judge a bake that goes on: as at its end, but shares of few reads count only where they cannot be chance."""
+    bake = now.since(since)
+    return bake, _breach(bake, policy, early=True)
+
+
+def too_few(bake: Traffic | None, policy: Policy) -> str | None:
+    """Say that a step has brought fewer reads than the plan asks for, where there are routers to bring them."""
+    wanted = policy.shift.min_samples
+    if bake is None or not bake.routers_new or bake.reads_new >= wanted:
+        return None
+    return f"reads of the new version by routers: {bake.reads_new} of {wanted} ({bake.routers_new} routers there)"
+
+
+def _breach(bake: Traffic, policy: Policy, *, early: bool) -> Breach | None:
     limits = policy.shift
-    if bake.reads_new and bake.errors_new / bake.reads_new > limits.max_error_ratio:
-        return bake, ("error_ratio", f"{bake.errors_new} of {bake.reads_new} reads of the new version failed")
+    if _exceeds(bake.errors_new, bake.reads_new, limits.max_error_ratio, early=early):
+        return Breach("error_ratio", f"{bake.errors_new} of {bake.reads_new} reads of the new version failed")
+    differs = judge_compared(bake, limits.max_mismatch_ratio, early=early)
+    return differs or _slow_routers(bake, policy) or _slow_probe(bake, policy)
+
+
+def judge_compared(seen: Traffic, limit: float, *, early: bool) -> Breach | None:
+    """Judge the reads that routers made through both versions, beside how often the old one differs from itself."""
+    own = seen.noise / seen.calibrated if seen.calibrated else 0.0
+    if not _exceeds(seen.mismatches, seen.compared, limit + own, early=early):
+        return None
+    beside = f", {seen.noise} of {seen.calibrated} of the old one from itself" if seen.calibrated else ""
+    return Breach(
+        "mismatch", f"{seen.mismatches} of {seen.compared} reads of the new version differ from the old one's{beside}"
+    )
+
+
+def _slow_routers(bake: Traffic, policy: Policy) -> Breach | None:
+    """Judge what routers' reads take on the average, where they are enough for that."""
+    limits, old, new = policy.shift, bake.reads_old, bake.reads_new
+    new_ms = 1000 * bake.seconds_new / new if new else 0.0
+    if limits.max_latency_ms is not None and new >= TIMED_LEAST and new_ms > limits.max_latency_ms:
+        return Breach(
+            "latency", f"{new} reads of the new version take {new_ms:.2f} ms (limit {limits.max_latency_ms:g} ms)"
+        )
+    if min(old, new) < TIMED_LEAST or not bake.seconds_old:
+        return None
+    old_ms = 1000 * bake.seconds_old / old
+    ratio = new_ms / old_ms
+    # A mean of n reads varies by about its own size over the root of n: what is within three times that is chance.
+    surely = ratio * (1 - 3 * math.sqrt(1 / old + 1 / new))
+    if surely <= limits.max_latency_ratio or new_ms - old_ms <= NOISE_OF_MANY_MS:
+        return None
+    return Breach(
+        "latency",
+        f"routers' reads of the new version take {new_ms:.2f} ms, {ratio:.2f} × those of the old one"
+        f" (limit {limits.max_latency_ratio:g} ×)",
+    )
+
+
+def _slow_probe(bake: Traffic, policy: Policy) -> Breach | None:
+    """Judge the medians of the engine's own reads."""
+    limits = policy.shift
     if bake.old_ms is None or bake.new_ms is None:
-        return bake, None
+        return None
     if limits.max_latency_ms is not None and bake.new_ms > limits.max_latency_ms:
-        return bake, (
-            "latency",
-            f"reads of the new version take {bake.new_ms:.2f} ms (limit {limits.max_latency_ms:g} ms)",
+        return Breach(
+            "latency", f"reads of the new version take {bake.new_ms:.2f} ms (limit {limits.max_latency_ms:g} ms)"
         )
-    slower = bake.new_ms > limits.max_latency_ratio * bake.old_ms and bake.new_ms - bake.old_ms > NOISE_MS
-    if slower:
-        ratio = bake.new_ms / bake.old_ms
-        detail = (
-            f"reads of the new version take {ratio:.2f} × those of the old one (limit {limits.max_latency_ratio:g} ×)"
-        )
-        return bake, ("latency", detail)
-    return bake, None
+    if bake.new_ms <= limits.max_latency_ratio * bake.old_ms or bake.new_ms - bake.old_ms <= NOISE_MS:
+        return None
+    ratio = bake.new_ms / bake.old_ms
+    return Breach(
+        "latency",
+        f"reads of the new version take {ratio:.2f} × those of the old one (limit {limits.max_latency_ratio:g} ×)",
+    )
+
+
+def _exceeds(bad: int, of: int, limit: float, *, early: bool) -> bool:
+    """Tell whether a share is beyond its limit; early, only where a share at the limit would hardly ever show so many."""
+    if not of or bad / of <= limit:
+        return False
+    return not early or _chance_of_at_least(bad, of * limit) < HARDLY_EVER
+
+
+def _chance_of_at_least(count: int, expected: float) -> float:
+    """Give the chance that so many or more happen where so many are expected (Poisson); 0 far out, where it is nearly that."""
+    if count > expected + 10 * math.sqrt(expected) + 20:
+        return 0.0
+    if expected > MANY:
+        return 0.0 if count > expected + 4 * math.sqrt(expected) else 1.0
+    term = below = math.exp(-expected)
+    for number in range(1, count):
+        term *= expected / number
+        below += term
+    return 1 - below if count else 1.0
 
 
 def stands_in_the_way(parity: Parity, policy: Policy) -> bool:

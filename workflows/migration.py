@@ -24,19 +24,18 @@ with workflow.unsafe.imports_passed_through():
         Status,
         Timing,
     )
-    from pgduet.neighbours import Pending
     from pgduet.phases import Authority, Phase, State
     from pgduet.plan.load import parse_plan
+    from pgduet.plan.policy import Shadow
     from pgduet.reconciling import MAKES_SAFE
     from pgduet.texts import bounded, cut, shown
     from pgduet.workflows.anchors import memo
     from pgduet.workflows.calls import read, unfit
     from pgduet.workflows.chained import FIRST_LOOK_S, GROWTH, LOOK_EVERY_S
     from pgduet.workflows.machine import ContinueAsNewNeeded
-    from pgduet.workflows.pace import CENSUS_EVERY_S, CensusPace
-    from pgduet.workflows.patches import ask_at_once, in_chain, reconciles
+    from pgduet.workflows.patches import ask_at_once, in_chain, reconciles, steers
     from pgduet.workflows.slots import Slots
-    from pgduet.workflows.watch import Watch
+    from pgduet.workflows.steering import Steering
 
 SHADOW_CHUNK = 1000
 PLAN_BYTES = 512 * 1024
@@ -44,7 +43,7 @@ PLAN_BYTES = 512 * 1024
 
 
 @workflow.defn(name="Migration")
-class Migration(Watch):
+class Migration(Steering):
     """A migration of one database."""
 
     @workflow.init
@@ -70,6 +69,7 @@ class Migration(Watch):
         if self.refused:
             raise self.refused
         ask_at_once()
+        self.desk.takes_force = steers()
         await self.until_opened()
         if self.cancel_waits:
             self.cancel_asked()
@@ -243,11 +243,18 @@ class Migration(Watch):
         await self.begin_reconciling()
 
     async def shadow(self) -> None:
-        """Read sampled keys through both versions until there are enough, and they agree."""
+        """Have enough reads go through both versions, and agree: the engine's of sampled keys, or services' own."""
         policy = self.plan.policy.shadow
         if policy.mode == "skip":
             self.desk.decided("shadow reads skipped, as the plan says")
             return
+        if policy.mode in {"engine", "both"}:
+            await self.shadow_by_engine(policy)
+        if policy.mode in {"routers", "both"}:
+            await self.shadow_by_routers(policy)
+
+    async def shadow_by_engine(self, policy: Shadow) -> None:
+        """Read sampled keys through both versions."""
         total = ShadowResult()
         while total.samples < policy.min_samples:
             await self.checkpoint()
@@ -267,15 +274,6 @@ class Migration(Watch):
                 await self.hold("samples", "rows to compare: the tables are empty", f"pgduet advance {self.plan.name}")
                 return
 
-    async def shift(self) -> None:
-        """Move reads by steps, each baked against its criteria."""
-        for percent in self.plan.policy.shift.steps:
-            if percent <= self.status.read_percent and percent < 100:
-                continue
-            await self.checkpoint()
-            await self.route(percent)
-            await self.bake(percent)
-
     async def cutover(self) -> None:
         """Fresh parity, then constraints, then, shielded, the flip."""
         if self.status.authority is Authority.NEW:
@@ -292,60 +290,6 @@ class Migration(Watch):
         self.status.read_percent = 100
         self.critical = False
         await self.checkpoint()
-
-    async def soak(self) -> None:
-        """Keep both versions alive for the deprecation window, until nobody is left on the old one."""
-        await self.keep_reconciling()
-        policy = self.plan.policy
-        self.soak_started_at = self.soak_started_at or self.now()
-        self.status.window_ends_at = self.status.window_ends_at or self.soak_started_at + timedelta(
-            seconds=policy.soak.window_s
-        )
-        self.next_parity_at = self.next_parity_at or self.now() + self.parity_every
-        pace = CensusPace(policy.soak)
-        while True:
-            await self.checkpoint()
-            census = await self.take_census(policy.soak.legacy_idle_s)
-            await self.reconcile_if_due()
-            ends = self.status.window_ends_at
-            if self.now() >= ends and not census.old_left:
-                break
-            pause_s = pace.pause_s(census, (ends - self.now()).total_seconds())
-            if await self.soak_nap(ends, census, min(pause_s, self.parity_due_s)):
-                self.status.window_ends_at = self.now()
-                self.desk.go_on()
-            self.hand_over_if_long()
-        self.desk.go_on()
-
-    async def contract(self) -> None:
-        """Drop the old representation, unless somebody still uses it: after this there is no way back."""
-        while not self.desk.no_return:
-            if await self.may_contract():
-                break
-            self.announce()
-            await workflow.sleep(timedelta(seconds=min(CENSUS_EVERY_S, self.plan.policy.soak.legacy_idle_s or 1)))
-            self.hand_over_if_long()
-        self.desk.go_on()
-        self.desk.no_return = self.critical = True
-        await self.until_errands_done()
-        await self.end_reconciling()
-        await self.step("contract", "drop the old representation")
-
-    async def may_contract(self) -> bool:
-        """Pass the point of no return, or say who is in the way: clients, or earlier migrations."""
-        await self.checkpoint()
-        left = (await self.take_census(self.plan.policy.soak.legacy_idle_s, leaving="old")).old_left
-        if left:
-            detail = f"clients of version {self.plan.version.from_} or older to leave: {', '.join(left)}"
-            self.desk.wait_for("census", detail, f"pgduet status {self.plan.name}", f"pgduet rollback {self.plan.name}")
-            return False
-        await self.checkpoint()
-        if not in_chain():
-            return True
-        pending = await self.ask("begin_contract", self.reference, Pending, "pass the point of no return")
-        if pending.waits_for:
-            self.wait_for_earlier(pending)
-        return not pending.waits_for
 
     async def finish(self, phase: Phase, state: State) -> None:
         """Write down the end, then say so: who is told that it has ended may start again at once."""

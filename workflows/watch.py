@@ -29,7 +29,7 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.judge import describe, drifted, judge_traffic
     from pgduet.workflows.overlap import Overlap
     from pgduet.workflows.pace import CENSUS_EVERY_S
-    from pgduet.workflows.patches import reconciles
+    from pgduet.workflows.patches import reconciles, steers
 
 WITHDRAW_CENSUS_S = 0.5
 WITHDRAW_IDLE_S = 10.0
@@ -132,7 +132,7 @@ class Watch(Overlap):
         self.desk.go_on()
         await self.take_census(policy.soak.legacy_idle_s)
         if breach:
-            await self.breached(breach[0], breach[1], percent)
+            await self.breached(breach.criterion, breach.detail, percent)
 
     async def breached(self, criterion: str, detail: str, percent: int) -> None:
         """Send reads back, then roll back or wait, as the policy says."""
@@ -190,9 +190,15 @@ class Watch(Overlap):
         else:
             who = ", ".join(census.old_left)
             detail = f"clients of version {self.plan.version.from_} to leave: {who}"
-            self.desk.wait_for("census", detail, f"pgduet status {self.plan.name}", f"pgduet rollback {self.plan.name}")
+            self.desk.wait_for("census", detail, *self.census_commands())
         self.announce()
         return await self.nap(pause_s)
+
+    def census_commands(self) -> list[str]:
+        """Name what can be done where old clients are left."""
+        name = self.plan.name
+        past = [f"pgduet advance {name} --force"] if steers() else []
+        return [f"pgduet status {name}", *past, f"pgduet rollback {name}"]
 
     async def until_new_clients_left(self) -> None:
         """Withdraw nothing under a client's feet: wait for routers, leases and sessions, and name them."""

@@ -31,6 +31,12 @@ class Act(Message):
     reason: Reason | None = None
 
 
+class Advance(Act):
+    """Go on; `force` goes past clients that still use the old version, and past nothing else."""
+
+    force: bool = False
+
+
 class Approve(Act):
     """Approve the gate before a phase."""
 

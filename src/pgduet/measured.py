@@ -85,10 +85,22 @@ class Traffic(Message):
     errors_new: int = 0
     old_ms: float | None = None
     new_ms: float | None = None
+    routers_new: int = 0
+    """Routers that are there and may send reads to the new version."""
+    seconds_old: float = 0.0
+    seconds_new: float = 0.0
+    """What the reads took, all together."""
+    compared: int = 0
+    """Reads that routers made through both versions."""
+    mismatches: int = 0
+    calibrated: int = 0
+    """Reads that routers made twice through the old version, to know what differs by itself."""
+    noise: int = 0
 
     def since(self, before: "Traffic") -> "Traffic":
         """Give what came after an earlier measurement: counters grow, latencies are as they are."""
-        counters = ("reads_old", "reads_new", "errors_old", "errors_new")
+        reads = ("reads_old", "reads_new", "errors_old", "errors_new", "seconds_old", "seconds_new")
+        counters = (*reads, "compared", "mismatches", "calibrated", "noise")
         grown = {name: max(0, getattr(self, name) - getattr(before, name)) for name in counters}
         return self.model_copy(update=grown)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pgduet.acts import Abort, Act, Actor, Approve, Message, Reason, Route, Throttle, VerifyNow
+from pgduet.acts import Abort, Act, Actor, Advance, Approve, Message, Reason, Route, Throttle, VerifyNow
 from pgduet.measured import (
     Backfill,
     Client,
@@ -26,6 +26,7 @@ from pgduet.phases import Authority, Phase, State
 __all__ = [  # acts, and what is measured, are messages too
     "Abort",
     "Act",
+    "Advance",
     "Approve",
     "Backfill",
     "Client",
@@ -326,9 +327,10 @@ class CensusResult(Message):
     """Who uses which version, and whether the side in question is empty."""
 
     clients: list[Client] = []
-    new_left: list[str] = []
-    """Who still uses, or may still use, the new version."""
+    new_left: list[str] = []  # who still uses, or may still use, the new version
     old_left: list[str] = []
+    lingering: list[str] = []  # those of `old_left` that count because their session is still there
+    hidden: int = 0  # sessions whose last statement the worker's role may not see
     no_way_back: str | None = None
     """Which later migration has taken the way back away."""
 
@@ -390,11 +392,9 @@ class Carried(Message):
     soak_started_at: datetime | None = None
     next_parity_at: datetime | None = None
     passed_parity_at: datetime | None = None  # the comparison past whose drift somebody has advanced
-    at_gate: bool = False
-    """It stands before `phase`, at its gate."""
+    at_gate: bool = False  # it stands before `phase`, at its gate
     held: WaitingFor | None = None  # what it was waiting for a person to decide in `phase`; the fresh run waits on
-    advanced: Act | None = None
-    """The decision that came while it was handing over."""
+    advanced: Advance | None = None  # the decision that came while it was handing over
 
 
 Start.model_rebuild()

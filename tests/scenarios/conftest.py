@@ -29,6 +29,6 @@ async def world(
     with fresh_database(server) as dsn:
         async with (
             staged(temporal, dsn, tmp_path, monkeypatch) as harness,
-            await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn,
+            await psycopg.AsyncConnection.connect(dsn, autocommit=True, application_name="pgduet-router/test") as conn,
         ):
             yield World(harness, conn, server)

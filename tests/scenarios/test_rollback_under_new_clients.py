@@ -193,6 +193,7 @@ async def a_client_comes_between_two_looks(world: World, act: str) -> None:
         assert status.state is not end, UNDER_FEET
         await rare.execute(read.encode())
         await rare.commit()
+        await rare.close()  # a session that was seen at the old version counts until it ends
         assert (await stage.result()).state is end
 
 

@@ -40,8 +40,8 @@ MOOD: dict[str, Any] = {"add_column": {"table": "public.reviews", "column": {"na
 FAST: dict[str, Any] = {
     "backfill": {"parallelism": 2},
     "shadow": {"min_samples": 50},
-    # Latency on a busy test machine says nothing.
-    "shift": {"steps": [50, 100], "bake_s": 0.2, "max_latency_ratio": 1000},
+    # Latency on a busy test machine says nothing, and most clients of these tests do not record their reads.
+    "shift": {"steps": [50, 100], "bake_s": 0.2, "max_latency_ratio": 1000, "min_samples": 0},
     "soak": {"window_s": 3600, "legacy_idle_s": 1},
     "gates": {"cutover": "auto", "contract": "manual"},
     "rollback": {"automatic_on": []},

@@ -106,6 +106,9 @@ def test_the_defaults_of_the_policy_are_the_published_ones() -> None:
             "max_error_ratio": 0.001,
             "max_latency_ratio": 1.25,
             "max_latency_ms": None,
+            "max_mismatch_ratio": 0.0,
+            "min_samples": 100,
+            "on_breach": "stop",
         },
         "cutover": {"mode": "route"},
         "soak": {"window_s": 1209600.0, "legacy_idle_s": 604800.0, "census_every_s": 300.0},
@@ -494,8 +497,7 @@ def test_a_bad_policy_is_refused_where_it_is_bad(policy: dict[str, Any], path: s
     ("policy", "path"),
     [
         ({"slo": [{"name": "x"}]}, "slo"),
-        ({"shadow": {"mode": "routers"}}, "shadow.mode"),
-        ({"shadow": {"mode": "both"}}, "shadow.mode"),
+        ({"shadow": {"sample_percent": 20.0}}, "shadow.sample_percent"),
     ],
 )
 def test_what_this_version_does_not_do_is_refused_and_never_ignored(policy: dict[str, Any], path: str) -> None:

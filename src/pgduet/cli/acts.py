@@ -18,6 +18,7 @@ from pgduet.wire import problems
 
 Gate = Annotated[Phase, typer.Option("--gate", help="The phase whose gate is approved.", show_default=False)]
 Percent = Annotated[int, typer.Option("--read-percent", min=0, max=100, metavar="P", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Go past clients that still use the old version.")]
 BatchTarget = Annotated[float | None, typer.Option("--batch-target-ms", min=1, max=250, help="How long a batch takes.")]
 Pause = Annotated[float | None, typer.Option("--pause-ms", min=0, max=600_000, help="The pause between batches.")]
 Lag = Annotated[
@@ -49,13 +50,15 @@ Parallelism = Annotated[
 def advance(
     name: options.Name,
     *,
+    force: Force = False,
     database: options.Database = None,
     actor: options.Actor = "",
     reason: options.Reason = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Open a gate, or end a bake or a soak early. Refused where approvals are missing."""
-    _act(name, database, "advance", messages.Act(actor=_who(actor), reason=reason), as_json=as_json)
+    """Open a gate, or end a bake or a soak early. Refused where approvals are missing, or clients are left."""
+    message = messages.Advance(actor=_who(actor), reason=reason, force=force)
+    _act(name, database, "advance", message, as_json=as_json)
 
 
 def approve(

@@ -96,7 +96,8 @@ def _way_back(status: Status) -> list[str]:
 
 def _with_note(command: str) -> tuple[str, str]:
     text, _, note = command.partition("#")
-    return text.strip(), note.strip() or _NOTES.get(_verb(command), "")
+    past = _verb(command) == "advance" and "--force" in text
+    return text.strip(), note.strip() or ("go past clients that are left" if past else _NOTES.get(_verb(command), ""))
 
 
 def _verb(command: str) -> str:

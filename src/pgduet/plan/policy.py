@@ -95,12 +95,6 @@ class Verify(Part):
     aggregates: Aggregates = ()
 
 
-def _shadow_mode(mode: str) -> str:
-    if mode in {"routers", "both"}:
-        refuse(later(f"shadow mode `{mode}`", instead="Use `engine`, or `skip`."))
-    return mode
-
-
 def _sample_percent(percent: float) -> float:
     if percent != 10.0:
         refuse(later("`shadow.sample_percent`, which is for shadow reads by routers,", instead="Delete the key."))
@@ -110,7 +104,7 @@ def _sample_percent(percent: float) -> float:
 class Shadow(Part):
     """How reads through both versions are compared. Zero samples never pass, so `min_samples` is at least 1."""
 
-    mode: Annotated[Literal["engine", "routers", "both", "skip"], AfterValidator(_shadow_mode)] = "engine"
+    mode: Literal["engine", "routers", "both", "skip"] = "engine"
     sample_percent: Annotated[float, Field(strict=True, gt=0, le=100), AfterValidator(_sample_percent)] = 10.0
     min_samples: Annotated[int, _whole(1, 1_000_000_000)] = 1000
     max_mismatch_ratio: Ratio = 0.0
@@ -139,6 +133,9 @@ class Shift(Part):
     max_error_ratio: Ratio = 0.001
     max_latency_ratio: Annotated[float, Field(strict=True, gt=0, le=1000)] = 1.25
     max_latency_ms: Annotated[float, Field(strict=True, gt=0, le=3_600_000)] | None = None
+    max_mismatch_ratio: Ratio = 0.0
+    min_samples: Annotated[int, _whole(0, 1_000_000_000)] = 100
+    on_breach: Literal["stop", "slow_down"] = "stop"
 
 
 class Cutover(Part):
@@ -158,7 +155,11 @@ class Soak(Part):
 class Rollback(Part):
     """On what the migration rolls back by itself."""
 
-    automatic_on: tuple[Literal["drift", "error_ratio", "latency"], ...] = ("drift", "error_ratio", "latency")
+    automatic_on: tuple[Literal["drift", "error_ratio", "latency", "mismatch"], ...] = (
+        "drift",
+        "error_ratio",
+        "latency",
+    )
 
 
 class Policy(Part):

@@ -1,18 +1,32 @@
 """The census: who uses which version, as far as the database can tell.
 
-Routers report themselves. Other clients are seen by the locks that a running transaction holds on a version's views, or by a role
-whose search_path names a version schema. Limits: a transaction between two samples is not seen, so a client counts as gone only
-after it was not seen for as long as the plan says; an idle session that would use `SET LOCAL` is not seen at all.
+Routers report themselves. Other clients are seen by the locks that a running transaction holds on a version's views, by a role
+whose search_path names a version schema, or by the last statement of a session, where that names the old version and the worker's
+role may see it (`pg_read_all_stats`, which `pg_monitor` has).
+
+What a session has prepared is seen by nobody else, nor is a DISCARD ALL. So a backend that was seen at an old version's view, or
+with such a statement, counts until it ends, or until it is seen at the new version: pooled connections move on that way when their
+service does.
+
+Limits: a transaction between two samples leaves only its last statement behind, and `COMMIT` says nothing. Who names base tables,
+and no column that only the old version has, is remembered for as long as the plan says, and not by backend. One that moved on may
+still hold what it prepared before; it counts again when it is seen to use that.
 """
 
-from typing import Literal
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, Literal
 
 from pgduet.messages import CensusResult, Client
-from pgduet.operations.design import Design
+from pgduet.operations.design import Design, TableDesign
 from pgduet.postgres import chain, store
 from pgduet.postgres.readers import old_readers
 from pgduet.postgres.session import Connection
+from pgduet.postgres.statements import note_statements
 from pgduet.sql import block
+
+PIDS_TOLD = 5
 
 Leaving = Literal["old", "new"] | None
 
@@ -27,19 +41,21 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float, leav
         await store.set_comparing(conn, migration.name, comparing=False)
     sides = await chain.sides(conn, migration)
     known = [(each, "old") for each in sides.old] + [(each, "new") for each in sides.new]
+    await conn.execute(block("census", "forget_ended"), {"migration": migration.name})
     await conn.execute(
         block("census", "sample_sessions"),
         {
             "migration": migration.name,
+            "base": sides.base,
             "schemas": [schema.name for schema, _ in known],
             "versions": [schema.version for schema, _ in known],
             "sides": [side for _, side in known],
+            "patterns": [_word(schema.name) for schema, _ in known],
             **_tables(migration.design, sides.base),
+            **_only_old(migration.design),
         },
     )
-    rows = await (
-        await conn.execute(block("census", "clients"), {"migration": migration.name, "idle_s": idle_s})
-    ).fetchall()
+    rows = await _rows(conn, "clients", {"migration": migration.name, "idle_s": idle_s})
     # A migration that has not published may have no route yet.
     found = await store.run(conn, "route", {"migration": migration.name})
     route = found[0] if found else {"epoch": 0, "age_s": 0.0}
@@ -50,13 +66,18 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float, leav
         ]
     )
     for row in rows:
-        behind = row["kind"] == "router" and (row["epoch"] or 0) < route["epoch"]
+        behind = row["there"] and (row["epoch"] or 0) < route["epoch"]
         # What a router decided before the last change may be acted upon until its lease is over.
-        acting = row["kind"] == "router" and route["age_s"] <= row["lease_s"]
+        acting = row["there"] and route["age_s"] <= row["lease_s"]
         if row["side"] == "new" or behind or acting:
             result.new_left.append(_reason(row["who"], behind=behind, acting=acting))
-        if row["side"] == "old" or behind:
-            result.old_left.append(_reason(row["who"], behind=behind, acting=False))
+        if row["side"] == "old" or behind or (acting and leaving == "old"):
+            result.old_left.append(_reason(row["who"], behind=behind, acting=acting and row["side"] == "new"))
+    if leaving == "old" and found and route["read_percent"] < 100 and any(row["there"] for row in rows):
+        share = 100 - route["read_percent"]
+        result.old_left.append(f"{share} % of the reads of routers (pgduet route {migration.name} --read-percent 100)")
+    await _add_lingering(conn, migration, result)
+    result.hidden = (await _rows(conn, "hidden", {}))[0]["sessions"]
     # Not a client, but what clients' writes run into: it speaks the old version's language all the same.
     readers = await old_readers(conn, migration.design)
     result.old_left += [f"{reader}: replace it" for reader in readers]
@@ -68,9 +89,60 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float, leav
     return result
 
 
+async def note_counted(conn: Connection, migration: store.Migration) -> None:
+    """Note roles that have run statements of the old version since the last census, where something counts them."""
+    old = (await chain.sides(conn, migration)).old
+    await note_statements(conn, migration.name, [each.version for each in old], [_word(each.name) for each in old])
+
+
 def left_on(result: CensusResult, leaving: Literal["old", "new"]) -> list[str]:
     """Say who is left on a version that is about to go."""
     return result.old_left if leaving == "old" else result.new_left
+
+
+async def _rows(conn: Connection, name: str, values: dict[str, object]) -> list[dict[str, Any]]:
+    return await (await conn.execute(block("census", name), values)).fetchall()
+
+
+async def _add_lingering(conn: Connection, migration: store.Migration, result: CensusResult) -> None:
+    """Add the backends that were seen at the old version and are connected still: one entry for each client."""
+    backends = defaultdict(list)
+    for row in await _rows(conn, "lingering", {"migration": migration.name}):
+        backends[row["who"]].append(row)
+    known = {client.who for client in result.clients if client.side == "old"}
+    for who, rows in backends.items():
+        last = max(rows, key=lambda row: row["last_seen"])
+        if who not in known:
+            facts = {key: last[key] for key in ("who", "version", "via", "last_seen")}
+            result.clients.append(Client(**facts, side="old", sessions=len(rows)))
+        at = f"{last['last_seen']:%Y-%m-%d %H:%M:%S %Z}"
+        result.lingering.append(f"{who} ({_backends(row['pid'] for row in rows)}, last seen at it {at})")
+    result.old_left = [*result.lingering, *(left for left in result.old_left if left not in backends)]
+
+
+def _backends(pids: Iterable[int]) -> str:
+    found = list(pids)
+    named = ", ".join(str(pid) for pid in found[:PIDS_TOLD]) + (" …" if len(found) > PIDS_TOLD else "")
+    return f"connected as backend {named}" if len(found) == 1 else f"connected as {len(found)} backends: {named}"
+
+
+def _word(name: str) -> str:
+    """Write the pattern, for PostgreSQL, of a name as a word of a statement."""
+    begins, ends = ("\\m" if name[:1].isalnum() or name[:1] == "_" else ""), ("\\M" if name[-1:].isalnum() else "")
+    return begins + re.sub(r"([^\w])", r"\\\1", name) + ends
+
+
+def _only_old(design: Design) -> dict[str, list[str]]:
+    """Give the words by which a statement is an old client's: a table's name, and a name that only the old version has."""
+    found = [(table.table, name) for table in design.tables for name in _gone(table)]
+    found += [(table.table, table.table) for table in design.tables if table.new_name]
+    found += [(table.table, table.table) for table in design.dropped]
+    return {"old_tables": [_word(table) for table, _ in found], "old_names": [_word(name) for _, name in found]}
+
+
+def _gone(table: TableDesign) -> list[str]:
+    renamed = {alias.name for alias in table.aliases}
+    return sorted(({column.name for column in table.old_columns} | renamed) - set(table.new_names))
 
 
 def _tables(design: Design, base: str) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ MOST = 100
 MOST_BYTES = 1_500_000
 """Temporal takes 2 MB in one piece."""
 _MAKES_SAFE = ("undo_cutover", "undo_shift")
-_SAYS = frozenset({"start", "approve", "advance", "abort", "controls", "repair", "drift"})
+_SAYS = frozenset({"start", "approve", "advance", "abort", "controls", "repair", "drift", "breach", "override"})
 
 Row = Mapping[str, Any]
 Item = TypeVar("Item")
@@ -163,6 +163,15 @@ def _what(entry: Row) -> str:
         off = evidence.get("aggregates", [])
         told = f"found {evidence.get('mismatches', 0)} rows that differ ({evidence.get('max_drift_rows', 0)} are borne)"
         return ", ".join([told, *(f"aggregate {name} differs" for name in off)]) + f": {evidence.get('then', 'wait')}"
+    if action == "breach":
+        step = (
+            f"found the step of {evidence.get('read_percent', 0)} % beyond its {evidence.get('criterion', 'criteria')}"
+        )
+        return f"{step} ({evidence.get('detail', '')}): {evidence.get('then', 'wait')}"
+    if action == "override":
+        left, count = evidence.get("left", []), evidence.get("count", 0)
+        more = f" and {count - len(left)} more" if count > len(left) else ""
+        return f"went past clients of the old version in {evidence.get('phase', 'its phase')}: {', '.join(left)}{more}"
     if action == "repair":
         return f"repaired {evidence.get('repaired', 0)} rows"
     return {"start": "started", "advance": "advanced"}[action]

@@ -1,10 +1,19 @@
 -- Who uses which version.
 
 -- name: traffic
+-- Totals of all routers that there were: what one that has gone had counted stays. What releases before did not report is not there.
 SELECT count(*) AS routers, coalesce(sum(reads_old), 0)::bigint AS reads_old, coalesce(sum(reads_new), 0)::bigint AS reads_new,
        coalesce(sum(errors_old), 0)::bigint AS errors_old, coalesce(sum(errors_new), 0)::bigint AS errors_new,
-       coalesce(sum(seconds_old), 0)::float8 AS seconds_old, coalesce(sum(seconds_new), 0)::float8 AS seconds_new
-  FROM pgduet.client WHERE migration = %(migration)s AND kind = 'router'
+       coalesce(sum(seconds_old), 0)::float8 AS seconds_old, coalesce(sum(seconds_new), 0)::float8 AS seconds_new,
+       coalesce(sum((to_jsonb(c) ->> 'compared')::bigint), 0)::bigint AS compared,
+       coalesce(sum((to_jsonb(c) ->> 'mismatches')::bigint), 0)::bigint AS mismatches,
+       coalesce(sum((to_jsonb(c) ->> 'calibrated')::bigint), 0)::bigint AS calibrated,
+       coalesce(sum((to_jsonb(c) ->> 'noise')::bigint), 0)::bigint AS noise,
+       count(*) FILTER (WHERE c.side = 'new' AND (c.last_seen > clock_timestamp() - make_interval(secs => c.lease_s)
+                                                  OR EXISTS (SELECT FROM pg_stat_activity a
+                                                              WHERE a.pid = c.backend_pid AND a.backend_start IS NOT DISTINCT FROM c.backend_start)))
+         AS routers_new
+  FROM pgduet.client c WHERE migration = %(migration)s AND kind = 'router'
 
 -- name: shadow_reads
 -- What routers have compared, a row for each that does.
@@ -17,39 +26,116 @@ SELECT who, read, key, place, kind, shown, answered, seen_at FROM pgduet.shadow_
  WHERE migration = %(migration)s ORDER BY id DESC LIMIT %(most)s
 
 -- name: sample_sessions
--- Sessions that use a version right now: by a lock on one of its views, by a role whose search_path names it, or, without either, by
--- a lock on a changed table itself (that is the oldest version, or after a swap the new one).
+-- Sessions that use a version right now: by a lock on one of its views, by a role whose search_path names it, by a last statement that
+-- names the old version (its schema, or a table with what only that version has), or, without a view, by a lock on a changed table
+-- itself (that is the oldest version, or after a swap the new one). Backends that were seen by a view or a statement are kept by their
+-- number: what they have prepared stays with them. Locks are read once: a client's lock on a view is never younger than on its table.
 WITH nameable AS (SELECT * FROM unnest(%(relations)s::text[], %(table_sides)s::text[], %(table_versions)s::text[]) AS r (name, side, version)),
-known AS (SELECT * FROM unnest(%(schemas)s::text[], %(versions)s::text[], %(sides)s::text[]) AS k (schema, version, side)),
-held AS (
+known AS (SELECT * FROM unnest(%(schemas)s::text[], %(versions)s::text[], %(sides)s::text[], %(patterns)s::text[]) AS k (schema, version, side, pattern)),
+only_old AS (SELECT * FROM unnest(%(old_tables)s::text[], %(old_names)s::text[]) AS o (table_pattern, name_pattern)),
+locks AS MATERIALIZED (
+  SELECT DISTINCT l.pid, l.relation FROM pg_locks l
+   WHERE l.relation IS NOT NULL AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.pid <> pg_backend_pid()
+), sessions AS MATERIALIZED (
+  SELECT a.pid, a.backend_start, a.usesysid, a.usename::text AS role, a.application_name AS app, a.datid, a.datname, a.query
+    FROM pg_stat_activity a
+   WHERE a.usename IS NOT NULL AND a.application_name NOT LIKE 'pgduet/%%' AND a.application_name NOT LIKE 'pgduet-router/%%'
+), held AS (
   SELECT DISTINCT l.pid, k.version, k.side
-    FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN known k ON k.schema = n.nspname
-   WHERE l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.pid <> pg_backend_pid()
-), seen AS (
-  SELECT a.pid, a.usename::text AS role, a.application_name AS app, h.side, h.version, 'view' AS via
-    FROM held h JOIN pg_stat_activity a USING (pid)
-  UNION
-  SELECT a.pid, a.usename::text, a.application_name, t.side, t.version, 'table'
-    FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-    JOIN (SELECT to_regclass(r.name)::oid AS oid, r.side, r.version FROM nameable r
-          UNION SELECT p.relid, r.side, r.version FROM nameable r, pg_partition_tree(to_regclass(r.name)) p) t ON t.oid = l.relation
-   WHERE l.pid <> pg_backend_pid() AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-     AND l.pid NOT IN (SELECT pid FROM held)
-  UNION
+    FROM locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN known k ON k.schema = n.nspname
+), of_role AS (
   -- A role is of the first version that its search_path names.
-  SELECT a.pid, a.usename::text, a.application_name, named.side, named.version, 'role'
-    FROM pg_stat_activity a JOIN pg_db_role_setting s ON s.setrole = a.usesysid AND s.setdatabase IN (0, a.datid), unnest(s.setconfig) setting,
+  SELECT a.pid, named.side, named.version
+    FROM sessions a JOIN pg_db_role_setting s ON s.setrole = a.usesysid AND s.setdatabase IN (0, a.datid), unnest(s.setconfig) setting,
          LATERAL (SELECT k.side, k.version
                     FROM regexp_split_to_table(substr(setting, length('search_path=') + 1), '\s*,\s*') WITH ORDINALITY part (name, place)
                     JOIN known k ON k.schema = btrim(part.name, '" ') ORDER BY part.place LIMIT 1) named
    WHERE a.datname = current_database() AND setting LIKE 'search_path=%%'
+), said AS (
+  SELECT a.pid, k.side, k.version FROM sessions a JOIN known k ON a.query ~* k.pattern WHERE a.datname = current_database()
+), said_of_old AS (
+  SELECT DISTINCT a.pid, 'old' AS side, %(base)s::text AS version FROM sessions a JOIN only_old o ON a.query ~* o.table_pattern AND a.query ~* o.name_pattern
+   WHERE a.datname = current_database() AND a.pid NOT IN (SELECT pid FROM said) AND a.pid NOT IN (SELECT pid FROM of_role)
+), seen AS (
+  SELECT pid, side, version, 'view' AS via FROM held
+  UNION
+  SELECT l.pid, t.side, t.version, 'table'
+    FROM locks l
+    JOIN (SELECT to_regclass(r.name)::oid AS oid, r.side, r.version FROM nameable r
+          UNION SELECT p.relid, r.side, r.version FROM nameable r, pg_partition_tree(to_regclass(r.name)) p) t ON t.oid = l.relation
+   WHERE l.pid NOT IN (SELECT pid FROM held)
+  UNION
+  SELECT pid, side, version, 'role' FROM of_role
+  UNION
+  SELECT pid, side, version, 'statement' FROM (TABLE said UNION TABLE said_of_old) each
+), found AS (
+  SELECT s.*, a.backend_start, a.role, a.app,
+         CASE WHEN a.app = '' THEN format('role %%s', a.role) ELSE format('%%s (role %%s)', a.app, a.role) END AS who
+    FROM seen s JOIN sessions a USING (pid)
+), kept AS (
+  INSERT INTO pgduet.seen_session AS k (migration, pid, side, backend_start, role, version, via, who, last_seen)
+  SELECT DISTINCT ON (pid, side) %(migration)s, pid, side, backend_start, role, version, via, who, statement_timestamp()
+    FROM found WHERE via IN ('view', 'statement') ORDER BY pid, side, version, via DESC
+  ON CONFLICT (migration, pid, side) DO UPDATE
+     SET backend_start = excluded.backend_start, role = excluded.role, version = excluded.version, via = excluded.via, who = excluded.who,
+         last_seen = excluded.last_seen
 )
 INSERT INTO pgduet.client AS c (client_id, migration, kind, who, side, version, via, sessions)
-SELECT format('%%s/%%s/%%s/%%s', role, app, via, version), %(migration)s, 'session',
-       CASE WHEN app = '' THEN format('role %%s', role) ELSE format('%%s (role %%s)', app, role) END, side, version, via, count(DISTINCT pid)
-  FROM seen WHERE role IS NOT NULL AND app NOT LIKE 'pgduet/%%' AND app NOT LIKE 'pgduet-router/%%'
- GROUP BY role, app, side, version, via
+SELECT format('%%s/%%s/%%s/%%s', role, app, via, version), %(migration)s, 'session', who, side, version, via, count(DISTINCT pid)
+  FROM found WHERE via <> 'statement' OR side = 'old'
+ GROUP BY role, app, who, side, version, via
 ON CONFLICT (client_id, migration, side) DO UPDATE SET last_seen = clock_timestamp(), sessions = excluded.sessions
+
+-- name: forget_ended
+-- Backends that have ended take what they had prepared with them.
+DELETE FROM pgduet.seen_session s
+ WHERE s.migration = %(migration)s
+   AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = s.pid AND a.backend_start IS NOT DISTINCT FROM s.backend_start AND a.usename = s.role)
+
+-- name: lingering
+-- Backends that were seen at the old version, live, and were not seen at the new one since. Whether what they prepared there is still with
+-- them, nothing in the server tells: so they count.
+SELECT s.who, s.version, s.via, s.pid, s.last_seen, extract(epoch FROM clock_timestamp() - s.last_seen)::float8 AS idle_s
+  FROM pgduet.seen_session s
+ WHERE s.migration = %(migration)s AND s.side = 'old'
+   AND NOT EXISTS (SELECT FROM pgduet.seen_session n
+                    WHERE n.migration = s.migration AND n.pid = s.pid AND n.side = 'new' AND n.last_seen > s.last_seen
+                      AND n.backend_start IS NOT DISTINCT FROM s.backend_start)
+ ORDER BY s.who, s.pid
+
+-- name: hidden
+-- Sessions whose last statement the worker's role may not see.
+SELECT count(*) AS sessions FROM pg_stat_activity WHERE datname = current_database() AND query = '<insufficient privilege>'
+
+-- name: statements_at
+SELECT n.nspname::text AS schema FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_stat_statements'
+
+-- name: statements
+-- Roles whose statements that name the old version were run since the last look. A count that has fallen was reset, and began anew. The
+-- row of zeros says that there was a look before: without one, no count has grown.
+WITH known AS (SELECT * FROM unnest(%(versions)s::text[], %(patterns)s::text[]) AS k (version, pattern)),
+before AS (SELECT EXISTS (SELECT FROM pgduet.seen_statement WHERE migration = %(migration)s) AS looked),
+counted AS (
+  SELECT s.userid, s.queryid, k.version, sum(s.calls)::bigint AS calls
+    FROM {statements} s JOIN known k ON s.query ~* k.pattern
+   WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.queryid IS NOT NULL
+     AND s.userid <> (SELECT oid FROM pg_roles WHERE rolname = current_user)
+   GROUP BY s.userid, s.queryid, k.version
+), grown AS (
+  SELECT c.userid, c.version FROM before, counted c
+    LEFT JOIN pgduet.seen_statement s ON s.migration = %(migration)s AND s.userid = c.userid AND s.queryid = c.queryid
+   WHERE before.looked AND c.calls <> coalesce(s.calls, 0)
+), kept AS (
+  INSERT INTO pgduet.seen_statement AS k (migration, userid, queryid, calls)
+  SELECT %(migration)s, userid, queryid, max(calls) FROM counted GROUP BY userid, queryid
+  UNION ALL SELECT %(migration)s, 0::oid, 0, 0
+  ON CONFLICT (migration, userid, queryid) DO UPDATE SET calls = excluded.calls
+)
+INSERT INTO pgduet.client AS c (client_id, migration, kind, who, side, version, via, sessions)
+SELECT DISTINCT format('%%s//pg_stat_statements/%%s', r.rolname, g.version), %(migration)s, 'session', format('role %%s', r.rolname), 'old',
+       g.version, 'pg_stat_statements', 1
+  FROM grown g JOIN pg_roles r ON r.oid = g.userid
+ON CONFLICT (client_id, migration, side) DO UPDATE SET last_seen = clock_timestamp()
 
 -- name: remembered
 -- Users of base tables are left out: whoever names the tables in question was seen by the migration's own census.
@@ -61,22 +147,21 @@ SELECT DISTINCT who FROM pgduet.client
 -- Routers that may still follow another migration's route to a version that is about to go: they have not heard, or their lease runs.
 SELECT DISTINCT c.who, coalesce(c.epoch, 0) < r.epoch AS behind
   FROM pgduet.client c JOIN pgduet.route r USING (migration)
-  LEFT JOIN pg_stat_activity a ON a.pid = c.backend_pid AND a.backend_start = c.backend_start
+  LEFT JOIN pg_stat_activity a ON a.pid = c.backend_pid AND a.backend_start IS NOT DISTINCT FROM c.backend_start
  WHERE c.kind = 'router' AND r.migration <> %(migration)s AND %(instead)s::text IN (r.old_version, r.new_version)
    AND (a.pid IS NOT NULL OR c.last_seen > clock_timestamp() - make_interval(secs => c.lease_s))
    AND (coalesce(c.epoch, 0) < r.epoch OR r.changed_at > clock_timestamp() - make_interval(secs => c.lease_s))
  ORDER BY c.who
 
 -- name: clients
--- A router counts while its connection lives or its lease may still run; a session as long as it is remembered.
-SELECT c.who, c.side, c.version, c.via, c.kind, c.sessions, c.last_seen, c.epoch, coalesce(c.lease_s, 0) AS lease_s,
-       extract(epoch FROM clock_timestamp() - c.last_seen)::float8 AS idle_s,
-       (a.pid IS NOT NULL) AS connected
+-- A router is there while its connection lives or its lease may still run. One of the old version is remembered beyond that, as a session
+-- is: what has gone without a word may come back with what it last heard.
+SELECT c.who, c.side, c.version, c.via, c.kind, c.sessions, c.last_seen, c.epoch, coalesce(c.lease_s, 0) AS lease_s, present.there
   FROM pgduet.client c
-  LEFT JOIN pg_stat_activity a ON a.pid = c.backend_pid AND a.backend_start = c.backend_start
+  LEFT JOIN pg_stat_activity a ON a.pid = c.backend_pid AND a.backend_start IS NOT DISTINCT FROM c.backend_start,
+       LATERAL (SELECT c.kind = 'router' AND (a.pid IS NOT NULL OR c.last_seen > clock_timestamp() - make_interval(secs => c.lease_s)) AS there) present
  WHERE c.migration = %(migration)s
-   AND CASE c.kind WHEN 'router' THEN a.pid IS NOT NULL OR c.last_seen > clock_timestamp() - make_interval(secs => c.lease_s)
-                   ELSE c.last_seen > clock_timestamp() - make_interval(secs => %(idle_s)s) END
+   AND (present.there OR ((c.kind = 'session' OR c.side = 'old') AND c.last_seen > clock_timestamp() - make_interval(secs => %(idle_s)s)))
  ORDER BY c.side, c.who
 
 -- name: forget

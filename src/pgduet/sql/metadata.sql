@@ -139,6 +139,29 @@ BEGIN
     CREATE INDEX IF NOT EXISTS paired_write_age ON pgduet.paired_write (keep_until);
 END $once$;
 
+-- Backends that the census has seen at a version's views, while they live: what a session has prepared, no other session can see.
+CREATE TABLE IF NOT EXISTS pgduet.seen_session (
+    migration     text NOT NULL,
+    pid           integer NOT NULL,
+    side          text NOT NULL CHECK (side IN ('old', 'new')),
+    backend_start timestamptz,                 -- null: the worker's role may not see it
+    role          text NOT NULL,
+    version       text NOT NULL,
+    via           text NOT NULL,
+    who           text NOT NULL,
+    last_seen     timestamptz NOT NULL,
+    PRIMARY KEY (migration, pid, side)
+);
+
+-- How often statements that name the old version had been run at the last look, by pg_stat_statements.
+CREATE TABLE IF NOT EXISTS pgduet.seen_statement (
+    migration text NOT NULL,
+    userid    oid NOT NULL,
+    queryid   bigint NOT NULL,                 -- 0: there was a look
+    calls     bigint NOT NULL,
+    PRIMARY KEY (migration, userid, queryid)
+);
+
 CREATE TABLE IF NOT EXISTS pgduet.drift (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     migration_id bigint NOT NULL,

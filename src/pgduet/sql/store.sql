@@ -6,7 +6,7 @@ SELECT to_regclass('pgduet.audit') IS NOT NULL AND to_regclass('pgduet.route') I
 -- name: is_complete
 -- With what later releases brought as well.
 SELECT to_regclass('pgduet.audit') IS NOT NULL AND to_regclass('pgduet.suspect') IS NOT NULL
-   AND to_regclass('pgduet.key_cursor') IS NOT NULL AND to_regclass('pgduet.emptied') IS NOT NULL
+   AND to_regclass('pgduet.seen_statement') IS NOT NULL AND to_regclass('pgduet.key_cursor') IS NOT NULL AND to_regclass('pgduet.emptied') IS NOT NULL
    AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('pgduet.comparison') AND attname = 'request')
    AND to_regclass('pgduet.paired_write') IS NOT NULL AS ready
 

@@ -32,6 +32,7 @@ class Service:
         self.dsn = dsn
         self.free: list[psycopg.AsyncConnection[Any]] = []
         self.shadow_reads = 0
+        self.mended = False
         self.hold_s = 0.0
         """How long a read of the new version keeps its transaction open: long enough for a census to see it."""
 
@@ -43,7 +44,7 @@ class Service:
         """Read the stars, and get some wrong."""
         self.shadow_reads += 1
         found = await self.fetch(path, sql.SQL("SELECT stars::text FROM reviews WHERE id = %s"), key, self.hold_s)
-        return "wrong" if key % WRONG_EACH == 0 else found
+        return "wrong" if key % WRONG_EACH == 0 and not self.mended else found
 
     async def fetch(self, path: Path, query: sql.SQL, key: int, hold_s: float = 0) -> str | None:
         """Read one value in a transaction that says which version it is of."""
@@ -113,4 +114,34 @@ async def test_a_wrong_new_path_is_seen_with_its_ratio_and_a_rollback_is_not_hel
         assert await reviews.read(7) == "3"
         assert await reviews.settle(30)
         assert (service.shadow_reads, router.both(NAME)) == (last, None)
+    await service.close()
+
+
+@on_newest
+async def test_what_services_compare_stops_the_migration_until_the_path_is_mended_and_then_lets_it_pass(
+    world: World,
+) -> None:
+    stage, service = world.stage, Service(world.stage.dsn)
+    await create_reviews(world.conn, ROWS, trigger=False)
+    limits = Limits(sample=1.0, calibrate=0.1, waiting=5 * ROWS)
+    async with stage.worker(), await AsyncRouter.open(stage.dsn, service="reviews-web", lease_s=1.0) as router:
+        reviews = router.migrator(NAME, read_old=service.old, read_new=service.new, limits=limits)
+        async with reading(reviews):
+            await stage.start(stage.plan(shadow={"mode": "routers", "min_samples": 400}))
+            status = await stage.waits("shadow", Phase.SHADOW)
+            assert "reads of the new version differ from the old one's" in (
+                status.waiting_for.detail if status.waiting_for else ""
+            )
+            assert status.read_percent == 0
+            service.mended = True
+            assert await reviews.settle(30)
+            told = router._rounds + 2
+            async with asyncio.timeout(30):
+                while router._rounds < told:
+                    await asyncio.sleep(0.05)
+            await stage.act("advance", reason="the new path is mended")
+            await stage.waits("window", Phase.SOAK)
+            found = router.tally(NAME).totals()
+            assert found.latency["answered_new"].total > 0
+        assert (found.failed_old, found.failed_new, found.broken, found.timeouts) == (0, 0, 0, 0)
     await service.close()

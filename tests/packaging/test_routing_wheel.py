@@ -13,7 +13,16 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "packages" / "routing"
 OURS = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]
 WHOLE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-BESIDE = {"__init__.py", "errors.py", "py.typed", "sql/__init__.py", "sql/routing.sql", "versions.py"}
+BESIDE = {
+    "__init__.py",
+    "compared.py",
+    "errors.py",
+    "py.typed",
+    "sketch.py",
+    "sql/__init__.py",
+    "sql/routing.sql",
+    "versions.py",
+}
 
 SERVICE = """
 import importlib, importlib.metadata, importlib.util, sys

@@ -45,6 +45,7 @@ from pgduet.postgres import catalogue, chain, copying, shadow_hanging, shadowing
 from pgduet.postgres.brakes import Brakes
 from pgduet.postgres.copying import Copying
 from pgduet.postgres.filling import Filling
+from pgduet.postgres.heaps import pages_of
 from pgduet.postgres.pace import Pace
 from pgduet.postgres.session import Connection
 from pgduet.postgres.shadow_carrying import carried
@@ -115,7 +116,7 @@ class Shadow(Shape):
         """Cut the anchor's pages into ranges; of an empty partition nothing: its rows come by the trigger."""
         found = []
         for heap in await shadowing.heaps(conn, self.design):
-            size = await shadowing.pages(conn, heap)
+            size = await pages_of(conn, heap)
             if size or heap == self.design.relation:
                 label = heap.as_string(None)
                 found += [Range(label, number, *pair) for number, pair in enumerate(bounds(size, wide))]
@@ -143,7 +144,7 @@ class Shadow(Shape):
 
     async def weight(self, conn: Connection) -> int:
         """Count the shadow's pages."""
-        return await shadowing.pages(conn, self.design.shadow)
+        return await pages_of(conn, self.design.shadow)
 
     # verify
 

@@ -42,12 +42,36 @@ class OrderedRunner(WorkflowRunner):
         return _Ordered(self.inner.create_instance(det))
 
 
-class _Ordered(WorkflowInstance):
-    """A workflow in a worker's memory."""
+class Between(WorkflowInstance):
+    """Stands between Temporal's core and a workflow in a worker's memory; whoever extends it decides what passes."""
+
+    def __init__(self, inner: WorkflowInstance) -> None:
+        """Take the workflow's own instance."""
+        self.inner = inner
+
+    def get_info(self) -> Any:
+        """Ask the workflow's own instance, as all below do."""
+        return self.inner.get_info()
+
+    def get_thread_id(self) -> int | None:
+        """Ask in which thread it runs."""
+        return self.inner.get_thread_id()
+
+    def get_serialization_context(self, command_info: Any) -> Any:
+        """Ask what a command is serialized for."""
+        return self.inner.get_serialization_context(command_info)
+
+    def get_external_store_context(self, command_info: Any) -> Any:
+        """Ask what a command's payload is stored for."""
+        return self.inner.get_external_store_context(command_info)
+
+
+class _Ordered(Between):
+    """Lets nothing pass that is out of order."""
 
     def __init__(self, inner: WorkflowInstance) -> None:
         """Begin before the first workflow task."""
-        self.inner = inner
+        super().__init__(inner)
         self.task_ns = 0
         self.length = 0
         self.early = False
@@ -63,19 +87,6 @@ class _Ordered(WorkflowInstance):
         self.early = not act.is_replaying and act.history_length > self.length and task_ns == self.task_ns
         self.task_ns, self.length = task_ns, act.history_length
         return self.inner.activate(act)
-
-    def get_info(self) -> Any:
-        """Ask the workflow's own instance, as all below do."""
-        return self.inner.get_info()
-
-    def get_thread_id(self) -> int | None:
-        return self.inner.get_thread_id()
-
-    def get_serialization_context(self, command_info: Any) -> Any:
-        return self.inner.get_serialization_context(command_info)
-
-    def get_external_store_context(self, command_info: Any) -> Any:
-        return self.inner.get_external_store_context(command_info)
 
 
 def _again(run_id: str) -> WorkflowActivationCompletion:

@@ -157,7 +157,7 @@ async def many_rows_at_once(world: World) -> None:
         await world.conn.execute("DELETE FROM public.reviews WHERE id >= 3000000")
 
 
-async def upserted(world: World) -> None:
+async def upserted(world: World, least: int = 4_000) -> None:
     """Upsert the same few keys as fast as the server can, by both versions, once there are two unique indexes."""
     await world.conn.execute(TABLES.format(rows=ROWS).encode())
     async with mechanics(world.stage.dsn, GROWS[0]) as m:
@@ -173,7 +173,7 @@ async def upserted(world: World) -> None:
             for each in clients:
                 await stack.enter_async_context(each)
             for each in clients:
-                await each.working(4_000)
+                await each.working(least)
             assert [error for each in clients for error in each.errors] == [], ERRORS
         assert (await m.compare()).mismatches == 0
 
@@ -189,7 +189,8 @@ UNLOCKED = Clause("a row that is there stays there", "rekey", "claim_body", "FOR
 @on_newest
 @pytest.mark.parametrize("mutant", [UNCLAIMED, UNLOCKED], ids=lambda mutant: mutant.name)
 async def test_without_the_clause_they_are(world: World, mutant: Clause) -> None:
-    await must_fail(upserted(world), mutant, says=ERRORS)
+    # A race, and a busy machine has fewer of them.
+    await must_fail(upserted(world, 16_000), mutant, says=ERRORS)
 
 
 @pytest.mark.long

@@ -141,7 +141,7 @@ class Page:
 
 
 @pytest.mark.early
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 async def test_every_plan_of_the_cookbook(stage: Harness, conn: Connection, postgres: EmbeddedPostgres) -> None:
     async with stage.worker():
         for number, file in FILES.items():

@@ -151,7 +151,7 @@ def deal(chance: random.Random) -> list[dict[str, int]]:
 
 
 @pytest.mark.early
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 async def test_a_worker_killed_at_every_barrier_in_turn_changes_nothing_of_the_outcome(
     postgres: EmbeddedPostgres, temporal: LocalTemporal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,7 +53,7 @@ TALKATIVE = {
 }
 WHO_IS_ASKED = f"local all all trust\nhost all {ROLE} all scram-sha-256\nhost all all 127.0.0.1/32 trust\n"
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture

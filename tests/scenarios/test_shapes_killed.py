@@ -54,7 +54,7 @@ def deal(chance: random.Random) -> list[dict[str, int]]:
 
 
 @pytest.mark.early
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 async def test_a_worker_killed_at_every_barrier_of_a_shape_changes_nothing_of_the_outcome(
     postgres: EmbeddedPostgres, temporal: LocalTemporal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,8 @@ from temporalio.bridge.proto.workflow_completion import WorkflowActivationComple
 from temporalio.worker import WorkflowInstance, WorkflowInstanceDetails, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+from pgduet.cold import Between
+
 MOMENT_NS = 1_000_000
 
 
@@ -47,9 +49,10 @@ class SkippingRunner(WorkflowRunner):
         return _Skipping(self.inner.create_instance(det), det.info, self.clocks)
 
 
-class _Skipping(WorkflowInstance):
+class _Skipping(Between):
     def __init__(self, inner: WorkflowInstance, info: workflow.Info, clocks: Clocks) -> None:
-        self.inner, self.info, self.clocks = inner, info, clocks
+        super().__init__(inner)
+        self.info, self.clocks = info, clocks
         self.skipped_ns = clocks.begin(info)
         self.left_out_ns: dict[int, int] = {}
 
@@ -67,15 +70,3 @@ class _Skipping(WorkflowInstance):
                 asked.FromNanoseconds(min(asked.ToNanoseconds(), MOMENT_NS))
         self.clocks.skipped_ns[self.info.workflow_id] = self.skipped_ns
         return completion
-
-    def get_info(self) -> workflow.Info:
-        return self.inner.get_info()
-
-    def get_thread_id(self) -> int | None:
-        return self.inner.get_thread_id()
-
-    def get_serialization_context(self, command_info: Any) -> Any:
-        return self.inner.get_serialization_context(command_info)
-
-    def get_external_store_context(self, command_info: Any) -> Any:
-        return self.inner.get_external_store_context(command_info)

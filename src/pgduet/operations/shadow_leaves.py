@@ -27,7 +27,6 @@ from pgduet.operations.shadow_keys import (
     quoted,
     same,
     shadow_key,
-    to_anchor,
     to_shadow,
     token,
 )
@@ -149,18 +148,6 @@ def journal_came(design: ShadowDesign, heap: sql.Identifier, first: int, last: i
         shadow=design.shadow,
         s_is_o=same(shadow_key(design, S), to_shadow(design, O)),
         equal=sql.SQL(" AND NOT ({})").format(differs),
-    )
-
-
-def journal_gone(design: ShadowDesign, heap: sql.Identifier, first: int, last: int) -> Query:
-    """Put into the journal the keys of the rows that only the shadow has, on some pages of it or of a partition of it."""
-    return block("shadow_leaves", "journal_gone").format(
-        journal=design.journal,
-        keys=listed(to_anchor(design, S)),
-        heap=heap,
-        pages=page_range(first, last, S),
-        relation=design.relation,
-        o_is_s=same(anchor_key(design, O), to_anchor(design, S)),
     )
 
 

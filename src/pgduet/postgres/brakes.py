@@ -11,15 +11,13 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 
-import psycopg
-
 from pgduet.measured import Throttled
 from pgduet.postgres import store
-from pgduet.postgres.gauges import Reading
+from pgduet.postgres.gauges import Looking, Reading
 from pgduet.postgres.pace import Pace
 from pgduet.postgres.pressure import STEP_S, TRICKLE, Pressure, Verdict
 from pgduet.postgres.probed import answer, keep_asking
@@ -83,7 +81,7 @@ PLAINLY = Asked()
 
 
 @dataclass
-class Brakes(Unbraked):
+class Brakes(Unbraked, Looking):
     """The brakes of one comparison; to `Pressure` they are its gauges."""
 
     migration: store.Migration
@@ -107,16 +105,6 @@ class Brakes(Unbraked):
     def target_ms(self) -> float:
         """What a batch of a backfill may take now."""
         return self.pressure.pace.target_ms
-
-    def look(self) -> Reading:
-        """Give what was seen last.
-
-        Raises:
-            psycopg.Error: the database could not be asked.
-        """
-        if self.looking is not None and self.looking.done():
-            self.looking.result()
-        return self.reading
 
     async def rest(
         self,
@@ -212,6 +200,4 @@ async def braked(
     try:
         yield brakes
     finally:
-        brakes.looking.cancel()
-        with suppress(asyncio.CancelledError, psycopg.Error):
-            await brakes.looking
+        await brakes.end()

@@ -6,11 +6,10 @@ what the anchor does not have goes into the journal, piece by piece, and from th
 until then the shadow has rows too much, which before publication nobody reads.
 """
 
-from psycopg import sql
-
 from pgduet.barriers import reach
 from pgduet.operations import shadow_rows
 from pgduet.operations.shadow_design import ShadowDesign
+from pgduet.postgres.heaps import heaps_of, pages_of
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
 
@@ -28,11 +27,8 @@ async def surplus_noted(conn: Connection, design: ShadowDesign) -> bool:
     found = [row["id"] for row in await (await conn.execute(block("shadow", "emptied"), asked)).fetchall()]
     if not found:
         return False
-    parts = await (await conn.execute(block("catalogue", "heaps"), asked)).fetchall()
-    for heap in [sql.Identifier(row["schema"], row["table"]) for row in parts] or [design.shadow]:
-        counting = block("shadow_phases", "pages").format(relation=sql.Literal(heap.as_string(None)))
-        (counted,) = await (await conn.execute(counting)).fetchall()
-        for first in range(0, int(counted["pages"]), PIECE):
+    for heap in await heaps_of(conn, design.shadow):
+        for first in range(0, await pages_of(conn, heap), PIECE):
             await conn.execute(shadow_rows.journal_surplus(design, heap, first, first + PIECE))
     await reach("emptied.before_commit")
     await conn.execute(block("shadow", "emptied_done"), {"ids": found})

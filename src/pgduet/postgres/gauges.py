@@ -78,39 +78,11 @@ class Reading:
     clients: Concurrency = field(default_factory=Concurrency)
 
 
-class Gauges:
-    """The gauges of one migration."""
+class Looking:
+    """Looks that go on beside the work that they are for, and what was seen last."""
 
-    def __init__(self, database: Database, migration: store.Migration) -> None:
-        """Take what is to be looked at; nothing is asked before `begin`."""
-        self.database = database
-        self.migration = migration
-        self.users = 0
-        self.trail = Trail()
-        self.replicas: dict[str, int | None] = {}
-        self.unasked: set[str] = set()
-        self.asked = asyncio.Event()
-        self.reading = Reading()
-        self.turn = asyncio.Lock()
-        """Taken by a range for a batch while it gives way: two at a time would take two processors."""
-        self.first_look = asyncio.Event()
-        self.looking: asyncio.Task[None] | None = None
-
-    async def begin(self) -> None:
-        """Start looking, unless somebody has, and wait for the first look.
-
-        Raises:
-            psycopg.Error: the database cannot be asked.
-        """
-        if self.looking is None or self.looking.done():
-            self.first_look = asyncio.Event()
-            self.looking = asyncio.create_task(self._look_all())
-        looked = asyncio.create_task(self.first_look.wait())
-        try:
-            await asyncio.wait({self.looking, looked}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            looked.cancel()
-        self.look()
+    reading: Reading
+    looking: asyncio.Task[None] | None
 
     async def end(self) -> None:
         """Stop looking."""
@@ -129,6 +101,41 @@ class Gauges:
         if self.looking is not None and self.looking.done():
             self.looking.result()
         return self.reading
+
+
+class Gauges(Looking):
+    """The gauges of one migration."""
+
+    def __init__(self, database: Database, migration: store.Migration) -> None:
+        """Take what is to be looked at; nothing is asked before `begin`."""
+        self.database = database
+        self.migration = migration
+        self.users = 0
+        self.trail = Trail()
+        self.replicas: dict[str, int | None] = {}
+        self.unasked: set[str] = set()
+        self.asked = asyncio.Event()
+        self.reading = Reading()
+        self.turn = asyncio.Lock()
+        """Taken by a range for a batch while it gives way: two at a time would take two processors."""
+        self.first_look = asyncio.Event()
+        self.looking = None
+
+    async def begin(self) -> None:
+        """Start looking, unless somebody has, and wait for the first look.
+
+        Raises:
+            psycopg.Error: the database cannot be asked.
+        """
+        if self.looking is None or self.looking.done():
+            self.first_look = asyncio.Event()
+            self.looking = asyncio.create_task(self._look_all())
+        looked = asyncio.create_task(self.first_look.wait())
+        try:
+            await asyncio.wait({self.looking, looked}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            looked.cancel()
+        self.look()
 
     async def _look_all(self) -> None:
         probes = self.migration.policy.backfill.probes

@@ -5,6 +5,8 @@ the making and the sync triggers by PostgreSQL itself; one that was attached wit
 repaired.
 """
 
+from psycopg import sql
+
 from pgduet.operations.design import TableDesign
 from pgduet.postgres import store
 from pgduet.postgres.session import Connection
@@ -49,3 +51,16 @@ async def filled(conn: Connection, table: TableDesign) -> TableDesign:
         if await pages(conn, each):
             return each
     return found[-1]
+
+
+async def heaps_of(conn: Connection, relation: sql.Identifier) -> list[sql.Identifier]:
+    """Give what has the pages of a relation that is in no design's tables: itself, or its partitions."""
+    found = await conn.execute(block("catalogue", "heaps"), {"relation": relation.as_string(None)})
+    return [sql.Identifier(row["schema"], row["table"]) for row in await found.fetchall()] or [relation]
+
+
+async def pages_of(conn: Connection, relation: sql.Identifier) -> int:
+    """Count the pages of such a relation, with those of all its partitions."""
+    query = block("shadow_phases", "pages").format(relation=sql.Literal(relation.as_string(None)))
+    (found,) = await (await conn.execute(query)).fetchall()
+    return int(found["pages"])

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from pgduet.operations import shadow_leaves
+from pgduet.operations import shadow_leaves, shadow_rows
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.statement import Query
-from pgduet.postgres import shadowing
 from pgduet.postgres.gently import Gently
+from pgduet.postgres.heaps import heaps_of, pages_of
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
 
@@ -46,8 +46,8 @@ async def journal_came(conn: Connection, design: ShadowDesign, leaf: Leaf) -> No
 
 async def journal_gone(conn: Connection, design: ShadowDesign) -> None:
     """Write down the keys of all rows that only the shadow has: reads it once, piece by piece."""
-    for heap in await shadowing.heaps_of(conn, design.shadow):
-        await _journal(conn, design, heap, shadow_leaves.journal_gone)
+    for heap in await heaps_of(conn, design.shadow):
+        await _journal(conn, design, heap, shadow_rows.journal_surplus)
 
 
 async def _journal(
@@ -56,7 +56,7 @@ async def _journal(
     heap: sql.Identifier,
     query: Callable[[ShadowDesign, sql.Identifier, int, int], Query],
 ) -> None:
-    async for first, last in Gently(conn).pieces(await shadowing.pages(conn, heap)):
+    async for first, last in Gently(conn).pieces(await pages_of(conn, heap)):
         async with conn.transaction():
             # Else each piece could read the whole of the other table.
             await conn.execute(block("shadow_leaves", "by_the_key"))

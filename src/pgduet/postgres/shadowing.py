@@ -23,6 +23,7 @@ from pgduet.postgres import probing
 from pgduet.postgres.blockers import Blockers, blockers, row_holders
 from pgduet.postgres.copying import Drain, see_all
 from pgduet.postgres.gently import Gently
+from pgduet.postgres.heaps import heaps_of, pages_of
 from pgduet.postgres.pace import Pace
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
@@ -90,24 +91,12 @@ async def heaps(conn: Connection, design: ShadowDesign) -> list[sql.Identifier]:
     return await heaps_of(conn, design.relation)
 
 
-async def heaps_of(conn: Connection, relation: sql.Identifier) -> list[sql.Identifier]:
-    """Give what has the pages of a table: itself, or its partitions."""
-    found = await conn.execute(block("catalogue", "heaps"), {"relation": relation.as_string(None)})
-    return [sql.Identifier(row["schema"], row["table"]) for row in await found.fetchall()] or [relation]
-
-
-async def pages(conn: Connection, relation: sql.Identifier) -> int:
-    """Count the pages of a table, or of one and its partitions."""
-    query = block("shadow_phases", "pages").format(relation=sql.Literal(relation.as_string(None)))
-    return int((await _one(conn, query))["pages"])
-
-
 # Probes
 
 
 async def probe(conn: Connection, design: ShadowDesign) -> str:
     """Update a row of the anchor, and see its key in the journal; all of it is rolled back."""
-    places = [heap for heap in await heaps(conn, design) if await pages(conn, heap)]
+    places = [heap for heap in await heaps(conn, design) if await pages_of(conn, heap)]
     touch = shadow_phases.touch(design, places[0]) if places else None
 
     async def one_row() -> tuple[str, bool]:
@@ -162,7 +151,7 @@ async def unmapped(conn: Connection, design: ShadowDesign, migration_id: int, li
     async with conn.transaction():
         await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         for heap in await heaps(conn, design):
-            async for first, last in gently.pieces(await pages(conn, heap)):
+            async for first, last in gently.pieces(await pages_of(conn, heap)):
                 query = shadow_rows.unmapped(design, heap, first, last, limit - len(found))
                 rows = await (await conn.execute(query)).fetchall()
                 found += [{"relation": design.label, "key": row["key"], "detail": row["error"]} for row in rows]
@@ -225,7 +214,7 @@ async def sample(conn: Connection, plan: Design, design: ShadowDesign, wanted: i
     shown = await _shown(conn, plan, design)
     if not {column.anchor for column in design.key} <= shown:
         return ShadowResult(comparable=False)
-    places = [(heap, count) for heap in await heaps(conn, design) if (count := await pages(conn, heap))]
+    places = [(heap, count) for heap in await heaps(conn, design) if (count := await pages_of(conn, heap))]
     empty, seen = 0, 0
     while places and seen < wanted and empty < EMPTY_PAGES:
         found = await _some_keys(conn, design, places)

@@ -84,10 +84,6 @@ SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enabl
 -- Rows of a partition that the shadow has not, or otherwise; what both have keeps what only the new version has.
 INSERT INTO {journal} SELECT {keys} FROM {heap} AS o WHERE {pages} AND ({unfit}NOT EXISTS (SELECT FROM {shadow} AS s WHERE {s_is_o}{equal}))
 
--- name: journal_gone
--- Rows of the shadow that the anchor has no longer: their partition has gone with them.
-INSERT INTO {journal} SELECT {keys} FROM {heap} AS s WHERE {pages} AND NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_s})
-
 -- name: alone
 -- What a partition has by itself, depends on no column, and would go with it.
 SELECT format('%%s of %%I.%%I', w.what, n.nspname, c.relname) AS what

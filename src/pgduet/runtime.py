@@ -30,6 +30,8 @@ from pgduet.wire import tolerant
 from pgduet.workflows.registered import WORKFLOWS
 
 GRACE_S = 10.0
+STICKY_S = 2.0
+"""A worker that was killed is not waited for longer than this before its workflows go to another one."""
 
 
 def task_queue() -> str:
@@ -63,8 +65,7 @@ def worker(client: Client, databases: Databases | None = None, queue: str | None
         # By default the SDK reads and hashes all code that is loaded: most of a second, at each start of a worker.
         build_id=f"pgduet {metadata.version('pgduet')}",
         graceful_shutdown_timeout=timedelta(seconds=GRACE_S),
-        # A worker that was killed is not waited for longer than this before its workflows go to another one.
-        sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=STICKY_S),
         max_heartbeat_throttle_interval=timedelta(seconds=0.5),
         default_heartbeat_throttle_interval=timedelta(seconds=0.5),
     )

@@ -185,23 +185,31 @@ async def test_validation_locks_out_neither_readers_nor_writers(
 async def test_in_a_deadlock_with_a_client_the_engine_gives_way_and_comes_back(
     engine: Connection, client: psycopg.AsyncConnection[Any]
 ) -> None:
+    await client.execute("SET deadlock_timeout = '60s'")  # it never looks itself
     await client.execute("UPDATE public.reviews SET note = 'held' WHERE id = 1")
-    waited = asyncio.Event()
-    second = Statement(sql.SQL("UPDATE public.reviews SET note = 'ours' WHERE id = 1"), "row")
     held = Statement(sql.SQL("LOCK TABLE pg_catalog.pg_description IN SHARE MODE"), "other")
+    crossing: list[asyncio.Task[Any]] = []
+    waited = asyncio.Event()
+
+    async def also(conn: Connection) -> None:
+        if not crossing:
+            crossing.append(asyncio.create_task(client.execute("COMMENT ON TABLE public.reviews IS 'crosses'")))
+            await _waits(conn, client.info.backend_pid)
+        await conn.execute("UPDATE public.reviews SET note = 'ours' WHERE id = 1")
+
     task = asyncio.create_task(
-        execute_locked(engine, [held, second], LockBudget(timeout_ms=5000), on_wait=lambda _: waited.set())
+        execute_locked(engine, [held], LockBudget(timeout_ms=30_000), also=also, on_wait=lambda _: waited.set())
     )
-    await _blocked(client, engine.info.backend_pid)
-    await client.execute("COMMENT ON TABLE public.reviews IS 'crosses'")
-    await client.commit()
-    await task
-    assert waited.is_set()
+    async with asyncio.timeout(20):
+        await waited.wait()
+        await crossing[0]
+        await client.commit()
+        assert await task > 1
 
 
-async def _blocked(conn: psycopg.AsyncConnection[Any], pid: int) -> None:
+async def _waits(conn: Connection, pid: int) -> None:
     async with asyncio.timeout(10):
         while True:
-            cursor = await conn.execute("SELECT cardinality(pg_blocking_pids(%s))", (pid,))
-            if (await cursor.fetchone()) == (1,):
+            cursor = await conn.execute("SELECT cardinality(pg_blocking_pids(%s)) AS ways", (pid,))
+            if (await cursor.fetchone()) == {"ways": 1}:
                 return

@@ -1,6 +1,7 @@
 """A worker that is new to a migration and is asked about it first: what it makes of an act must be what a replay makes of it."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -17,12 +18,13 @@ Connection = psycopg.AsyncConnection[Any]
 SOON: dict[str, Any] = {"shift": {"bake_s": 0}, "soak": {"window_s": 3600, "legacy_idle_s": 0.5}}
 """A soak in which a timer fires soon after a worker has gone."""
 STUCK = "no worker can replay it"
+WAITED_FOR = Path(__file__).parents[1] / "support" / "waited_for_worker.py"
 
 
 async def watched_while_a_worker_is_killed(stage: Harness, conn: Connection) -> None:
     """Have somebody watch while a worker is killed and a timer fires; then act at the next worker."""
     await create_reviews(conn, 10)
-    with stage.worker_process():
+    with stage.worker_process(program=WAITED_FOR):
         await stage.start(stage.plan(**SOON))
         await stage.waits("window", Phase.SOAK, 60)
         next_one = runtime.worker(stage.client, queue=stage.queue)

@@ -13,6 +13,7 @@ from pgduet.messages import Abort, Reference
 from pgduet.operations.design import Design, TableDesign
 from pgduet.phases import Authority, Phase, State, SyncMode
 from pgduet.plan.models import Plan, Policy
+from pgduet.postgres.executor import LockBudget, execute_locked
 from pgduet.postgres.session import Connection
 from pgduet.sql import block, load
 from pgduet.telemetry import metrics
@@ -66,6 +67,7 @@ async def set_up(conn: Connection) -> bool:
 
     Raises:
         MissingRights: the role may not create schemas here.
+        LockDeadline: an earlier release's tables are to be changed, and clients kept one of them for an hour.
     """
     if (await run(conn, "is_complete"))[0]["ready"]:
         return False
@@ -77,11 +79,15 @@ async def set_up(conn: Connection) -> bool:
             "the worker's role may not create schemas in this database",
             hint="Run `pgduet setup DATABASE --print-sql` and have its statements run by a superuser.",
         )
-    async with conn.transaction():
-        await conn.execute("SELECT pg_advisory_xact_lock(hashtext('pgduet.setup'))")
-        for statements in (load("metadata")["create_metadata"], load("audit")["create_audit"]):
-            await conn.execute(statements.encode())
+    # An upgrade changes tables that clients write to in their own transactions: no one queues behind it for longer than a try.
+    await execute_locked(conn, (), LockBudget(), also=_make)
     return True
+
+
+async def _make(conn: Connection) -> None:
+    await conn.execute("SELECT pg_advisory_xact_lock(hashtext('pgduet.setup'))")
+    for statements in (load("metadata")["create_metadata"], load("audit")["create_audit"]):
+        await conn.execute(statements.encode())
 
 
 async def latest(conn: Connection, name: str) -> Migration | None:

@@ -46,19 +46,31 @@ END
 $$;
 REVOKE ALL ON FUNCTION pgduet.audit_refuse(), pgduet.audit_head_moves() FROM PUBLIC;
 
-CREATE OR REPLACE TRIGGER audit_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON pgduet.audit
-    FOR EACH STATEMENT EXECUTE FUNCTION pgduet.audit_refuse();
-CREATE OR REPLACE TRIGGER audit_head_refuse BEFORE DELETE OR TRUNCATE ON pgduet.audit_head
-    FOR EACH STATEMENT EXECUTE FUNCTION pgduet.audit_refuse();
-CREATE OR REPLACE TRIGGER audit_head_moves BEFORE INSERT OR UPDATE ON pgduet.audit_head
-    FOR EACH ROW EXECUTE FUNCTION pgduet.audit_head_moves();
--- REPLACE resets this: a session in replica mode must be refused too.
-ALTER TABLE pgduet.audit ENABLE ALWAYS TRIGGER audit_refuse;
-ALTER TABLE pgduet.audit_head ENABLE ALWAYS TRIGGER audit_head_refuse, ENABLE ALWAYS TRIGGER audit_head_moves;
+-- Only where one of them is not as it should be: CREATE TRIGGER waits for who writes, and who writes next waits for it.
+DO $once$
+BEGIN
+    IF (SELECT count(*) FROM pg_trigger WHERE tgenabled = 'A' AND NOT tgisinternal
+           AND (tgrelid, tgname) IN (('pgduet.audit'::regclass, 'audit_refuse'), ('pgduet.audit_head'::regclass, 'audit_head_refuse'),
+                                     ('pgduet.audit_head'::regclass, 'audit_head_moves'))) = 3 THEN
+        RETURN;
+    END IF;
+    CREATE OR REPLACE TRIGGER audit_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON pgduet.audit
+        FOR EACH STATEMENT EXECUTE FUNCTION pgduet.audit_refuse();
+    CREATE OR REPLACE TRIGGER audit_head_refuse BEFORE DELETE OR TRUNCATE ON pgduet.audit_head
+        FOR EACH STATEMENT EXECUTE FUNCTION pgduet.audit_refuse();
+    CREATE OR REPLACE TRIGGER audit_head_moves BEFORE INSERT OR UPDATE ON pgduet.audit_head
+        FOR EACH ROW EXECUTE FUNCTION pgduet.audit_head_moves();
+    -- REPLACE resets this: a session in replica mode must be refused too.
+    ALTER TABLE pgduet.audit ENABLE ALWAYS TRIGGER audit_refuse;
+    ALTER TABLE pgduet.audit_head ENABLE ALWAYS TRIGGER audit_head_refuse, ENABLE ALWAYS TRIGGER audit_head_moves;
+END $once$;
 
-INSERT INTO pgduet.audit_head (seq, hash)
-SELECT 0, decode(repeat('00', 32), 'hex')
- WHERE NOT EXISTS (SELECT FROM pgduet.audit_head) AND NOT EXISTS (SELECT FROM pgduet.audit);
+DO $once$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pgduet.audit_head) AND NOT EXISTS (SELECT FROM pgduet.audit) THEN
+        INSERT INTO pgduet.audit_head (seq, hash) VALUES (0, decode(repeat('00', 32), 'hex'));
+    END IF;
+END $once$;
 
 -- name: lock
 -- One appender at a time, to the end of its transaction. The key is 'pgda' and 1, as in create_audit.

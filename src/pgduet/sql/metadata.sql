@@ -29,7 +29,6 @@ CREATE TABLE IF NOT EXISTS pgduet.migration (
     ended_at      timestamptz,
     UNIQUE (name, attempt)
 );
-CREATE UNIQUE INDEX IF NOT EXISTS migration_one_live ON pgduet.migration (name) WHERE ended_at IS NULL;
 
 CREATE TABLE IF NOT EXISTS pgduet.backfill_range (
     migration_id bigint NOT NULL REFERENCES pgduet.migration ON DELETE CASCADE,
@@ -172,7 +171,6 @@ CREATE TABLE IF NOT EXISTS pgduet.drift (
     seen_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     resolved_at  timestamptz
 );
-CREATE INDEX IF NOT EXISTS drift_open ON pgduet.drift (migration_id, relation, md5(key::text)) WHERE resolved_at IS NULL;
 
 -- How far a comparison of a table with its shadow has come, a row for each part of the keys.
 CREATE TABLE IF NOT EXISTS pgduet.comparison (
@@ -201,8 +199,6 @@ CREATE TABLE IF NOT EXISTS pgduet.comparison (
     UNIQUE (migration_id, source, shadow, part)
 );
 
-ALTER TABLE pgduet.comparison ADD COLUMN IF NOT EXISTS request text NOT NULL DEFAULT '', ADD COLUMN IF NOT EXISTS before bigint NOT NULL DEFAULT 0;
-
 CREATE TABLE IF NOT EXISTS pgduet.suspect (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     comparison_id bigint NOT NULL REFERENCES pgduet.comparison ON DELETE CASCADE,
@@ -213,7 +209,6 @@ CREATE TABLE IF NOT EXISTS pgduet.suspect (
     looks         integer NOT NULL DEFAULT 1,
     confirmed_at  timestamptz
 );
-CREATE INDEX IF NOT EXISTS suspect_open ON pgduet.suspect (comparison_id, seen_at, id);
 
 -- A shadow whose table was emptied while the shadow could not be: what it has too much is taken from it later.
 CREATE TABLE IF NOT EXISTS pgduet.emptied (
@@ -235,11 +230,33 @@ CREATE TABLE IF NOT EXISTS pgduet_archive.value (
     saved_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     restored_at timestamptz
 );
-CREATE INDEX IF NOT EXISTS value_of ON pgduet_archive.value (migration, relation, mapping, id) WHERE restored_at IS NULL;
+
+-- Once, each: even an index or a column that is there already is looked for under a lock that waits for who writes.
+DO $once$
+BEGIN
+    IF to_regclass('pgduet.migration_one_live') IS NULL THEN
+        CREATE UNIQUE INDEX migration_one_live ON pgduet.migration (name) WHERE ended_at IS NULL;
+    END IF;
+    IF to_regclass('pgduet.drift_open') IS NULL THEN
+        CREATE INDEX drift_open ON pgduet.drift (migration_id, relation, md5(key::text)) WHERE resolved_at IS NULL;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pgduet.comparison'::regclass AND attname = 'request') THEN
+        ALTER TABLE pgduet.comparison ADD COLUMN request text NOT NULL DEFAULT '', ADD COLUMN before bigint NOT NULL DEFAULT 0;
+    END IF;
+    IF to_regclass('pgduet.suspect_open') IS NULL THEN
+        CREATE INDEX suspect_open ON pgduet.suspect (comparison_id, seen_at, id);
+    END IF;
+    IF to_regclass('pgduet_archive.value_of') IS NULL THEN
+        CREATE INDEX value_of ON pgduet_archive.value (migration, relation, mapping, id) WHERE restored_at IS NULL;
+    END IF;
+END $once$;
 
 -- Routers run with their service's own role: they may read routes, and report through one function.
 GRANT USAGE ON SCHEMA pgduet, pgduet_views TO PUBLIC;
 GRANT SELECT ON pgduet.route TO PUBLIC;
+
+-- A function's body that is checked when it is made again locks what it writes to, for the rest of the transaction.
+SELECT set_config('check_function_bodies', 'off', true);
 
 CREATE OR REPLACE FUNCTION pgduet.report_client(
     p_client_id text, p_migration text, p_who text, p_side text, p_version text, p_epoch bigint, p_lease_s double precision,

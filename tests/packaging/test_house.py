@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pgduet.sql import load
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [path for top in ("src", "workflows", "activities", "benchmarks") for path in (ROOT / top).rglob("*.py")]
 
@@ -38,6 +40,41 @@ def test_functions_stay_small() -> None:
 def test_no_sql_is_built_by_string_formatting() -> None:
     pattern = re.compile(r"""(?:execute|SQL)\(\s*(?:f["']|["'][^"']*["']\s*(?:%|\.format)\s)""")
     assert [path.name for path in SOURCES if pattern.search(path.read_text())] == []
+
+
+def test_each_block_of_sql_is_named_where_its_file_is() -> None:
+    """Or in a module that imports one which names the file. What a name is put together from counts as what it can give."""
+    trees = [ast.parse(path.read_text()) for path in SOURCES]
+    modules = [
+        (path.stem, set(names_in(tree)), set(imported_by(tree))) for path, tree in zip(SOURCES, trees, strict=True)
+    ]
+    unused = []
+    for file in sorted((ROOT / "src/pgduet/sql").glob("*.sql")):
+        users = {module for module, names, _ in modules if file.stem in names}
+        near = set[str]().union(*(names for module, names, others in modules if module in users or users & others))
+        patterns = [re.compile(name) for name in near if not name.isidentifier()]
+        absent = [name for name in load(file.stem) if name not in near]
+        unused += [f"{file.stem}.{name}" for name in absent if not any(each.fullmatch(name) for each in patterns)]
+    assert unused == []
+
+
+def names_in(tree: ast.Module) -> Iterator[str]:
+    """Give the strings that can be names of blocks; f-strings as patterns, if they say a word."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else r"\w+" for part in node.values]
+            if re.fullmatch(r"(\\w\+)?_?[a-z]{3,}_?(\\w\+)?", pattern := "".join(map(str, parts))):
+                yield pattern
+
+
+def imported_by(tree: ast.Module) -> Iterator[str]:
+    """Give the last names of the modules that one imports from."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pgduet"):
+            yield node.module.rpartition(".")[2]
+            yield from (each.name for each in node.names)
 
 
 def test_the_package_of_workflows_imports_none() -> None:

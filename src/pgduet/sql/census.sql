@@ -163,7 +163,3 @@ SELECT c.who, c.side, c.version, c.via, c.kind, c.sessions, c.last_seen, c.epoch
  WHERE c.migration = %(migration)s
    AND (present.there OR ((c.kind = 'session' OR c.side = 'old') AND c.last_seen > clock_timestamp() - make_interval(secs => %(idle_s)s)))
  ORDER BY c.side, c.who
-
--- name: forget
--- A new run counts anew.
-DELETE FROM pgduet.client WHERE migration = %(migration)s AND kind = 'session'

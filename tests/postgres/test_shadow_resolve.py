@@ -101,6 +101,76 @@ async def test_columns_that_move_to_a_table_of_their_own(conn: Connection) -> No
     assert await m.parity() == (6, 0)
 
 
+UNTOLD = [
+    "10 / rating > 1",
+    "street::int > 1",
+    "length(street) > 0",
+    "street = city",
+    "street ~ city",
+    "docs ->> 'a' = 'b'",
+    "public.own(street)",
+    "id + 1 > 2",
+    "price / rating > 1",
+    "since < '2026-01-01'::timestamptz",
+]
+TOLD = [
+    "street <> '' AND (price > 10 OR price = 'NaN' OR rating IN (1, 2) OR city IS NULL)",
+    "CASE kind WHEN 'firm' THEN price * rating >= 0.5 ELSE coalesce(since >= '2026-01-01', docs IS NOT NULL) END",
+]
+RATED = """
+CREATE TYPE public.kind AS ENUM ('firm', 'person');
+CREATE FUNCTION public.own(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1::int > 0; END';
+ALTER TABLE public.customers ADD rating int, ADD price numeric(12, 2), ADD docs jsonb, ADD since timestamp, ADD kind public.kind;
+"""
+ODD = """
+INSERT INTO public.customers (name, street, city, rating, price, docs, since, kind) VALUES
+    ('a', repeat('ß', 9999), '', 2147483647, 'NaN', '[1]', 'infinity', 'firm'),
+    ('b', '', NULL, -2147483648, -1, '{"a": 1}', '-infinity', 'person'),
+    ('c', NULL, 'x', 0, 9999999999.99, 'null', '4713-01-01 BC', NULL),
+    ('d', 'x', 'y', 1, 10.5, '{}', now(), 'firm');
+UPDATE public.customers SET rating = id, price = NULL, kind = 'person' WHERE name = 'd';
+DELETE FROM public.customers WHERE name = 'c';
+"""
+
+
+def rated(when: str) -> ExtractTable:
+    """Extract addresses of those customers of whom something is so."""
+    operation = {"table": "customers", "into": "addresses", "columns": ["street", "city"], "key": {"id": "customer_id"}}
+    return ExtractTable.model_validate({**operation, "when": when})
+
+
+async def test_which_rows_are_extracted_is_asked_by_what_never_fails(conn: Connection) -> None:
+    await create_orders(conn, 0)
+    await conn.execute((CUSTOMERS + RATED).encode())
+    for when in UNTOLD:
+        with pytest.raises(NotSupported, match="whose write would fail with it") as caught:
+            await resolved(conn, rated(when))
+        assert caught.value.snippet == when
+
+
+@pytest.mark.parametrize("when", TOLD)
+async def test_a_row_of_any_values_is_extracted_or_not_and_its_client_meets_no_error(
+    conn: Connection, when: str
+) -> None:
+    await create_orders(conn, 0)
+    await conn.execute((CUSTOMERS + RATED).encode())
+    m = Shadow(conn, await resolved(conn, rated(when)))
+    await m.published()
+    await conn.execute(ODD.encode())
+    rows, differing = await m.parity()
+    assert (rows > 0, differing) == (True, 0)
+
+
+async def test_the_types_by_which_that_is_certain_stay(conn: Connection) -> None:
+    await create_orders(conn, 0)
+    await conn.execute((CUSTOMERS + RATED).encode())
+    m = Shadow(conn, (await resolved(conn, rated("rating > 1"))).model_copy(update={"guarded": True}))
+    await m.expand()
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match="type of a column used by a function"):
+        await conn.execute("ALTER TABLE public.customers ALTER rating TYPE text")
+    await conn.execute("ALTER TABLE public.customers ALTER price TYPE numeric(14, 2)")
+
+
 SURE = [
     {"name": "id", "type": "bigint"},
     {"name": "amount", "type": "numeric", "nullable": False},

@@ -126,6 +126,12 @@ WRONG = {
     "an extracted column that is not there": Wrong(
         extract(columns=["nam"]), "operations[0].extract_table.columns[0].name", "Did you mean `name`", UnknownColumn
     ),
+    "an extraction of rows that PostgreSQL may fail to tell": Wrong(
+        extract(when="region::int > 1"),
+        "operations[0].extract_table.when",
+        "whose write would fail with it",
+        cure="Or leave `when` out",
+    ),
 }
 
 

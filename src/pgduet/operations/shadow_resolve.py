@@ -6,8 +6,9 @@ left out they mean the column itself, converted.
 
 from collections.abc import Iterator, Mapping
 
+from pgduet.errors import NotSupported
 from pgduet.operations.alter_column import carried_default, same
-from pgduet.operations.answers import ADD_UP, Answers, KeyPath
+from pgduet.operations.answers import ADD_UP, Answers, KeyPath, place
 from pgduet.operations.column_design import without_length
 from pgduet.operations.expressions import Expression, Question
 from pgduet.operations.facts import ColumnFacts, TableFacts
@@ -273,13 +274,32 @@ def _extraction(plan: str, index: int, operation: ExtractTable, table: TableFact
         key=key,
         columns=tuple(columns),
         anchors=tuple(anchors.values()),
-        exists=answers.expressions[*top, "when"],
+        exists=_sure((*top, "when"), answers),
         guarded=_guarded(columns, table),
         rereads=_rereads(table),
         postpones=_postpones(table),
         moves=table.kind == "p" or _refers_to_itself(table),
         parted=table.kind == "p",
     )
+
+
+def _sure(path: KeyPath, answers: Answers) -> Expression:
+    """Give what says which rows of the anchor have one in the shadow: each write of a row asks it, and so does each look at one.
+
+    Raises:
+        NotSupported: PostgreSQL may fail to compute it. There is no other answer than yes or no for such a row, and the write is an
+            old client's.
+    """
+    found = answers.expressions[path]
+    if found.certain.raises:
+        raise NotSupported(
+            "PostgreSQL may fail to compute `when` for a row that an old client writes, whose write would fail with it",
+            place=place(path),
+            snippet=found.source,
+            hint="Ask what never fails: IS NULL, comparisons with values of the same type, IN, AND, OR, NOT, CASE, coalesce."
+            " Or leave `when` out: then each row in which any of the columns is not empty has one.",
+        )
+    return found
 
 
 def _numbered(table: TableFacts) -> ColumnFacts | None:

@@ -87,13 +87,13 @@ def triggers(design: ShadowDesign, plan: str) -> list[Statement]:
 
 
 def judged(design: ShadowDesign) -> dict[str, str]:
-    """Give the types of the anchor's columns by which it was judged that no row of it fails to have one in the shadow.
+    """Give the types of the anchor's columns by which it was judged that each row of it has one in the shadow, or says so.
 
     They must be the same when the triggers are installed, and stay so: see `_kept_types`.
     """
-    if design.guarded:
-        return {}
-    read = {name for column in design.mapped for name in column.sources}
+    read = set(design.exists.columns) if design.exists else set()
+    if not design.guarded:
+        read |= {name for column in design.mapped for name in column.sources}
     return {column.name: column.type for column in design.anchors if column.name in read}
 
 

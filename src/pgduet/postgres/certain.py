@@ -32,6 +32,10 @@ COMPARISONS = frozenset(
     )
     for how in ("eq", "ne", "lt", "le", "gt", "ge")
 )
+MORE_COMPARISONS = frozenset(
+    {*(f"numeric_{how}" for how in ("eq", "ne", "lt", "le", "gt", "ge")), "enum_eq", "enum_ne"}
+)
+"""Which PostgreSQL does not call leakproof, as it does the others, though they look at nothing but the two values."""
 TEXT_COMPARISONS = frozenset({"texteq", "textne"})
 CASTS = {
     **dict.fromkeys(("int4(smallint)", "int8(smallint)", "int8(integer)", "int4(boolean)", "bool(integer)")),
@@ -166,7 +170,7 @@ class _Judge:
             return all(size is not None for size in sizes) and sum(size or 0 for size in sizes) <= _BIG
         if called.short in ARITHMETIC:
             return (self.digits(node) or _DIGITS) < _DIGITS
-        return called.short in COMPARISONS or called.name in CASTS
+        return called.short in COMPARISONS | MORE_COMPARISONS or called.name in CASTS
 
     def _called(self, node: _Node) -> Called | None:
         return self.built_in.get(int(node.one("funcid" if "funcid" in node.fields else "opfuncid")))

@@ -191,6 +191,41 @@ def test_what_cannot_be_in_any_database_is_told_by_the_plan_alone(operations: li
     assert says in str(caught.value)
 
 
+INDEX = {"create_index": {"table": "public.places", "name": "i", "columns": ["name"]}}
+
+
+@pytest.mark.parametrize(
+    ("operations", "first", "at", "cure"),
+    [
+        ([shadow(columns=WIDE), INDEX], "[0].shadow_table.table", "[1].create_index", "Write `create_index` in a plan"),
+        ([INDEX, shadow(columns=WIDE)], "[0].create_index", "[1].shadow_table.table", "Write `create_index` in a plan"),
+        (
+            [shadow(columns=WIDE), shadow(order=["name"])],
+            "[0].shadow_table.table",
+            "[1].shadow_table.table",
+            "both into one",
+        ),
+        (
+            [extract(), shadow(columns=WIDE)],
+            "[0].extract_table.table",
+            "[1].shadow_table.table",
+            "Write `shadow_table` in a plan",
+        ),
+    ],
+)
+def test_two_operations_that_exclude_each_other_are_told_once_at_the_second(
+    operations: list[dict[str, Any]], first: str, at: str, cure: str
+) -> None:
+    plan = {"name": "p", "database": "shop", "version": {"from": "1", "to": "2"}, "operations": operations}
+    with pytest.raises(PlanInvalid) as caught:
+        parse_plan(plan)
+    assert str(caught.value).count("gets another shape") == 1
+    assert f"; the first is at operations{first}" in str(caught.value)
+    assert caught.value.place is not None
+    assert caught.value.place.path == f"operations{at}"
+    assert cure in (caught.value.hint or "")
+
+
 @pytest.mark.parametrize(
     ("key", "bound", "columns"),
     [

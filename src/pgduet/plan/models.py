@@ -293,19 +293,24 @@ class Plan(Part):
                 yield Problem(f"{table} is {verb}, and another operation changes it too", at=path, hint=hint)
 
     def _shapes(self) -> Iterator[Problem]:
-        """Find tables that get another shape and are changed by another operation too."""
+        """Find tables that get another shape and are changed by another operation too; two of them once, at the second."""
+        told = set[tuple[KeyPath, ...]]()
         for index, operation in enumerate(self.operations):
             if not isinstance(operation, ShapeOperation):
                 continue
             for number, other in enumerate(self.operations):
-                if number != index and not isinstance(other, Sql) and other.relation == operation.relation:
+                if number == index or isinstance(other, Sql) or other.relation != operation.relation:
+                    continue
+                pair = tuple(sorted([_table_of(index, operation), _table_of(number, other)]))
+                if pair not in told:
+                    told.add(pair)
                     yield Problem(
                         f"{operation.relation} gets another shape, and another operation changes it too",
-                        at=("operations", index, operation.kind, "table"),
+                        at=pair[1],
                         hint=rewrites.beside(operation.kind, other.kind, other),
-                        elsewhere=("operations", number, other.kind),
+                        elsewhere=pair[0],
                     )
-                    break
+                break
 
     def _indexes(self) -> Iterator[Problem]:
         """Find names of indexes that come or go twice, and tables whose replica identity is set twice."""
@@ -325,6 +330,11 @@ class Plan(Part):
                     operation.kind, "gets an identity"
                 )
                 yield Problem(f"{what} {doing} twice", at=path, hint="Delete one of them.", elsewhere=seen)
+
+
+def _table_of(index: int, operation: TableOperation | DropIndex) -> KeyPath:
+    top: KeyPath = ("operations", index, operation.kind)
+    return (*top, "table") if isinstance(operation, ShapeOperation) else top
 
 
 def _copied(operation: CreateConstraint | DropConstraint, top: KeyPath) -> Iterator[tuple[TableName, str, KeyPath]]:

@@ -1,6 +1,6 @@
 """What a plan that gives a table another shape cannot have is told at its place, before anything is touched."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ CREATE TABLE public.heard (id int PRIMARY KEY, name text) PARTITION BY HASH (id)
 CREATE TABLE public.heard_0 PARTITION OF public.heard FOR VALUES WITH (MODULUS 1, REMAINDER 0);
 CREATE TRIGGER own BEFORE UPDATE ON public.heard_0 FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();
 CREATE TABLE public.taken (id int);
+CREATE TABLE public.days (id int, at date, region text NOT NULL, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+CREATE TABLE public.days_all PARTITION OF public.days DEFAULT;
 """
 REST = {"name": "rest", "bound": "DEFAULT"}
 
@@ -153,6 +155,41 @@ async def test_what_cannot_be_is_told_at_its_place(bare: Connection, wrong: Wron
     assert wrong.cure in (caught.value.hint or "")
 
 
+MERGE = {
+    "merge_rows": {
+        "table": "public.days",
+        "into": "public.regions",
+        "key": {"region": "region"},
+        "columns": [{"name": "days", "measure": "count"}],
+    }
+}
+
+
+async def test_a_partitioned_table_is_merged_by_way_of_an_ordinary_one(bare: Connection) -> None:
+    with pytest.raises(NotSupported, match="is partitioned") as caught:
+        await survey(bare, parsed(MERGE))
+    assert str(caught.value.place) == "operations[0].merge_rows.table"
+    (design,) = (await survey(bare, parsed(told(caught.value)))).design.shadows
+    assert (design.parted, design.partition_by, design.key_names) == (True, None, ("id", "at"))
+
+
+async def test_a_partitioned_table_is_not_swapped_and_gets_its_shape_by_the_route_that_is_named(
+    bare: Connection,
+) -> None:
+    change = shadow("days", columns=WIDE)
+    with pytest.raises(NotSupported, match="is partitioned, and so its name cannot be swapped") as caught:
+        await survey(bare, parsed(shadow("days", order=["region"]), cutover={"mode": "swap"}))
+    assert str(caught.value.place) == f"{TOP}.table"
+    assert "Set `policy.cutover.mode: route`" in (caught.value.hint or "")
+    assert (await survey(bare, parsed(change, cutover={"mode": "route"}))).design.shadows[0].parted
+
+
+def told(error: PgduetError) -> dict[str, Any]:
+    """Read the operation that a hint names."""
+    found: dict[str, Any] = yaml.safe_load(str(error.hint).partition("`")[2].rpartition("`")[0])
+    return found
+
+
 async def test_a_survey_leaves_nothing_behind(bare: Connection) -> None:
     plan = parsed(spread({"name": "eu", "bound": "FOR VALUES IN ('eu')"}, REST))
     surveyed = await survey(bare, plan)
@@ -226,23 +263,53 @@ def test_two_operations_that_exclude_each_other_are_told_once_at_the_second(
     assert cure in (caught.value.hint or "")
 
 
+BOUNDS = [
+    ("check", "n > 0 AND region <> 'a, b: c'", ()),
+    ("unique", True, ("n",)),
+    ("references", {"table": "public.places", "column": "id", "on_delete": "cascade", "name": "up"}, ("n",)),
+]
+
+
+@pytest.mark.parametrize(("key", "bound", "columns"), BOUNDS)
 @pytest.mark.parametrize(
-    ("key", "bound", "columns"),
+    ("shape", "bound_table"),
     [
-        ("check", "n > 0 AND region <> 'a, b: c'", ()),
-        ("unique", True, ("n",)),
-        ("references", {"table": "public.places", "column": "id", "on_delete": "cascade", "name": "up"}, ("n",)),
+        (lambda bound: shadow(columns=[{"name": "n", "type": "int", **bound}]), "public.places"),
+        (lambda bound: extract(columns=[{"name": "name", "to": "n", **bound}]), "public.names"),
     ],
+    ids=["shadow_table", "extract_table"],
 )
 def test_a_constraint_of_a_new_shape_is_given_back_as_the_operation_that_makes_it(
-    key: str, bound: object, columns: tuple[str, ...]
+    shape: Callable[[dict[str, Any]], dict[str, Any]],
+    bound_table: str,
+    key: str,
+    bound: object,
+    columns: tuple[str, ...],
 ) -> None:
-    plan = {"name": "p", "database": "shop", "version": {"from": "1", "to": "2"}}
-    refused = [shadow(columns=[{"name": "n", "type": "int", key: bound}])]
     with pytest.raises(PlanInvalid, match="once this one has reached contract") as caught:
-        parse_plan({**plan, "operations": refused})
-    text = str(caught.value.hint).partition("`")[2].rpartition("`")[0]
-    (made,) = parse_plan({**plan, "operations": [yaml.safe_load(text)]}).operations
+        parsed(shape({key: bound}))
+    assert str(caught.value.place).endswith(f"columns[0].{key}")
+    (made,) = parsed(told(caught.value)).operations
     assert isinstance(made, CreateConstraint)
-    assert (str(made.relation), made.columns) == ("public.places", columns)
+    assert (str(made.relation), made.columns) == (bound_table, columns)
     assert made.check == (bound if key == "check" else None)
+
+
+async def test_the_operation_that_makes_it_is_one_that_check_takes_after_contract(bare: Connection) -> None:
+    await bare.execute("ALTER TABLE public.places ADD n int")
+    for key, bound, _ in BOUNDS:
+        with pytest.raises(PlanInvalid) as caught:
+            parsed(shadow(columns=[{"name": "n", "type": "int", key: bound}]))
+        assert (await survey(bare, parsed(told(caught.value)))).hazards
+    # A table that is partitioned then has it by its column.
+    await bare.execute("ALTER TABLE public.days ADD n int")
+    by_hash = {"method": "hash", "columns": ["id"], "modulus": 2}
+    for key, bound, _ in BOUNDS:
+        with pytest.raises(PlanInvalid) as caught:
+            parsed(shadow("days", columns=[{"name": "n", "type": "int", key: bound}], partition_by=by_hash))
+        if key == "unique":
+            assert "PostgreSQL keeps `n` unique within each partition only" in str(caught.value.hint)
+        else:
+            (made,) = (await survey(bare, parsed(told(caught.value)))).design.tables
+            assert (made.label, made.partitioned) == ('"public"."days"', True)
+            assert (len(made.checks), len(made.foreign_keys)) == ((1, 0) if key == "check" else (0, 1))

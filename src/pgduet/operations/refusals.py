@@ -9,6 +9,7 @@ from pgduet.operations.answers import KeyPath, place
 from pgduet.operations.create_table import named_indexes
 from pgduet.operations.design import TableDesign
 from pgduet.operations.facts import ColumnFacts, HangingKind, TableFacts
+from pgduet.plan import rewrites
 from pgduet.plan.models import (
     AddColumn,
     AlterColumn,
@@ -34,7 +35,6 @@ Taken = Callable[[str, str], bool]
 
 MOST_PARTITIONS = 64
 """Each costs a change of the table about half a millisecond, under a lock that nobody gets past."""
-_PLAIN_FIRST = "Make it a plain table first, by a `shadow_table` in a plan of its own."
 _LATER = "Drop what depends on it first, or leave the column out of the plan."
 _KEY: tuple[HangingKind, ...] = ("primary", "inbound")
 _FOLLOWS_KEY: tuple[HangingKind, ...] = (*_KEY, "itself")
@@ -192,7 +192,7 @@ def _check_table(table: TableFacts, top: KeyPath, operation: TableChange | DropT
             raise NotSupported(
                 f"{operation.relation} {reason}, which this version does not migrate",
                 place=place((*top, "table")),
-                hint=_PLAIN_FIRST
+                hint=rewrites.ordinary(operation.relation, table.key or ["…"])
                 if table.kind == "p" and isinstance(operation, MergeRows)
                 else "Leave the table out of the plan.",
             )

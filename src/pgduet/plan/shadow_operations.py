@@ -4,7 +4,8 @@
 are. `extract_table` moves columns to a table of their own, named by the key of the row that they come from.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -12,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pgduet.errors import DownIncomplete
 from pgduet.plan import rewrites
 from pgduet.plan.column_operations import OnTable
-from pgduet.plan.columns import NewColumn
+from pgduet.plan.columns import Check, Constrained, NewColumn, References, Unique
 from pgduet.plan.names import Identifier, NewName, TableName, TableText, Text, later, parse_table
 from pgduet.plan.policy import Part
 from pgduet.plan.problems import Problem, did_you_mean, listed, refuse
@@ -122,13 +123,18 @@ class ShadowTable(OnTable):
         if column.name in before:
             message = f"column `{column.name}` stands twice"
             yield Problem(message, at=("columns", index, "name"), hint="Delete one of them.")
-        for key in ("check", "unique", "references"):
-            if (bound := getattr(column, key)) is not None:
-                instead = rewrites.constraint(self.relation, column, bound)
-                yield later(f"`{key}` in a new shape", at=("columns", index, key), on_key=True, instead=instead)
+        render = rewrites.constraint_of_parted if self.partition_by else rewrites.constraint
+        yield from _bound(index, column, partial(render, self.relation, column.name))
 
 
-class MovedColumn(Part):
+def _bound(index: int, column: Constrained, render: Callable[[Check | Unique | References], str]) -> Iterator[Problem]:
+    """Refuse the constraints of a column, each with the operation that makes it."""
+    for key in ("check", "unique", "references"):
+        if (bound := getattr(column, key)) is not None:
+            yield later(f"`{key}` in a new shape", at=("columns", index, key), on_key=True, instead=render(bound))
+
+
+class MovedColumn(Constrained):
     """A column that moves: under the same name and type, unless it says otherwise."""
 
     name: Identifier
@@ -200,6 +206,7 @@ class ExtractTable(OnTable):
                     f"column `{column.new_name}` stands twice in {self.target}", at=("columns", index, "name")
                 )
             seen.append(column.new_name)
+            yield from _bound(index, column, partial(rewrites.constraint, self.target, column.new_name))
             if column.name in self.key:
                 message = f"`{column.name}` is of the key, which both tables have"
                 yield Problem(message, at=("columns", index, "name"), hint="Delete it from `columns`.")

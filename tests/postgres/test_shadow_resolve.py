@@ -8,6 +8,7 @@ from support.resolving import resolved
 from support.shadows import CUSTOMERS, Shadow, create_orders
 
 from pgduet.errors import NotSupported, PgduetError, UnknownColumn
+from pgduet.operations.shadow_sync import Form
 from pgduet.plan.shadow_operations import ExtractTable, ShadowTable
 
 Connection = psycopg.AsyncConnection[Any]
@@ -86,6 +87,26 @@ async def test_a_table_with_generated_columns_that_refers_to_itself(conn: Connec
     await conn.execute("DELETE FROM public.orders WHERE id = 8")
     assert await m.one("SELECT count(*)::int FROM public_v2.orders WHERE parent IS NULL") == (2,)
     assert await m.parity() == (8, 0)
+
+
+async def test_an_old_client_may_empty_a_column_that_becomes_not_null_until_cutover(conn: Connection) -> None:
+    await create_orders(conn, 3)
+    await conn.execute("UPDATE public.orders SET note = 'n'")
+    change = {"table": "orders", "columns": [{"name": "note", "type": "text", "nullable": False}]}
+    m = Shadow(conn, await resolved(conn, ShadowTable.model_validate(change)))
+    await m.published()
+    await conn.execute("UPDATE public.orders SET note = NULL WHERE id = 1")
+    await conn.execute("UPDATE public.orders SET amount = 7 WHERE id IN (1, 2)")
+    assert await m.one("SELECT array_agg(id ORDER BY id), sum(amount) FROM public_v2.orders") == ([2, 3], 7)
+    assert await m.one("SELECT kind, key FROM pgduet.drift") == ("unmapped", {"id": 1})
+    await conn.execute("UPDATE public.orders SET note = 'm' WHERE id = 1")
+    assert await m.one("SELECT note, amount FROM public_v2.orders WHERE id = 1") == ("m", 7)
+    await m.form(Form.ENFORCE)
+    with pytest.raises(
+        psycopg.errors.DataException, match="cannot hold this row: a column that must not be empty would be"
+    ):
+        await conn.execute("UPDATE public.orders SET note = NULL WHERE id = 1")
+    assert await m.parity() == (3, 0)
 
 
 async def test_columns_that_move_to_a_table_of_their_own(conn: Connection) -> None:

@@ -295,6 +295,12 @@ class ShadowDesign(Frozen):
         return tuple(column for column in self.mapped if column.same is None and column.name not in apart)
 
     @property
+    def doubtful(self) -> tuple[ShadowColumn, ...]:
+        """The columns by which a row may lose its place in the shadow: `up` raises, or NULL comes where it must not be."""
+        empty = {column.name for column in self.anchors if not column.not_null}
+        return (*self.lossy, *(column for column in self.mapped if not column.nullable and column.same in empty))
+
+    @property
     def numbered_ahead(self) -> bool:
         """Tell that a new row must have its number before PostgreSQL chooses its partition: no trigger may give it then."""
         return self.numbering is not None and self.numbered_column in self.partition_key

@@ -219,7 +219,7 @@ def _forwarded(design: ShadowDesign, column: ShadowColumn, *, keep: bool) -> Que
 def _sources_changed(design: ShadowDesign, *, keep: bool) -> Query:
     if not keep:
         return TRUE
-    names = dict.fromkeys(name for column in design.lossy for name in column.sources)
+    names = dict.fromkeys(name for column in design.doubtful for name in column.sources)
     return sql.SQL("TG_OP = 'INSERT' OR {}").format(any_of(anchor_changed(design, name, OLD, R) for name in names))
 
 

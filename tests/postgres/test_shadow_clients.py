@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import IsolationLevel, errors, sql
 from support.mutants import Clause, Code, Mutant, must_fail
-from support.shadow_clients import LONG_S, NEW, OLD, clients, errors_in
+from support.shadow_clients import LONG_S, NEW, OLD, clients, errors_in, held_up_by
 from support.shadows import CUSTOMERS, Shadow, addresses, create_orders, parted, wide
 
 from pgduet.operations import shadow_reverse, shadow_rows
@@ -216,18 +216,6 @@ async def test_nor_is_the_row_taken_that_has_its_old_key_by_now(dsn: str, conn: 
         assert await m.one(free) == ([2],), "a row that was not asked for"
         await new.commit()
     assert await m.parity() == (3, 0)
-
-
-async def held_up_by(one: Connection, other: Connection) -> None:
-    """Wait until a session waits for another one."""
-    async with asyncio.timeout(10):
-        while True:
-            found = await one.execute(
-                "SELECT %s = ANY (pg_blocking_pids(%s))", (one.info.backend_pid, other.info.backend_pid)
-            )
-            if await found.fetchone() == (True,):
-                return
-            await asyncio.sleep(0.01)
 
 
 AT_MOST_ONE_SIDE = Clause(

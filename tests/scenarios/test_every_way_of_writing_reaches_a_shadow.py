@@ -40,8 +40,8 @@ TRUNCATED = Clause(
 FORTH_AND_BACK = Clause(
     "a new client's change is written to the table",
     "shadow",
-    "update",
-    "UPDATE {relation} AS o SET {assign} WHERE {o_is_old};",
+    "write_keyless",
+    "UPDATE {relation} AS o SET {assign_keyless} WHERE {o_is_old};",
     "PERFORM;",
 )
 

@@ -160,3 +160,15 @@ async def clients(
 def errors_in(ledger: Counter[str]) -> dict[str, int]:
     """Give what went wrong."""
     return {what: count for what, count in ledger.items() if ":" in what}
+
+
+async def held_up_by(one: Connection, other: Connection) -> None:
+    """Wait until a session waits for another one."""
+    async with asyncio.timeout(10):
+        while True:
+            found = await one.execute(
+                "SELECT %s = ANY (pg_blocking_pids(%s))", (one.info.backend_pid, other.info.backend_pid)
+            )
+            if await found.fetchone() == (True,):
+                return
+            await asyncio.sleep(0.01)

@@ -8,10 +8,11 @@ Limits: a deadlock is possible where somebody writes the shadow past its policie
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import LiteralString
 
 from psycopg import sql
 
-from pgduet.operations import shadow_postponed
+from pgduet.operations import shadow_postponed, shadow_rekeyed
 from pgduet.operations.names import trigger_name
 from pgduet.operations.shadow_design import AnchorColumn, ShadowColumn, ShadowDesign
 from pgduet.operations.shadow_keys import (
@@ -42,6 +43,7 @@ from pgduet.operations.shadow_keys import (
     trigger,
     where,
 )
+from pgduet.operations.shadow_rekeyed import lock_row
 from pgduet.operations.statement import Lock, Query, Statement, identifiers, trusted
 from pgduet.sql import block
 
@@ -82,6 +84,7 @@ def reverse(design: ShadowDesign, plan: str) -> list[Statement]:
     return [
         *made,
         *shadow_postponed.settling(design, plan),
+        *shadow_rekeyed.triggers(design, plan),
         *trigger(design, design.shadow, trigger_name(plan, "shadow_reverse"), "shadow_reverse", when, "ROW"),
     ]
 
@@ -101,7 +104,8 @@ def _number(design: ShadowDesign) -> list[Statement]:
 def drop_reverse(design: ShadowDesign, plan: str) -> list[Statement]:
     """Drop the shadow's triggers, once the new version's view is gone."""
     label = design.shadow_label
-    names = map(sql.Identifier, (trigger_name(plan, "shadow_reverse"), shadow_postponed.shadow_trigger_name(plan)))
+    own = (trigger_name(plan, "shadow_reverse"), shadow_postponed.shadow_trigger_name(plan))
+    names = map(sql.Identifier, (*own, *shadow_rekeyed.trigger_names(plan)))
     queries = [block("sync", "drop_trigger").format(trigger=name, relation=design.shadow) for name in names]
     return [Statement(query, f"drop the trigger on {label}", Lock.ACCESS_EXCLUSIVE, label) for query in queries]
 
@@ -123,7 +127,7 @@ def _lock_function(design: ShadowDesign, kind: str, strength: str) -> Statement:
         key=listed(names),
         s_key=listed(shadow_key(design, S)),
         s_is_there=sql.SQL("s.ctid = _place AND s.tableoid = _leaf" if partitioned else "s.ctid = _place"),
-        lock=_lock_row(design, same(anchor_key(design, O), given), strength),
+        lock=lock_row(design, same(anchor_key(design, O), given), strength),
     )
     query = block("shadow", "lock_function").format(
         function=design.routine(kind),
@@ -136,12 +140,6 @@ def _lock_function(design: ShadowDesign, kind: str, strength: str) -> Statement:
         body=quoted(body),
     )
     return Statement(query, f"{kind} of {design.label}")
-
-
-def _lock_row(design: ShadowDesign, condition: sql.Composable, strength: str) -> Query:
-    """Render the lock of a row of the anchor; FOUND tells whether it is there."""
-    template = block("shadow", "lock_moving_row" if design.parted else "lock_row")
-    return template.format(relation=design.relation, same=condition, strength=trusted(strength))
 
 
 class _Reverse:
@@ -208,6 +206,7 @@ class _Reverse:
             )
             for column in self._lossy()
         ]
+        written = [column for column in self.downs if not column.always]
         moves: Query = NOTHING
         if design.partition_key:
             moved = any_of(shadow_changed(design, name, OLD, NEW) for name in design.partition_key)
@@ -215,12 +214,20 @@ class _Reverse:
         return block("shadow", "update").format(
             **self._parts(),
             down=lines([*downs, *self._refusals(lossy)]),
-            assign=self._written([column for column in self.downs if not column.always]),
+            keys_change=shadow_rekeyed.keys_change(design, written),
+            write=self._write(written),
             moving=block("shadow", "moving").format(**self._parts()) if design.moves else NOTHING,
             moved=block("shadow", "moved") if design.moves else NOTHING,
             moves=moves,
             gone=shadow_postponed.gone(design),
             met=shadow_postponed.met(design),
+        )
+
+    def _write(self, columns: list[AnchorColumn]) -> Query:
+        rest = shadow_rekeyed.keyless(self.design, columns)
+        name: LiteralString = "write_keyless" if rest else "write"
+        return block("shadow", name).format(
+            **self._parts(), assign=self._written(columns), assign_keyless=self._written(rest)
         )
 
     def _down(self, column: AnchorColumn) -> "_Down":
@@ -298,7 +305,7 @@ class _Reverse:
         for name, columns in keys:
             yield block("shadow", "probe").format(
                 shadow=design.shadow,
-                lock=_lock_row(design, same(fields(O, columns), fields(D, columns)), "NO KEY UPDATE"),
+                lock=lock_row(design, same(fields(O, columns), fields(D, columns)), "NO KEY UPDATE"),
                 conflicts=any_of(conflicts),
                 constraint=sql.Literal(name),
                 message=sql.Literal(f'duplicate key value violates unique constraint "{name}"'),
@@ -312,7 +319,7 @@ class _Reverse:
         parts = self._parts()
         return block("shadow", "insert_columns").format(
             **parts,
-            lock=_lock_row(design, parts["o_is_new"], "NO KEY UPDATE") if design.parted else NOTHING,
+            lock=lock_row(design, parts["o_is_new"], "NO KEY UPDATE") if design.parted else NOTHING,
             down=lines([self._guarded([self._down(column) for column in self.downs]), *self._refusals(lossy)]),
             assign=self._written(self.downs),
             message=sql.Literal(message),

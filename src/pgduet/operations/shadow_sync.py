@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from psycopg import sql
 
-from pgduet.operations import shadow_postponed
+from pgduet.operations import shadow_postponed, shadow_rekeyed
 from pgduet.operations.names import trigger_name
 from pgduet.operations.shadow_design import ShadowColumn, ShadowDesign
 from pgduet.operations.shadow_keys import (
@@ -119,6 +119,7 @@ def drop_triggers(design: ShadowDesign, plan: str) -> list[Statement]:
 def drop_functions(design: ShadowDesign) -> list[Statement]:
     """Drop all functions, once nothing calls them."""
     kinds = ["shadow_forward", "shadow_truncate", "shadow_reverse", "shadow_settle", "settle", "number", KEPT_TYPES]
+    kinds.append(shadow_rekeyed.FUNCTION)
     names: list[sql.Composable] = [sql.SQL("{}()").format(design.routine(kind)) for kind in kinds]
     names += [
         sql.SQL("{}({})").format(design.routine(kind), lock_types(design)) for kind in ("lock_update", "lock_delete")

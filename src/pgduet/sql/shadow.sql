@@ -429,10 +429,11 @@ END
       RETURN NULL;
     END IF;
 {met}
+    done := {keys_change};
 {down}
     PERFORM set_config('pgduet.row', {old_token}, true);
 {moving}
-    UPDATE {relation} AS o SET {assign} WHERE {o_is_old};
+{write}
     done := FOUND;
     PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
 {leaving}
@@ -441,6 +442,16 @@ END
       RETURN NULL;
     END IF;
 {moves}
+
+-- name: write
+    UPDATE {relation} AS o SET {assign} WHERE {o_is_old};
+
+-- name: write_keyless
+    IF done THEN
+      UPDATE {relation} AS o SET {assign} WHERE {o_is_old};
+    ELSE
+      UPDATE {relation} AS o SET {assign_keyless} WHERE {o_is_old};
+    END IF;
 
 -- name: moving
 -- Where the key decides about the anchor's partition, its row goes by DELETE and INSERT: the one has the old key, the other the new
@@ -599,6 +610,23 @@ END
 
 -- name: lock_row
   PERFORM FROM {relation} AS o WHERE {same} FOR {strength};
+
+-- name: lock_as_wanted
+  IF current_setting('pgduet.rekeys', true) = {mark} THEN
+{strong}
+  ELSE
+{weak}
+  END IF;
+
+-- name: rekeys
+-- Fires before the first row of a statement that sets a column of the key is read, and when it is at its end.
+BEGIN
+  PERFORM set_config('pgduet.rekeys', CASE TG_WHEN WHEN 'BEFORE' THEN {mark} ELSE '' END, true);
+  RETURN NULL;
+END
+
+-- name: when_a_client
+WHEN (coalesce(current_setting('pgduet.row', true), '') = '')
 
 -- name: lock_moving_row
   -- An old client may just send the row to another partition, for which PostgreSQL raises 40001 when it is waited for. To whoever reads what is

@@ -85,6 +85,13 @@ REFUSED: dict[str, tuple[str, ShadowDesign, str]] = {
         "replica identity named",
     ),
     "a key of a type with an equality of its own": (OWN_TYPE, keyed_by("word"), "`=` is not PostgreSQL's own"),
+    "a key whose `=` may not come first": ("", keyed_by("numeric(18,0)"), "`=` of numeric.* is not leakproof"),
+    "a key of a list": ("", keyed_by("integer[]"), "`=` of integer.* is not leakproof"),
+    "a key of words that are given": (
+        "CREATE TYPE public.mood AS ENUM ('glad'); CREATE DOMAIN public.feeling AS public.mood",
+        keyed_by("public.feeling"),
+        "`=` of public.feeling is not leakproof",
+    ),
     "values that nothing compares": (
         OWN_TYPE,
         wide(columns=(*wide().columns[:4], wide().columns[4].model_copy(update={"type": "public.word"}))),
@@ -116,6 +123,21 @@ REFUSED: dict[str, tuple[str, ShadowDesign, str]] = {
 }
 
 
+SERVED = (
+    "boolean",
+    "varchar(9)",
+    '"char"',
+    "date",
+    "timestamp with time zone",
+    "uuid",
+    "bytea",
+    "inet",
+    "oid",
+    "name",
+    "character(3)",
+)
+
+
 async def refusal(conn: Connection, given: str, design: ShadowDesign) -> NotSupported:
     """Give the anchor something, check, and take it away again; gives why it is refused."""
     async with conn.transaction(force_rollback=True):
@@ -134,6 +156,15 @@ async def test_what_cannot_be_carried_is_refused_with_reason_place_and_cure(conn
         assert re.search(says, refused.message), (case, refused.message)
         assert refused.place, case
         assert refused.hint, case
+
+
+async def test_a_key_is_taken_whose_comparison_an_index_can_serve_behind_policies(conn: Connection) -> None:
+    await conn.execute(ORDERS)
+    for kind in SERVED:
+        await checked(conn, keyed_by(kind))
+    async with conn.transaction(force_rollback=True):
+        await conn.execute("ALTER FUNCTION pg_catalog.numeric_eq(numeric, numeric) LEAKPROOF")
+        await checked(conn, keyed_by("numeric(18,0)"))
 
 
 async def test_a_virtual_column_is_refused_where_there_are_such(conn: Connection) -> None:

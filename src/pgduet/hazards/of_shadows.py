@@ -60,7 +60,11 @@ OF_SHADOWS = (
     Rule(
         "PD-H36",
         "a condition that is not leakproof runs after the policies of a table in another shape",
-        "a new client's UPDATE, DELETE or SELECT FOR UPDATE by it locks every row that it reads, not only those that it finds",
+        "a new client's UPDATE, DELETE or SELECT FOR UPDATE by it locks every row that it reads, not only those that it finds, and"
+        " no index serves it: the whole table, where nothing else is asked for. Leakproof are `=`, `<`, `IN` and such of integers,"
+        " text, uuid, boolean, dates, timestamps and bytea, and IS NULL; not LIKE, functions of a column (`lower(code)`), `->>`,"
+        " comparisons of different types of time (a timestamptz with a date), nor any of numeric, enums, arrays, ranges and jsonb."
+        " Beside one that is leakproof only the rows are locked that this one finds",
         "find the keys first",
         "UPDATE public_v2.orders SET amount = 0 WHERE note LIKE 'x%'",
         "UPDATE public_v2.orders SET amount = 0 WHERE id IN (SELECT id FROM public_v2.orders WHERE note LIKE 'x%')",

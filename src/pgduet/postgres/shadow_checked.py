@@ -53,6 +53,7 @@ async def checked(conn: Connection, plan: str, design: ShadowDesign) -> list[Haz
     for lost in grave(found):
         raise _refusal(design, top, lost)
     await _refuse_types(conn, design, top)
+    await _refuse_leaks(conn, design, top)
     await _refuse_generated(conn, design, top)
     await _refuse_keys(conn, design, found, top)
     if design.parted:
@@ -120,6 +121,21 @@ async def _refuse_types(conn: Connection, design: ShadowDesign, top: KeyPath) ->
             raise NotSupported(
                 message, place=place(top), hint="Leave the column as it is, or use a type of pg_catalog's."
             )
+
+
+async def _refuse_leaks(conn: Connection, design: ShadowDesign, top: KeyPath) -> None:
+    """Refuse keys by which new clients could not name one row without locking all: their `=` must not run ahead of the policies."""
+    for column in design.key:
+        for found in await _rows(conn, "leaking_types", {"types": [column.shadow_type]}):
+            message = (
+                f"{column.shadow} is of the key, and the `=` of {found['name']} is not leakproof: PostgreSQL would ask the policies"
+                " by which new clients reach the table before it, so an UPDATE or DELETE of one row would read and lock all"
+            )
+            hint = (
+                "Give the key a type whose `=` is (bigint, uuid, text, timestamptz) in `columns`, or change the table in place."
+                f" A superuser can also say so of PostgreSQL's: ALTER FUNCTION {found['function']} LEAKPROOF."
+            )
+            raise NotSupported(message, place=place(top), hint=hint)
 
 
 async def _comparable(conn: Connection, kind: str) -> bool:
@@ -240,7 +256,7 @@ async def _hazards(conn: Connection, design: ShadowDesign, found: Carried) -> As
     for each in (*_of_triggers(design, triggers), *_of_other_rows(design, found, triggers, constraints)):
         yield each
     yield hazard("PD-H35", where)
-    yield hazard("PD-H36", where)
+    yield hazard("PD-H36", "".join([where, *[each async for each in _leaking(conn, design, found)]]))
     for name, _ in found.unasked:
         yield hazard("PD-H37", f"publication {name}, {where}")
     for row in publications if design.partition_by or design.parted else ():
@@ -251,6 +267,14 @@ async def _hazards(conn: Connection, design: ShadowDesign, found: Carried) -> As
         yield hazard("PD-H38", f"{what}, upon {where}")
     if found.secured:
         yield hazard("PD-H39", where)
+
+
+async def _leaking(conn: Connection, design: ShadowDesign, found: Carried) -> AsyncIterator[str]:
+    """Name the columns whose indexes serve new clients' writes no more, not even by `=`."""
+    indexed = {name for index in found.indexes for name in index.keys}
+    for column in design.columns:
+        if column.name in indexed and await _rows(conn, "leaking_types", {"types": [column.type]}):
+            yield f", {column.name} ({column.type}) by any comparison"
 
 
 def _of_triggers(design: ShadowDesign, triggers: list[dict[str, Any]]) -> Iterator[Hazard]:

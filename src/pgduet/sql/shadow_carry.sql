@@ -166,6 +166,25 @@ WITH RECURSIVE base (name, oid) AS (
 SELECT DISTINCT b.name FROM base b JOIN pg_type t ON t.oid = b.oid
  WHERE t.typtype = 'b' AND t.typelem = 0 AND t.typnamespace <> 'pg_catalog'::regnamespace
 
+-- name: leaking_types
+-- Which types have an `=` that PostgreSQL lets no condition use ahead of a policy's: it is not marked LEAKPROOF.
+WITH RECURSIVE base (name, oid) AS (
+  SELECT name, to_regtype(name)::oid FROM unnest(%(types)s::text[]) AS name
+  UNION ALL
+  SELECT b.name, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.oid AND t.typtype = 'd'),
+general AS (
+  SELECT b.name, t.oid, CASE WHEN t.typtype = 'e' THEN 'anyenum'::regtype WHEN t.typtype = 'r' THEN 'anyrange'::regtype
+           WHEN t.typtype = 'm' THEN 'anymultirange'::regtype WHEN t.typtype = 'c' THEN 'record'::regtype
+           WHEN t.typsubscript = 'array_subscript_handler'::regproc THEN 'anyarray'::regtype ELSE t.oid END AS kind
+    FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype <> 'd')
+SELECT g.name, min(p.oid::regprocedure::text) AS function FROM general g
+  JOIN pg_opclass c ON c.opcdefault AND (c.opcintype IN (g.oid, g.kind) OR EXISTS (
+         SELECT FROM pg_cast WHERE castsource = g.oid AND casttarget = c.opcintype AND castmethod = 'b' AND castcontext = 'i'))
+  JOIN pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
+  JOIN pg_amop a ON a.amopfamily = c.opcfamily AND (a.amoplefttype, a.amoprighttype) = (c.opcintype, c.opcintype) AND a.amopstrategy = 3
+  JOIN pg_operator o ON o.oid = a.amopopr JOIN pg_proc p ON p.oid = o.oprcode
+ GROUP BY g.name HAVING NOT bool_or(p.proleakproof) ORDER BY g.name
+
 -- name: only_pg_catalog
 SET LOCAL search_path = pg_catalog
 

@@ -6,11 +6,11 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import errors, sql
-from support.mutants import Clause, must_fail
+from support.mutants import Clause, Code, Mutant, must_fail
 from support.shadows import PARTS, PLAN, Shadow, create_orders, of_parts, parted, wide
 
-from pgduet.operations import shadow_final, shadow_reverse, shadow_rows, shadow_sync
-from pgduet.operations.shadow_design import ShadowDesign
+from pgduet.operations import shadow_final, shadow_keys, shadow_reverse, shadow_rows, shadow_sync
+from pgduet.operations.shadow_design import KeyColumn, ShadowDesign
 from pgduet.operations.shadow_sync import Form
 
 Connection = psycopg.AsyncConnection[Any]
@@ -157,6 +157,28 @@ async def test_a_row_of_a_partitioned_shadow_moves_between_partitions_by_either_
     assert await m.parity() == (10, 0)
 
 
+async def test_a_row_is_not_taken_for_another_whose_key_reads_alike(conn: Connection) -> None:
+    await create_orders(conn, 0)
+    await conn.execute("ALTER TABLE public.orders DROP CONSTRAINT orders_pkey, DROP CONSTRAINT orders_code_key")
+    await conn.execute("ALTER TABLE public.orders ADD PRIMARY KEY (code, note)")
+    await conn.execute(
+        "INSERT INTO public.orders (code, note) VALUES ('a/b', 'c'), ('a', 'b/c'), ('a''/''b', 'c'), ('a', 'b''/''c')"
+    )
+    await conn.execute(
+        "CREATE FUNCTION public.others() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " UPDATE public.orders SET amount = 8 WHERE amount = 0 AND code <> NEW.code; RETURN NEW; END $$;"
+        "CREATE TRIGGER others BEFORE UPDATE ON public.orders FOR EACH ROW"
+        " WHEN (NEW.amount = 7) EXECUTE FUNCTION public.others()"
+    )
+    key = tuple(KeyColumn(anchor=n, anchor_type="text", shadow=n, shadow_type="text") for n in ("code", "note"))
+    m = Shadow(conn, wide(key=key, unique=(), rereads=True))
+    await m.published()
+    for code, note in (("a/b", "c"), ("a'/'b", "c")):
+        await conn.execute("UPDATE public_v2.orders SET amount = 7 WHERE code = %s AND note = %s", (code, note))
+        assert await m.parity() == (4, 0), code
+        await conn.execute("UPDATE public.orders SET amount = 0")
+
+
 async def test_keys_that_move_along_in_one_statement_lose_no_row(conn: Connection) -> None:
     await create_orders(conn, 10)
     await conn.execute("ALTER TABLE public.orders DROP CONSTRAINT orders_code_key, DROP CONSTRAINT orders_pkey")
@@ -299,6 +321,9 @@ TORN = Clause("a move is no delete", "shadow", "moved_away", "FOUND AND ({differ
 FREE = Clause("types are kept", "shadow", "kept_types", "SELECT {columns} FROM {relation} AS o", "SELECT 1")
 
 
+ALIKE = Code("parts of a key are told apart", shadow_keys.token, "quote_literal({}::text)", "({}::text)")
+
+
 @pytest.mark.parametrize(
     ("scenario", "mutant", "says"),
     [
@@ -307,10 +332,11 @@ FREE = Clause("types are kept", "shadow", "kept_types", "SELECT {columns} FROM {
         (test_what_a_trigger_of_the_user_writes_meanwhile_reaches_both_sides, DEAF, "assert"),
         (test_a_row_of_a_partitioned_shadow_moves_between_partitions_by_either_version, TORN, "assert"),
         (test_a_type_without_a_guard_stays_so_that_no_client_meets_another, FREE, "value too long"),
+        (test_a_row_is_not_taken_for_another_whose_key_reads_alike, ALIKE, "a/b"),
     ],
-    ids=lambda value: value.name if isinstance(value, Clause) else "",
+    ids=lambda value: value.name if isinstance(value, Clause | Code) else "",
 )
 async def test_the_rule_is_needed(
-    conn: Connection, scenario: Callable[..., Coroutine[Any, Any, None]], mutant: Clause, says: str
+    conn: Connection, scenario: Callable[..., Coroutine[Any, Any, None]], mutant: Mutant, says: str
 ) -> None:
     await must_fail(scenario(conn), mutant, says=says)

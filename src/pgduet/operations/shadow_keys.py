@@ -16,6 +16,8 @@ OLD, NEW = sql.SQL("OLD"), sql.SQL("NEW")
 R, D, N, O, S = sql.SQL("r"), sql.SQL("d"), sql.SQL("n"), sql.SQL("o"), sql.SQL("s")  # noqa: E741  (as the blocks call them)
 FALSE, TRUE = sql.SQL("false"), sql.SQL("true")
 NOTHING = sql.SQL("")
+_SPARING = {"smallint", "integer", "bigint", "uuid", "boolean"}
+"""Types whose values have no `/` in them, however a session writes them."""
 
 
 def anchor_key(design: ShadowDesign, row: sql.Composable) -> list[Query]:
@@ -50,8 +52,16 @@ def cast(value: sql.Composable, kind: str) -> Query:
 
 
 def token(design: ShadowDesign, values: Sequence[sql.Composable]) -> Query:
-    """Render what names a row in `pgduet.row`, from its key in the shadow's types."""
-    parts = [sql.Literal(f"{design.shadow_label}/"), *(sql.SQL("{}::text").format(value) for value in values)]
+    """Render what names a row in `pgduet.row`, from its key in the shadow's types: no other key gives the same.
+
+    So where several parts of a key may have any text, all of these are quoted.
+    """
+    texts = [column.shadow_type not in _SPARING for column in design.key]
+    shown = [
+        sql.SQL("quote_literal({}::text)" if text and sum(texts) > 1 else "{}::text").format(value)
+        for value, text in zip(values, texts, strict=True)
+    ]
+    parts = [sql.Literal(f"{design.shadow_label}/"), *shown]
     return sql.SQL(" || '/' || ").join([sql.SQL(" || ").join(parts[:2]), *parts[2:]])
 
 

@@ -83,6 +83,19 @@ async def test_ranges_are_copied_beside_clients_and_the_journal_brings_the_rest(
     assert (await Shadow(conn, wide()).parity())[1] == 0
 
 
+async def journalled_by_pieces(engine: Connection) -> list[int]:
+    """Put a rewritten table's keys into the journal, each piece by a worker that dies after it; gives where each began."""
+    began = []
+    while True:
+        worker = Copying(engine, 1, wide(), ANCHOR, 1)
+        await worker.open()
+        if worker.finished:
+            return began
+        began.append(worker.cursor)
+        worker.pages = 40
+        await worker.next(PACE)
+
+
 @pytest.mark.parametrize("rewrite", ["VACUUM FULL public.orders", "TRUNCATE public.orders"])
 async def test_a_table_that_is_rewritten_half_way_is_left_to_the_journal(
     conn: Connection, engine: Connection, rewrite: str
@@ -94,11 +107,27 @@ async def test_a_table_that_is_rewritten_half_way_is_left_to_the_journal(
     assert not half.finished
     await conn.execute(rewrite.encode())
     await conn.execute("INSERT INTO public.orders (code) VALUES ('one more')")
+    copied_rows = half.rows
     await half.next(PACE)
-    assert half.finished
+    pieces = await journalled_by_pieces(engine)
     await drained(engine)
+    assert half.rows == copied_rows
+    assert rewrite.startswith("TRUNCATE") or len(pieces) > 3
+    assert pieces == sorted(set(pieces))
     rows, wrong = await Shadow(conn, wide()).parity()
     assert (rows, wrong) == (1 if rewrite.startswith("TRUNCATE") else ROWS + 1, 0)
+
+
+async def test_all_pages_of_a_rewritten_table_are_gone_through(conn: Connection, engine: Connection) -> None:
+    half = Clause(
+        "from its first page",
+        "shadow",
+        "range_rewritten",
+        "part = %(part)s THEN 0 ELSE block_to",
+        "part = 0 THEN 0 ELSE block_to",
+    )
+    scenario = test_a_table_that_is_rewritten_half_way_is_left_to_the_journal(conn, engine, "VACUUM FULL public.orders")
+    await must_fail(scenario, half, says="0 > 3")
 
 
 async def test_an_old_client_that_empties_the_table_does_not_wait_for_the_key(

@@ -31,10 +31,10 @@ def lock_anchor(design: ShadowDesign, heap: sql.Identifier | None = None) -> Que
     return block("shadow", "lock_shared").format(relation=heap or design.relation)
 
 
-def journal_all(design: ShadowDesign, heap: sql.Identifier) -> Query:
-    """Put the keys of all rows of the anchor, or of a partition, into the journal."""
-    keys = _names(anchor_key(design, O))
-    return block("shadow", "journal_all").format(journal=design.journal, keys=keys, relation=heap)
+def journal_all(design: ShadowDesign, heap: sql.Identifier, first: int, last: int) -> Query:
+    """Put the keys of all rows on some pages of the anchor, or of a partition of it, into the journal."""
+    parts = {"journal": design.journal, "keys": _names(anchor_key(design, O)), "relation": heap}
+    return block("shadow", "journal_all").format(**parts, pages=page_range(first, last))
 
 
 def journal_surplus(design: ShadowDesign, heap: sql.Identifier, first: int, last: int) -> Query:

@@ -3,7 +3,8 @@
 A batch of the copy is one INSERT … SELECT over some pages and the move of the cursor, in one transaction. It locks no row, so
 nobody waits for it. It cannot be done twice: it goes on only from the cursor that it began with. Where the anchor was rewritten
 meanwhile (VACUUM FULL, TRUNCATE), page numbers mean nothing any more: all its keys are put into the journal instead, which
-carries every row over.
+carries every row over. One range has that to do for all, by batches as well: its cursor goes through the pages of the table as
+it is then, and begins anew where that is rewritten, too. A key may stand in the journal twice.
 """
 
 import time
@@ -50,6 +51,8 @@ class Copying(Filling):
         self.heap = heap
         self.where = {"id": migration_id, "relation": heap.as_string(None), "part": part}
         self.pages = FIRST_PAGES
+        self.journals = False
+        """The table was rewritten: keys are written down, and no rows."""
 
     async def open(self) -> None:
         """Read the cursor, and make the session one that batches may run in."""
@@ -78,6 +81,8 @@ class Copying(Filling):
         self.pages = min(MOST_PAGES, max(1, round(self.pages * factor)))
 
     async def _batch(self, last: int) -> int:
+        if self.journals:
+            return await self._journal(last)
         try:
             return await self._copy(last, safe=False)
         except Error as error:
@@ -109,20 +114,25 @@ class Copying(Filling):
         if not (await self.conn.execute(block("shadow", "advance"), values)).rowcount:
             raise _Elsewhere
 
+    async def _journal(self, last: int) -> int:
+        """Leave the rows of some pages to the journal: none of them has been copied."""
+        async with self.conn.transaction():
+            await self.conn.execute(shadow_rows.lock_anchor(self.design, self.heap))
+            await self.conn.execute(shadow_rows.journal_all(self.design, self.heap, self.cursor, last))
+            await self._advance(last, 0)
+            await reach("batch.before_commit")
+        await reach("batch.after_commit")
+        return 0
+
     async def _read(self) -> None:
         found = (await store.run(self.conn, "range", self.where))[0]
         if found["relfilenode"] != found["filenode_now"]:
-            await self._journal_all(found["filenode_now"])
+            rewritten = {**self.where, "filenode": found["filenode_now"], "blocks": found["blocks_now"]}
+            await self.conn.execute(block("shadow", "range_rewritten"), rewritten)
             found = (await store.run(self.conn, "range", self.where))[0]
         self.first, self.end, self.cursor = found["block_from"], found["block_to"], found["cursor_block"]
+        self.journals = found["journals"]
         self.rows_before = found["rows_done"] - self.rows
-
-    async def _journal_all(self, filenode: int) -> None:
-        """Leave the rows to the journal, and all ranges of these pages with them."""
-        async with self.conn.transaction():
-            values = {**self.where, "filenode": filenode}
-            if (await self.conn.execute(block("shadow", "ranges_done"), values)).rowcount:
-                await self.conn.execute(shadow_rows.journal_all(self.design, self.heap))
 
 
 class Drain:

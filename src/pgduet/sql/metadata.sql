@@ -44,6 +44,15 @@ CREATE TABLE IF NOT EXISTS pgduet.backfill_range (
     PRIMARY KEY (migration_id, relation, part)
 );
 
+-- Once: an ALTER that finds the column waits for batches all the same.
+DO $once$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pgduet.backfill_range'::regclass AND attname = 'journals') THEN
+        -- A shadow's table was rewritten while it was copied: this range puts keys into the journal, and copies no rows.
+        ALTER TABLE pgduet.backfill_range ADD COLUMN journals boolean NOT NULL DEFAULT false;
+    END IF;
+END $once$;
+
 -- The next key of a range that goes by keys and not by pages; in the batch's transaction, as the cursor of pages is.
 CREATE TABLE IF NOT EXISTS pgduet.key_cursor (
     migration_id bigint NOT NULL REFERENCES pgduet.migration ON DELETE CASCADE,

@@ -673,7 +673,7 @@ CREATE OR REPLACE VIEW {view} AS SELECT {columns} FROM {shadow}
 GRANT SELECT, INSERT, UPDATE, DELETE ON {shadow} TO {role}
 
 -- name: journal_all
-INSERT INTO {journal} SELECT {keys} FROM {relation} AS o
+INSERT INTO {journal} SELECT {keys} FROM {relation} AS o WHERE {pages}
 
 -- name: any_noted
 SELECT EXISTS (SELECT FROM pgduet.drift WHERE migration_id = %(id)s AND relation = %(relation)s) AS noted
@@ -688,9 +688,12 @@ UPDATE pgduet.backfill_range
  WHERE migration_id = %(id)s AND relation = %(relation)s AND part = %(part)s AND cursor_block = %(from)s
    AND relfilenode = pg_relation_filenode(%(relation)s::regclass)
 
--- name: ranges_done
--- The table was rewritten: its ranges are left to the journal. Whoever sees it first writes that down, for all of them.
-UPDATE pgduet.backfill_range SET cursor_block = block_to, relfilenode = %(filenode)s, updated_at = clock_timestamp()
+-- name: range_rewritten
+-- The table was rewritten: whoever sees it first has all its pages to go through, and puts their keys into the journal; the other ranges are done.
+UPDATE pgduet.backfill_range
+   SET block_from = CASE WHEN part = %(part)s THEN 0 ELSE block_from END, block_to = CASE WHEN part = %(part)s THEN %(blocks)s ELSE block_to END,
+       cursor_block = CASE WHEN part = %(part)s THEN 0 ELSE block_to END, journals = part = %(part)s,
+       relfilenode = %(filenode)s, updated_at = clock_timestamp()
  WHERE migration_id = %(id)s AND relation = %(relation)s AND relfilenode <> %(filenode)s
 
 -- name: has_key

@@ -131,9 +131,10 @@ async def _refuse_leaks(conn: Connection, design: ShadowDesign, top: KeyPath) ->
                 f"{column.shadow} is of the key, and the `=` of {found['name']} is not leakproof: PostgreSQL would ask the policies"
                 " by which new clients reach the table before it, so an UPDATE or DELETE of one row would read and lock all"
             )
+            where = " before, in a plan of its own" if design.kind == "extract_table" else " in `columns`"
             hint = (
-                "Give the key a type whose `=` is (bigint, uuid, text, timestamptz) in `columns`, or change the table in place."
-                f" A superuser can also say so of PostgreSQL's: ALTER FUNCTION {found['function']} LEAKPROOF."
+                f"Give the key a type whose `=` is{where}: bigint for whole numbers, text, uuid, timestamptz."
+                f" Or have a superuser say so of PostgreSQL's: ALTER FUNCTION {found['function']} LEAKPROOF."
             )
             raise NotSupported(message, place=place(top), hint=hint)
 

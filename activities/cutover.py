@@ -34,6 +34,7 @@ class Cutover:
         async with self.engine.work(reference, "cutover", alone=True) as work:
             design = work.migration.design
             await refuse_unbound(work.conn, work.migration)
+            await swapping.refuse_changed(work)
             probed = {
                 table.label: await probe(work.conn, probes.reverse(design, await filled(work.conn, table)))
                 for table in design.synced

@@ -64,8 +64,7 @@ class Shift:
         """Tell who uses which version; that nobody uses one that is about to go rests on several looks."""
         async with self.engine.work(request.reference, "census") as work:
             await store.set_up(work.conn)  # of a migration that began before backends were remembered
-            for shape in shapes_of(work.migration.design):
-                await shape.tend(work)
+            changed = [said for shape in shapes_of(work.migration.design) for said in await shape.tend(work)]
             await note_counted(work.conn, work.migration)
             ends = time.monotonic() + min(WATCH_S, request.idle_s)
             found = await take(work.conn, work.migration, request.idle_s, request.leaving)
@@ -74,7 +73,7 @@ class Shift:
                     break
                 await asyncio.sleep(LOOK_EVERY_S)
                 found = await take(work.conn, work.migration, request.idle_s, request.leaving)
-            return found.model_copy(update={"no_way_back": await passed(work.conn, work.migration)})
+            return found.model_copy(update={"no_way_back": await passed(work.conn, work.migration), "changed": changed})
 
 
 def _decided(found: CensusResult, leaving: Literal["old", "new"]) -> bool:

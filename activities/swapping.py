@@ -12,12 +12,13 @@ from psycopg.types.json import Jsonb
 
 from pgduet.activities.engine import Work
 from pgduet.barriers import reach
+from pgduet.operations import shadow_columns as changed
 from pgduet.operations import shadow_phases, shadow_swap
 from pgduet.operations.design import Design
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.statement import Statement
 from pgduet.operations.views import Relation
-from pgduet.postgres import catalogue, chain, store
+from pgduet.postgres import catalogue, chain, shadow_columns, store
 from pgduet.postgres.session import Connection
 from pgduet.sql import block
 
@@ -30,8 +31,9 @@ async def statements(work: Work) -> list[Statement]:
     for shadow in design.shadows:
         if shadow.swaps and shadow.swapped is None:
             relation, key = await _described(work.conn, shadow)
+            seen = await shadow_columns.seen(work.conn, shadow)
             made += shadow_swap.swap(
-                shadow,
+                seen.design,
                 design.name,
                 work.migration.id,
                 relation,
@@ -39,11 +41,23 @@ async def statements(work: Work) -> list[Statement]:
                 views=await _newer_views(work, shadow),
                 timeout_ms=work.migration.policy.lock_timeout_ms,
             )
-            after.append(shadow_swap.swapped(shadow, key))
+            after.append(shadow_swap.swapped(seen.design, key))
         else:
             after.append(shadow)
     _now(work, after)
     return made
+
+
+async def refuse_changed(work: Work) -> None:
+    """Refuse to take the table's name from columns that somebody has changed since preflight, where the new shape has them not so.
+
+    Raises:
+        ColumnsChanged: naming them.
+    """
+    for shadow in work.migration.design.shadows:
+        if shadow.swaps and shadow.swapped is None:
+            seen = await shadow_columns.seen(work.conn, shadow)
+            changed.refuse(work.migration.name, shadow, seen.columns, way_back=True, filled=seen.filled)
 
 
 async def wait_for_tables(work: Work) -> int:

@@ -38,6 +38,9 @@ WITHDRAW_IDLE_S = 10.0
 class Watch(Overlap):
     """The long waits of the journey, so that `Migration` can read as the runbook."""
 
+    changed: tuple[str, ...] = ()
+    """What somebody has changed of tables, and contract would lose, as the last census saw it."""
+
     async def until_opened(self) -> None:
         """preflight: open the migration, or find it open (adopted), or done; a refusal fails the workflow with its reason."""
         if self.opened is not None:
@@ -149,6 +152,9 @@ class Watch(Overlap):
         census = await self.ask("census", request, CensusResult, "census")
         self.status.census = census.clients
         self.status.no_way_back = census.no_way_back
+        if (changed := tuple(census.changed)) != self.changed:
+            self.changed = changed
+            self.desk.decided(f"contract will not go past this: {'; '.join(self.changed) or 'nothing any more'}")
         return census
 
     @property

@@ -23,7 +23,7 @@ from pgduet.operations.shadow_carried import Carried, Right, as_table, early, la
 from pgduet.operations.shadow_design import ShadowDesign, ShadowKey
 from pgduet.operations.statement import Lock, Statement, identifiers
 from pgduet.operations.views import Relation
-from pgduet.postgres import catalogue, shadow_checked, shadow_snapshots, store
+from pgduet.postgres import catalogue, shadow_checked, shadow_columns, shadow_snapshots, store
 from pgduet.postgres.building import valid
 from pgduet.postgres.session import Connection
 from pgduet.postgres.shadow_carrying import carried
@@ -148,7 +148,8 @@ async def finished(work: Work, design: ShadowDesign) -> list[Statement]:
     names = await catalogue.not_null_names(work.conn, design.shadow_label)
     indexes = tuple(each for each in (*early(found), *late(found)))
     parts = await proper_names(work, as_table(design).model_copy(update={"indexes": indexes}))
-    return [*parts, *shadow_carry.at_contract(design, found, names)]
+    there = {} if design.swapped else await shadow_columns.stored(work.conn, design)
+    return [*parts, *shadow_carry.at_contract(design, found, names, there)]
 
 
 def view_rights(design: ShadowDesign, relation: Relation) -> Carried:

@@ -132,15 +132,17 @@ class Merge(Shape):
         """Read groups as both versions do: by what their rows come to, and by the merged row."""
         return await merging_reads.sample(conn, self.design, wanted)
 
-    async def tend(self, work: Work) -> None:
+    async def tend(self, work: Work) -> Sequence[str]:
         """See that the merged rows are brought up to date, should somebody have ended what does it."""
         await begin(work.reference)
+        return merge_rows_resolve.came(self.design, await catalogue.table(work.conn, self.schema_name, self.table))
 
     # contract
 
     async def check_way(self, conn: Connection) -> None:
         """Refuse what hangs on the source by now, and names that somebody has."""
         table = await catalogue.table(conn, self.schema_name, self.table)
+        merge_rows_resolve.refuse_came(self.plan.name, self.design, table)
         merge_rows_resolve.refuse_held(table, await merging.source(conn, table, self.design.source_key))
         merge_rows_resolve.refuse_taken(self.design, await merging.taken(conn, self.design))
 

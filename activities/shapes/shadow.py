@@ -22,6 +22,7 @@ from pgduet.messages import Part
 from pgduet.operations import (
     shadow,
     shadow_carry,
+    shadow_columns,
     shadow_final,
     shadow_leaves,
     shadow_phases,
@@ -32,6 +33,7 @@ from pgduet.operations import (
 from pgduet.operations.design import Design
 from pgduet.operations.names import version_schema
 from pgduet.operations.shadow import VIEW_OWNER
+from pgduet.operations.shadow_columns import Filled
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.shadow_final import HungConstraint
 from pgduet.operations.shadow_refusals import alone_on
@@ -42,6 +44,7 @@ from pgduet.operations.views import Shape as Shown
 from pgduet.operations.views import view as table_view
 from pgduet.phases import SyncMode
 from pgduet.postgres import catalogue, chain, copying, shadow_hanging, shadowing, store
+from pgduet.postgres import shadow_columns as looked_at
 from pgduet.postgres.brakes import Brakes
 from pgduet.postgres.copying import Copying
 from pgduet.postgres.filling import Filling
@@ -49,6 +52,7 @@ from pgduet.postgres.heaps import pages_of
 from pgduet.postgres.pace import Pace
 from pgduet.postgres.session import Connection
 from pgduet.postgres.shadow_carrying import carried
+from pgduet.postgres.shadow_columns import Seen
 
 PARTITIONS_MEANWHILE, PAUSE_S = 5, 0.1
 _PUBLISHED = {SyncMode.BOTH, SyncMode.ENFORCE}
@@ -75,8 +79,14 @@ class Shadow(Shape):
             await locked(work, statements, steps.EXPAND, self.label, {self.made: True})
 
     async def undo_expand(self, work: Work) -> None:
-        """Drop the shadow and its journal."""
+        """Drop the shadow and its journal.
+
+        Raises:
+            ColumnsChanged: while it had the table's name, somebody has given it a column.
+        """
         if await marked(work, self.made):
+            there = await looked_at.stored(work.conn, self.design)
+            shadow_columns.refuse_loss(self.plan.name, self.design, there)
             await locked(work, shadow.drop(self.design), steps.UNDO_EXPAND, self.label, {self.made: False})
 
     # dual_write
@@ -209,11 +219,16 @@ class Shadow(Shape):
         """Read rows through both versions."""
         return await shadowing.sample(conn, self.plan, self.design, wanted)
 
-    async def tend(self, work: Work) -> None:
-        """Follow policies that somebody has changed, and partitions that came or went."""
+    async def tend(self, work: Work) -> Sequence[str]:
+        """Follow policies that somebody has changed, partitions that came or went, and columns that may be empty by now."""
         await carrying.secured(work, self.design)
-        if work.migration.sync_mode in _PUBLISHED:
-            await self._followed(work)
+        if work.migration.sync_mode not in _PUBLISHED:
+            return ()
+        await self._followed(work)
+        seen = await looked_at.seen(work.conn, self.design)
+        if seen.loosened:
+            await locked(work, seen.loosened, steps.SECURE, self.label)
+        return [f"{self.label}: {said}" for said, _ in shadow_columns.in_the_way(self.design, seen.columns)]
 
     async def declare(self, work: Work) -> int:
         """Build what is unique among the new shape's values."""
@@ -242,6 +257,7 @@ class Shadow(Shape):
             )
 
         await carrying.check_way(conn, self.plan.name, self.design)
+        shadow_columns.refuse(self.plan.name, self.design, facts.columns, way_back=True)
 
     async def settle(self, work: Work) -> None:
         """Build what somebody has given the table since it was published, and follow its partitions."""
@@ -265,8 +281,11 @@ class Shadow(Shape):
         to_validate = f"validate_{self.position}"
         if not await steps.is_contracted(work, self.label):
             known = await self._followed(work)
-            hung = await copying.hung(work.conn, self.design)
-            hung = await shadow_hanging.translated(work.conn, self.design, hung)
+            seen = await self._seen(work)
+            design, now = self.design, seen.design
+            hung = await shadow_hanging.translated(work.conn, design, await copying.hung(work.conn, design))
+            added = shadow_columns.checks(design, seen.filled)
+            hung = hung.model_copy(update={"outbound": (*hung.outbound, *added)})
             relations = {each.label: each for each in await catalogue.relations(work.conn, self.schema_name)}
             versions = await chain.versions_with(
                 work.conn, self.plan, work.migration.id, self.schema_name, self.design.shown_as
@@ -274,14 +293,41 @@ class Shadow(Shape):
             shown = [shadow_phases.view(self.design, version) for version in versions]
             owner = await shadowing.view_owner(work.conn)
             apart = owner if owner == VIEW_OWNER else None
-            statements = await self._unheard(work, known)
-            statements += shadow_final.finish(self.design, self.plan.name, hung, relations[self.label], shown, apart)
-            statements += [*await carrying.finished(work, self.design), shadow.drop_journal(self.design)]
-            later = [each.model_dump(mode="json") for each in shadow_final.to_validate(self.design, hung)]
-            marks: dict[str, object] = {f"contracted {self.label}": True, to_validate: later}
+            statements = [*await self._unheard(work, known), shadow_columns.as_seen(design, seen.mark)]
+            statements += seen.loosened
+            statements += shadow_final.finish(now, self.plan.name, hung, relations[self.label], shown, apart)
+            statements += [*await carrying.finished(work, now), shadow.drop_journal(design)]
+            later = [each.model_dump(mode="json") for each in shadow_final.to_validate(design, hung)]
+            filled = [each.model_dump(mode="json") for each in seen.filled]
+            marks: dict[str, object] = {f"contracted {self.label}": True, to_validate: later, self._filled: filled}
             await locked(work, statements, steps.CONTRACT, self.label, marks)
         for each in (await store.controls(work.conn, work.migration.id)).get(to_validate, []):
             await beside_clients(work, shadow_final.validation(HungConstraint.model_validate(each)))
+        await self._required(work)
+
+    async def _seen(self, work: Work) -> Seen:
+        """Look at the anchor's columns once more: somebody may have changed them since the point of no return.
+
+        Raises:
+            ColumnsChanged: contract would lose that.
+        """
+        seen = await looked_at.seen(work.conn, self.design)
+        shadow_columns.refuse(self.plan.name, self.design, seen.columns, way_back=False)
+        return seen
+
+    async def _required(self, work: Work) -> None:
+        """Let columns be NOT NULL that came to be so meanwhile; a check, validated beside clients, spares the scan."""
+        filled = (await store.controls(work.conn, work.migration.id)).get(self._filled, [])
+        while filled:
+            each, *filled = (Filled.model_validate(one) for one in filled)
+            (check,) = shadow_columns.checks(self.design, [each])
+            await beside_clients(work, shadow_final.validation(check))
+            left: dict[str, object] = {self._filled: [one.model_dump(mode="json") for one in filled]}
+            await locked(work, shadow_columns.require(self.design, each), steps.CONTRACT, self.label, left)
+
+    @property
+    def _filled(self) -> str:
+        return f"filled_{self.position}"
 
     @property
     def dropped(self) -> Sequence[str]:

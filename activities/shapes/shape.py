@@ -169,8 +169,13 @@ class Shape:
         del conn, wanted
         return None
 
-    async def tend(self, work: Work) -> None:
-        """Do what should be done now and then while both versions are in use, within a second: called with each census."""
+    async def tend(self, work: Work) -> Sequence[str]:
+        """Do what should be done now and then while both versions are in use, within a second: called with each census.
+
+        Tells what somebody has changed that contract will not get past.
+        """
+        del work
+        return ()
 
     # cutover
 

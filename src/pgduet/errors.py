@@ -205,6 +205,12 @@ class OutOfBounds(GateRefused):
     code = "PD-2009"
 
 
+class ColumnsChanged(GateRefused):
+    """Somebody has changed columns of a table since preflight, and contract would lose that."""
+
+    code = "PD-2010"
+
+
 class AuditBroken(PgduetError):
     """The audit log does not verify."""
 

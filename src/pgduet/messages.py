@@ -331,8 +331,8 @@ class CensusResult(Message):
     old_left: list[str] = []
     lingering: list[str] = []  # those of `old_left` that count because their session is still there
     hidden: int = 0  # sessions whose last statement the worker's role may not see
-    no_way_back: str | None = None
-    """Which later migration has taken the way back away."""
+    no_way_back: str | None = None  # which later migration has taken the way back away
+    changed: list[str] = []  # what somebody has changed since preflight, and contract would lose
 
 
 class ControlsRequest(Message):

@@ -185,6 +185,15 @@ ADVICE: dict[str, Advice] = {
         "Change or delete these rows; `pgduet advance NAME` looks again. Or `pgduet rollback NAME`, which moves no row, and start"
         " again with a bound that lies further off.",
     ),
+    "PD-2010": Advice(
+        "A column was added to the table, dropped, or given another type, computation, numbering or NOT NULL, after preflight."
+        " Contract drops the old form, and the plan does not know what to do with the change. Defaults, comments and the like need"
+        " nobody: contract takes them over. A rollback says it of a column that somebody gave the new shape while that had the"
+        " table's name.",
+        "Both versions go on, and nothing was dropped. Each census looks, so `decisions` of `pgduet status NAME` says it early.",
+        "Undo the change, as the hint says; `pgduet advance NAME` looks again. Or `pgduet rollback NAME`, which leaves the table"
+        " with the change, and start again: the plan is resolved anew. Or make the change after contract.",
+    ),
     "PD-3001": Advice(
         "The audit log was changed by hand: an entry does not match its hash, or is missing, moved or added; or the head"
         " row is not the last entry's.",

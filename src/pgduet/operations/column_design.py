@@ -16,6 +16,9 @@ ROW = sql.SQL("t")
 BY_TEXT = frozenset({"json", "xml", "point", "polygon", "box", "path", "circle"})
 """Types that have no equality, or one that compares something else (an area): they are compared as text."""
 
+Follows = Literal["default", "not_null", "comment"]
+"""What the plan leaves to a column as it was: contract takes over what it is by then."""
+
 _EXACT = frozenset(
     {
         *("smallint", "integer", "bigint", "oid", "boolean", "uuid", "bytea", "date", "timestamp", "time"),

@@ -76,6 +76,8 @@ class MergeDesign(Frozen):
     columns: tuple[MergedColumn, ...]
     reads: tuple[SourceColumn, ...] = ()
     """What the measures read, apart from the key."""
+    known: tuple[str, ...] = ()
+    """All columns that the source had at preflight; nothing in a design that was made before they were noted."""
     index: str | None = None
     """An index of ours over the key, where the source has none."""
 

@@ -6,7 +6,7 @@ looks, on an error. And what would leave something hanging on the source, which 
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from pgduet.errors import DownIncomplete, NameTaken, NotSupported, UnknownColumn
+from pgduet.errors import ColumnsChanged, DownIncomplete, NameTaken, NotSupported, UnknownColumn
 from pgduet.hazards import Hazard, hazard
 from pgduet.operations.answers import Answers, KeyPath, place
 from pgduet.operations.column_design import without_length
@@ -249,12 +249,34 @@ def resolve(
         ),
         columns=tuple(columns),
         reads=tuple(SourceColumn(name=name, type=_facts(table, name).type) for name in reads),
+        known=tuple(column.name for column in table.columns),
         index=None if source.indexed else fit(f"{physical}_key"),
         adds=tuple(
             AddedColumn(name=name, type=_facts(table, name).type, down=answers.expressions[*top, "down", name])
             for name in operation.down
         ),
     )
+
+
+def came(design: MergeDesign, table: TableFacts) -> list[str]:
+    """Name columns that somebody has given the source since preflight: they would go to the archive with it, unmeasured."""
+    if not design.known:
+        return []
+    return [f'{design.label}: column "{each.name}" has come' for each in table.columns if each.name not in design.known]
+
+
+def refuse_came(plan: str, design: MergeDesign, table: TableFacts) -> None:
+    """Refuse to archive such columns.
+
+    Raises:
+        ColumnsChanged: naming them.
+    """
+    if found := came(design, table):
+        raise ColumnsChanged(
+            f"since preflight of {'; '.join(found)}",
+            hint=f"ALTER TABLE {design.label} DROP COLUMN …; then: pgduet advance {plan}. Or roll back, which keeps it:"
+            f" pgduet rollback {plan}; then start again, with a measure of it.",
+        )
 
 
 def refuse_taken(design: MergeDesign, taken: Sequence[str]) -> None:

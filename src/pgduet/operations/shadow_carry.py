@@ -5,7 +5,8 @@
 before contract hangs on the shadow alone and goes with it: the undo is `shadow.drop`, or `undo_cutover` for what binds old clients.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from psycopg import sql
 
@@ -27,6 +28,8 @@ from pgduet.sql import block
 _STORAGE = {"p": "PLAIN", "e": "EXTERNAL", "m": "MAIN", "x": "EXTENDED"}
 _COMPRESSION = {"p": "pglz", "l": "lz4"}
 COMMANDS = {"*": "ALL", "r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE"}
+_BY_DEFAULT = -1
+"""The statistics target of a column that has none of its own."""
 _IDENTITY = {"f": "FULL", "n": "NOTHING", "d": "DEFAULT"}
 
 Parts = sql.Composable
@@ -43,7 +46,9 @@ def shape(design: ShadowDesign, carried: Carried) -> list[Statement]:
         made += [statement for table in tables for statement in _stored(table, carried)]
         if carried.tablespace is not None and design.partition_by is not None:
             made.append(_on(design.shadow, "set_tablespace", tablespace=sql.Identifier(carried.tablespace)))
-    made += [statement for column in carried.columns for statement in _column(design, column)]
+    made += [
+        statement for column in carried.columns for statement in _column(design.shadow, _partitions(design), column)
+    ]
     if carried.unasked:
         made += [_on(table, "named_by_all") for table in (design.shadow, *_partitions(design))]
     if any(everything for _, everything in carried.unasked):
@@ -80,13 +85,19 @@ def undo_cutover(design: ShadowDesign, carried: Carried) -> list[Statement]:
     return [declare.drop_index(table, index) for index in late(carried)]
 
 
-def at_contract(design: ShadowDesign, carried: Carried, names: dict[str, str] | None = None) -> list[Statement]:
+def at_contract(
+    design: ShadowDesign,
+    carried: Carried,
+    names: dict[str, str] | None = None,
+    there: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Statement]:
     """Give the successor the rest of what its anchor had; behind `shadow_final.finish`, in its transaction.
 
-    `names` has the names that PostgreSQL gave the shadow's NOT NULLs, by column (18).
+    `names` has the names that PostgreSQL gave the shadow's NOT NULLs, by column (18); `there` how its columns are stored,
+    where that is to be compared: of what somebody took away from the anchor's, statistics targets alone are taken away.
     """
     make = _Contract(design, carried)
-    made = [*make.indexes(), *make.statistics(), *make.columns(names or {})]
+    made = [*make.indexes(), *make.statistics(), *make.columns(names or {}), *make.stored(there or {})]
     if design.kind == "shadow_table":
         made += [*make.table(), *make.constraints(), *make.sequences(), *make.security(), *make.published()]
     return [*made, *make.rights(), *shadow_security.drop_functions(design)]
@@ -155,6 +166,22 @@ class _Contract:
             if given is not None and each.not_null is not None and given != each.not_null:
                 old, new = sql.Identifier(given), sql.Identifier(each.not_null)
                 yield self._on("rename_constraint", f"{each.not_null} keeps its name", constraint=old, name=new)
+
+    def stored(self, there: Mapping[str, Mapping[str, Any]]) -> Iterable[Statement]:
+        """Store columns as the anchor's are by now, where the shadow's are not."""
+        for each in self.carried.columns:
+            if (was := there.get(each.name)) is not None:
+                other = each.model_copy(
+                    update={
+                        "storage": each.storage if each.storage != was["storage"] else None,
+                        "compression": each.compression if each.compression != was["compression"] else None,
+                        "statistics": _BY_DEFAULT if each.statistics is None else each.statistics,
+                        "options": each.options if list(each.options) != list(was["options"]) else (),
+                    }
+                )
+                if each.statistics == was["statistics"]:
+                    other = other.model_copy(update={"statistics": None})
+                yield from _column(self.final, _partitions(self.design), other)
 
     def table(self) -> Iterable[Statement]:
         """Carry the mark of CLUSTER, by what rows are named, and who owns the partitions."""
@@ -274,11 +301,13 @@ def _stored(table: sql.Identifier, carried: Carried) -> Iterable[Statement]:
         yield _on(table, "set_options", options=_listed(carried.options))
 
 
-def _column(design: ShadowDesign, column: CarriedColumn) -> Iterable[Statement]:
+def _column(
+    relation: sql.Identifier, partitions: Sequence[sql.Identifier], column: CarriedColumn
+) -> Iterable[Statement]:
     name = sql.Identifier(column.name)
-    everywhere = (design.shadow, *_partitions(design))
+    everywhere = (relation, *partitions)
     if column.storage is not None:
-        yield _on(design.shadow, "set_storage", column=name, storage=trusted(_STORAGE[column.storage]))
+        yield _on(relation, "set_storage", column=name, storage=trusted(_STORAGE[column.storage]))
     if column.compression is not None:
         compression = trusted(_COMPRESSION[column.compression])
         # Like options, and unlike the others, it never reaches the partitions by itself.

@@ -9,7 +9,7 @@ from typing import Literal
 
 from psycopg import sql
 
-from pgduet.operations.column_design import BY_TEXT, image_differs, is_exact, without_length
+from pgduet.operations.column_design import BY_TEXT, Follows, image_differs, is_exact, without_length
 from pgduet.operations.expressions import Expression, Frozen
 from pgduet.operations.names import fit
 from pgduet.operations.statement import Query, trusted
@@ -39,6 +39,8 @@ class ShadowColumn(Frozen):
     collation: str | None = None
     comment: str | None = None
     statistics: int | None = None
+    follows: tuple[Follows, ...] = ()
+    """What the anchor says of it, and not the plan."""
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -99,7 +99,7 @@ def finish(
         *shadow_reverse.drop_reverse(design, plan),
         *shadow_swap.drop_guard(design, plan),
         *make.open_shadow(view_owner),
-        *(statement for view in views for statement in make.unnumbered(view)),
+        *(statement for view in views for statement in make.by_the_table(view)),
         # While the tables that they name as types have their names.
         *shadow_sync.drop_functions(design),
         *(make.without_columns() if extracts else make.replaced()),
@@ -226,13 +226,18 @@ class _Final:
             made.append(self._after("comment", "its comment", text=sql.Literal(self.hung.comment)))
         return [*made, self._after("owner", "its owner", role=Role(self.hung.owner))]
 
-    def unnumbered(self, view: sql.Identifier) -> list[Statement]:
-        """Have the table number its rows, where the view did."""
-        if not self.design.numbered_ahead:
-            return []
-        column = sql.Identifier(self.design.numbered_column)
-        query = block("shadow_final", "drop_view_default").format(view=view, column=column)
-        return [Statement(query, "numbered by the table")]
+    def by_the_table(self, view: sql.Identifier) -> list[Statement]:
+        """Have the table say what the view said: its numbers and defaults."""
+        design = self.design
+        names = [column.name for column in design.columns if column.default is not None or "default" in column.follows]
+        names += [design.numbered_column] if design.numbered_ahead else []
+        return [
+            Statement(
+                block("shadow_final", "drop_view_default").format(view=view, column=sql.Identifier(name)),
+                f"{name} begins as the table says",
+            )
+            for name in names
+        ]
 
     def own_view(self, view: sql.Identifier, *, may_give: bool) -> list[Statement]:
         """Let the view run with its caller's rights, as all others do; only a superuser can give it to anybody."""
@@ -278,7 +283,11 @@ class _Final:
     def _defaults(self) -> list[Statement]:
         by_itself = [each for each in self.hung.numbering if each.identity and not each.by_default]
         identities = {self._shadow_column(each.column) for each in by_itself}
-        found = [(c.name, c.default) for c in self.design.columns if c.default is not None]
+        # A swap has given it defaults; whoever changed them since, by the table's name, has changed them here.
+        kept = (
+            set() if self.design.swapped is None else {c.name for c in self.design.columns} - {*self.design.key_names}
+        )
+        found = [(c.name, c.default) for c in self.design.columns if c.default is not None and c.name not in kept]
         if self.design.numbering is not None and not identities:
             found.append((self.design.numbered_column, self.design.numbering))
         return [

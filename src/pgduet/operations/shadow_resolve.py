@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pgduet.errors import NotSupported
 from pgduet.operations.alter_column import carried_default, same
 from pgduet.operations.answers import ADD_UP, Answers, KeyPath, place
-from pgduet.operations.column_design import without_length
+from pgduet.operations.column_design import Follows, without_length
 from pgduet.operations.expressions import Expression, Question
 from pgduet.operations.facts import ColumnFacts, TableFacts
 from pgduet.operations.names import fit, working_name
@@ -151,6 +151,7 @@ def _columns(top: KeyPath, operation: ShadowTable, table: TableFacts, answers: A
                 collation=old.collation,
                 comment=old.comment,
                 statistics=old.statistics,
+                follows=("not_null", "comment", *(() if old.generated else _follows_default(old, table))),
             )
     for number, column in named.values():
         yield _changed((*top, "columns", number), _in_key(column, operation), None, table, answers)
@@ -179,7 +180,22 @@ def _changed(
         default=default.canonical if default else kept,
         comment=column.comment or (old.comment if old else None),
         statistics=old.statistics if old else None,
+        follows=_follows(column, old, table),
     )
+
+
+def _follows(column: NewColumn, old: ColumnFacts | None, table: TableFacts) -> tuple[Follows, ...]:
+    """Tell what the plan does not say of a column that there is."""
+    if old is None:
+        return ()
+    of_default = _follows_default(old, table) if column.default is None else ()
+    return (*of_default, *(() if column.comment else ("comment",)))
+
+
+def _follows_default(old: ColumnFacts, table: TableFacts) -> tuple[Follows, ...]:
+    """Tell that a column has the default that it had, unless the trigger numbers it."""
+    numbered = _numbered(table)
+    return () if numbered is not None and old.name == numbered.name else ("default",)
 
 
 def _anchor(top: KeyPath, column: ColumnFacts, types: Mapping[str, str], answers: Answers) -> AnchorColumn:

@@ -1,4 +1,4 @@
--- Several rows of a table, the source, become one row of another, the target (ADR 32). Filled by pgduet.operations.merge_rows, merge_rows_sync.
+-- Several rows of a table, the source, become one row of another, the target (ADR 32). Filled by pgduet.operations.merge_rows, merge_rows_rows and merge_rows_writes.
 -- `o` is a row of the source, `s` one of the target, `j` one of the journal, `a` what a group comes to.
 
 -- name: source

@@ -54,6 +54,35 @@ ALTER SEQUENCE {working} RENAME TO {name}
 -- name: set_default
 ALTER TABLE {relation} ALTER COLUMN {column} SET DEFAULT {value}
 
+-- name: named_not_null
+-- From PostgreSQL 18 on.
+ALTER TABLE {relation} ADD CONSTRAINT {name} NOT NULL {column}
+
+-- name: columns_are
+-- What tells whether a table's columns have changed since they were looked at.
+(SELECT md5(string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attnotnull, a.attidentity, a.attgenerated,
+          a.attstattarget, a.attstorage, a.attcompression, a.attoptions, pg_get_expr(d.adbin, d.adrelid), col_description(a.attrelid, a.attnum)), ',' ORDER BY a.attnum))
+   FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+  WHERE a.attrelid = to_regclass({relation}) AND a.attnum > 0 AND NOT a.attisdropped)
+
+-- name: look
+SELECT {now} AS mark
+
+-- name: required
+-- Columns that must not be empty.
+SELECT attname AS name FROM pg_attribute WHERE attrelid = to_regclass(%(relation)s) AND attnum > 0 AND attnotnull AND NOT attisdropped
+
+-- name: as_seen
+-- Under the lock that keeps it from changing: what somebody changed of a column since must not go with the old table.
+DO {body}
+
+-- name: as_seen_body
+BEGIN
+  IF {now} IS DISTINCT FROM {known} THEN
+    RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = 'columns have changed';
+  END IF;
+END
+
 -- name: add_constraint
 ALTER TABLE {relation} ADD CONSTRAINT {name} {definition} NOT VALID
 

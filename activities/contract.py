@@ -16,7 +16,18 @@ from pgduet.activities.shapes import shapes_of
 from pgduet.activities.versions import drop_older_views, drop_version
 from pgduet.barriers import reach
 from pgduet.messages import Outcome, Reference
-from pgduet.operations import columns, declare, dependents, rekey, replica_identity, rows, scripts, sync, views
+from pgduet.operations import (
+    column_changes,
+    columns,
+    declare,
+    dependents,
+    rekey,
+    replica_identity,
+    rows,
+    scripts,
+    sync,
+    views,
+)
 from pgduet.operations.constraints import DroppedIndex
 from pgduet.operations.design import TableDesign
 from pgduet.operations.names import archived_table
@@ -149,6 +160,7 @@ async def _final_shape(work: Work, table: TableDesign) -> list[Statement]:
         *(sync.remove(design, table) if table.synced else []),
         *rekey.before(table, facts),
         *columns.finish(table, names, over),
+        *column_changes.taken_over(table, facts, [views.published_name(table, version) for version in versions]),
         *declare.changed(table, there),
         *declare.proper_names(table),
         *rekey.after(table, facts),

@@ -15,7 +15,7 @@ from pgduet.barriers import reach
 from pgduet.errors import ActRefused, BuiltUpon
 from pgduet.messages import Abort, Outcome, Reference, Start
 from pgduet.neighbours import Claim, Neighbour, Pending
-from pgduet.operations import refusals
+from pgduet.operations import column_changes, refusals
 from pgduet.operations.design import Design
 from pgduet.postgres import catalogue, chain, store
 from pgduet.postgres.constraints import refuse_standing_on
@@ -92,6 +92,7 @@ class Neighbours:
                 decided.
             NameTaken: somebody has a name that the new version gives at contract; nothing is decided.
             OutOfBounds: rows would have no place in the new shape; nothing is decided.
+            ColumnsChanged: somebody has changed a column since preflight, and it would be lost; nothing is decided.
         """
         async with self.engine.work(reference, "contract", alone=True) as work:
             shapes = shapes_of(work.migration.design)
@@ -113,7 +114,9 @@ class Neighbours:
 async def _check_way(conn: Connection, design: Design) -> None:
     """Refuse, while there is a way back, what the user has made since preflight and contract could not get past."""
     for table in design.tables:
-        refusals.refuse_held(table, await catalogue.table(conn, table.schema_name, table.table))
+        facts = await catalogue.table(conn, table.schema_name, table.table)
+        refusals.refuse_held(table, facts)
+        column_changes.refuse(design.name, table, facts)
         await dependents_of(conn, table)
         await refuse_standing_on(conn, table, table.dropped_constraints)
         await check_still_free(conn, design, table)

@@ -16,8 +16,9 @@ from pgduet.activities.shapes import shapes_of
 from pgduet.activities.shapes.sampling import sampled
 from pgduet.barriers import reach
 from pgduet.messages import CensusRequest, CensusResult, Outcome, Reference, RouteRequest, Traffic, TrafficRequest
+from pgduet.operations import column_changes
 from pgduet.phases import Authority
-from pgduet.postgres import store
+from pgduet.postgres import catalogue, store
 from pgduet.postgres.census import left_on, note_counted, take
 from pgduet.sql import block
 
@@ -65,6 +66,7 @@ class Shift:
         async with self.engine.work(request.reference, "census") as work:
             await store.set_up(work.conn)  # of a migration that began before backends were remembered
             changed = [said for shape in shapes_of(work.migration.design) for said in await shape.tend(work)]
+            changed += await _changed(work)
             await note_counted(work.conn, work.migration)
             ends = time.monotonic() + min(WATCH_S, request.idle_s)
             found = await take(work.conn, work.migration, request.idle_s, request.leaving)
@@ -74,6 +76,16 @@ class Shift:
                 await asyncio.sleep(LOOK_EVERY_S)
                 found = await take(work.conn, work.migration, request.idle_s, request.leaving)
             return found.model_copy(update={"no_way_back": await passed(work.conn, work.migration), "changed": changed})
+
+
+async def _changed(work: Work) -> list[str]:
+    """Tell what somebody has changed of columns that have a second form, and contract will not get past."""
+    said = []
+    for table in work.migration.design.tables:
+        if any(mapping.pairs for mapping in table.mappings):
+            facts = await catalogue.table(work.conn, table.schema_name, table.table)
+            said += [f"{table.label}: {what}" for what, _ in column_changes.in_the_way(table, facts)]
+    return said
 
 
 def _decided(found: CensusResult, leaving: Literal["old", "new"]) -> bool:

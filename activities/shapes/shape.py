@@ -202,7 +202,7 @@ class Shape:
         """Refuse, while there is a way back, what contract could not get past.
 
         Raises:
-            NotSupported, NameTaken, OutOfBounds: naming what is in the way.
+            NotSupported, NameTaken, OutOfBounds, ColumnsChanged: naming what is in the way.
         """
 
     async def settle(self, work: Work) -> None:

@@ -2,7 +2,11 @@
 
 from typing import Any
 
+import psycopg
+from psycopg import sql
 from support.cycle import UNHELD
+from support.plans import overlaid
+from support.swaps import APP, as_role, make_roles
 from support.worlds import World, on_newest
 
 from pgduet.phases import Phase, State
@@ -91,3 +95,63 @@ async def test_a_rollback_keeps_what_somebody_has_changed(world: World) -> None:
         assert (await stage.result(60)).state is State.ROLLED_BACK
     assert await world.one("SELECT count(*) FROM public.orders WHERE extra = 7") == 50
     assert [row for row in await world.rows(COLUMNS) if row[0] != "extra"] == AFTER
+
+
+@on_newest
+async def test_a_column_that_came_holds_a_swap_and_one_given_by_the_name_after_it_holds_the_rollback(
+    world: World,
+) -> None:
+    stage = world.stage
+    make_roles(stage.dsn)
+    await world.conn.execute(f"{ORDERS}; ALTER TABLE public.orders OWNER TO {APP}".encode())
+    spread = {"table": "public.orders", "partition_by": {"method": "hash", "columns": ["id"], "modulus": 2}}
+    policy = overlaid(UNHELD, {"cutover": {"mode": "swap"}, "gates": {"shadow": "manual"}})
+    dsn = as_role(stage.dsn, APP)
+    async with stage.worker(), await psycopg.AsyncConnection.connect(dsn, autocommit=True) as owner:
+        await stage.start(stage.plan({"shadow_table": spread}, **policy))
+        await stage.waits("gate", Phase.VERIFY, 60)
+        await owner.execute("ALTER TABLE public.orders ADD COLUMN extra int, ALTER amount SET DEFAULT 5")
+        await stage.act("advance")
+        status = await stage.until(lambda status: "PD-2010" in str(status.waiting_for), 60)
+        assert 'column "extra" has come' in str(status.waiting_for)
+        await owner.execute("ALTER TABLE public.orders DROP COLUMN extra")
+        await stage.act("advance")
+        await stage.waits("window", Phase.SOAK, 60)
+        await owner.execute("INSERT INTO public.orders (id, code) VALUES (70, 'c')")
+        assert await world.rows("SELECT amount FROM public_v1.orders WHERE id = 70") == [(5,)]
+        await world.conn.execute("ALTER TABLE public.orders ADD COLUMN extra int DEFAULT 7")
+        await stage.act("abort")
+        status = await stage.until(lambda status: "PD-2010" in str(status.waiting_for), 60)
+        assert '"extra"' in str(status.waiting_for)
+        kept = sql.Identifier("public", "_pgduet_review-stars_orders")
+        count = await world.conn.execute(sql.SQL("SELECT count(*) FROM {} WHERE extra = 7").format(kept))
+        assert await count.fetchone() == (51,)
+        await world.conn.execute(sql.SQL("ALTER TABLE {} DROP COLUMN extra").format(kept))
+        await stage.act("advance")
+        assert (await stage.result(60)).state is State.ROLLED_BACK
+
+
+@on_newest
+async def test_a_column_with_a_second_form_gives_it_what_somebody_has_changed_and_holds_contract_for_not_null(
+    world: World,
+) -> None:
+    stage = world.stage
+    await world.conn.execute(ORDERS.encode())
+    column = {"table": "public.orders", "column": "total", "type": "bigint", "up": "total", "down": "total::int"}
+    async with stage.worker():
+        await stage.start(stage.plan({"alter_column": column}, **UNHELD))
+        await stage.waits("window", Phase.SOAK, 60)
+        await world.conn.execute("ALTER TABLE public.orders ALTER total SET DEFAULT 6, ALTER total SET STATISTICS 77")
+        await world.conn.execute("ALTER TABLE public.orders ALTER total SET NOT NULL")
+        await world.conn.execute("COMMENT ON COLUMN public.orders.total IS 'since'")
+        await stage.act("advance")
+        status = await stage.waits("error", Phase.CONTRACT, 60)
+        assert "PD-2010" in str(status.waiting_for)
+        assert 'column "total" is NOT NULL since' in str(status.waiting_for)
+        await world.conn.execute("ALTER TABLE public.orders ALTER total DROP NOT NULL")
+        await stage.act("advance")
+        assert (await stage.result(60)).state is State.DONE
+    found = [row for row in await world.rows(COLUMNS) if row[0] == "total"]
+    assert found == [("total", False, "(6)::bigint", "since", 77, "p")]
+    await world.conn.execute("INSERT INTO public_v2.orders (id, code) VALUES (70, 'c')")
+    assert await world.one("SELECT total FROM public.orders WHERE id = 70") == 6

@@ -5,10 +5,12 @@ constraint binds clients of the new version only until cutover: then both forms 
 `down` a value is the same on both sides, converted by an assignment's cast.
 """
 
+from collections.abc import Iterator
+
 from psycopg import sql
 
 from pgduet.operations.answers import Answers, KeyPath
-from pgduet.operations.column_design import Alias, ColumnMapping, NewColumn, OldColumn
+from pgduet.operations.column_design import Alias, ColumnMapping, Follows, NewColumn, OldColumn
 from pgduet.operations.expressions import Expression
 from pgduet.operations.facts import ColumnFacts, TableFacts
 from pgduet.operations.names import physical_column
@@ -58,10 +60,20 @@ def mapping(plan: str, index: int, operation: AlterColumn, table: TableFacts, an
         "default": _not_null(given) if given else carried_default(old, up, kind),
         "comment": old.comment if operation.comment is None else operation.comment,
         "collation": old.collation if kind == old.type else None,
+        "follows": tuple(_left(operation)),
     }
     made = successor(plan, table, old, up).model_copy(update=changes)
     replaced = OldColumn(name=old.name, type=old.type, not_null=old.not_null, down=answers.expressions[*path, "down"])
     return ColumnMapping(kind="alter_column", position=index, columns=(made,), replaces=(replaced,))
+
+
+def _left(operation: AlterColumn) -> Iterator[Follows]:
+    if operation.default is None:
+        yield "default"
+    if operation.nullable is None:
+        yield "not_null"
+    if operation.comment is None:
+        yield "comment"
 
 
 def successor(plan: str, table: TableFacts, old: ColumnFacts, up: Expression) -> NewColumn:
@@ -77,6 +89,7 @@ def successor(plan: str, table: TableFacts, old: ColumnFacts, up: Expression) ->
         collation=old.collation,
         statistics=old.statistics,
         grants=tuple((grantee, right) for name, grantee, right in table.column_grants if name == old.name),
+        follows=("default", "not_null", "comment"),
     )
 
 

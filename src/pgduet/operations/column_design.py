@@ -62,6 +62,8 @@ class NewColumn(Frozen):
     statistics: int | None = None
     grants: tuple[tuple[str, str], ...] = ()
     """Grantee (empty for everybody) and privilege, as they are on the column that it stands for."""
+    follows: tuple[Follows, ...] = ()
+    """What the plan leaves to it as the column has it that it stands for."""
 
     @property
     def sure(self) -> bool:

@@ -40,7 +40,7 @@ def mapping(
         up, down = answers.expressions[*top, "up", name], answers.expressions[*top, "down", name]
         made = successor(plan, table, old, up)
         if isinstance(operation, CreateConstraint) and operation.type == "primary_key":
-            made = made.model_copy(update={"nullable": False})
+            made = made.model_copy(update={"nullable": False, "follows": ("default", "comment")})
         columns.append(made)
         replaces.append(OldColumn(name=name, type=old.type, not_null=old.not_null, down=down))
     return ColumnMapping(kind=operation.kind, position=index, columns=tuple(columns), replaces=tuple(replaces))

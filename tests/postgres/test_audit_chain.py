@@ -16,6 +16,8 @@ from pgduet import audit
 from pgduet.audit import Entry, Receipt, chain
 from pgduet.audit.checker import Checker
 from pgduet.errors import ActRefused, AuditBroken
+from pgduet.postgres.databases import Database
+from pgduet.postgres.session import session
 from pgduet.sql import block
 
 Conn = AsyncConnection[Any]
@@ -372,3 +374,11 @@ async def test_another_role_can_neither_read_nor_write(stranger: Conn) -> None:
             await stranger.execute(statement)
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         await fill(stranger, 1)
+
+
+async def test_our_sessions_append_whatever_isolation_the_database_has_by_default(log: Conn, dsn: str) -> None:
+    name = sql.Identifier(log.info.dbname)
+    await log.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = 'repeatable read'").format(name))
+    for bare in (False, True):
+        async with session(Database("shop", dsn), "test", bare=bare) as conn, conn.transaction():
+            await audit.append(conn, Entry(actor="ann", action="one"))

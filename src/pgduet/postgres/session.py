@@ -34,8 +34,12 @@ HANGING = {
 }
 """A server or a network that is gone without a word is noticed in half a minute, unless the DSN says otherwise."""
 
-_BARE: LiteralString = "SET row_security = off; SET idle_in_transaction_session_timeout = '60s'"
-"""A policy must never hide rows from the backfill, from parity or from the archive: refuse instead of filter."""
+_BARE: LiteralString = (
+    "SET row_security = off; SET idle_in_transaction_session_timeout = '60s';"
+    " SET default_transaction_isolation = 'read committed'"
+)
+"""A policy must never hide rows from the backfill, from parity or from the archive: refuse instead of filter. And whatever the
+database's own default is: statements of one transaction see what was committed before each of them."""
 _OURS: LiteralString = "SET search_path = ''; " + _BARE
 
 

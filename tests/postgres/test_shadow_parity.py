@@ -249,6 +249,19 @@ async def test_after_cutover_the_anchor_is_given_what_the_shadow_says(published:
         (0, "by hand"),
     ]
     assert await published.rows("SELECT id FROM public.orders WHERE id IN (100, 200, -1)") == [(-1,)]
+    told = await published.rows(
+        "SELECT jsonb_path_query(evidence, '$.repaired[*].key.id')::bigint FROM pgduet.audit WHERE action = 'repair' ORDER BY 1"
+    )
+    assert told == [(-1,), (10,), (20,), (30,), (40,), (100,), (200,)]
+
+
+async def test_a_row_that_others_may_refer_to_is_not_deleted_nor_said_to_be(published: Checked) -> None:
+    await published.engine(f"DELETE FROM {SHADOW} WHERE id = 100", f"UPDATE {SHADOW} SET amount = 5 WHERE id = 10")
+    published.design = published.design.model_copy(update={"inbound": ('"public"."items"',)})
+    found = await published.compare(repair=True, authority=Authority.NEW)
+    assert (found.repaired, found.settled.confirmed) == (1, {"missing": 1})
+    told = await published.rows("SELECT evidence -> 'repaired' FROM pgduet.audit WHERE action = 'repair'")
+    assert [each["key"] for (batch,) in told for each in batch] == [{"id": 10}]
 
 
 async def test_after_cutover_the_users_triggers_are_mute_and_foreign_keys_are_not(published: Checked) -> None:

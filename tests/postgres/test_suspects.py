@@ -91,7 +91,12 @@ async def test_a_row_that_was_put_right_meanwhile_is_not_written(dsn: str, conn:
         await conn.execute("DELETE FROM old WHERE id = 12")
         await conn.execute("INSERT INTO old OVERRIDING SYSTEM VALUE VALUES (1002, 0, 'x')")
         ((xmin,),) = await t.rows("SELECT xmin::text FROM public.new WHERE id = 1")
-        assert (await t.repair()).written == 6
+        done = await t.repair()
+        assert (done.written, done.left) == (6, 3)
+        ((*_, affected, evidence),) = await audited(t)
+        told = {(each["kind"], each["key"]["id"]) for each in evidence["repaired"]}
+        assert (len(told), affected["rows"]) == (6, 6), "what was right already is not in the record"
+        assert not told & {("mismatch", 1), ("missing", 12), ("extra", 1002)}
         assert await t.rows("SELECT xmin::text FROM public.new WHERE id = 1") == [(xmin,)]
         assert await t.rows("SELECT note FROM public.new WHERE id = 2") == [("newer",)]
         assert await t.drifted() == []

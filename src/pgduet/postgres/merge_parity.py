@@ -63,8 +63,9 @@ class MergeParity(Whole):
         compared = await self._comparison()
         self.progress(f"{self.design.label}: repairing")
 
-        async def noted(conn: Connection, found: Suspects) -> int:
-            return (await conn.execute(merge_comparison.note(self.design, compared, found))).rowcount
+        async def noted(conn: Connection, found: Suspects) -> Suspects:
+            await conn.execute(merge_comparison.note(self.design, compared, found))
+            return found
 
         done = await suspects.repair(self.conn, compared, self.reference, parts, Authority.OLD, write=noted)
         ends, place = time.monotonic() + DRAIN_S, merge_rows_rows.START

@@ -72,7 +72,7 @@ class ShadowParity(Whole):
             write = self._in_place
         self.progress(f"{self.design.label}: repairing")
 
-        async def written(conn: Connection, found: Suspects) -> int:
+        async def written(conn: Connection, found: Suspects) -> Suspects:
             await conn.execute(mending.engine(self.design))
             return await write(conn, compared, found)
 
@@ -119,24 +119,23 @@ class ShadowParity(Whole):
             brakes=self.brakes,
         )
 
-    async def _noted(self, conn: Connection, compared: Comparison, found: Suspects) -> int:
+    async def _noted(self, conn: Connection, compared: Comparison, found: Suspects) -> Suspects:
         now = await suspects.seen(conn, compared, found)
         lacking, surplus = mending.apart([each for each in found if (now.get(each["id"]) or {}).get("kind")])
-        written = 0
         if lacking:
-            written += (await conn.execute(mending.note(self.design, compared, lacking))).rowcount
-        if surplus:
-            await suspects.lock(conn, compared, surplus)
-            written += (await conn.execute(mending.take_away(compared, surplus))).rowcount
-        return written
+            await conn.execute(mending.note(self.design, compared, lacking))
+        if not surplus:
+            return lacking
+        await suspects.lock(conn, compared, surplus)
+        return lacking + await suspects.changed(conn, compared, surplus, [mending.take_away(compared, surplus)])
 
-    async def _in_place(self, conn: Connection, compared: Comparison, found: Suspects) -> int:
+    async def _in_place(self, conn: Connection, compared: Comparison, found: Suspects) -> Suspects:
         await suspects.lock(conn, compared, found)
-        return sum([(await conn.execute(query)).rowcount for query in mending.in_place(self.design, compared, found)])
+        return await suspects.changed(conn, compared, found, mending.in_place(self.design, compared, found))
 
-    async def _anchors(self, conn: Connection, compared: Comparison, found: Suspects) -> int:
+    async def _anchors(self, conn: Connection, compared: Comparison, found: Suspects) -> Suspects:
         await suspects.lock(conn, compared, found)
-        written = 0
+        written = []
         for each in found:
             await conn.execute(mending.name_row(self.design, compared, each))
             done = 0
@@ -145,7 +144,8 @@ class ShadowParity(Whole):
                 await conn.execute("SET LOCAL session_replication_role = replica")
                 done = await self._write(conn, mending.anchor_in_place(self.design, compared, each, self.referring))
                 await conn.execute("SET LOCAL session_replication_role = origin")
-            written += max(done, await self._write(conn, mending.anchor_in_place(self.design, compared, each)))
+            if done + await self._write(conn, mending.anchor_in_place(self.design, compared, each)):
+                written.append(each)
         return written
 
     async def _write(self, conn: Connection, query: Query) -> int:

@@ -7,7 +7,7 @@ it then finds, so that it can run twice; its record in the audit log commits wit
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -19,6 +19,7 @@ from pgduet.barriers import reach
 from pgduet.messages import Reference
 from pgduet.operations import comparing, mending
 from pgduet.operations.comparison import Comparison
+from pgduet.operations.statement import Query
 from pgduet.phases import Authority
 from pgduet.postgres import store
 from pgduet.postgres.batches import ROW_LOCK_WAIT
@@ -121,8 +122,8 @@ async def note(
 
 
 Suspects = Sequence[dict[str, Any]]
-Write = Callable[[Connection, Suspects], Awaitable[int]]
-"""Locks the rows of suspects and writes what still differs, in the transaction that it is called in; tells how many it wrote."""
+Write = Callable[[Connection, Suspects], Awaitable[Suspects]]
+"""Locks the rows of suspects and writes what still differs, in the transaction that it is called in; gives those that it wrote."""
 
 
 async def repair(
@@ -137,12 +138,9 @@ async def repair(
 ) -> Repaired:
     """Give confirmed rows what the side with authority says; each batch of rows and its record are one transaction."""
 
-    async def plainly(conn: Connection, suspects: Sequence[dict[str, Any]]) -> int:
+    async def plainly(conn: Connection, suspects: Suspects) -> Suspects:
         await lock(conn, comparison, suspects)
-        written = 0
-        for query in mending.repairs(comparison, suspects, authority):
-            written += max(0, (await conn.execute(query)).rowcount)
-        return written
+        return await changed(conn, comparison, suspects, mending.repairs(comparison, suspects, authority))
 
     repairing = _Repairing(conn, comparison, reference, authority, mute, write or plainly)
     async for suspects in _confirmed(conn, parts, REPAIRED_AT_ONCE):
@@ -158,6 +156,21 @@ async def lock(conn: Connection, comparison: Comparison, suspects: Sequence[dict
     for extra in (False, True):
         if held := [suspect for suspect in suspects if (suspect["kind"] == "extra") is extra]:
             await conn.execute(mending.lock(comparison, held, extra=extra))
+
+
+async def changed(
+    conn: Connection, comparison: Comparison, suspects: Suspects, queries: Iterable[Query]
+) -> list[dict[str, Any]]:
+    """Write rows that are locked, and give the suspects of which a row is another by then, or gone."""
+    before = await seen(conn, comparison, suspects)
+    for query in queries:
+        await conn.execute(query)
+    after = await seen(conn, comparison, suspects)
+    return [each for each in suspects if _versions(before, each) != _versions(after, each)]
+
+
+def _versions(stand: dict[int, dict[str, Any]], suspect: dict[str, Any]) -> Any:
+    return (stand.get(suspect["id"]) or {}).get("seen")
 
 
 async def _look(conn: Connection, comparison: Comparison, suspects: Sequence[dict[str, Any]]) -> None:
@@ -240,9 +253,9 @@ class _Repairing:
                     self.result.left += 1
                 continue
             self.result.written += written
-            self.result.left += max(0, len(batch) - written)
+            self.result.left += len(batch) - written
 
-    async def _batch(self, suspects: Sequence[dict[str, Any]]) -> int:
+    async def _batch(self, suspects: Suspects) -> int:
         """Lock the rows, the source's first; then, in new snapshots, write what still differs."""
         conn, comparison = self.conn, self.comparison
         async with conn.transaction():
@@ -256,12 +269,12 @@ class _Repairing:
                     conn,
                     self.reference,
                     "repair",
-                    affected={"relation": comparison.label, "shadow": comparison.shadow_label, "rows": written},
+                    affected={"relation": comparison.label, "shadow": comparison.shadow_label, "rows": len(written)},
                     evidence={
                         "authority": str(self.authority),
-                        "repaired": [{"kind": suspect["kind"], "key": suspect["key"]} for suspect in suspects],
+                        "repaired": [{"kind": suspect["kind"], "key": suspect["key"]} for suspect in written],
                     },
                 )
             await reach("batch.before_commit")
         await reach("batch.after_commit")
-        return written
+        return len(written)

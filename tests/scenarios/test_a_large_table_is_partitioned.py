@@ -472,6 +472,7 @@ async def test_what_has_come_to_the_table_meanwhile_is_there_afterwards(world: W
         await world.conn.execute(
             "ALTER TABLE public.reviews ALTER n SET DEFAULT 5, ADD CONSTRAINT small CHECK (n < 100000)"
         )
+        await world.conn.execute("COMMENT ON COLUMN public.reviews.n IS 'since'")
         await world.conn.execute("UPDATE public.reviews SET note = '' WHERE note IS NULL")
         await world.conn.execute("ALTER TABLE public.reviews ALTER note SET NOT NULL")
         await world.conn.execute("CREATE INDEX reviews_n ON public.reviews (n)")
@@ -493,6 +494,8 @@ async def test_what_has_come_to_the_table_meanwhile_is_there_afterwards(world: W
         error = await client_error(world.conn, f"UPDATE public.reviews SET {change} WHERE note = 'x'")
         assert error is not None
         assert error.sqlstate == state
+    comments = "SELECT col_description(attrelid, attnum) FROM pg_attribute WHERE attrelid = 'public.reviews'::regclass"
+    assert await world.one(f"{comments} AND attname = 'n'") == "since"
     assert await world.one("SELECT has_table_privilege('pg_monitor', 'public.reviews', 'SELECT')")
     assert await world.one("SELECT has_column_privilege('pg_monitor', 'public.reviews', 'note', 'INSERT')")
     assert await world.one("SELECT count(*) FROM pg_index WHERE indrelid = 'public.reviews_2027'::regclass") == 3

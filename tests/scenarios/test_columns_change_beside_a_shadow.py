@@ -3,12 +3,15 @@
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg import sql
 from support.cycle import UNHELD
+from support.merged import TABLES, TOTALS
 from support.plans import overlaid
 from support.swaps import APP, as_role, make_roles
 from support.worlds import World, on_newest
 
+from pgduet import barriers
 from pgduet.phases import Phase, State
 
 ORDERS = """
@@ -57,7 +60,9 @@ async def changed_in_soak(world: World) -> None:
     await world.conn.execute("ALTER TABLE public.orders ADD COLUMN extra int NOT NULL DEFAULT 7")
 
 
-async def test_what_can_be_taken_over_is_and_a_new_column_holds_contract_until_it_is_gone(world: World) -> None:
+async def test_what_can_be_taken_over_is_and_a_new_column_holds_contract_until_it_is_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stage = world.stage
     async with stage.worker():
         await changed_in_soak(world)
@@ -73,6 +78,17 @@ async def test_what_can_be_taken_over_is_and_a_new_column_holds_contract_until_i
         # By now the census has let the shadow be empty where the table may: an old client is not refused.
         await world.conn.execute("INSERT INTO public.orders (id, note) VALUES (60, 'without')")
         await world.conn.execute('ALTER TABLE public.orders DROP COLUMN "extra"')
+
+        async def comes_late() -> None:
+            await world.conn.execute("ALTER TABLE public.orders ADD COLUMN late int DEFAULT 8")
+
+        monkeypatch.setitem(barriers.HOOKS, "begin_contract.after_commit", comes_late)
+        await stage.act("advance")
+        status = await stage.until(lambda status: '"late"' in str(status.waiting_for), 60)
+        assert "roll back" not in str(status.waiting_for), "there is no way back any more"
+        assert await world.one("SELECT count(*) FROM public.orders WHERE late = 8") == 51
+        monkeypatch.delitem(barriers.HOOKS, "begin_contract.after_commit")
+        await world.conn.execute("ALTER TABLE public.orders DROP COLUMN late")
         await stage.act("advance")
         assert (await stage.result(60)).state is State.DONE
     assert await world.rows(COLUMNS) == AFTER
@@ -155,3 +171,21 @@ async def test_a_column_with_a_second_form_gives_it_what_somebody_has_changed_an
     assert found == [("total", False, "(6)::bigint", "since", 77, "p")]
     await world.conn.execute("INSERT INTO public_v2.orders (id, code) VALUES (70, 'c')")
     assert await world.one("SELECT total FROM public.orders WHERE id = 70") == 6
+
+
+@on_newest
+async def test_a_column_that_came_to_rows_that_are_merged_holds_contract(world: World) -> None:
+    stage = world.stage
+    await world.conn.execute(TABLES.format(invoices=5, each=10).encode())
+    async with stage.worker():
+        await stage.start(stage.plan(TOTALS, **UNHELD))
+        await stage.waits("window", Phase.SOAK, 60)
+        await world.conn.execute("ALTER TABLE public.lines ADD COLUMN extra int DEFAULT 7")
+        await stage.act("advance")
+        status = await stage.waits("error", Phase.CONTRACT, 60)
+        assert "PD-2010" in str(status.waiting_for)
+        assert 'column "extra" has come' in str(status.waiting_for)
+        assert await world.one("SELECT count(*) FROM public.lines WHERE extra = 7") == 50
+        await world.conn.execute("ALTER TABLE public.lines DROP COLUMN extra")
+        await stage.act("advance")
+        assert (await stage.result(60)).state is State.DONE

@@ -66,6 +66,8 @@ class Changed(Frozen):
     default: str | None
     other_default: bool
     target: int | None
+    comment: str | None = None
+    other_comment: bool = False
 
 
 class Carried(Frozen):

@@ -1,7 +1,8 @@
 """The table becomes the first partition, and the parent takes its name; then further partitions are made (ADR 31).
 
-What has come to the table since the parent was made is made up for here: rights, defaults, NOT NULL, checks. Each partition takes
-a moment under the table's lock, so that only the first few are made with it, and the others in transactions of their own.
+What has come to the table since the parent was made is made up for here: rights, defaults, NOT NULL, checks, comments of columns.
+Each partition takes a moment under the table's lock, so that only the first few are made with it, and the others in transactions of
+their own.
 Limits: comments on indexes and constraints stay with the first partition.
 """
 
@@ -124,6 +125,10 @@ def _made_up(design: AttachDesign, carried: Carried) -> list[Statement]:
             made.append(above("drop_default", f"{each.column} has no default", column=column))
         elif each.other_default and each.default is not None:
             made.append(above("default", f"default of {each.column}", column=column, value=trusted(each.default)))
+        if each.other_comment:
+            parts = {"relation": design.relation, "column": column, "text": sql.Literal(each.comment)}
+            query = block("shadow_carry", "comment_column").format(**parts)
+            made.append(Statement(query, f"comment of {each.column}"))
     made += [revoking(design.relation, one) for one in carried.parent_grants if one not in carried.grants]
     made += [granting(design.relation, one) for one in carried.grants if one not in carried.parent_grants]
     return made

@@ -198,7 +198,8 @@ SELECT n.nspname AS schema_name, x.stxname AS name, pg_get_statisticsobjdef_colu
 -- What a table has by now that its parent was not given: where the two differ, column by column.
 SELECT a.attname AS column, a.attnotnull AND NOT b.attnotnull AS filled, pg_get_expr(d.adbin, d.adrelid) AS default,
        a.attgenerated = '' AND pg_get_expr(d.adbin, d.adrelid) IS DISTINCT FROM pg_get_expr(e.adbin, e.adrelid) AS other_default,
-       CASE WHEN a.attstattarget >= 0 THEN a.attstattarget::int END AS target
+       CASE WHEN a.attstattarget >= 0 THEN a.attstattarget::int END AS target, col_description(a.attrelid, a.attnum) AS comment,
+       col_description(a.attrelid, a.attnum) IS DISTINCT FROM col_description(b.attrelid, b.attnum) AS other_comment
   FROM pg_attribute a JOIN pg_attribute b ON b.attrelid = %(parent)s::oid AND b.attname = a.attname
   LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum LEFT JOIN pg_attrdef e ON e.adrelid = b.attrelid AND e.adnum = b.attnum
  WHERE a.attrelid = %(oid)s::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum

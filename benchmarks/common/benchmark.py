@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.common.figures import Figure, Result
 from benchmarks.common.ground import Ground, ground
 from benchmarks.common.options import Options, Sizes
-from benchmarks.common.peers import Peer
+from benchmarks.common.peers import Library, Peer
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,12 @@ class Run:
         path = peer.find(self.say, self.options.without)
         self.peers[peer.name] = peer.version if path else "skipped: left out or not installed"
         return path
+
+    def library(self, library: Library) -> bool:
+        """Tell whether a library is there, or say that what it does is skipped."""
+        version = library.find(self.say, self.options.without)
+        self.peers[library.name] = version or "skipped: left out or not installed"
+        return version is not None
 
     def metric(self, words: str, rows: int | None = None) -> str:
         """Name what is measured, at which size and on which PostgreSQL."""

@@ -146,7 +146,7 @@ def _launchdarkly(scratch: Path) -> Iterator[Asked]:
     source = import_module("ldclient.integrations").Files.new_data_source(paths=[str(_flag(scratch))])
     config = import_module("ldclient.config").Config
     client = sdk.LDClient(
-        config=config("no key", update_processor_class=source, send_events=False, diagnostic_opt_out=True)
+        config=config("none", update_processor_class=source, send_events=False, diagnostic_opt_out=True)
     )
     try:
         yield Asked(

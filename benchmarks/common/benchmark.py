@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +55,8 @@ class Benchmark:
     usual: Sizes
     quick: Sizes
     limit_s: float
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Of PostgreSQL, beside those that all benchmarks have."""
 
 
 def measured(benchmark: Benchmark, options: Options) -> Result:
@@ -65,7 +67,7 @@ def measured(benchmark: Benchmark, options: Options) -> Result:
     figures: list[Figure] = []
     versions: dict[str, str] = {}
     for number in sizes.postgres:
-        with ground(number) as place:
+        with ground(number, benchmark.settings) as place:
             run = Run(place, sizes, options, seed)
             found, known = asyncio.run(_within(benchmark, run))
         figures += found

@@ -2,7 +2,7 @@
 
 Each has its own connection, hears its own notification and reports itself, as in a service. It notes the moment at which `path`
 first answers by a route's new epoch: right when it has heard, from the thread or task that heard, by this machine's clock, which is
-PostgreSQL's too. A process tells what it noted when it is ended.
+PostgreSQL's too. A process tells what it noted when it is ended. The database has one route.
 """
 
 import asyncio
@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.common.programs import running
-from benchmarks.common.users import NAME
 from pgduet.routing import AsyncRouter, Router
 from pgduet.routing.core import RouterCore
 from pgduet.routing.model import Route
@@ -47,10 +46,12 @@ class _Noting(RouterCore):
 
     def hear(self, routes: Iterable[Route], asked_at: float) -> None:
         """Hear, and look at once what `path` makes of it."""
-        super().hear(routes, asked_at)
-        epoch = self.path(NAME, 1).epoch
-        if not self.noted or self.noted[-1][0] != epoch:
-            self.noted.append((epoch, time.time()))
+        heard = list(routes)
+        super().hear(heard, asked_at)
+        for route in heard:
+            epoch = self.path(route.migration, 1).epoch
+            if not self.noted or self.noted[-1][0] != epoch:
+                self.noted.append((epoch, time.time()))
 
 
 class _Thread(_Noting, Router):
@@ -97,7 +98,7 @@ async def followers(dsn: str, count: int) -> AsyncIterator[Followers]:
 
 def _shares(count: int) -> list[tuple[str, int]]:
     """Deal so many out to processes of both kinds."""
-    processes = [kind for kind in (THREADS, TASKS) for _ in range(PROCESSES_A_KIND)]
+    processes = [THREADS, TASKS] * PROCESSES_A_KIND
     return [
         (kind, share)
         for number, kind in enumerate(processes)

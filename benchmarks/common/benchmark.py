@@ -1,6 +1,7 @@
 """What a benchmark is, and how one is run: for each PostgreSQL that was asked for, on servers of its own, within a time."""
 
 import asyncio
+import os
 import secrets
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -76,8 +77,10 @@ def measured(benchmark: Benchmark, options: Options) -> Result:
 
 
 async def _within(benchmark: Benchmark, run: Run) -> tuple[list[Figure], dict[str, str]]:
+    load, *_ = os.getloadavg()
     async with asyncio.timeout(benchmark.limit_s):
-        return await benchmark.measure(run), await run.ground.versions()
+        figures = await benchmark.measure(run)
+        return figures, await run.ground.versions() | {"load when it began": f"{load:.1f}"}
 
 
 def say(line: str) -> None:

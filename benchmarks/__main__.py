@@ -18,7 +18,7 @@ from pgduet.local.stopping import interruptible
 
 NAMES = (
     *("backfill", "write_amplification", "foreground", "ddl_lock", "resume", "rollback", "history", "parity"),
-    *("ledger", "shadow_copy"),
+    *("ledger", "shadow_copy", "routing"),
 )
 PAGE = options.ROOT / "docs" / "explanation" / "benchmarks.md"
 FAILED, INTERRUPTED = 2, 130

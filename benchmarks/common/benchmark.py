@@ -1,16 +1,17 @@
 """What a benchmark is, and how one is run: for each PostgreSQL that was asked for, on servers of its own, within a time."""
 
 import asyncio
+import os
 import secrets
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.common.figures import Figure, Result
 from benchmarks.common.ground import Ground, ground
 from benchmarks.common.options import Options, Sizes
-from benchmarks.common.peers import Peer
+from benchmarks.common.peers import Library, Peer
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,12 @@ class Run:
         self.peers[peer.name] = peer.version if path else "skipped: left out or not installed"
         return path
 
+    def library(self, library: Library) -> bool:
+        """Tell whether a library is there, or say that what it does is skipped."""
+        version = library.find(self.say, self.options.without)
+        self.peers[library.name] = version or "skipped: left out or not installed"
+        return version is not None
+
     def metric(self, words: str, rows: int | None = None) -> str:
         """Name what is measured, at which size and on which PostgreSQL."""
         size = "" if rows is None else f", {rows:,} rows"
@@ -49,6 +56,8 @@ class Benchmark:
     usual: Sizes
     quick: Sizes
     limit_s: float
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Of PostgreSQL, beside those that all benchmarks have."""
 
 
 def measured(benchmark: Benchmark, options: Options) -> Result:
@@ -59,7 +68,7 @@ def measured(benchmark: Benchmark, options: Options) -> Result:
     figures: list[Figure] = []
     versions: dict[str, str] = {}
     for number in sizes.postgres:
-        with ground(number) as place:
+        with ground(number, benchmark.settings) as place:
             run = Run(place, sizes, options, seed)
             found, known = asyncio.run(_within(benchmark, run))
         figures += found
@@ -68,8 +77,10 @@ def measured(benchmark: Benchmark, options: Options) -> Result:
 
 
 async def _within(benchmark: Benchmark, run: Run) -> tuple[list[Figure], dict[str, str]]:
+    load, *_ = os.getloadavg()
     async with asyncio.timeout(benchmark.limit_s):
-        return await benchmark.measure(run), await run.ground.versions()
+        figures = await benchmark.measure(run)
+        return figures, await run.ground.versions() | {"load when it began": f"{load:.1f}"}
 
 
 def say(line: str) -> None:

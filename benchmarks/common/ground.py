@@ -11,7 +11,7 @@ import platform
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -47,6 +47,8 @@ class Ground:
     postgres: EmbeddedPostgres
     temporal: LocalTemporal
     scratch: Path
+    settings: Mapping[str, str]
+    """Of PostgreSQL, as they stand in the result."""
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[str]:
@@ -62,7 +64,7 @@ class Ground:
     async def versions(self) -> dict[str, str]:
         """Tell with what it is measured."""
         (server,) = await one(self.postgres.dsn(), "SHOW server_version")
-        said = " ".join(f"{name}={value}" for name, value in SETTINGS.items())
+        said = " ".join(f"{name}={value}" for name, value in self.settings.items())
         return {
             "pgduet": version("pgduet"),
             f"PostgreSQL {self.postgres.version}": f"{server.split()[0]}, {said}",
@@ -73,16 +75,17 @@ class Ground:
 
 
 @contextmanager
-def ground(postgres_version: int) -> Iterator[Ground]:
-    """Start the servers; they and all that is theirs end with the block, or with this process."""
+def ground(postgres_version: int, own: Mapping[str, str] | None = None) -> Iterator[Ground]:
+    """Start the servers, with a benchmark's own settings; they and all that is theirs end with the block, or with this process."""
+    settings = {**SETTINGS, **(own or {})}
     scratch = Path(tempfile.mkdtemp(prefix="pgduet-bench-"))
     scratch.chmod(0o755)
     try:
         with (
-            EmbeddedPostgres(version=postgres_version, settings=SETTINGS) as postgres,
+            EmbeddedPostgres(version=postgres_version, settings=settings) as postgres,
             LocalTemporal(ui=False) as temporal,
         ):
-            yield Ground(postgres, temporal, scratch)
+            yield Ground(postgres, temporal, scratch, settings)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.common.options import ROOT
@@ -54,6 +55,29 @@ class Peer:
         else:
             return self.path
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """A library that is compared with, in a process of ours; pyproject's groups `dev` and `peers` have them."""
+
+    name: str
+    distribution: str
+
+    def find(self, say: Callable[[str], None], without: tuple[str, ...] = ()) -> str | None:
+        """Give its version, or say that it is skipped."""
+        if self.name in without:
+            say(f"{self.name} is left out, as asked")
+            return None
+        try:
+            return version(self.distribution)
+        except PackageNotFoundError:
+            say(f"{self.distribution} is not installed and is skipped; `make setup` installs it")
+            return None
+
+
+OPENFEATURE = Library("openfeature", "openfeature-sdk")
+LAUNCHDARKLY = Library("launchdarkly", "launchdarkly-server-sdk")
 
 
 def pgroll() -> Peer:

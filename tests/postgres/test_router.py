@@ -14,6 +14,7 @@ from support.routes import change_route as change
 
 from pgduet.local import EmbeddedPostgres
 from pgduet.routing import BASE_TABLES, AsyncRouter, Overrides, Path, Router, RouteUnavailable, Stage, link
+from pgduet.routing.core import RouterCore
 from pgduet.sql import block
 
 PATIENCE_S = 30.0
@@ -73,6 +74,25 @@ def test_a_notification_changes_the_path_and_is_acknowledged(admin: Admin, dsn: 
         assert not router.path(NAME, 1).is_new
         seen = client(admin)
         assert (seen["side"], seen["version"], seen["epoch"]) == ("old", "1", epoch)
+
+
+def test_a_change_is_followed_at_once_and_acknowledged_a_little_later_or_when_it_closes(
+    admin: Admin, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "ACKNOWLEDGED_WITHIN_S", BY_NOTIFICATION_S)
+    with Router.open(dsn, service="billing", lease_s=50 * BY_NOTIFICATION_S) as router:
+        for percent in (50, 100):  # the second one comes while the first one waits to be acknowledged
+            epoch = change(admin, read_percent=percent)
+            follows(router, epoch)
+            assert client(admin)["epoch"] == 1
+    assert client(admin)["epoch"] == epoch
+
+
+def follows(router: RouterCore, epoch: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while router.path(NAME, 1).epoch < epoch:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_without_a_notification_the_poll_finds_the_change(admin: Admin, dsn: str) -> None:
@@ -291,6 +311,17 @@ class TestAsync:
         async with await AsyncRouter.open(dsn, service="billing", lease_s=0.6) as router:
             epoch = change(admin, notify=False, read_percent=100)
             assert await router.wait_for(NAME, epoch, PATIENCE_S)
+
+    async def test_a_change_is_followed_at_once_and_acknowledged_a_little_later_or_when_it_closes(
+        self, admin: Admin, dsn: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(link, "ACKNOWLEDGED_WITHIN_S", BY_NOTIFICATION_S)
+        async with await AsyncRouter.open(dsn, service="billing", lease_s=50 * BY_NOTIFICATION_S) as router:
+            for percent in (50, 100):
+                epoch = change(admin, read_percent=percent)
+                await asyncio.to_thread(follows, router, epoch)
+                assert client(admin)["epoch"] == 1
+        assert client(admin)["epoch"] == epoch
 
     async def test_close_sends_the_last_counts(self, admin: Admin, dsn: str) -> None:
         async with await AsyncRouter.open(dsn, service="billing", lease_s=BY_NOTIFICATION_S) as router:

@@ -13,12 +13,16 @@ from benchmarks import (
     parity,
     resume,
     rollback,
+    routing,
     shadow_copy,
     write_amplification,
 )
+from benchmarks.common import decisions
 from benchmarks.common.figures import Figure
+from benchmarks.common.followers import TASKS, THREADS, Followers
 from benchmarks.common.journeys import Passage
 from benchmarks.common.measures import Span, Taken
+from pgduet.local.measures import Latency
 
 
 def metric(words: str, rows: int | None = None) -> str:
@@ -210,3 +214,37 @@ def test_parity(two_s: float, found: list[str]) -> None:
     figures = parity.figures_of(partial(metric, "compared"), 1_000_000, took)
     assert missed(figures) == [("compared, 1,000,000 rows", name) for name in found]
     assert judged(figures) == 3
+
+
+@pytest.mark.parametrize(("p50_us", "found"), [([0.5, 1.0, 9.0], []), ([0.5, 1.01, 9.0], ["a decision, p50"])])
+def test_a_decision(p50_us: list[float], found: list[str]) -> None:
+    took = {
+        decisions.CLOCK: [Latency(count=9, p50=0.1, p99=0.2, longest=1)],
+        decisions.PATH: [Latency(count=9, p50=p50, p99=2 * p50, longest=99) for p50 in p50_us],
+        decisions.LAUNCHDARKLY: [Latency(count=9, p50=20, p99=40, longest=99)],
+    }
+    figures = routing.decided(metric, took)
+    assert [name for name, _ in missed(figures)] == found
+    assert judged(figures) == 1
+    assert {(figure.ratio_to, figure.ratio) for figure in figures if figure.ratio} == {
+        (decisions.LAUNCHDARKLY, round(p50_us[1] / 20, 4))
+    }
+
+
+def test_a_flip_is_over_when_the_slowest_client_answers_by_it_or_by_a_later_one() -> None:
+    flips = [routing.Flip(epoch, written=float(epoch) - 0.5, committed=float(epoch)) for epoch in range(1, 21)]
+    prompt = [(epoch, epoch + 0.09) for epoch in range(1, 21)]
+    late = [*prompt[:-2], (20, 20.101)]  # never heard of epoch 19
+    following = Followers(3, {THREADS: [prompt], TASKS: [prompt, late]})
+    ms = routing.waited(following, flips)
+    assert [[round(each) for each in flip] for flip in ms[routing.OF_TASKS][-2:]] == [[90, 1101], [90, 101]]
+    assert [(figure.metric, figure.subject) for figure in routing.followed(metric, 3, ms) if figure.met is False] == [
+        ("flip until a client follows, 3 clients, p99", subject) for subject in (routing.BOTH, routing.OF_TASKS)
+    ]
+    few = {kind: waits[:2] for kind, waits in ms.items()}
+    assert [name for name, _ in missed(routing.followed(metric, 3, few))] == ["flips, 3 clients"]
+    assert routing.written(metric, 3, flips).value == 500
+    with pytest.raises(routing.NotFollowed, match="epoch 21"):
+        routing.waited(following, [routing.Flip(21, 0, 0)])
+    with pytest.raises(routing.NotFollowed, match="2 of 3"):
+        routing.waited(Followers(3, {THREADS: [prompt], TASKS: [prompt]}), flips)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks.common import options, pgbench, table
+from benchmarks.common import options, peers, pgbench, table
 from benchmarks.common.alternate import alternating
 from benchmarks.common.figures import Against, Figure, Goal, Result
 from benchmarks.common.measures import Span, Taken, Waits, by_phase
@@ -68,6 +68,18 @@ def test_a_missed_goal_is_the_exit_code_s_and_one_that_cannot_be_judged_is_only_
     assert command.verdict(Result(name="one", versions={}, figures=[slow])) == 1
     assert command.verdict(Result(name="one", versions={}, figures=[unknown])) == 0
     assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == ["missed", "not judged"]
+
+
+def test_a_library_that_is_not_there_is_skipped_and_that_is_said() -> None:
+    said: list[str] = []
+    missing = peers.Library("rival", "no-such-distribution-as-this")
+    assert missing.find(said.append) is None
+    assert missing.find(said.append, ("rival",)) is None
+    assert peers.OPENFEATURE.find(said.append, ("rival",))
+    assert said == [
+        "no-such-distribution-as-this is not installed and is skipped; `make setup` installs it",
+        "rival is left out, as asked",
+    ]
 
 
 def test_the_worst_phase_stands_for_all_but_a_missed_one_is_never_folded_away() -> None:

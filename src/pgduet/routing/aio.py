@@ -6,6 +6,7 @@ The task needs a loop that turns: a loop blocked for longer than the lease makes
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
@@ -133,20 +134,40 @@ class AsyncRouter(RouterCore):
     async def _follow(self, conn: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
         """Hear and report at every notification and at every poll; cancelled while idle, report the last counts."""
         await conn.execute(link.LISTEN)
+        notified = False
         while True:
-            await self._hear_and_report(conn)
-            try:
-                async for _ in conn.notifies(timeout=self.poll_s, stop_after=1):
-                    pass
-            except asyncio.CancelledError:
-                with contextlib.suppress(psycopg.Error, OSError):
-                    await self._tell(conn)
-                raise
+            await self._hear(conn, polls=not notified)
+            if notified:
+                await self._hear_others(conn)
+            await self._acknowledge(conn)
+            notified = await self._woken(conn, self.poll_s)
 
-    async def _hear_and_report(self, conn: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
+    async def _hear_others(self, conn: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
+        """Let other routers hear what this one has just heard, before it is acknowledged; what changes meanwhile is heard."""
+        ends = time.monotonic() + link.acknowledge_in_s(self.lease_s)
+        while (left_s := ends - time.monotonic()) > 0:
+            if await self._woken(conn, left_s):
+                await self._hear(conn, polls=False)
+
+    async def _woken(self, conn: psycopg.AsyncConnection[tuple[Any, ...]], limit_s: float) -> bool:
+        """Wait for a notification, and tell whether there was one; cancelled meanwhile, report the last counts."""
+        try:
+            return bool([notification async for notification in conn.notifies(timeout=limit_s, stop_after=1)])
+        except asyncio.CancelledError:
+            with contextlib.suppress(psycopg.Error, OSError):
+                await self._tell(conn)
+            raise
+
+    async def _hear(self, conn: psycopg.AsyncConnection[tuple[Any, ...]], *, polls: bool) -> None:
+        """Read the routes; a database that pgduet was never set up in has none. Only a poll asks whether that has changed."""
         asked_at = self._clock()
-        rows, self.knows_pairs = await _read(conn)
+        if polls or not self._has_routes:
+            found = await (await conn.execute(link.HAS_ROUTES)).fetchone()
+            self._has_routes, self.knows_pairs = found or (False, False)
+        rows = await (await conn.execute(link.READ_ROUTES)).fetchall() if self._has_routes else []
         self.hear(link.routes(rows), asked_at)
+
+    async def _acknowledge(self, conn: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
         acknowledged = await self._tell(conn)
         async with self._changed:
             self._acknowledged = acknowledged
@@ -161,9 +182,3 @@ class AsyncRouter(RouterCore):
                 await cursor.executemany(statement, parameters)
         self.delivered(reports)
         return self.acknowledged(reports)
-
-
-async def _read(conn: psycopg.AsyncConnection[tuple[Any, ...]]) -> tuple[list[tuple[Any, ...]], bool]:
-    """Read the routes, and whether pairs are known; a database that pgduet was never set up in has none."""
-    has_routes, knows_pairs = await (await conn.execute(link.HAS_ROUTES)).fetchone() or (False, False)
-    return await (await conn.execute(link.READ_ROUTES)).fetchall() if has_routes else [], knows_pairs

@@ -106,6 +106,7 @@ class RouterCore:
         self._ledger = Ledger()
         self._tallies: dict[str, Tally] = {}
         self._sweeping: list[Sweeps] = []
+        self._has_routes = False
         self.knows_pairs = False
         """Whether the database takes what came of shadow reads, and remembers paired writes, as last heard."""
         self._overrides = overrides or Overrides()

@@ -24,6 +24,9 @@ REPORT_COMPARED = sql.block("routing", "report_compared")
 FORGET_PAIRED_WRITES = sql.block("routing", "forget_paired_writes")
 
 LONGEST_PAUSE_S = 5.0
+ACKNOWLEDGED_WITHIN_S = 0.25
+"""A change is heard at once, and acknowledged within this time, or a thirtieth of the lease: many routers hear of it in the same
+instant, and an acknowledgement, which is a write, costs the server far more than a look."""
 
 
 def settings(dsn: str, service: str, lease_s: float) -> dict[str, Any]:
@@ -76,6 +79,11 @@ def pause_s(failures: int, lease_s: float) -> float:
     """Tell how long to wait after failures in a row: doubling, with jitter, at most a third of the lease or 5 s."""
     longest = min(LONGEST_PAUSE_S, lease_s / 3)
     return min(longest, 0.05 * 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311  spreads reconnects
+
+
+def acknowledge_in_s(lease_s: float) -> float:
+    """Tell how long a router that has heard of a change lets others hear of it before it reports: drawn, so that reports spread."""
+    return min(ACKNOWLEDGED_WITHIN_S, lease_s / 30) * random.uniform(0.2, 1.0)  # noqa: S311  spreads reports
 
 
 def described(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 The thread listens on `pgduet_route` and reads the whole table on any notification (the payload is only a wake-up), and
 every third of the lease without one. After each reading it reports this service's side, version and epoch, and what was
-counted.
+counted: after a notification a moment later, since all routers of a database get it at once.
 
 Limits: a thread does not survive `fork`, so open the router after it (a child's inherited router runs out its lease and
 then follows the authority it last knew). A router takes one connection.
@@ -13,6 +13,7 @@ import logging
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -156,19 +157,42 @@ class Router(RouterCore):
         with selectors.DefaultSelector() as selector:
             selector.register(conn.fileno(), selectors.EVENT_READ)
             selector.register(self._wake_in, selectors.EVENT_READ)
+            notified = False
             while True:
                 stopping = self._stopping.is_set()
-                self._hear_and_report(conn)
+                self._hear(conn, polls=not notified)
+                if notified:
+                    self._hear_others(conn, selector)
+                self._tell(conn)
                 if stopping:
                     return
-                if not _notified(conn):
-                    selector.select(self.poll_s)
-                    _notified(conn)
+                notified = self._woken(conn, selector, self.poll_s)
 
-    def _hear_and_report(self, conn: psycopg.Connection[tuple[Any, ...]]) -> None:
+    def _hear_others(self, conn: psycopg.Connection[tuple[Any, ...]], selector: selectors.BaseSelector) -> None:
+        """Let other routers hear what this one has just heard, before it is acknowledged; what changes meanwhile is heard."""
+        ends = time.monotonic() + link.acknowledge_in_s(self.lease_s)
+        while (left_s := ends - time.monotonic()) > 0 and not self._stopping.is_set():
+            if self._woken(conn, selector, left_s):
+                self._hear(conn, polls=False)
+
+    def _woken(
+        self, conn: psycopg.Connection[tuple[Any, ...]], selector: selectors.BaseSelector, limit_s: float
+    ) -> bool:
+        """Wait for a notification, or until this router is to stop; tell whether there was one."""
+        if _notified(conn):
+            return True
+        selector.select(limit_s)
+        return _notified(conn)
+
+    def _hear(self, conn: psycopg.Connection[tuple[Any, ...]], *, polls: bool) -> None:
+        """Read the routes; a database that pgduet was never set up in has none. Only a poll asks whether that has changed."""
         asked_at = self._clock()
-        rows, self.knows_pairs = _read(conn)
+        if polls or not self._has_routes:
+            self._has_routes, self.knows_pairs = conn.execute(link.HAS_ROUTES).fetchone() or (False, False)
+        rows = conn.execute(link.READ_ROUTES).fetchall() if self._has_routes else []
         self.hear(link.routes(rows), asked_at)
+
+    def _tell(self, conn: psycopg.Connection[tuple[Any, ...]]) -> None:
         reports = self.reports()
         with conn.cursor() as cursor:
             for statement, parameters in link.statements(reports, knows_pairs=self.knows_pairs):
@@ -178,12 +202,6 @@ class Router(RouterCore):
             self._acknowledged = self.acknowledged(reports)
             self._rounds += 1
             self._changed.notify_all()
-
-
-def _read(conn: psycopg.Connection[tuple[Any, ...]]) -> tuple[list[tuple[Any, ...]], bool]:
-    """Read the routes, and whether pairs are known; a database that pgduet was never set up in has none."""
-    has_routes, knows_pairs = conn.execute(link.HAS_ROUTES).fetchone() or (False, False)
-    return conn.execute(link.READ_ROUTES).fetchall() if has_routes else [], knows_pairs
 
 
 def _notified(conn: psycopg.Connection[tuple[Any, ...]]) -> bool:

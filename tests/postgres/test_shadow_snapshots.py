@@ -16,7 +16,7 @@ from support.worlds import on_each_version
 
 from pgduet.operations import shadow, shadow_rows, shadow_sync
 from pgduet.operations.shadow_sync import Form
-from pgduet.postgres import shadow_snapshots
+from pgduet.postgres import emptied, shadow_snapshots
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -300,6 +300,38 @@ async def written_by_us(m: Shadow, statement: str, *values: Any) -> None:
         await m.conn.execute(statement.encode(), [psycopg.types.json.Jsonb(value) for value in values])
 
 
+@on_each_version
+@pytest.mark.parametrize("beside", ["nobody", "a new client"])
+async def test_truncate_by_an_older_snapshot_leaves_no_row(dsn: str, conn: Connection, beside: str) -> None:
+    await create_orders(conn, 10)
+    m = Shadow(conn, wide())
+    await m.published()
+    async with AsyncExitStack() as stack:
+        client = await snapshot_of(stack, dsn)
+        await conn.execute("INSERT INTO public.orders (id, code) VALUES (500, 'since')")
+        if beside != "nobody":
+            reader = await snapshot_of(stack, dsn)
+            await reader.execute("SELECT FROM public_v2.orders")
+        await client.execute("TRUNCATE public.orders")
+        await client.execute("INSERT INTO public.orders (id, code) VALUES (1, 'first again')")
+        await client.commit()
+        if beside != "nobody":
+            assert await m.one("SELECT array_agg(id) FROM public_v2.orders WHERE id > 1") == ([500],)
+            with pytest.raises(errors.ObjectNotInPrerequisiteState):  # contract would lose it
+                await conn.execute(shadow_rows.owes_nothing(m.design).sql)
+    await taken_away(m)
+    assert await m.parity() == (1, 0), "rows of the new version were left"
+
+
+async def taken_away(m: Shadow) -> None:
+    """Do what the next look does where something was written down."""
+    as_before, m.conn.row_factory = m.conn.row_factory, dict_row
+    await emptied.surplus_noted(m.conn, m.design)
+    m.conn.row_factory = as_before
+    await m.drain()
+    await m.conn.execute(shadow_rows.owes_nothing(m.design).sql)
+
+
 async def test_a_uniqueness_that_comes_while_changes_are_only_noted_refuses_old_clients(
     dsn: str, conn: Connection
 ) -> None:
@@ -341,6 +373,9 @@ MET = Clause(
     "AND EXISTS (SELECT FROM {shadow} AS s WHERE {s_is_new})",
     "AND false",
 )
+BY_ROW = Clause(
+    "a TRUNCATE knows no snapshot", "shadow", "truncate_published", "IN ('repeatable read', 'serializable')", "= 'none'"
+)
 OLDER = test_what_the_last_drain_brings_is_written_by_an_older_snapshot
 REPAIRED = partial(test_a_row_that_was_put_right_since_is_a_conflict_and_no_more, guarded=False)
 
@@ -352,8 +387,9 @@ REPAIRED = partial(test_a_row_that_was_put_right_since_is_a_conflict_and_no_more
         (partial(OLDER, level=IsolationLevel.REPEATABLE_READ), [UNSEEN, UNTOLD], "duplicate key"),
         (partial(REPAIRED, statement="UPDATE public.orders SET amount = 5 WHERE id = 3"), [UNTOLD], "duplicate key"),
         (test_a_key_that_is_free_again_is_taken_by_an_older_snapshot, [MET], STILL),
+        (partial(test_truncate_by_an_older_snapshot_leaves_no_row, beside="nobody"), [BY_ROW], "were left"),
     ],
-    ids=["note", "note and lack", "lack", "met"],
+    ids=["note", "note and lack", "lack", "met", "truncate"],
 )
 async def test_the_rule_is_needed(
     dsn: str, conn: Connection, scenario: Callable[..., Coroutine[Any, Any, None]], mutants: list[Clause], says: str

@@ -191,6 +191,15 @@ async def published_beside_old_snapshots(stage: Harness, reviews: Connection) ->
             await stage.waits("gate", Phase.VERIFY)
             seen = await reviews.execute("SELECT id, stars FROM public_v2.reviews WHERE id > 99000")
             assert await seen.fetchall() == [(99002, 3)]
+            # A new client is at work on the new shape: what TRUNCATE does not see is taken away by the next look.
+            await client.execute("SELECT FROM public.reviews LIMIT 1")
+            await reviews.execute("INSERT INTO public.reviews (id, rating) VALUES (99003, '2')")
+            async with await psycopg.AsyncConnection.connect(stage.dsn) as reader:
+                await reader.execute("SELECT FROM public_v2.reviews LIMIT 1")
+                await client.execute("TRUNCATE public.reviews")
+                await client.commit()
+            assert (await stage.act("verify")).message.startswith("0 of ")
+            assert await (await reviews.execute("SELECT count(*) FROM public_v2.reviews")).fetchone() == (0,)
 
 
 async def test_publication_waits_for_snapshots_that_show_what_is_only_noted(

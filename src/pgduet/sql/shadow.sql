@@ -336,6 +336,16 @@ BEGIN
     RETURN NULL;
   END IF;
   PERFORM set_config('pgduet.engine', {label}, true);
+  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+    -- DELETE does not see what has come since the snapshot, and TRUNCATE knows none. Where a client is at work on the shadow, the rest is
+    -- taken away later.
+    BEGIN
+      LOCK TABLE {shadow} IN ACCESS EXCLUSIVE MODE NOWAIT;
+      TRUNCATE {shadow};
+    EXCEPTION WHEN lock_not_available THEN
+      INSERT INTO pgduet.emptied (relation) VALUES ({label});
+    END;
+  END IF;
   DELETE FROM {shadow} AS s WHERE NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_s});
   PERFORM set_config('pgduet.engine', '', true);
   RETURN NULL;

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from psycopg import errors, sql
 
-from pgduet.activities.building import beside_clients, build
+from pgduet.activities.building import beside_clients, build, build_beside
 from pgduet.activities.engine import Work
 from pgduet.activities.partitioned import proper_names
 from pgduet.activities.shapes import steps
@@ -19,6 +19,7 @@ from pgduet.errors import GateRefused, LockDeadline, NotSupported
 from pgduet.operations import declare, partitioned, shadow_carry, shadow_security
 from pgduet.operations.constraints import CarriedIndex
 from pgduet.operations.names import working_name
+from pgduet.operations.shadow import Journal
 from pgduet.operations.shadow_carried import Carried, Right, as_table, early, late, successors
 from pgduet.operations.shadow_design import ShadowDesign, ShadowKey
 from pgduet.operations.statement import Lock, Statement, identifiers
@@ -52,7 +53,7 @@ async def secured(work: Work, design: ShadowDesign) -> None:
 
 
 async def older_snapshots_gone(work: Work, design: ShadowDesign) -> None:
-    """Wait until no transaction is left whose snapshot is older than the rows of the shadow: PostgreSQL would refuse its writes.
+    """Wait until no transaction is left whose snapshot is older than what we have written into the shadow so far.
 
     Raises:
         LockDeadline: somebody holds one for longer than the plan waits.
@@ -63,7 +64,7 @@ async def older_snapshots_gone(work: Work, design: ShadowDesign) -> None:
         who = ", ".join(map(str, left.pids))
         if time.monotonic() > ends:
             raise LockDeadline(
-                f"transactions with a snapshot from before {design.label} was copied are still there: process {who}",
+                f"transactions with a snapshot from before {design.label} had its new shape are still there: process {who}",
                 hint="End them (pg_terminate_backend), then advance.",
             )
         since = steps.waiting(work, f"older snapshots than {design.label}'s new shape · process {who}", since)
@@ -79,6 +80,12 @@ async def values_found(work: Work, design: ShadowDesign) -> None:
         for key, helper in _helpers(design):
             if not await valid(work.conn, table, key.working):
                 await build(work, table, helper)
+
+
+async def notes_found(work: Work, design: ShadowDesign) -> None:
+    """Build what finds the note of a key, which clients with old snapshots ask for from the form `both` on; nobody else does."""
+    journal = Journal(design)
+    await build_beside(work, journal, journal.index, journal.build(), journal.drop())
 
 
 async def ready_for_clients(work: Work, design: ShadowDesign) -> None:

@@ -27,6 +27,7 @@ from pgduet.operations import (
     shadow_leaves,
     shadow_phases,
     shadow_reverse,
+    shadow_rows,
     shadow_security,
     shadow_sync,
 )
@@ -166,16 +167,21 @@ class Shadow(Shape):
     async def prepare_publication(self, work: Work) -> None:
         """Have both sides write each other, carry over what the form before has noted, and build what new clients need.
 
-        Unique indexes come last: in the form before, a client's change may be noted only, and the shadow hold the value that it
-        freed.
+        A client whose snapshot is older than that may note something more, so we wait for those, too, until nothing was noted.
+        Unique indexes come after that: while changes are noted, the shadow may hold a value that was freed.
         """
         await copying.see_all(work.conn)
         await carrying.values_found(work, self.design)
         await carrying.older_snapshots_gone(work, self.design)
+        await shadowing.until_writers_left(work.conn, self.design, self._waits(work))  # or the build waits for them
+        await carrying.notes_found(work, self.design)
         await locked(work, self._form(work, Form.BOTH), steps.BOTH_WAYS, self.label)
         await shadowing.until_writers_left(work.conn, self.design, self._waits(work))
         await self._followed(work)
-        await self._drain(work)
+        await carrying.older_snapshots_gone(work, self.design)
+        while await shadowing.owes(work.conn, self.design):
+            await self._drain(work)
+            await carrying.older_snapshots_gone(work, self.design)
         await carrying.ready_for_clients(work, self.design)
         await carrying.secured(work, self.design)
         reverse = [*shadow_reverse.reverse(self.design, self.plan.name), *shadow_phases.back(self.design)]
@@ -273,7 +279,7 @@ class Shadow(Shape):
         for _ in range(PARTITIONS_MEANWHILE):
             try:
                 return await self._contracted(work)
-            except errors.ObjectNotInPrerequisiteState:  # partitions have come or gone since they were looked at
+            except errors.ObjectNotInPrerequisiteState:  # keys were noted, partitions or columns changed since the look
                 await asyncio.sleep(PAUSE_S)
         return await self._contracted(work)
 
@@ -293,7 +299,8 @@ class Shadow(Shape):
             shown = [shadow_phases.view(self.design, version) for version in versions]
             owner = await shadowing.view_owner(work.conn)
             apart = owner if owner == VIEW_OWNER else None
-            statements = [*await self._unheard(work, known), shadow_columns.as_seen(design, seen.mark)]
+            statements = [shadow_rows.owes_nothing(design), *await self._unheard(work, known)]
+            statements.append(shadow_columns.as_seen(design, seen.mark))
             statements += seen.loosened
             statements += shadow_final.finish(now, self.plan.name, hung, relations[self.label], shown, apart)
             statements += [*await carrying.finished(work, now), shadow.drop_journal(design)]
@@ -356,7 +363,11 @@ class Shadow(Shape):
         return shadow_leaves.drop_functions(self.design) if self.design.parted else []
 
     async def _followed(self, work: Work) -> frozenset[str]:
-        return await leaves.followed(work, self.design, lambda: self._drain(work))
+        """Follow partitions, and carry over what else was noted: from publication on by clients with old snapshots only."""
+        known = await leaves.followed(work, self.design, lambda: self._drain(work))
+        if await shadowing.owes(work.conn, self.design):
+            await self._drain(work)
+        return known
 
     async def _drain(self, work: Work) -> None:
         pace = Pace.of(work.migration.policy).adjusted(await store.controls(work.conn, work.migration.id))

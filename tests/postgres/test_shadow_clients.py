@@ -28,7 +28,7 @@ async def test_clients_of_both_versions_neither_deadlock_nor_lose_a_write(
     m = Shadow(conn, wide(unique=()))
     await m.published()
     kinds = ["increment", "increment", "two_in_order", "upsert", "if_absent", "delete", "read_then_write", "unrelated"]
-    async with clients(dsn, keys, kinds, (OLD, NEW)) as ledger:
+    async with clients(dsn, keys, [*kinds, "by_snapshot"], (OLD, NEW)) as ledger:
         await asyncio.sleep(LONG_S)
     assert errors_in(ledger) == {}
     assert ledger["done"] > 500

@@ -7,14 +7,15 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
+from support.mutants import Clause, must_fail
 from support.shadow_clients import LONG_S, NEW, OLD, clients, errors_in
 from support.shadows import PARTS, PLAN, Shadow, of_parts, over
 
 from pgduet.operations import shadow_leaves, shadow_rows
 from pgduet.operations.shadow_design import ShadowColumn
 from pgduet.operations.shadow_sync import Form
+from pgduet.postgres import emptied, shadowing, store
 from pgduet.postgres import shadow_leaves as leaves
-from pgduet.postgres import store
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -89,6 +90,40 @@ async def test_a_partition_that_is_truncated_once_the_shadow_is_written(m: Parte
     await m.conn.execute("INSERT INTO public_v2.orders (id, code, at) VALUES (1, 'x', '2026-01-01')")
     await m.conn.execute("TRUNCATE public.orders")
     assert await m.one("SELECT count(*)::int FROM public_v2.orders") == (0,)
+
+
+async def test_a_partition_that_an_older_snapshot_truncates_leaves_no_row(m: Parted, dsn: str) -> None:
+    await m.copy_leaf("january")
+    await m.copy_leaf("later")
+    await m.keyed()
+    await m.drain()
+    await m.publish()
+    async with await psycopg.AsyncConnection.connect(dsn) as client:
+        await client.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+        await client.execute("SELECT 1")
+        await m.conn.execute("INSERT INTO public.orders (id, code) VALUES (500, 'since')")
+        await client.execute("TRUNCATE public.january")
+        await client.commit()
+    # It does not see what came since: the next look takes that away.
+    assert await m.parity() == (6, 1)
+    m.conn.row_factory = dict_row
+    assert await shadowing.owes(m.conn, m.design), "nothing was written down"
+    assert await emptied.surplus_noted(m.conn, m.design)
+    m.conn.row_factory = psycopg.rows.tuple_row
+    await m.drain()
+    assert await m.parity() == (5, 0)
+
+
+async def test_the_partition_has_to_say_so(m: Parted, dsn: str) -> None:
+    silent = Clause(
+        "an older snapshot is told of",
+        "shadow_leaves",
+        "published",
+        "IN ('repeatable read', 'serializable')",
+        "= 'none'",
+    )
+    scenario = test_a_partition_that_an_older_snapshot_truncates_leaves_no_row(m, dsn)
+    await must_fail(scenario, silent, says="nothing was written down")
 
 
 async def test_a_partition_that_leaves_and_one_that_comes(m: Parted) -> None:

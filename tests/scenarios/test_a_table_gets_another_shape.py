@@ -6,11 +6,14 @@ from typing import Any
 import psycopg
 import pytest
 from support.harness import Harness, schema_dump
+from support.holding import held_at
 from support.load import Load
+from support.mutants import Code, must_fail
 from support.plans import NAME, create_reviews
 from support.shaped import STARS_APART
 from temporalio.client import WorkflowFailureError
 
+from pgduet.activities.shapes.shadow import Shadow
 from pgduet.client import Migrations
 from pgduet.local import EmbeddedPostgres
 from pgduet.messages import Status
@@ -31,6 +34,16 @@ HOLD: dict[Phase, dict[str, Any]] = {
 """The policy that keeps a migration in a phase."""
 
 WAITS = {Phase.SHIFT: "bake", Phase.SOAK: "window"}
+
+AT_ONCE = Code(
+    "publication waits once more, behind the drain",
+    Shadow.prepare_publication,
+    """    await self._followed(work)
+    await carrying.older_snapshots_gone(work, self.design)
+""",
+    """    await self._followed(work)
+""",
+)
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -146,6 +159,57 @@ async def test_who_holds_rows_is_waited_for_and_named(stage: Harness, reviews: C
         await stage.waits("gate", Phase.VERIFY)
         seen = await reviews.execute("SELECT stars FROM public_v2.reviews WHERE id = 1")
         assert await seen.fetchone() == (3,)
+
+
+async def published_beside_old_snapshots(stage: Harness, reviews: Connection) -> None:
+    """Change rows that are only noted, by a snapshot from before they are carried over, while publication is under way."""
+    async with stage.worker():
+        await stage.start(stage.plan(STARS_APART, gates={"verify": "manual", "shadow": "manual"}))
+        await stage.waits("gate", Phase.BACKFILL)
+        async with await psycopg.AsyncConnection.connect(stage.dsn) as client:
+            await client.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+            async with held_at("publish.after_commit") as after:
+                async with held_at("publish.before_commit") as before:
+                    await stage.act("advance")
+                    await before()
+                    await reviews.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+                    await reviews.execute("INSERT INTO public.reviews (id, rating) VALUES (99001, '4'), (99002, '5')")
+                    await reviews.execute("COMMIT")
+                await after()
+                await client.execute("SELECT FROM public.reviews LIMIT 1")
+            migrations, who = Migrations(stage.client, task_queue=stage.queue), f"process {client.info.backend_pid}"
+            waiting = None
+            async with asyncio.timeout(60):
+                while not (waiting and who in waiting.detail):
+                    view = await (await reviews.execute("SELECT to_regclass('public_v2.reviews')")).fetchone()
+                    assert view == (None,), "published beside a snapshot that shows notes"
+                    waiting = (await migrations.status(NAME, stage.database)).waiting_for
+                    await asyncio.sleep(0.05)
+            await client.execute("DELETE FROM public.reviews WHERE id = 99001")
+            await client.execute("UPDATE public.reviews SET rating = '3' WHERE id = 99002")
+            await client.commit()
+            await stage.waits("gate", Phase.VERIFY)
+            seen = await reviews.execute("SELECT id, stars FROM public_v2.reviews WHERE id > 99000")
+            assert await seen.fetchall() == [(99002, 3)]
+            # A new client is at work on the new shape: what TRUNCATE does not see is taken away by the next look.
+            await client.execute("SELECT FROM public.reviews LIMIT 1")
+            await reviews.execute("INSERT INTO public.reviews (id, rating) VALUES (99003, '2')")
+            async with await psycopg.AsyncConnection.connect(stage.dsn) as reader:
+                await reader.execute("SELECT FROM public_v2.reviews LIMIT 1")
+                await client.execute("TRUNCATE public.reviews")
+                await client.commit()
+            assert (await stage.act("verify")).message.startswith("0 of ")
+            assert await (await reviews.execute("SELECT count(*) FROM public_v2.reviews")).fetchone() == (0,)
+
+
+async def test_publication_waits_for_snapshots_that_show_what_is_only_noted(
+    stage: Harness, reviews: Connection
+) -> None:
+    await published_beside_old_snapshots(stage, reviews)
+
+
+async def test_or_else_new_clients_would_see_what_was_noted_late(stage: Harness, reviews: Connection) -> None:
+    await must_fail(published_beside_old_snapshots(stage, reviews), AT_ONCE, says="published beside")
 
 
 async def test_a_later_plan_keeps_off_what_hangs_on_a_table_in_another_shape(

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
+from psycopg import errors
 
 Connection = psycopg.AsyncConnection[Any]
 OLD, NEW = "public.orders", "public_v2.orders"
@@ -89,6 +90,16 @@ class Client:
                 return 0
             await self.execute("UPDATE {} SET amount = %s WHERE id = %s", found[0] + 1, key)
         return 1
+
+    async def by_snapshot(self) -> int:
+        """Write a row at REPEATABLE READ; that somebody has written it since is PostgreSQL's to tell, and no error of ours."""
+        try:
+            async with self.conn.transaction():
+                await self.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                return await self.chance.choice([self.increment, self.delete, self.upsert])()
+        except errors.SerializationFailure:
+            self.ledger["too late"] += 1
+            return 0
 
     async def move(self) -> int:
         """Write the time, by which the shadow's partitions go."""

@@ -5,6 +5,8 @@ copied, which is faster and needs no conflict to be thought of; all other indexe
 triggers (`shadow_carry`). Every statement can be undone by its neighbour here, and nothing touches the anchor.
 """
 
+from dataclasses import dataclass
+
 from psycopg import sql
 
 from pgduet.operations.names import fit, usual_name
@@ -60,6 +62,42 @@ def drop(design: ShadowDesign) -> list[Statement]:
         )
         for relation in (design.shadow, design.journal)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """The journal as what builds indexes beside clients knows it, and an index by which a key's note is found."""
+
+    design: ShadowDesign
+
+    @property
+    def relation(self) -> sql.Identifier:
+        """The journal's quoted name."""
+        return self.design.journal
+
+    @property
+    def label(self) -> str:
+        """The same as text."""
+        return self.relation.as_string(None)
+
+    @property
+    def index(self) -> str:
+        """The index's name."""
+        return fit(f"journal_key_{self.design.schema_name}.{self.design.physical}")
+
+    def build(self) -> Statement:
+        """Build it; outside a transaction."""
+        query = block("shadow", "index_journal").format(
+            name=sql.Identifier(self.index),
+            journal=self.relation,
+            columns=identifiers(column.anchor for column in self.design.key),
+        )
+        return Statement(query, f"find notes in {self.label}", Lock.SHARE_UPDATE_EXCLUSIVE, self.label)
+
+    def drop(self) -> Statement:
+        """Drop what a build that was cut short left behind."""
+        query = block("declare", "drop_index").format(index=sql.Identifier("pgduet", self.index))
+        return Statement(query, f"drop {self.index}", Lock.SHARE_UPDATE_EXCLUSIVE, self.label)
 
 
 def drop_journal(design: ShadowDesign) -> Statement:

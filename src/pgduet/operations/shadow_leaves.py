@@ -4,7 +4,7 @@ While rows are copied the keys of a truncated partition go into the journal; onc
 statement. A partition that came has its keys journalled, and where one has gone, those of the shadow's rows that the anchor has no
 longer: the drain reads each anew, and carries it over or deletes it.
 Limits: between an ATTACH or DETACH and the look that finds it, the new version does not know of it. A client at REPEATABLE READ
-that truncates a partition leaves the rows that it does not see to the next comparison.
+that truncates a partition leaves the rows that it does not see to the next look, and writes that down.
 """
 
 from collections.abc import Iterable

@@ -8,12 +8,23 @@ deleted, and afterwards they are read again, each under its own lock.
 from psycopg import sql
 
 from pgduet.operations.shadow_design import ShadowDesign
-from pgduet.operations.shadow_keys import NOTHING, O, S, anchor_key, key_as_json, same, shadow_key, to_anchor, to_shadow
+from pgduet.operations.shadow_keys import (
+    NOTHING,
+    J,
+    O,
+    S,
+    anchor_key,
+    key_as_json,
+    same,
+    shadow_key,
+    to_anchor,
+    to_shadow,
+)
 from pgduet.operations.statement import Query, Statement, identifiers
 from pgduet.sql import block
 
 START = "(0,0)"
-J, G = sql.SQL("j"), sql.SQL("g")
+G = sql.SQL("g")
 
 
 def copy(design: ShadowDesign, heap: sql.Identifier, first: int, last: int, *, safe: bool = False) -> Query:
@@ -120,6 +131,18 @@ def drain(design: ShadowDesign, most: int, place: str = START) -> Query:
     """
     parts = {"most": sql.Literal(most), "place": sql.Literal(place)}
     return block("shadow", "call_drain").format(function=design.routine("drain"), **parts)
+
+
+def owes(design: ShadowDesign) -> Query:
+    """Ask whether something stands in the journal, or is to be put there."""
+    return block("shadow", "owes").format(journal=design.journal, label=sql.Literal(design.shadow_label))
+
+
+def owes_nothing(design: ShadowDesign) -> Statement:
+    """Raise 55000 where something does; to be run while the anchor is locked."""
+    body = block("shadow", "owes_nothing_body").format(owes=owes(design))
+    query = block("shadow", "owes_nothing").format(body=sql.Literal(body.as_string(None)))
+    return Statement(query, f"{design.shadow_label} has all that was noted")
 
 
 def parity(design: ShadowDesign, *, published: bool = False) -> Query:

@@ -4,10 +4,15 @@ The row is read again after it was written: what a trigger of the user's made of
 that is being written for both sides, so that neither side's trigger answers the other; a trigger of the user's that writes other
 rows is heard.
 
+A client at REPEATABLE READ or above does not see what the engine has written since its snapshot (ADR 28). While it may lack rows
+that were copied, it only notes what it writes; later where it sees a note of the key, which a drain has carried over since. A row
+that was put right since is asked for, by which PostgreSQL tells it of the conflict.
+
 The trigger has four forms (`Form`). A form changes by replacing the function, which locks no table: transactions that are under
 way may still write in the form before, and each form bears its neighbours.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 from psycopg import sql
@@ -20,6 +25,7 @@ from pgduet.operations.shadow_keys import (
     NOTHING,
     OLD,
     TRUE,
+    J,
     N,
     O,
     R,
@@ -182,10 +188,36 @@ def _forward(design: ShadowDesign, plan: str, migration_id: int, form: Form) -> 
         within=shadow_postponed.within(design) if keep else NOTHING,
         in_order=shadow_postponed.in_order(design) if keep else NOTHING,
         or_moved=moved if design.moves else NOTHING,
-        late=NOTHING if keep else block("shadow", "note_always").format(**noted),
+        late=_behind(design, keys, noted) if keep else block("shadow", "note_always").format(**noted),
         key_changed=changed,
         rekeyed=block("shadow", "rekeyed").format(**keys, rekey=rekey),
     )
+
+
+def _behind(design: ShadowDesign, keys: Mapping[str, sql.Composable], noted: Mapping[str, sql.Composable]) -> Query:
+    """Render what a client does whose snapshot may be older than what we have written since."""
+    exists = [
+        sql.SQL(" AND coalesce({}, false)").format(design.exists.over(row)) if design.exists else NOTHING
+        for row in (OLD, NEW)
+    ]
+    lacking = block("shadow", "lacking").format(
+        **keys, exists_old=exists[0], exists_new=exists[1], give_old=_given(design, OLD), give_new=_given(design, NEW)
+    )
+    return block("shadow", "behind").format(
+        **noted,
+        j_is_old=same(anchor_key(design, J), anchor_key(design, OLD)),
+        j_is_new=same(anchor_key(design, J), anchor_key(design, NEW)),
+        lacking=lacking,
+    )
+
+
+def _given(design: ShadowDesign, row: sql.Composable) -> Query:
+    give = block("shadow", "give").format(
+        shadow=design.shadow,
+        columns=identifiers(column.name for column in design.mapped),
+        values=listed(column.up_value(row) for column in design.mapped),
+    )
+    return block("shadow", "give_safe").format(give=give) if design.guarded else give
 
 
 def _carried(design: ShadowDesign, plan: str, migration_id: int, form: Form, *, keep: bool) -> Query:

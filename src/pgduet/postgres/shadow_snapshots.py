@@ -4,9 +4,10 @@ A REPEATABLE READ client that began before rows were copied does not see them in
 keys that is no matter; once it writes the shadow itself, PostgreSQL would refuse the client's write (40001). So between the last
 drain and that form of the trigger we wait for the transactions that hold a snapshot from before, and for no others: those that
 begin meanwhile see the rows. Nobody waits for us, and the set of those we wait for only gets smaller.
-Limits: keys that such clients note while we wait are drained afterwards; one of them who has begun before that drain and writes
-the same row after it can still get 40001. Where the worker's role may not see snapshots (pg_read_all_stats), every transaction
-counts.
+Keys that clients note while we wait are drained in that form; a client with a snapshot from before that drain sees their notes, and
+notes what it writes there, too (`behind` in `sql/shadow.sql`). So behind the drain we wait once more, until nobody sees a note.
+Limits: whoever has only read is waited for as well, and a SELECT that takes long. Where the worker's role may not see snapshots
+(pg_read_all_stats), every transaction counts.
 """
 
 from dataclasses import dataclass

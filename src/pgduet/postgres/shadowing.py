@@ -182,6 +182,11 @@ async def drain(conn: Connection, design: ShadowDesign, pace: Pace, waits: Waits
     return emptying.keys
 
 
+async def owes(conn: Connection, design: ShadowDesign) -> bool:
+    """Ask whether something was noted and not carried over."""
+    return bool((await _one(conn, shadow_rows.owes(design)))["owes"])
+
+
 async def until_writers_left(conn: Connection, design: ShadowDesign, waits: Waits) -> None:
     """Wait until every transaction that has written the anchor so far has ended."""
     query = block("shadow_phases", "writers").format(relation=sql.Literal(design.relation_label))

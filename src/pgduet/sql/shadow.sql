@@ -10,6 +10,9 @@ CREATE TABLE {partition} PARTITION OF {shadow} {bound}
 -- name: create_journal
 CREATE TABLE {journal} ({columns})
 
+-- name: index_journal
+CREATE INDEX CONCURRENTLY {name} ON {journal} ({columns})
+
 -- name: drop_table
 DROP TABLE IF EXISTS {relation}
 
@@ -120,12 +123,61 @@ END
     RETURN NULL;
   END IF;
 
+-- name: behind
+-- The note of a key that has been carried over since is still to be seen in a snapshot from before, which shows the shadow's row as it was.
+-- Such a client's write is written down, too. Where a snapshot shows no note, both rows are in step in it, unless a row that was lacking
+-- was put right since.
+  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+    IF EXISTS (SELECT FROM {journal} AS j WHERE {j_is_old} OR {j_is_new}) THEN
+      IF TG_OP <> 'INSERT' THEN
+        INSERT INTO {journal} VALUES ({old_key});
+      END IF;
+      IF TG_OP = 'INSERT' OR TG_OP = 'UPDATE' AND {key_changed} THEN
+        INSERT INTO {journal} VALUES ({new_key});
+      END IF;
+      RETURN NULL;
+    END IF;
+{lacking}
+  END IF;
+
+-- name: lacking
+    -- No row in the snapshot, but one since: DELETE would leave it there, and INSERT be told of a duplicate. This is told of the conflict (40001).
+    IF TG_OP <> 'INSERT'{exists_old} AND NOT EXISTS (SELECT FROM {shadow} AS s WHERE {s_is_old}) THEN
+      PERFORM set_config('pgduet.row', {old_token}, true);
+{give_old}
+      PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+    END IF;
+    -- A row in the snapshot, but none since, or the anchor had not let its key be inserted: UPDATE would meet what is gone.
+    IF TG_OP = 'INSERT'{exists_new} AND EXISTS (SELECT FROM {shadow} AS s WHERE {s_is_new}) THEN
+      PERFORM set_config('pgduet.row', {new_token}, true);
+{give_new}
+      PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+      IF given THEN
+        RETURN NULL;
+      END IF;
+    END IF;
+
+-- name: give
+      INSERT INTO {shadow} ({columns}) VALUES ({values}) ON CONFLICT DO NOTHING;
+      given := FOUND;
+
+-- name: give_safe
+      -- What cannot be mapped has no row.
+      BEGIN
+{give}
+      EXCEPTION WHEN serialization_failure THEN
+        RAISE;
+      WHEN OTHERS THEN
+        given := false;
+      END;
+
 -- name: forward
 -- Old to new, after the anchor was written. The row is read again: what a trigger of the user's made of it since is newer than NEW.
 DECLARE
   guard text := current_setting('pgduet.row', true);
   r {relation}%ROWTYPE;
   why text;
+  given boolean;
 BEGIN
 {postpone}
   IF guard IN ({old_token}, {new_token}){or_moved} THEN
@@ -256,6 +308,20 @@ END
 -- name: emptied
 SELECT id FROM pgduet.emptied WHERE relation = %(relation)s
 
+-- name: owes
+-- What was written down and not carried over: keys, or that a table was emptied.
+SELECT EXISTS (SELECT FROM {journal}) OR EXISTS (SELECT FROM pgduet.emptied WHERE relation = {label}) AS owes
+
+-- name: owes_nothing
+DO {body}
+
+-- name: owes_nothing_body
+BEGIN
+  IF ({owes}) THEN
+    RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = 'rows are to be carried over yet';
+  END IF;
+END
+
 -- name: emptied_done
 DELETE FROM pgduet.emptied WHERE id = ANY (%(ids)s)
 
@@ -270,6 +336,16 @@ BEGIN
     RETURN NULL;
   END IF;
   PERFORM set_config('pgduet.engine', {label}, true);
+  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+    -- DELETE does not see what has come since the snapshot, and TRUNCATE knows none. Where a client is at work on the shadow, the rest is
+    -- taken away later.
+    BEGIN
+      LOCK TABLE {shadow} IN ACCESS EXCLUSIVE MODE NOWAIT;
+      TRUNCATE {shadow};
+    EXCEPTION WHEN lock_not_available THEN
+      INSERT INTO pgduet.emptied (relation) VALUES ({label});
+    END;
+  END IF;
   DELETE FROM {shadow} AS s WHERE NOT EXISTS (SELECT FROM {relation} AS o WHERE {o_is_s});
   PERFORM set_config('pgduet.engine', '', true);
   RETURN NULL;

@@ -18,6 +18,9 @@ INSERT INTO {journal} SELECT {keys} FROM ONLY
 BEGIN
   PERFORM set_config('pgduet.engine', {label}, true);
   EXECUTE {delete} || ' ' || TG_RELID::regclass || {where};
+  IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN  -- what has come since its snapshot is taken away later
+    INSERT INTO pgduet.emptied (relation) VALUES ({label});
+  END IF;
   PERFORM set_config('pgduet.engine', '', true);
   RETURN NULL;
 END

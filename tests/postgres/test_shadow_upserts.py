@@ -228,6 +228,42 @@ async def nobody_waits_in_a_ring(dsn: str, conn: Connection, row: str, arbiter: 
         await new.commit()
 
 
+async def test_what_a_trigger_makes_of_a_value_is_told_by_the_old_tables_own_key(conn: Connection) -> None:
+    await create_orders(conn, 3)
+    await conn.execute(
+        "CREATE FUNCTION public.lowers() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN NEW.code := lower(NEW.code); RETURN NEW; END $$;"
+        " CREATE TRIGGER lowers BEFORE INSERT ON public.orders FOR EACH ROW EXECUTE FUNCTION public.lowers()"
+    )
+    m = Carrying(conn, wide(rereads=True))
+    await m.published()
+    with pytest.raises(errors.UniqueViolation) as told:
+        await conn.execute("INSERT INTO public_v2.orders (code) VALUES ('C3') ON CONFLICT (code) DO NOTHING")
+    assert told.value.diag.constraint_name == "orders_code_key"
+    assert await m.parity() == (3, 0)
+
+
+async def test_so_is_an_index_or_an_exclusion_that_the_shadow_does_not_have(conn: Connection) -> None:
+    await create_orders(conn, 3)
+    m = Carrying(conn, wide())
+    await m.published()
+    await conn.execute("UPDATE public.orders SET amount = id")
+    insert = "INSERT INTO public_v2.orders (code, amount) VALUES ('new', 2) ON CONFLICT DO NOTHING"
+    for added, dropped, error in (
+        ("CREATE UNIQUE INDEX since ON public.orders (amount)", "DROP INDEX public.since", errors.UniqueViolation),
+        (
+            "ALTER TABLE public.orders ADD CONSTRAINT since EXCLUDE USING btree (amount WITH =)",
+            "ALTER TABLE public.orders DROP CONSTRAINT since",
+            errors.ExclusionViolation,
+        ),
+    ):
+        await conn.execute(added.encode())
+        with pytest.raises(error, match="since"):
+            await conn.execute(insert.encode())
+        assert await m.parity() == (3, 0)
+        await conn.execute(dropped.encode())
+
+
 FIRST_ONLY = Clause("all that is in the way is locked", "shadow", "probes", "ORDER BY {order} LOOP", "LIMIT 1 LOOP")
 ONE_IS_ENOUGH = Clause("and none is left out", "shadow", "probes", "bool_and(", "bool_or(")
 SHARED = Code("and nobody else may write it", shadow_conflicts.probes, '"NO KEY UPDATE"', '"KEY SHARE"')

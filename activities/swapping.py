@@ -13,13 +13,14 @@ from psycopg.types.json import Jsonb
 from pgduet.activities.engine import Work
 from pgduet.barriers import reach
 from pgduet.operations import shadow_columns as changed
-from pgduet.operations import shadow_phases, shadow_swap
+from pgduet.operations import shadow_conflicts, shadow_phases, shadow_swap
 from pgduet.operations.design import Design
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.statement import Statement
 from pgduet.operations.views import Relation
 from pgduet.postgres import catalogue, chain, shadow_columns, store
 from pgduet.postgres.session import Connection
+from pgduet.postgres.shadow_carrying import carried
 from pgduet.sql import block
 
 
@@ -32,6 +33,7 @@ async def statements(work: Work) -> list[Statement]:
         if shadow.swaps and shadow.swapped is None:
             relation, key = await _described(work.conn, shadow)
             seen = await shadow_columns.seen(work.conn, shadow)
+            found = await carried(work.conn, seen.design, design.name)
             made += shadow_swap.swap(
                 seen.design,
                 design.name,
@@ -40,6 +42,7 @@ async def statements(work: Work) -> list[Statement]:
                 key,
                 views=await _newer_views(work, shadow),
                 timeout_ms=work.migration.policy.lock_timeout_ms,
+                unique=shadow_conflicts.in_force(found),
             )
             after.append(shadow_swap.swapped(seen.design, key))
         else:
@@ -89,8 +92,12 @@ async def swap_back(work: Work) -> None:
     design = work.migration.design
     made: list[Statement] = []
     for shadow in reversed(design.shadows):
+        if shadow.swapped is None:
+            continue
         views = await _older_views(work, shadow)
-        made += shadow_swap.swap_back(shadow, design.name, work.migration.id, views=views)
+        # What binds everybody does so until it is dropped, which comes later.
+        unique = shadow_conflicts.in_force(await carried(work.conn, shadow, design.name))
+        made += shadow_swap.swap_back(shadow, design.name, work.migration.id, views=views, unique=unique)
     if not made:
         return
     _now(work, [shadow_swap.unswapped(shadow) for shadow in design.shadows])

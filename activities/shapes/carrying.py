@@ -16,11 +16,12 @@ from pgduet.activities.engine import Work
 from pgduet.activities.partitioned import proper_names
 from pgduet.activities.shapes import steps
 from pgduet.errors import GateRefused, LockDeadline, NotSupported
-from pgduet.operations import declare, partitioned, shadow_carry, shadow_security
+from pgduet.operations import declare, partitioned, shadow_carry, shadow_conflicts, shadow_reverse, shadow_security
 from pgduet.operations.constraints import CarriedIndex
 from pgduet.operations.names import working_name
 from pgduet.operations.shadow import Journal
 from pgduet.operations.shadow_carried import Carried, Right, as_table, early, late, successors
+from pgduet.operations.shadow_conflicts import Uniqueness
 from pgduet.operations.shadow_design import ShadowDesign, ShadowKey
 from pgduet.operations.statement import Lock, Statement, identifiers
 from pgduet.operations.views import Relation
@@ -88,8 +89,8 @@ async def notes_found(work: Work, design: ShadowDesign) -> None:
     await build_beside(work, journal, journal.index, journal.build(), journal.drop())
 
 
-async def ready_for_clients(work: Work, design: ShadowDesign) -> None:
-    """Build beside clients what new ones' statements need: indexes that bind nobody anew, statistics."""
+async def ready_for_clients(work: Work, design: ShadowDesign) -> Uniqueness:
+    """Build beside clients what new ones' statements need: indexes that bind nobody anew, statistics; gives what is unique then."""
     found = await carried(work.conn, design, work.migration.design.name)
     await _built(work, design, early(found))
     if design.releases:
@@ -97,6 +98,7 @@ async def ready_for_clients(work: Work, design: ShadowDesign) -> None:
             await _dropped(work, design, helper)
     for statement in shadow_carry.before_publication(design, found):
         await beside_clients(work, statement)
+    return shadow_conflicts.published(found)
 
 
 async def binding(work: Work, design: ShadowDesign) -> None:
@@ -106,6 +108,8 @@ async def binding(work: Work, design: ShadowDesign) -> None:
         GateRefused: rows break one of them.
     """
     found = await carried(work.conn, design, work.migration.design.name)
+    if late(found):  # as soon as one of them is there, whoever writes may meet it
+        await _heeded(work, design, shadow_conflicts.in_force(found))
     for index in late(found):
         try:
             await build(work, as_table(design), index)
@@ -122,6 +126,8 @@ async def released(work: Work, design: ShadowDesign) -> None:
     found = await carried(work.conn, design, work.migration.design.name)
     for index in late(found):
         await _dropped(work, design, index)
+    if late(found):
+        await _heeded(work, design, shadow_conflicts.published(found))
 
 
 async def check_way(conn: Connection, plan: str, design: ShadowDesign) -> None:
@@ -144,6 +150,7 @@ async def settled(work: Work, design: ShadowDesign) -> None:
     found = await carried(work.conn, design, work.migration.design.name)
     if await shadow_checked.not_yet(work.conn, work.migration.design.name, design):
         await _built(work, design, [each for each in early(found) if not _swapped(design, each)])
+        await _heeded(work, design, shadow_conflicts.in_force(found))
         await binding(work, design)
     if said := await shadow_checked.not_yet(work.conn, work.migration.design.name, design):
         raise _not_yet(design, said)
@@ -157,6 +164,11 @@ async def finished(work: Work, design: ShadowDesign) -> list[Statement]:
     parts = await proper_names(work, as_table(design).model_copy(update={"indexes": indexes}))
     there = {} if design.swapped else await shadow_columns.stored(work.conn, design)
     return [*parts, *shadow_carry.at_contract(design, found, names, there)]
+
+
+async def _heeded(work: Work, design: ShadowDesign, unique: Uniqueness) -> None:
+    """Have new clients' INSERTs look for what is in their way by the indexes that there are, or are about to be."""
+    await beside_clients(work, shadow_reverse.reverse_function(design, work.migration.design.name, unique))
 
 
 def view_rights(design: ShadowDesign, relation: Relation) -> Carried:

@@ -182,9 +182,9 @@ class Shadow(Shape):
         while await shadowing.owes(work.conn, self.design):
             await self._drain(work)
             await carrying.older_snapshots_gone(work, self.design)
-        await carrying.ready_for_clients(work, self.design)
+        unique = await carrying.ready_for_clients(work, self.design)
         await carrying.secured(work, self.design)
-        reverse = [*shadow_reverse.reverse(self.design, self.plan.name), *shadow_phases.back(self.design)]
+        reverse = [*shadow_reverse.reverse(self.design, self.plan.name, unique), *shadow_phases.back(self.design)]
         await locked(work, reverse, steps.BOTH_WAYS, self.label)
 
     async def views(self, conn: Connection, relations: Mapping[str, Relation], version: str) -> Sequence[Statement]:

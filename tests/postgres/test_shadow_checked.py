@@ -186,7 +186,7 @@ async def test_what_people_should_know_is_told(conn: Connection) -> None:
     await conn.execute("CREATE FUNCTION public.total(public.orders) RETURNS int LANGUAGE sql AS 'SELECT 1'")
     await conn.execute(
         "CREATE FUNCTION public.who() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN NEW.note := current_user; RETURN NEW; END $$"
+        " $$ BEGIN NEW.note := current_user; NEW.code := lower(NEW.code); RETURN NEW; END $$"
     )
     await conn.execute("CREATE TRIGGER who BEFORE INSERT ON public.orders FOR EACH ROW EXECUTE FUNCTION public.who()")
     await conn.execute(
@@ -211,6 +211,7 @@ async def test_what_people_should_know_is_told(conn: Connection) -> None:
         ("PD-H38", "best"),
         ("PD-H38", "function public.total"),
         ("PD-H39", "public.orders"),
+        ("PD-H55", "index by_code of public.orders, code of which trigger who gives"),
     ):
         assert any(each == rule and where in said for each, said in told), (rule, where, told)
     assert not [said for rule, said in told if rule == "PD-H25" and "who" in said]

@@ -342,7 +342,7 @@ UNORDERED_BACK = Code(
 STALE = Code(
     "the functions know the names as they are",
     shadow_swap.swap,
-    "        *functions(after, plan, migration_id, Form.ENFORCE),\n",
+    "        *functions(after, plan, migration_id, Form.ENFORCE, unique),\n",
     "",
 )
 UNNUMBERED = Clause("the old table's sequence numbers new rows", "shadow", "number", "{column} IS NULL", "false")

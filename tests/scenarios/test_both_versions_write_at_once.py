@@ -4,8 +4,8 @@ Sixteen clients over 4,096 keys put in, count up, take out and move rows; whethe
 snapshot, under load. The way back is gone as well as the way to the end.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, LiteralString
 
 import pytest
 from psycopg import sql
@@ -155,14 +155,24 @@ UNLOCKED = Clause(
 )
 
 
+def twice_unique() -> Shape:
+    """Give the shape of a table that is unique by an expression, too, which goes along where a row gets another key."""
+    put: LiteralString = (
+        "INSERT INTO items (id, updates, note) VALUES ({id}, 0, concat('Note ', {id}::int)) ON CONFLICT DO NOTHING"
+    )
+    side = replace(shapes.SHADOW.old, put=put)
+    table = shapes.SHADOW.table + "; CREATE UNIQUE INDEX by_note ON public.items (lower(note))"
+    return replace(shapes.SHADOW, table=table, old=side, new=side)
+
+
 @on_newest
 async def test_on_rows_that_everybody_wants_nobody_is_a_deadlock_s_victim(world: World) -> None:
-    await passed(world, shapes.SHADOW, back=False, keys=5, each=HOT)
+    await passed(world, twice_unique(), back=False, keys=5, each=HOT)
 
 
 @on_newest
 async def test_without_the_clause_somebody_is(world: World) -> None:
-    await must_fail(passed(world, shapes.SHADOW, back=False, keys=5, each=HOT), UNLOCKED, says=ERRORS)
+    await must_fail(passed(world, twice_unique(), back=False, keys=5, each=HOT), UNLOCKED, says=ERRORS)
 
 
 @pytest.mark.long

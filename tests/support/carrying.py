@@ -6,7 +6,15 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from pgduet.operations import shadow, shadow_carry, shadow_final, shadow_reverse, shadow_security, shadow_sync
+from pgduet.operations import (
+    shadow,
+    shadow_carry,
+    shadow_conflicts,
+    shadow_final,
+    shadow_reverse,
+    shadow_security,
+    shadow_sync,
+)
 from pgduet.operations.constraints import CarriedIndex
 from pgduet.operations.declare import build
 from pgduet.operations.names import working_name
@@ -248,7 +256,7 @@ class Carrying(Shadow):
         for index in early(carried):
             await self.build(index)
         await self.alone(shadow_carry.before_publication(self.design, carried))
-        await self.run(shadow_reverse.reverse(self.design, PLAN))
+        await self.run(shadow_reverse.reverse(self.design, PLAN, shadow_conflicts.published(carried)))
         there = await self.one("SELECT to_regnamespace('public_v2') IS NOT NULL")
         if there == (False,):
             await self.view_owner()
@@ -280,14 +288,18 @@ class Carrying(Shadow):
 
     async def cut_over(self) -> None:
         """Build what binds everybody, and enforce."""
-        for index in late(await self.carried()):
+        carried = await self.carried()
+        await self.run([shadow_reverse.reverse_function(self.design, PLAN, shadow_conflicts.in_force(carried))])
+        for index in late(carried):
             await self.build(index)
         await self.form(Form.ENFORCE)
 
     async def undo_cut_over(self) -> None:
         """Release what bound everybody."""
+        carried = await self.carried()
         await self.form(Form.BOTH)
-        await self.alone(shadow_carry.undo_cutover(self.design, await self.carried()))
+        await self.alone(shadow_carry.undo_cutover(self.design, carried))
+        await self.run([shadow_reverse.reverse_function(self.design, PLAN, shadow_conflicts.published(carried))])
 
     async def contract(self) -> None:
         """Let the shadow take its anchor's place with everything."""

@@ -62,11 +62,15 @@ class Client:
         await self.execute(query, key, f"c{key}")
         return 1
 
-    async def upsert_by_code(self) -> int:
+    async def upsert_by_code(self, arbiter: str = "code", first: str = "c") -> int:
         key = self.key()
-        query = "INSERT INTO {} AS o (id, code, amount) VALUES (%s, %s, 1) ON CONFLICT (code) DO UPDATE SET amount = o.amount + 1"
-        await self.execute(query, key, f"c{key}")
+        query = f"INSERT INTO {{}} AS o (id, code, amount) VALUES (%s, %s, 1) ON CONFLICT ({arbiter}) DO UPDATE"
+        query += " SET amount = o.amount + 1"
+        await self.execute(query, key, f"{first}{key}")
         return 1
+
+    async def upsert_by_lower(self) -> int:
+        return await self.upsert_by_code("lower(code)", self.chance.choice("cC"))
 
     async def if_absent(self) -> int:
         key = self.key()

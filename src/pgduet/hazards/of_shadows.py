@@ -96,4 +96,13 @@ OF_SHADOWS = (
         "SELECT * FROM public_v2.orders",
         "SELECT * FROM public_v2.orders WHERE tenant = 7",
     ),
+    Rule(
+        "PD-H55",
+        "a trigger gives a new row another unique value than the client wrote",
+        "until contract ON CONFLICT of the new version looks for what the client wrote: a row that has what the trigger makes of it"
+        " is not found, and the INSERT is refused (23505)",
+        "have new clients write the value as the trigger would",
+        "INSERT INTO public_v2.people (email) VALUES ('Ann@Example.org') ON CONFLICT (email) DO NOTHING -- the trigger lowers it",
+        "INSERT INTO public_v2.people (email) VALUES (lower('Ann@Example.org')) ON CONFLICT (email) DO NOTHING",
+    ),
 )

@@ -40,6 +40,16 @@ class CarriedColumn(Frozen):
     """The name of its NOT NULL, from PostgreSQL 18 on."""
 
 
+class IndexPart(Frozen):
+    """A column of an index, or an expression: what its values are compared by."""
+
+    text: str
+    """In parentheses, over the shadow's columns."""
+    operator: str = "="
+    """With its schema: the operator class has its own."""
+    collation: str | None = None
+
+
 class ShadowIndex(Frozen):
     """An index of the anchor over the shadow's columns; `definition` begins behind `ON <table> `, with the tablespace in it."""
 
@@ -54,6 +64,8 @@ class ShadowIndex(Frozen):
     equal: bool = False
     """Unique, and for the same rows as on the anchor: its columns have the same values."""
     keys: tuple[str, ...] = ()
+    parts: tuple[IndexPart, ...] = ()
+    """Of a unique one."""
     predicate: str | None = None
     nulls_distinct: bool = True
     comment: str | None = None

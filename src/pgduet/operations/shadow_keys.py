@@ -15,6 +15,7 @@ from pgduet.sql import block
 OLD, NEW = sql.SQL("OLD"), sql.SQL("NEW")
 R, D, N, O, S = sql.SQL("r"), sql.SQL("d"), sql.SQL("n"), sql.SQL("o"), sql.SQL("s")  # noqa: E741  (as the blocks call them)
 J = sql.SQL("j")
+MET = sql.SQL("_met")
 FALSE, TRUE = sql.SQL("false"), sql.SQL("true")
 NOTHING = sql.SQL("")
 _SPARING = {"smallint", "integer", "bigint", "uuid", "boolean"}

@@ -6,14 +6,15 @@ while it is waited for is followed by its place, or PostgreSQL would lock the sh
 Limits: a deadlock is possible where somebody writes the shadow past its policies (a superuser who names the shadow itself).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import LiteralString
 
 from psycopg import sql
 
-from pgduet.operations import shadow_postponed, shadow_rekeyed
+from pgduet.operations import shadow_conflicts, shadow_postponed, shadow_rekeyed
 from pgduet.operations.names import trigger_name
+from pgduet.operations.shadow_conflicts import Uniqueness
 from pgduet.operations.shadow_design import AnchorColumn, ShadowColumn, ShadowDesign
 from pgduet.operations.shadow_keys import (
     NEW,
@@ -72,14 +73,15 @@ def lock_functions(design: ShadowDesign) -> list[Statement]:
     return [_lock_function(design, "lock_update", "NO KEY UPDATE"), _lock_function(design, "lock_delete", "UPDATE")]
 
 
-def reverse_function(design: ShadowDesign, plan: str) -> Statement:
-    """Create or replace what writes the anchor."""
-    return function(design, "shadow_reverse", _Reverse(design, plan).body())
+def reverse_function(design: ShadowDesign, plan: str, unique: Uniqueness | None = None) -> Statement:
+    """Create or replace what writes the anchor; `unique` is what the shadow has of indexes, or else what the design knows of."""
+    known = unique if unique is not None else shadow_conflicts.designed(design)
+    return function(design, "shadow_reverse", _Reverse(design, plan, known).body())
 
 
-def reverse(design: ShadowDesign, plan: str) -> list[Statement]:
+def reverse(design: ShadowDesign, plan: str, unique: Uniqueness | None = None) -> list[Statement]:
     """Create what writes the anchor before the shadow: to be there before the shadow is published, and no earlier, for it costs."""
-    made = [reverse_function(design, plan), *_number(design)]
+    made = [reverse_function(design, plan, unique), *_number(design)]
     when = "BEFORE INSERT OR UPDATE OR DELETE"
     return [
         *made,
@@ -145,9 +147,10 @@ def _lock_function(design: ShadowDesign, kind: str, strength: str) -> Statement:
 class _Reverse:
     """Renders the body of the trigger on the shadow."""
 
-    def __init__(self, design: ShadowDesign, plan: str) -> None:
+    def __init__(self, design: ShadowDesign, plan: str, unique: Uniqueness) -> None:
         self.design = design
         self.plan = plan
+        self.unique = unique
         self.extracts = design.kind == "extract_table"
         keys = {column.anchor for column in design.key}
         self.downs = [column for column in design.downs if not (self.extracts and column.name in keys)]
@@ -285,46 +288,48 @@ class _Reverse:
     def _insert_row(self) -> Query:
         design = self.design
         lossy = [column.differs(column.of(NEW), column.up_value(D)) for column in self._lossy()]
+        written: dict[str, sql.Composable] = {
+            "relation": design.relation,
+            "columns": identifiers(column.name for column in self.downs),
+            "overriding": sql.SQL(" OVERRIDING SYSTEM VALUE" if design.identity else ""),
+            "values": listed(fields(D, (column.name for column in self.downs))),
+        }
         return block("shadow", "insert_row").format(
-            **self._parts(),
+            **{**self._parts(), **written},
             arrived=self._moved("arrived", NEW),
             down=lines([self._guarded([self._down(column) for column in self.downs]), *self._refusals(lossy)]),
-            columns=identifiers(column.name for column in self.downs),
-            overriding=sql.SQL(" OVERRIDING SYSTEM VALUE" if design.identity else ""),
-            values=listed(sql.SQL("d.{}").format(sql.Identifier(column.name)) for column in self.downs),
-            probes=lines(self._probes()),
+            attempt=self._attempt(written),
+            plainly=self._trial(plainly=True),
+            probes=shadow_conflicts.probes(design, self.unique),
         )
 
-    def _probes(self) -> Iterable[Query]:
-        design = self.design
-        own = [sql.SQL("{}.{}").format(S, sql.Identifier(name)) for name in design.primary_key]
-        new = [sql.SQL("{}.{}").format(NEW, sql.Identifier(name)) for name in design.primary_key]
-        conflicts = [same(own, new), *(same(fields(S, key.shadow), fields(NEW, key.shadow)) for key in design.unique)]
-        keys = [("primary key", tuple(column.anchor for column in design.key))]
-        keys += [(key.name, key.anchor) for key in design.unique]
-        for name, columns in keys:
-            yield block("shadow", "probe").format(
-                shadow=design.shadow,
-                lock=lock_row(design, same(fields(O, columns), fields(D, columns)), "NO KEY UPDATE"),
-                conflicts=any_of(conflicts),
-                constraint=sql.Literal(name),
-                message=sql.Literal(f'duplicate key value violates unique constraint "{name}"'),
-                **where(design),
-            )
+    def _attempt(self, written: dict[str, sql.Composable]) -> Query:
+        """Render how the anchor takes a row, if nothing is in its way."""
+        template = "attempt_on_trial" if self.unique.tried else "attempt"
+        return block("shadow", template).format(**written, trial=self._trial())
+
+    def _trial(self, *, plainly: bool = False) -> Query:
+        refreshed = self._refreshed() if self.design.rereads else NOTHING
+        return shadow_conflicts.trial(self.design, self.unique, refreshed, plainly=plainly)
 
     def _insert_columns(self) -> Query:
         design = self.design
         lossy = [column.differs(column.of(NEW), column.up_value(D)) for column in self._lossy()]
         message = f"a row of {design.shown_as} has no row of {design.label} that it belongs to"
-        parts = self._parts()
-        return block("shadow", "insert_columns").format(
-            **parts,
-            lock=lock_row(design, parts["o_is_new"], "NO KEY UPDATE") if design.parted else NOTHING,
-            down=lines([self._guarded([self._down(column) for column in self.downs]), *self._refusals(lossy)]),
-            assign=self._written(self.downs),
-            message=sql.Literal(message),
+        parts: dict[str, sql.Composable] = {
+            **self._parts(),
+            "down": lines([self._guarded([self._down(column) for column in self.downs]), *self._refusals(lossy)]),
+            "assign": self._written(self.downs),
+            "message": sql.Literal(message),
             **where(design),
-        )
+        }
+        if self.unique.indexes:
+            tried = {"trial": self._trial(), "plainly": self._trial(plainly=True)}
+            return block("shadow", "insert_unique_columns").format(
+                **parts, **tried, probes=shadow_conflicts.probes(design, self.unique)
+            )
+        lock = lock_row(design, parts["o_is_new"], "NO KEY UPDATE") if design.parted else NOTHING
+        return block("shadow", "insert_columns").format(**parts, lock=lock)
 
     def _moved(self, name: str, row: sql.Composable) -> Query:
         """Tell the two halves of a move between partitions from a client's own DELETE and INSERT."""

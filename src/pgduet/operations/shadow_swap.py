@@ -13,6 +13,7 @@ from psycopg import sql
 
 from pgduet.operations import shadow_reverse, shadow_rows, shadow_sync
 from pgduet.operations.names import fit, trigger_name
+from pgduet.operations.shadow_conflicts import Uniqueness
 from pgduet.operations.shadow_design import ShadowDesign, ShadowKey, Swapped
 from pgduet.operations.shadow_keys import quoted, trigger
 from pgduet.operations.shadow_sync import Form
@@ -42,11 +43,12 @@ def swap(
     *,
     views: Sequence[sql.Identifier],
     timeout_ms: int,
+    unique: Uniqueness | None = None,
 ) -> list[Statement]:
     """Give the shadow the anchor's name.
 
     `relation` is the anchor as it is, `key` what its primary key is called; `views` show the shadow: the new version's and later
-    ones'.
+    ones'. `unique` is what the shadow has of unique indexes.
     """
     after = swapped(design, key)
     return [
@@ -58,7 +60,7 @@ def swap(
         *(as_constraint(after, after.shadow, each) for each in design.unique),
         *_described(after, relation),
         *_emptied(after, plan, timeout_ms),
-        *functions(after, plan, migration_id, Form.ENFORCE),
+        *functions(after, plan, migration_id, Form.ENFORCE, unique),
     ]
 
 
@@ -72,7 +74,12 @@ def locks(design: ShadowDesign, views: Sequence[sql.Identifier]) -> list[Stateme
 
 
 def swap_back(
-    design: ShadowDesign, plan: str, migration_id: int, *, views: Sequence[sql.Identifier]
+    design: ShadowDesign,
+    plan: str,
+    migration_id: int,
+    *,
+    views: Sequence[sql.Identifier],
+    unique: Uniqueness | None = None,
 ) -> list[Statement]:
     """Give the anchor its name again; `views` show the anchor: those of older versions.
 
@@ -93,15 +100,17 @@ def swap_back(
         _rename(design.shadow, design.physical),
         _rename(design.relation, design.table),
         *(_rename_constraint(before.relation, new, old) for old, new in _aside(design, key)),
-        *functions(before, plan, migration_id, Form.BOTH),
+        *functions(before, plan, migration_id, Form.BOTH, unique),
     ]
 
 
-def functions(design: ShadowDesign, plan: str, migration_id: int, form: Form) -> list[Statement]:
+def functions(
+    design: ShadowDesign, plan: str, migration_id: int, form: Form, unique: Uniqueness | None
+) -> list[Statement]:
     """Replace all functions of the sync: each knows the tables by their names."""
     return [
         *shadow_sync.functions(design, plan, migration_id, form),
-        shadow_reverse.reverse_function(design, plan),
+        shadow_reverse.reverse_function(design, plan, unique),
         *shadow_reverse.lock_functions(design),
         shadow_rows.drain_function(design, migration_id),
     ]

@@ -256,6 +256,8 @@ async def _hazards(conn: Connection, design: ShadowDesign, found: Carried) -> As
         constraints = await _rows(conn, "constraints", {"oid": table["oid"]})
     for each in (*_of_triggers(design, triggers), *_of_other_rows(design, found, triggers, constraints)):
         yield each
+    for each in _of_values(design, found, triggers):
+        yield each
     yield hazard("PD-H35", where)
     yield hazard("PD-H36", "".join([where, *[each async for each in _leaking(conn, design, found)]]))
     for name, _ in found.unasked:
@@ -297,6 +299,28 @@ def _of_other_rows(
     for index in found.indexes:
         if writing and index.unique and index.name not in told and not set(index.keys) >= set(design.key_names):
             yield hazard("PD-H26", f"index {index.name} of {where}, beside trigger {writing[0]['name']}")
+
+
+def _of_values(design: ShadowDesign, found: Carried, triggers: list[dict[str, Any]]) -> Iterator[Hazard]:
+    """Name unique indexes for which a trigger gives new rows other values than clients do: ON CONFLICT looks for the clients'."""
+    ahead = [row for row in _read(triggers) if row["row"] and " BEFORE INSERT" in row["definition"]]
+    for index in found.indexes:
+        text = " ".join((*(part.text for part in index.parts), index.predicate or ""))
+        for name, column in successors(design).items():
+            if _names(text, column.name) and (by := [row["name"] for row in ahead if _gives(row["source"], name)]):
+                what = f"index {index.name} of {design.schema_name}.{design.table}"
+                yield hazard("PD-H55", f"{what}, {name} of which trigger {by[0]} gives")
+
+
+def _names(text: str, column: str) -> bool:
+    """Tell whether a text over columns may name one."""
+    return re.search(rf"(?<![\w$]){re.escape(column)}(?![\w$])", text) is not None
+
+
+def _gives(source: str, column: str) -> bool:
+    """Tell whether a trigger function's text gives a column of the new row a value."""
+    name = rf'\bnew\s*\.\s*"?{re.escape(column)}"?\s*:?='
+    return re.search(name, without_comments(source), re.IGNORECASE) is not None
 
 
 def _read(triggers: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -353,12 +353,15 @@ END
 
 -- name: reverse
 -- New to old, before the shadow is written: whoever writes the shadow holds the anchor.
+#variable_conflict use_column
 DECLARE
   guard text := current_setting('pgduet.row', true);
   r {relation}%ROWTYPE;
   d {relation}%ROWTYPE;
   tries integer := 0;
   done boolean;
+  _met record;
+  _held text[];
   within text := current_setting('pgduet.within', true);
 BEGIN
   IF TG_OP = 'DELETE' THEN
@@ -548,33 +551,73 @@ END
 {down}
     PERFORM set_config('pgduet.row', {new_token}, true);
     LOOP
-      INSERT INTO {relation} ({columns}){overriding} VALUES ({values}) ON CONFLICT DO NOTHING;
-      EXIT WHEN FOUND;
+{attempt}
 {probes}
       tries := tries + 1;
       IF tries > 100 THEN
-        -- By a key that is not compared here: PostgreSQL says which. Or a trigger of the user's refused it silently.
+        -- By a key that the shadow does not have: PostgreSQL says which. Or a trigger of the user's refused it silently.
         INSERT INTO {relation} ({columns}){overriding} VALUES ({values});
         IF NOT FOUND THEN
           PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
           RETURN NULL;
         END IF;
+{plainly}
         tries := 0;
         EXIT;
       END IF;
     END LOOP;
     PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
 
--- name: probe
-      -- It is there: the shadow's own key says so to the client, who has its row from here on.
-{lock}
-      IF FOUND THEN
-        PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
-        IF NOT EXISTS (SELECT FROM {shadow} AS s WHERE {conflicts}) THEN
-          RAISE EXCEPTION USING ERRCODE = 'unique_violation', CONSTRAINT = {constraint}, SCHEMA = {schema}, TABLE = {table},
-            MESSAGE = {message};
+-- name: attempt
+      INSERT INTO {relation} ({columns}){overriding} VALUES ({values}) ON CONFLICT DO NOTHING;
+      EXIT WHEN FOUND;
+
+-- name: attempt_on_trial
+      -- What the anchor has taken the shadow may refuse: then the anchor must not have it either.
+      done := false;
+      BEGIN
+        INSERT INTO {relation} ({columns}){overriding} VALUES ({values}) ON CONFLICT DO NOTHING;
+        IF FOUND THEN
+{trial}
+          done := true;
         END IF;
+      EXCEPTION WHEN SQLSTATE 'PD409' THEN
+        NULL;
+      END;
+      EXIT WHEN done;
+
+-- name: trial
+{refreshed}
+          INSERT INTO {shadow} ({columns}) VALUES ({values}){or_nothing};
+          IF NOT FOUND THEN
+            RAISE EXCEPTION USING ERRCODE = 'PD409';
+          END IF;
+          DELETE FROM {shadow} AS s WHERE {s_is_new};
+
+-- name: probes
+      -- Whatever is in the way, by whichever unique index: the anchor's rows are locked in one order. The shadow's own indexes say to
+      -- the client what there is to say, who has those rows from here on.
+      _held := '{{}}';
+      FOR _met IN {in_the_way}{and_own} ORDER BY {order} LOOP
+        CONTINUE WHEN {met_token} = ANY (_held);
+{lock}
+        IF FOUND THEN
+          _held := array_append(_held, {met_token});
+        END IF;
+      END LOOP;
+      SELECT bool_and({s_token} = ANY (_held)) INTO done FROM ({in_the_way}) AS s;
+      IF done THEN
+        PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
         RETURN NEW;
+      END IF;
+{alone}
+
+-- name: alone
+      -- What one snapshot has in the anchor alone is in nobody's way but ours.
+      IF done IS NULL AND EXISTS (SELECT FROM {relation} AS o WHERE {o_has_it}) AND NOT EXISTS ({in_the_way}) THEN
+        PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+        RAISE EXCEPTION USING ERRCODE = 'unique_violation', CONSTRAINT = {constraint}, SCHEMA = {schema}, TABLE = {table},
+          MESSAGE = {message};
       END IF;
 
 -- name: insert_columns
@@ -590,6 +633,36 @@ END
 {down}
     PERFORM set_config('pgduet.row', {new_token}, true);
     UPDATE {relation} AS o SET {assign} WHERE {o_is_new};
+    PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
+{leaving}
+
+-- name: insert_unique_columns
+-- As above; and what moves here is unique in the anchor, or will be: whoever has a value of it is in the way, too.
+{settled}
+    PERFORM set_config('pgduet.row', {new_token}, true);
+    LOOP
+{probes}
+      IF NOT {new_token} = ANY (_held) THEN
+        RAISE EXCEPTION USING ERRCODE = 'foreign_key_violation', SCHEMA = {schema}, TABLE = {table}, MESSAGE = {message};
+      END IF;
+      SELECT * INTO d FROM {relation} AS o WHERE {o_is_new};
+{down}
+      tries := tries + 1;
+      IF tries > 100 THEN
+        UPDATE {relation} AS o SET {assign} WHERE {o_is_new};
+{plainly}
+        EXIT;
+      END IF;
+      done := false;
+      BEGIN
+        UPDATE {relation} AS o SET {assign} WHERE {o_is_new};
+{trial}
+        done := true;
+      EXCEPTION WHEN unique_violation OR SQLSTATE 'PD409' THEN
+        NULL;
+      END;
+      EXIT WHEN done;
+    END LOOP;
     PERFORM set_config('pgduet.row', coalesce(guard, ''), true);
 {leaving}
 

@@ -365,7 +365,16 @@ ALTER TABLE {relation} ADD CONSTRAINT {name} UNIQUE USING INDEX {index}
 -- name: tried_index
 SELECT substr(pg_get_indexdef(x.oid), strpos(pg_get_indexdef(x.oid), format('%%I USING ', c.relname)) + length(format('%%I ', c.relname))) AS definition,
        pg_get_expr(i.indpred, i.indrelid) AS predicate,
-       ARRAY(SELECT '(' || pg_get_indexdef(x.oid, n, false) || ')' FROM generate_series(1, i.indnkeyatts) n ORDER BY n) AS keys
+       ARRAY(SELECT '(' || pg_get_indexdef(x.oid, n, false) || ')' FROM generate_series(1, i.indnkeyatts) n ORDER BY n) AS keys,
+       -- By what a btree compares: the operator of its class, in the index's collation.
+       coalesce((SELECT jsonb_agg(jsonb_build_object('text', '(' || pg_get_indexdef(x.oid, p.n::int, false) || ')',
+                          'operator', format('OPERATOR(%%I.%%s)', s.nspname, o.oprname),
+                          'collation', (SELECT format('%%I.%%I', cs.nspname, co.collname) FROM pg_collation co JOIN pg_namespace cs ON cs.oid = co.collnamespace
+                                         WHERE co.oid = p.col)) ORDER BY p.n)
+                   FROM unnest(i.indclass::oid[], i.indcollation::oid[]) WITH ORDINALITY p(class, col, n) JOIN pg_opclass oc ON oc.oid = p.class
+                   JOIN pg_amop a ON a.amopfamily = oc.opcfamily AND a.amopstrategy = 3 AND a.amoplefttype = oc.opcintype AND a.amoprighttype = oc.opcintype
+                   JOIN pg_operator o ON o.oid = a.amopopr JOIN pg_namespace s ON s.oid = o.oprnamespace
+                  WHERE i.indisunique), '[]') AS parts
   FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_class c ON c.oid = i.indrelid
  WHERE c.oid = to_regclass(%(shape)s::text) AND x.relname = %(name)s::text
 

@@ -214,7 +214,7 @@ async def test_drift_after_a_swap_is_repaired_towards_the_table_that_has_the_nam
         await stage.start(
             stage.plan(SPREAD, **verify, **SKIP, cutover={"mode": "swap"}, soak={"window_s": 3600, "census_every_s": 1})
         )
-        await stage.waits("window", Phase.SOAK)
+        await stage.waits("window", Phase.SOAK, 180)
         keys = await break_it(conn, 500, 6, sql.Identifier("public", "orders"))
         await stage.waits("drift", Phase.SOAK)
         assert await failed_comparisons(stage) == []

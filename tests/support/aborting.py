@@ -147,7 +147,8 @@ async def put_back(
     described = await stage.handle.describe()
     wanted = WorkflowExecutionStatus.CANCELED if cancelled else WorkflowExecutionStatus.COMPLETED
     assert described.status is wanted
-    assert await scheduled(stage) == undone
+    found = await scheduled(stage)
+    assert found == undone, found
     names = [AUDITED.get(name, name) for name in ALL]
     cursor = await conn.execute("SELECT action FROM pgduet.audit WHERE action = ANY (%s) ORDER BY seq", (names,))
     assert [row[0] for row in await cursor.fetchall()] == [AUDITED.get(name, name) for name in undone]

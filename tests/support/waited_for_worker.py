@@ -3,5 +3,5 @@
 from pgduet import runtime
 
 if __name__ == "__main__":
-    runtime.STICKY_S = 10.0
+    runtime.STICKY_S = 8.0
     runtime.main()

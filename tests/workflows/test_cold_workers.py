@@ -15,8 +15,12 @@ from pgduet import cold, runtime
 from pgduet.phases import Phase
 
 Connection = psycopg.AsyncConnection[Any]
-SOON: dict[str, Any] = {"shift": {"bake_s": 0}, "soak": {"window_s": 3600, "legacy_idle_s": 0.5}}
-"""A soak in which a timer fires soon after a worker has gone."""
+SOON: dict[str, Any] = {"shift": {"bake_s": 0}, "soak": {"window_s": 3600, "legacy_idle_s": 6.0}}
+"""A soak in which a timer fires some seconds after a worker has gone.
+
+Who watches is sent to the next worker when the killed one has been waited for, and so is the workflow task, as much later as the
+timer fired: what is done in between is the race. It must fire while the killed one is waited for, which `WAITED_FOR` does longer.
+"""
 STUCK = "no worker can replay it"
 WAITED_FOR = Path(__file__).parents[1] / "support" / "waited_for_worker.py"
 

@@ -53,7 +53,7 @@ async def test_outside_its_window_it_waits_by_one_timer_until_somebody_opens_it(
         )
         assert (code, said.splitlines()[0]) == (0, "window = none")
         await run.works()
-        assert (await run.now() - began).total_seconds() < 10
+        assert (await run.now() - began).total_seconds() < 60
         # Closed by the plan again, and by an operator in another way.
         assert (await stage.act("throttle", reset=True)).message == "the pace is the plan's again"
         await run.held("window")

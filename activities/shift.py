@@ -18,14 +18,19 @@ from pgduet.barriers import reach
 from pgduet.messages import CensusRequest, CensusResult, Outcome, Reference, RouteRequest, Traffic, TrafficRequest
 from pgduet.operations import column_changes
 from pgduet.phases import Authority
-from pgduet.postgres import catalogue, store
+from pgduet.postgres import catalogue, shadow_reads, store
 from pgduet.postgres.census import left_on, note_counted, take
 from pgduet.sql import block
 
 PROBE_SAMPLES = 40
+EXAMPLES = 5
+TOLD = ("who", "read", "key", "place", "kind", "answered")
+"""What is told of a mismatch; what a service shows of its answers stays in the database."""
 WATCH_S = 5.0
 """For so long it looks, or for as long as a client is remembered if that is shorter. A worker that leaves has time for it."""
 LOOK_EVERY_S = 0.25
+HEARD_WITHIN_S = 5.0
+"""A router that is connected and hears nothing holds up no step."""
 
 
 class Shift:
@@ -52,12 +57,27 @@ class Shift:
     async def traffic(self, request: TrafficRequest) -> Traffic:
         """Measure what routers reported, as totals since they began, and probe both versions."""
         async with self.engine.work(request.reference, "traffic") as work:
+            if request.settled:
+                await _heard(work)
             cursor = await work.conn.execute(block("census", "traffic"), {"migration": request.reference.name})
             totals = (await cursor.fetchall())[0]
+            latency = await shadow_reads.answered(work.conn, request.reference.name)
+            seen = (
+                await shadow_reads.mismatches(work.conn, request.reference.name, EXAMPLES)
+                if totals["mismatches"]
+                else []
+            )
             probed = await sampled(work, PROBE_SAMPLES)
-            traffic = Traffic(**totals, old_ms=probed.old_ms, new_ms=probed.new_ms)
+            traffic = Traffic(
+                **totals,
+                latency_old=latency["answered_old"].written(),
+                latency_new=latency["answered_new"].written(),
+                old_ms=probed.old_ms,
+                new_ms=probed.new_ms,
+                examples=[{name: row[name] for name in TOLD} for row in seen],
+            )
             if request.since:
-                await _baked(work, traffic.since(request.since))
+                await _baked(work, traffic.since(request.since).told())
             return traffic
 
     @activity.defn(name="census")
@@ -91,6 +111,16 @@ async def _changed(work: Work) -> list[str]:
 def _decided(found: CensusResult, leaving: Literal["old", "new"]) -> bool:
     """Tell whether looking on can change nothing: a session that is merely still there may yet be seen at the new version."""
     return any(left not in found.lingering for left in left_on(found, leaving))
+
+
+async def _heard(work: Work) -> None:
+    """Wait until routers have heard of the route's last change: what they report of the time before counts for that time."""
+    ends = time.monotonic() + HEARD_WITHIN_S
+    while time.monotonic() < ends:
+        cursor = await work.conn.execute(block("census", "behind"), {"migration": work.migration.name})
+        if not (await cursor.fetchall())[0]["routers"]:
+            break
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 async def _is_forced(work: Work) -> bool:

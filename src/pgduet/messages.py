@@ -313,6 +313,7 @@ class TrafficRequest(Message):
 
     reference: Reference
     since: Traffic | None = None
+    settled: bool = False  # first let routers tell what they did before the last change of the route
 
 
 class CensusRequest(Message):
@@ -340,8 +341,7 @@ class ControlsRequest(Message):
 
     reference: Reference
     controls: dict[str, Any]
-    reset: list[str] = []
-    """Controls that are taken away before."""
+    reset: list[str] = []  # controls that are taken away before
 
 
 class SetupInput(Message):

@@ -332,6 +332,7 @@ class CensusResult(Message):
     old_left: list[str] = []
     lingering: list[str] = []  # those of `old_left` that count because their session is still there
     hidden: int = 0  # sessions whose last statement the worker's role may not see
+    set_to: list[str] = []  # roles whose search_path leads to the version that goes, there or not
     no_way_back: str | None = None  # which later migration has taken the way back away
     changed: list[str] = []  # what somebody has changed since preflight, and contract would lose
 

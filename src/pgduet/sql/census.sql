@@ -121,6 +121,15 @@ SELECT s.who, s.version, s.via, s.pid, s.last_seen, extract(epoch FROM clock_tim
                       AND n.backend_start IS NOT DISTINCT FROM s.backend_start)
  ORDER BY s.who, s.pid
 
+-- name: set_to
+-- Whose sessions begin with a search_path that names one of these schemas, now or whenever they come.
+SELECT DISTINCT coalesce(r.rolname::text, format('every role in %%I', current_database())) AS who
+  FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) setting,
+       regexp_split_to_table(substr(setting, length('search_path=') + 1), '\s*,\s*') part
+ WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) AND setting LIKE 'search_path=%%'
+   AND btrim(part, '" ') = ANY (%(schemas)s::text[])
+ ORDER BY who
+
 -- name: hidden
 -- Sessions whose last statement the worker's role may not see.
 SELECT count(*) AS sessions FROM pg_stat_activity WHERE datname = current_database() AND query = '<insufficient privilege>'

@@ -13,7 +13,7 @@ from temporalio import activity
 from pgduet.activities.engine import Engine, Work
 from pgduet.activities.neighbours import passed
 from pgduet.activities.shapes import shapes_of
-from pgduet.activities.shapes.sampling import sampled
+from pgduet.activities.shapes.sampling import calmest, sampled
 from pgduet.barriers import reach
 from pgduet.messages import CensusRequest, CensusResult, Outcome, Reference, RouteRequest, Traffic, TrafficRequest
 from pgduet.operations import column_changes
@@ -67,7 +67,7 @@ class Shift:
                 if totals["mismatches"]
                 else []
             )
-            probed = await sampled(work, PROBE_SAMPLES)
+            probed = await calmest(lambda: sampled(work, PROBE_SAMPLES))
             traffic = Traffic(
                 **totals,
                 latency_old=latency["answered_old"].written(),

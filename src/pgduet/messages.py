@@ -373,8 +373,7 @@ class CheckResult(Message):
     checksum: str
     hazards: list[dict[str, Any]] = []
     estimate: dict[str, Any] = {}
-    standing: str | None = None
-    """Where the migration of this plan stands, if there is one: a start joins it."""
+    standing: str | None = None  # where the migration of this plan stands, if there is one: a start joins it
 
 
 class Carried(Message):

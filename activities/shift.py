@@ -13,24 +13,17 @@ from temporalio import activity
 from pgduet.activities.engine import Engine, Work
 from pgduet.activities.neighbours import passed
 from pgduet.activities.shapes import shapes_of
-from pgduet.activities.shapes.sampling import calmest, sampled
+from pgduet.activities.traffic import measured
 from pgduet.barriers import reach
 from pgduet.messages import CensusRequest, CensusResult, Outcome, Reference, RouteRequest, Traffic, TrafficRequest
 from pgduet.operations import column_changes
 from pgduet.phases import Authority
-from pgduet.postgres import catalogue, shadow_reads, store
+from pgduet.postgres import catalogue, store
 from pgduet.postgres.census import left_on, note_counted, take
-from pgduet.sql import block
 
-PROBE_SAMPLES = 40
-EXAMPLES = 5
-TOLD = ("who", "read", "key", "place", "kind", "answered")
-"""What is told of a mismatch; what a service shows of its answers stays in the database."""
 WATCH_S = 5.0
 """For so long it looks, or for as long as a client is remembered if that is shorter. A worker that leaves has time for it."""
 LOOK_EVERY_S = 0.25
-HEARD_WITHIN_S = 5.0
-"""A router that is connected and hears nothing holds up no step."""
 
 
 class Shift:
@@ -57,28 +50,7 @@ class Shift:
     async def traffic(self, request: TrafficRequest) -> Traffic:
         """Measure what routers reported, as totals since they began, and probe both versions."""
         async with self.engine.work(request.reference, "traffic") as work:
-            if request.settled:
-                await _heard(work)
-            cursor = await work.conn.execute(block("census", "traffic"), {"migration": request.reference.name})
-            totals = (await cursor.fetchall())[0]
-            latency = await shadow_reads.answered(work.conn, request.reference.name)
-            seen = (
-                await shadow_reads.mismatches(work.conn, request.reference.name, EXAMPLES)
-                if totals["mismatches"]
-                else []
-            )
-            probed = await calmest(lambda: sampled(work, PROBE_SAMPLES))
-            traffic = Traffic(
-                **totals,
-                latency_old=latency["answered_old"].written(),
-                latency_new=latency["answered_new"].written(),
-                old_ms=probed.old_ms,
-                new_ms=probed.new_ms,
-                examples=[{name: row[name] for name in TOLD} for row in seen],
-            )
-            if request.since:
-                await _baked(work, traffic.since(request.since).told())
-            return traffic
+            return await measured(work, request)
 
     @activity.defn(name="census")
     async def census(self, request: CensusRequest) -> CensusResult:
@@ -113,28 +85,10 @@ def _decided(found: CensusResult, leaving: Literal["old", "new"]) -> bool:
     return any(left not in found.lingering for left in left_on(found, leaving))
 
 
-async def _heard(work: Work) -> None:
-    """Wait until routers have heard of the route's last change: what they report of the time before counts for that time."""
-    ends = time.monotonic() + HEARD_WITHIN_S
-    while time.monotonic() < ends:
-        cursor = await work.conn.execute(block("census", "behind"), {"migration": work.migration.name})
-        if not (await cursor.fetchall())[0]["routers"]:
-            break
-        await asyncio.sleep(LOOK_EVERY_S)
-
-
 async def _is_forced(work: Work) -> bool:
     """Tell whether somebody has said, meanwhile, that no client is to be waited for."""
     decided = (await store.migration(work.conn, work.reference)).going_back
     return decided is not None and decided.force
-
-
-async def _baked(work: Work, bake: Traffic) -> None:
-    """Record what a step's bake measured: it is the evidence for the next step."""
-    route = await store.run(work.conn, "route", {"migration": work.migration.name})
-    evidence = {"read_percent": route[0]["read_percent"] if route else 0, **bake.model_dump(mode="json")}
-    async with work.conn.transaction():
-        await store.audited(work.conn, work.reference, "bake", evidence=evidence)
 
 
 async def _route(work: Work, request: RouteRequest, step: str) -> Outcome:

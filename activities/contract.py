@@ -34,6 +34,7 @@ from pgduet.operations.names import archived_table
 from pgduet.operations.statement import Lock, Statement, locking
 from pgduet.operations.whole_tables import CreatedTable, Script
 from pgduet.postgres import catalogue, chain, store
+from pgduet.postgres.census import set_to
 from pgduet.postgres.dependents import dependents_of
 from pgduet.postgres.gently import Gently
 from pgduet.postgres.heaps import heaps, pages
@@ -91,7 +92,8 @@ async def _finish(work: Work, archived: int) -> Outcome:
                 *(gone for shape in shapes_of(design) for gone in shape.dropped),
             ]
         }
-        evidence: dict[str, object] = {"archived": archived}
+        gone = list(design.version_schemas(design.from_version))
+        evidence: dict[str, object] = {"archived": archived, "set_to": await set_to(work.conn, gone)}
         await store.run(work.conn, "route_complete", {"migration": work.migration.name})
         await store.change_route(work.conn, work.reference, authority="new", read_percent=100)
         head = await store.audited(work.conn, work.reference, "contract", affected=affected, evidence=evidence)

@@ -13,16 +13,14 @@ from temporalio import activity
 from pgduet.activities.engine import Engine, Work
 from pgduet.activities.neighbours import passed
 from pgduet.activities.shapes import shapes_of
-from pgduet.activities.shapes.sampling import sampled
+from pgduet.activities.traffic import measured
 from pgduet.barriers import reach
 from pgduet.messages import CensusRequest, CensusResult, Outcome, Reference, RouteRequest, Traffic, TrafficRequest
 from pgduet.operations import column_changes
 from pgduet.phases import Authority
 from pgduet.postgres import catalogue, store
 from pgduet.postgres.census import left_on, note_counted, take
-from pgduet.sql import block
 
-PROBE_SAMPLES = 40
 WATCH_S = 5.0
 """For so long it looks, or for as long as a client is remembered if that is shorter. A worker that leaves has time for it."""
 LOOK_EVERY_S = 0.25
@@ -52,13 +50,7 @@ class Shift:
     async def traffic(self, request: TrafficRequest) -> Traffic:
         """Measure what routers reported, as totals since they began, and probe both versions."""
         async with self.engine.work(request.reference, "traffic") as work:
-            cursor = await work.conn.execute(block("census", "traffic"), {"migration": request.reference.name})
-            totals = (await cursor.fetchall())[0]
-            probed = await sampled(work, PROBE_SAMPLES)
-            traffic = Traffic(**totals, old_ms=probed.old_ms, new_ms=probed.new_ms)
-            if request.since:
-                await _baked(work, traffic.since(request.since))
-            return traffic
+            return await measured(work, request)
 
     @activity.defn(name="census")
     async def census(self, request: CensusRequest) -> CensusResult:
@@ -97,14 +89,6 @@ async def _is_forced(work: Work) -> bool:
     """Tell whether somebody has said, meanwhile, that no client is to be waited for."""
     decided = (await store.migration(work.conn, work.reference)).going_back
     return decided is not None and decided.force
-
-
-async def _baked(work: Work, bake: Traffic) -> None:
-    """Record what a step's bake measured: it is the evidence for the next step."""
-    route = await store.run(work.conn, "route", {"migration": work.migration.name})
-    evidence = {"read_percent": route[0]["read_percent"] if route else 0, **bake.model_dump(mode="json")}
-    async with work.conn.transaction():
-        await store.audited(work.conn, work.reference, "bake", evidence=evidence)
 
 
 async def _route(work: Work, request: RouteRequest, step: str) -> Outcome:

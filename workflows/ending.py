@@ -39,6 +39,7 @@ class Ending(Watch):
         while True:
             await self.checkpoint()
             census = await self.take_census(policy.soak.legacy_idle_s)
+            self.name_roles(census, self.plan.version.from_)
             await self.reconcile_if_due()
             ends = self.status.window_ends_at
             if self.now() >= ends and (not census.old_left or await self.overridden(census)):

@@ -8,13 +8,15 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from pgduet.messages import Parity, Traffic
     from pgduet.plan.policy import Policy
+    from pgduet.sketch import Sketch
 
 NOISE_MS = 1.0
 """Differences of latency below this are the machine's, not the version's."""
 NOISE_OF_MANY_MS = 0.2
-"""The same for means of many reads."""
+"""The same for medians of many reads."""
 TIMED_LEAST = 50
-"""Fewer reads have no mean worth judging."""
+"""Fewer reads say nothing worth judging."""
+QUANTILES = {"p50": 0.5, "p99": 0.99}
 HARDLY_EVER = 0.001
 MANY = 500
 
@@ -29,13 +31,13 @@ class Breach(NamedTuple):
 def judge_traffic(since: Traffic, now: Traffic, policy: Policy) -> tuple[Traffic, Breach | None]:
     """Give a bake's own traffic, and the criterion that it breaches, if any."""
     bake = now.since(since)
-    return bake, _breach(bake, policy, early=False)
+    return bake.told(), _breach(since, bake, policy, early=False)
 
 
 def judge_look(since: Traffic, now: Traffic, policy: Policy) -> tuple[Traffic, Breach | None]:
     """Judge a bake that goes on: as at its end, but shares of few reads count only where they cannot be chance."""
     bake = now.since(since)
-    return bake, _breach(bake, policy, early=True)
+    return bake.told(), _breach(since, bake, policy, early=True)
 
 
 def too_few(bake: Traffic | None, policy: Policy) -> str | None:
@@ -46,12 +48,12 @@ def too_few(bake: Traffic | None, policy: Policy) -> str | None:
     return f"reads of the new version by routers: {bake.reads_new} of {wanted} ({bake.routers_new} routers there)"
 
 
-def _breach(bake: Traffic, policy: Policy, *, early: bool) -> Breach | None:
+def _breach(since: Traffic, bake: Traffic, policy: Policy, *, early: bool) -> Breach | None:
     limits = policy.shift
     if _exceeds(bake.errors_new, bake.reads_new, limits.max_error_ratio, early=early):
         return Breach("error_ratio", f"{bake.errors_new} of {bake.reads_new} reads of the new version failed")
     differs = judge_compared(bake, limits.max_mismatch_ratio, early=early)
-    return differs or _slow_routers(bake, policy) or _slow_probe(bake, policy)
+    return differs or _slow_routers(since, bake, policy) or _slow_probe(bake, policy)
 
 
 def judge_compared(seen: Traffic, limit: float, *, early: bool) -> Breach | None:
@@ -65,8 +67,61 @@ def judge_compared(seen: Traffic, limit: float, *, early: bool) -> Breach | None
     )
 
 
-def _slow_routers(bake: Traffic, policy: Policy) -> Breach | None:
-    """Judge what routers' reads take on the average, where they are enough for that."""
+def judge_failed(seen: Traffic, limit: float, *, early: bool) -> Breach | None:
+    """Judge the reads of the new version that routers made beside: in shadow it is all that tells that it raises."""
+    tried = seen.compared + seen.failed
+    if not _exceeds(seen.failed, tried, limit, early=early):
+        return None
+    return Breach("error_ratio", f"{seen.failed} of {tried} reads of the new version that nobody waited for failed")
+
+
+def _slow_routers(since: Traffic, bake: Traffic, policy: Policy) -> Breach | None:
+    """Judge what routers' reads take: half of them, and all but the slowest hundredth.
+
+    Quantiles do not move by a few wild reads, as a mean does, and are judged only where there are enough reads for them.
+    Where hardly anybody reads the old version any more, it is compared by what its reads took before; by the half of them
+    alone, for the slowest ones are what a moment makes of them.
+    """
+    old, new = bake.sketch_old, bake.sketch_new
+    if not old.total and not new.total:
+        return _slow_by_mean(bake, policy)
+    if new.total < TIMED_LEAST:
+        return None
+    beside = old.total >= TIMED_LEAST
+    if breach := _too_slow(new, policy):
+        return breach
+    breach = _slower(new, old if beside else since.sketch_old, "p50", policy, NOISE_OF_MANY_MS, beside=beside)
+    return breach or (_slower(new, old, "p99", policy, NOISE_MS, beside=True) if beside else None)
+
+
+def _too_slow(new: Sketch, policy: Policy) -> Breach | None:
+    limit, (above, _) = policy.shift.max_latency_ms, new.surely(0.5)
+    if limit is None or above is None or 1000 * above <= limit:
+        return None
+    half_ms = 1000 * (new.quantile(0.5) or 0)
+    return Breach(
+        "latency", f"routers' reads of the new version take {half_ms:.2f} ms (p50 of {new.total}; limit {limit:g} ms)"
+    )
+
+
+def _slower(new: Sketch, old: Sketch, quantile: str, policy: Policy, noise_ms: float, *, beside: bool) -> Breach | None:
+    limit, share = policy.shift.max_latency_ratio, QUANTILES[quantile]
+    (above, _), (_, below) = new.surely(share), old.surely(share)
+    if above is None or below is None or old.total < TIMED_LEAST:
+        return None
+    if above <= limit * below or 1000 * (above - below) <= noise_ms:
+        return None
+    new_ms, old_ms = (1000 * (sketch.quantile(share) or 0) for sketch in (new, old))
+    before = "" if beside else " before"
+    return Breach(
+        "latency",
+        f"routers' reads of the new version take {new_ms:.2f} ms ({quantile} of {new.total}), {new_ms / old_ms:.2f} ×"
+        f" those of the old one{before} (limit {limit:g} ×)",
+    )
+
+
+def _slow_by_mean(bake: Traffic, policy: Policy) -> Breach | None:
+    """Judge the mean, where routers of an earlier release tell no more."""
     limits, old, new = policy.shift, bake.reads_old, bake.reads_new
     new_ms = 1000 * bake.seconds_new / new if new else 0.0
     if limits.max_latency_ms is not None and new >= TIMED_LEAST and new_ms > limits.max_latency_ms:

@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.plan.policy import Shadow
     from pgduet.workflows.calls import call
     from pgduet.workflows.ending import Ending
-    from pgduet.workflows.judge import Breach, judge_compared, judge_look, judge_traffic, too_few
+    from pgduet.workflows.judge import Breach, judge_compared, judge_failed, judge_look, judge_traffic, too_few
     from pgduet.workflows.patches import steers
 
 LOOK_LEAST_S = 1.0
@@ -79,7 +79,8 @@ class Steering(Ending):
         """Watch a step until it has baked, with enough reads, or a criterion is breached, or somebody moves the reads."""
         bake_s = self.plan.policy.shift.bake_s
         ends = self.now() + timedelta(seconds=bake_s)
-        since = await self.ask("traffic", TrafficRequest(reference=self.reference), Traffic, "traffic before the bake")
+        begins = TrafficRequest(reference=self.reference, settled=True)
+        since = await self.ask("traffic", begins, Traffic, "traffic before the bake")
         standing, over = 0, False
         while not over and (left := (ends - self.now()).total_seconds()) > 0:
             self.say_baking("bake", f"bake of the {percent} % step, {left:.0f} s left")
@@ -199,7 +200,7 @@ class Steering(Ending):
 
     async def shadow_by_routers(self, policy: Shadow) -> None:
         """shadow: wait until routers have compared enough reads, and they agree; the callers get the old answer."""
-        since = await self.ask(
+        begun: Traffic | None = await self.ask(
             "traffic", TrafficRequest(reference=self.reference), Traffic, "traffic before shadow reads"
         )
         while True:
@@ -207,14 +208,18 @@ class Steering(Ending):
             now = await self.ask(
                 "traffic", TrafficRequest(reference=self.reference), Traffic, "shadow reads of routers"
             )
-            self.status.traffic = seen = now.since(since)
+            seen = now.since(begun or now)
+            begun = begun or now
+            self.status.traffic = seen.told()
             enough = seen.compared >= policy.min_samples
-            if breach := judge_compared(seen, policy.max_mismatch_ratio, early=not enough):
+            breach = judge_compared(seen, policy.max_mismatch_ratio, early=not enough)
+            breach = breach or judge_failed(seen, self.plan.policy.shift.max_error_ratio, early=not enough)
+            if breach:
                 await self.note_breach(0, breach, "wait")
                 await self.hold(
                     "shadow", breach.detail, f"pgduet advance {self.plan.name}", f"pgduet rollback {self.plan.name}"
                 )
-                since = now
+                begun = None  # what was compared until somebody has said that it is mended counts no more
                 continue
             if enough:
                 break
@@ -230,7 +235,7 @@ class Steering(Ending):
             self.hand_over_if_long()
         self.desk.go_on()
         evidence = self.status.traffic.model_dump(
-            mode="json", include={"compared", "mismatches", "calibrated", "noise"}
+            mode="json", include={"compared", "mismatches", "calibrated", "noise", "failed"}
         )
         await self.note("shadow_routers", evidence, "shadow reads of routers")
 

@@ -33,6 +33,7 @@ with workflow.unsafe.imports_passed_through():
 
 WITHDRAW_CENSUS_S = 0.5
 WITHDRAW_IDLE_S = 10.0
+SET_TO = "by their search_path, there or not, on version"
 
 
 class Watch(Overlap):
@@ -157,6 +158,13 @@ class Watch(Overlap):
             self.desk.decided(f"contract will not go past this: {'; '.join(self.changed) or 'nothing any more'}")
         return census
 
+    def name_roles(self, census: CensusResult, version: str) -> None:
+        """Say which roles are set to a version that is to go: once it has, their search_path leads to what follows in it."""
+        told = [line for line in self.status.decisions if SET_TO in line]
+        new = [f"`{each}`" for each in census.set_to if not any(f"`{each}`" in line for line in told)]
+        if new:
+            self.desk.decided(f"{SET_TO} {version}, which is to go: {', '.join(new)} (ALTER ROLE … RESET search_path)")
+
     @property
     def parity_every(self) -> timedelta:
         """How often soak compares by its own timer."""
@@ -212,6 +220,7 @@ class Watch(Overlap):
         pause = WITHDRAW_CENSUS_S
         while True:
             census = await self.take_census(idle_s, leaving="new")
+            self.name_roles(census, self.plan.version.to)
             if not census.new_left or self.is_forced():
                 break
             self.desk.wait_for(

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from pgduet.acts import Message
 from pgduet.phases import Phase
+from pgduet.sketch import Sketch
 
 
 class Client(Message):
@@ -96,13 +97,47 @@ class Traffic(Message):
     calibrated: int = 0
     """Reads that routers made twice through the old version, to know what differs by itself."""
     noise: int = 0
+    failed: int = 0
+    """Reads of the new version that nobody waited for, and that raised."""
+    latency_old: dict[str, int] = {}
+    latency_new: dict[str, int] = {}
+    """Sketches of what the reads took that a caller waited for, and that answered: see `pgduet.sketch`."""
+    p50_old_ms: float | None = None
+    p50_new_ms: float | None = None
+    p99_old_ms: float | None = None
+    p99_new_ms: float | None = None
+    """What is told of the sketches."""
+    examples: list[dict[str, Any]] = []
+    """The newest mismatches, without values: whose, which read, of which key (as the service shows it: hashed), and where."""
 
     def since(self, before: "Traffic") -> "Traffic":
-        """Give what came after an earlier measurement: counters grow, latencies are as they are."""
+        """Give what came after an earlier measurement: counters and sketches grow, the engine's own latencies are as they are."""
         reads = ("reads_old", "reads_new", "errors_old", "errors_new", "seconds_old", "seconds_new")
-        counters = (*reads, "compared", "mismatches", "calibrated", "noise")
+        counters = (*reads, "compared", "mismatches", "calibrated", "noise", "failed")
         grown = {name: max(0, getattr(self, name) - getattr(before, name)) for name in counters}
-        return self.model_copy(update=grown)
+        old = self.sketch_old.since(before.sketch_old).written()
+        new = self.sketch_new.since(before.sketch_new).written()
+        return self.model_copy(update={**grown, "latency_old": old, "latency_new": new})
+
+    @property
+    def sketch_old(self) -> Sketch:
+        """Latencies of the old version."""
+        return Sketch.read(self.latency_old)
+
+    @property
+    def sketch_new(self) -> Sketch:
+        """Latencies of the new version."""
+        return Sketch.read(self.latency_new)
+
+    def told(self) -> "Traffic":
+        """Give the same for people: quantiles in place of sketches, and examples only beside mismatches."""
+        changes: dict[str, Any] = {"latency_old": {}, "latency_new": {}}
+        changes |= {} if self.mismatches else {"examples": []}
+        for side, sketch in (("old", self.sketch_old), ("new", self.sketch_new)):
+            for name, share in (("p50", 0.5), ("p99", 0.99)):
+                seconds = sketch.quantile(share)
+                changes[f"{name}_{side}_ms"] = None if seconds is None else round(1000 * seconds, 3)
+        return self.model_copy(update=changes)
 
 
 class Throttled(Message):

@@ -313,6 +313,7 @@ class TrafficRequest(Message):
 
     reference: Reference
     since: Traffic | None = None
+    settled: bool = False  # first let routers tell what they did before the last change of the route
 
 
 class CensusRequest(Message):
@@ -331,6 +332,7 @@ class CensusResult(Message):
     old_left: list[str] = []
     lingering: list[str] = []  # those of `old_left` that count because their session is still there
     hidden: int = 0  # sessions whose last statement the worker's role may not see
+    set_to: list[str] = []  # roles whose search_path leads to the version that goes, there or not
     no_way_back: str | None = None  # which later migration has taken the way back away
     changed: list[str] = []  # what somebody has changed since preflight, and contract would lose
 
@@ -340,8 +342,7 @@ class ControlsRequest(Message):
 
     reference: Reference
     controls: dict[str, Any]
-    reset: list[str] = []
-    """Controls that are taken away before."""
+    reset: list[str] = []  # controls that are taken away before
 
 
 class SetupInput(Message):
@@ -372,8 +373,7 @@ class CheckResult(Message):
     checksum: str
     hazards: list[dict[str, Any]] = []
     estimate: dict[str, Any] = {}
-    standing: str | None = None
-    """Where the migration of this plan stands, if there is one: a start joins it."""
+    standing: str | None = None  # where the migration of this plan stands, if there is one: a start joins it
 
 
 class Carried(Message):

@@ -14,6 +14,8 @@ from typing import Any, Self
 ACCURACY = 0.05
 GAMMA = (1 + ACCURACY) / (1 - ACCURACY)
 LAST = math.ceil(math.log(1e9) / math.log(GAMMA))
+SURE = 3.0
+"""Standard deviations within which a quantile is taken to be: one in a thousand lies beyond on a side."""
 
 
 def bucket_of(seconds: float) -> int:
@@ -50,10 +52,24 @@ class Sketch:
 
     def quantile(self, share: float) -> float | None:
         """Give the latency, in seconds, that `share` (0 to 1) of all do not exceed, to 5 %; None if there is none."""
-        left = max(1, math.ceil(share * self.total))
+        return self._ranked(max(1, math.ceil(share * self.total)))
+
+    def surely(self, share: float) -> tuple[float | None, float | None]:
+        """Give what a quantile of all latencies, of which these are some, is above and below; None where these are too few.
+
+        How many of n latencies lie below the quantile q is binomial, so its rank is n q within some √(n q (1 - q)),
+        whatever the distribution: a few wild ones move nothing.
+        """
+        middle, spread = share * self.total, SURE * math.sqrt(self.total * share * (1 - share))
+        return self._ranked(math.floor(middle - spread)), self._ranked(math.ceil(middle + spread) + 1)
+
+    def _ranked(self, rank: int) -> float | None:
+        """Give the latency of a rank from 1 on; None where there is no such rank."""
+        if rank < 1:
+            return None
         for bucket in sorted(self.counts):
-            left -= self.counts[bucket]
-            if left <= 0:
+            rank -= self.counts[bucket]
+            if rank <= 0:
                 return 2 * GAMMA**bucket / (GAMMA + 1) / 1e6
         return None
 

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from pgduet.postgres import shadow_reads, store
 from pgduet.postgres.session import Connection
@@ -427,3 +428,24 @@ class TestAsync:
                     assert await reviews.write(9001, write, write, connection=own, idempotency_key="k") == written
         assert rows(admin, "SELECT compared, mismatches FROM pgduet.client") == [{"compared": 2, "mismatches": 1}]
         assert one(admin, "SELECT count(*) FROM review JOIN review_next USING (id) WHERE id = 9001") == 1
+
+
+async def test_what_reads_took_adds_up_over_routers_and_rubbish_is_left_out(
+    admin: Admin, router: Router, conn: Connection
+) -> None:
+    old, new = Path("1", "public_v1, public", is_new=False), Path("2", "public_v2, public", is_new=True)
+    for _ in range(30):
+        router.record(NAME, old, 0.010)
+    router.record(NAME, new, 0.020)
+    router.record(NAME, new, 9.0, error=True)
+    (report,) = router.reports()
+    router.close()
+    admin.execute(link.REPORT_COMPARED, report | {"client_id": "billing/other"})
+    for number, rubbish in enumerate((7, "x", {"answered_old": 7}, {"answered_old": {"116": -1, "70": "x", "x": 1}})):
+        told = report | {"client_id": f"billing/{number}", "compared": Jsonb({"latency": rubbish})}
+        admin.execute(link.REPORT_COMPARED, told)
+    conn.row_factory = dict_row  # type: ignore[assignment]
+    found = await shadow_reads.answered(conn, NAME)
+    assert {side: sketch.total for side, sketch in found.items()} == {"answered_old": 60, "answered_new": 2}
+    assert found["answered_old"].quantile(0.5) == pytest.approx(0.010, rel=0.06)
+    assert (await shadow_reads.found(conn, NAME))[0] == 0, "nobody compares"

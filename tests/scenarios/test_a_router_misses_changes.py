@@ -108,6 +108,9 @@ async def test_withdrawal_waits_for_a_router_whose_process_was_stopped_through_t
             await reader.reads()
             assert reader.errors == []
             assert reader.lines[-1]["version"] != "2"
+            assert {line["version"] for line in reader.lines if not line["fresh"]} <= {"1"}, (
+                "past its lease: the authority it knew"
+            )
 
 
 async def cut_off_and_rolled_back(world: World, lease_s: float) -> None:

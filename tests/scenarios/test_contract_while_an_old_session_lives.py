@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from support.asking import one
 from support.harness import Harness
 from support.mutants import Clause, Mutant, must_fail
@@ -145,3 +146,37 @@ async def test_somebody_goes_past_a_session_and_the_audit_log_says_who(world: Wo
             ("dana", "the export is switched off", "contract"),
         ]
         assert all(entry[3].startswith(WHO) for entry in entries)
+
+
+@on_newest
+async def test_a_role_that_is_set_to_the_old_version_is_named_before_its_search_path_leads_to_the_tables(
+    world: World,
+) -> None:
+    await create_reviews(world.conn, ROWS, trigger=False)
+    stage, role = world.stage, world.stage.queue.replace("test-", "yearly_")
+    name = sql.Identifier(role)
+    await world.conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(name))
+    try:
+        await world.conn.execute(sql.SQL("GRANT SELECT ON reviews TO {}").format(name))
+        await world.conn.execute(sql.SQL("ALTER ROLE {} SET search_path = public_v1, public").format(name))
+        async with soaking(stage):
+            told = f"on version 1, which is to go: `{role}` (ALTER ROLE … RESET search_path)"
+            status = await stage.until(lambda status: any(line.endswith(told) for line in status.decisions))
+            assert status.phase is Phase.SOAK
+            async with await psycopg.AsyncConnection.connect(stage.dsn.replace("postgres@", f"{role}@")) as client:
+                assert await one(client, "SELECT rating FROM reviews WHERE id = 1") == "2"
+            await stage.act("advance", reason="the window may end")
+            status = await stage.result()
+        assert status.state is State.DONE
+        assert len([line for line in status.decisions if line.endswith(told)]) == 1
+        assert await one(world.conn, "SELECT evidence -> 'set_to' FROM pgduet.audit WHERE action = 'contract'") == [
+            role
+        ]
+        async with await psycopg.AsyncConnection.connect(stage.dsn.replace("postgres@", f"{role}@")) as client:
+            assert await one(client, "SELECT stars FROM reviews WHERE id = 1") == 2, "what it is to be named for"
+            await client.execute("SET LOCAL search_path = public_v1")
+            with pytest.raises(psycopg.errors.UndefinedTable):
+                await client.execute("SELECT FROM reviews")
+    finally:
+        await world.conn.execute(sql.SQL("DROP OWNED BY {}").format(name))
+        await world.conn.execute(sql.SQL("DROP ROLE {}").format(name))

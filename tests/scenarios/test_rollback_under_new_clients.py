@@ -114,7 +114,10 @@ async def scenario(stage: Harness, conn: Connection, postgres: EmbeddedPostgres)
             await by_role.works()
             status = await stage.status()
             assert "deployed-501" in named(status), UNDER_FEET
-        assert (await stage.result()).state is State.ROLLED_BACK
+        status = await stage.result()
+        assert status.state is State.ROLLED_BACK
+        told = f"on version 2, which is to go: `{role}` (ALTER ROLE … RESET search_path)"
+        assert len([decision for decision in status.decisions if decision.endswith(told)]) == 1
         await load.working()
         await load.end()
     await load.verify(conn)

@@ -1,11 +1,13 @@
 """The verdict on a bake: the same evidence, the same answer."""
 
+import re
 from datetime import UTC, datetime
 
 import pytest
 
 from pgduet.messages import Parity, Traffic
 from pgduet.plan.policy import Policy
+from pgduet.sketch import Sketch
 from pgduet.workflows.judge import Breach, describe, judge_look, judge_traffic, too_few
 from pgduet.workflows.steering import look_every_s
 
@@ -66,7 +68,88 @@ def routed(old: int, new: int, old_ms: float, new_ms: float) -> Traffic:
     return Traffic(reads_old=old, reads_new=new, seconds_old=old * old_ms / 1000, seconds_new=new * new_ms / 1000)
 
 
-def test_reads_of_routers_that_are_twice_as_slow_breach_the_latency_ratio() -> None:
+def around(reads: int, ms: float, *wild_ms: float) -> dict[str, int]:
+    """Give the sketch of reads that take from half to twice a time, and of some more."""
+    sketch = Sketch()
+    for number in range(reads):
+        sketch.add(ms / 1000 * 2 ** (2 * (number * 0.618 % 1) - 1))
+    for wild in wild_ms:
+        sketch.add(wild / 1000)
+    return sketch.written()
+
+
+def more(before: dict[str, int], then: dict[str, int]) -> dict[str, int]:
+    """Add a sketch to another."""
+    sketch = Sketch.read(before)
+    sketch.merge(Sketch.read(then))
+    return sketch.written()
+
+
+def told(old: dict[str, int], new: dict[str, int]) -> Traffic:
+    """Give what routers report with the sketches of their reads."""
+    means = {"seconds_old": 1e9, "seconds_new": 1e9}
+    return Traffic(reads_old=sum(old.values()), reads_new=sum(new.values()), latency_old=old, latency_new=new, **means)
+
+
+def test_half_of_the_reads_twice_as_slow_breach_the_latency_ratio() -> None:
+    for judge in (judge_traffic, judge_look):
+        bake, breach = judge(Traffic(), told(around(900, 10), around(100, 20)), policy())
+        assert breach is not None
+        assert breach.criterion == "latency"
+        assert re.fullmatch(
+            r"routers' reads of the new version take (19|20|21)\.\d+ ms \(p50 of 100\), (1\.8|1\.9|2\.\d)\d × those of the old one"
+            r" \(limit 1\.25 ×\)",
+            breach.detail,
+        )
+        assert bake.p50_old_ms == pytest.approx(10, rel=0.1)
+        assert (bake.latency_old, bake.latency_new) == ({}, {}), "people are told quantiles"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (around(400, 10), around(400, 10, 60_000)),
+        (around(400, 10), around(60, 10, 60_000, 60_000)),
+        (around(5000, 10), around(5000, 10, *[3000] * 40)),
+        (around(400, 10), around(49, 90)),
+        (around(400, 10), around(400, 12)),
+        (around(9000, 0.1), around(9000, 0.25)),
+        ({}, around(400, 10)),
+        (around(400, 10), {}),
+    ],
+    ids=["one wild", "two wild of few", "under a hundredth", "too few", "within the limit", "tiny", "no old", "no new"],
+)
+def test_what_a_few_reads_take_or_what_few_reads_tell_breaches_nothing(
+    old: dict[str, int], new: dict[str, int]
+) -> None:
+    assert judge_traffic(Traffic(), told(old, new), policy())[1] is None
+
+
+def test_a_slow_part_of_the_reads_breaches_though_half_of_them_are_as_fast_as_ever() -> None:
+    slow = told(around(5000, 10), around(5000, 10, *[90] * 150))
+    breach = judge_traffic(Traffic(), slow, policy())[1]
+    assert breach is not None
+    assert "(p99 of 5150)" in breach.detail
+
+
+def test_where_nobody_reads_the_old_version_any_more_it_counts_what_its_reads_took_before() -> None:
+    before = told(around(900, 10, *[1] * 10), around(100, 10))
+    after = before.model_copy(update={"latency_new": more(before.latency_new, around(300, 20))})
+    breach = judge_look(before, after, policy())[1]
+    assert breach is not None
+    assert breach.detail.endswith("those of the old one before (limit 1.25 ×)")
+    same = before.model_copy(update={"latency_new": more(before.latency_new, around(300, 10))})
+    assert judge_look(before, same, policy())[1] is None
+
+
+def test_the_ceiling_is_for_half_of_the_reads() -> None:
+    assert judge_traffic(Traffic(), told({}, around(60, 4, 60_000)), policy(max_latency_ms=5))[1] is None
+    breach = judge_traffic(Traffic(), told({}, around(200, 9)), policy(max_latency_ms=5))[1]
+    assert breach is not None
+    assert breach.detail.endswith("(p50 of 200; limit 5 ms)")
+
+
+def test_means_of_routers_that_tell_no_more_breach_the_latency_ratio() -> None:
     for judge in (judge_traffic, judge_look):
         _, breach = judge(Traffic(), routed(400, 400, 10, 20), policy())
         assert breach == Breach(

@@ -230,6 +230,9 @@ class TestReport:
             (report,) = core.reports()
             assert (report["reads_old"], report["errors_old"], report["seconds_old"]) == (1, 1, 1.0)
             assert (report["reads_new"], report["errors_new"], report["seconds_new"]) == (2, 0, 0.75)
+            latency = report["compared"].obj["latency"]
+            assert report["compared"].obj.keys() == {"latency"}, "it compares nothing"
+            assert (sum(latency["answered_new"].values()), latency["answered_old"]) == (2, {}), "failures have none"
 
 
 @pytest.mark.parametrize(

@@ -251,9 +251,9 @@ def _criteria(status: Status) -> Iterator[str]:
         yield f"errors {seen.errors_new:,} of {seen.reads_new:,} reads"
     if seen and seen.compared:
         yield f"differ {seen.mismatches:,} of {seen.compared:,} compared reads"
-    if seen and seen.reads_old and seen.reads_new and seen.seconds_new:
-        new_ms, old_ms = (1000 * seen.seconds_new / seen.reads_new, 1000 * seen.seconds_old / seen.reads_old)
-        yield f"routers' mean {new_ms:.1f} ms new, {old_ms:.1f} ms old"
+    if seen and seen.p50_new_ms is not None:
+        old = "" if seen.p50_old_ms is None else f", {seen.p50_old_ms:.1f} ms old"
+        yield f"routers' p50 {seen.p50_new_ms:.1f} ms new{old}"
     if seen and seen.new_ms is not None and seen.old_ms is not None:
         yield f"p50 {seen.new_ms:.1f} ms new, {seen.old_ms:.1f} ms old"
     if status.shadow and status.shadow.samples:

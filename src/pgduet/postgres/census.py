@@ -15,7 +15,7 @@ still hold what it prepared before; it counts again when it is seen to use that.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from pgduet.messages import CensusResult, Client
@@ -78,6 +78,7 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float, leav
         result.old_left.append(f"{share} % of the reads of routers (pgduet route {migration.name} --read-percent 100)")
     await _add_lingering(conn, migration, result)
     result.hidden = (await _rows(conn, "hidden", {}))[0]["sessions"]
+    result.set_to = await set_to(conn, [each.name for each in (sides.new if leaving == "new" else sides.old)])
     # Not a client, but what clients' writes run into: it speaks the old version's language all the same.
     readers = await old_readers(conn, migration.design)
     result.old_left += [f"{reader}: replace it" for reader in readers]
@@ -98,6 +99,11 @@ async def note_counted(conn: Connection, migration: store.Migration) -> None:
 def left_on(result: CensusResult, leaving: Literal["old", "new"]) -> list[str]:
     """Say who is left on a version that is about to go."""
     return result.old_left if leaving == "old" else result.new_left
+
+
+async def set_to(conn: Connection, schemas: Sequence[str]) -> list[str]:
+    """Name the roles whose search_path leads to version schemas, whether they are there or not."""
+    return [row["who"] for row in await _rows(conn, "set_to", {"schemas": list(schemas)})]
 
 
 async def _rows(conn: Connection, name: str, values: dict[str, object]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What routers' own shadow reads found, summed over all that reported: the evidence for a judgement of the new read path.
+"""What routers' reads took, and their shadow reads found, summed over all that reported: the evidence on the new read path.
 
 Limit: a router's totals end with it; a service that is deployed anew begins anew, so compare two measurements by `Compared.since`
 only where no router has gone in between.
@@ -8,6 +8,7 @@ from typing import Any
 
 from pgduet.compared import COUNTS, Compared
 from pgduet.postgres.session import Connection
+from pgduet.sketch import Sketch
 from pgduet.sql import block
 
 
@@ -18,6 +19,14 @@ async def found(conn: Connection, migration: str) -> tuple[int, Compared]:
     for row in rows:
         total.add(Compared.read({**row, **{name: row[name] or 0 for name in COUNTS}}))
     return len(rows), total
+
+
+async def answered(conn: Connection, migration: str) -> dict[str, Sketch]:
+    """Give sketches of what reads took that callers waited for, old and new."""
+    sketches = {"answered_old": Sketch(), "answered_new": Sketch()}
+    for row in await (await conn.execute(block("census", "answered"), {"migration": migration})).fetchall():
+        sketches[row["side"]].merge(Sketch.read({row["bucket"]: row["reads"]}))
+    return sketches
 
 
 async def mismatches(conn: Connection, migration: str, most: int = 20) -> list[dict[str, Any]]:

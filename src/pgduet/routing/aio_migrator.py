@@ -85,9 +85,9 @@ class AsyncMigrator(MigratorCore[Awaitable[Answer]]):
         try:
             answer = await self._reader(is_new=path.is_new)(path, key, *args, **kwargs)
         except Exception:
-            self._answered(path, time.perf_counter() - began, error=True)
+            self._router.record(self.name, path, time.perf_counter() - began, error=True)
             raise
-        self._answered(path, time.perf_counter() - began, error=False)
+        self._router.record(self.name, path, time.perf_counter() - began, error=False)
         job = self._drawn(path, key, args, kwargs, answer)
         if job and not self._pool.offer(job):
             self._dropped()

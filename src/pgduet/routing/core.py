@@ -160,8 +160,10 @@ class RouterCore:
         return path if self._told.get(migration) == path.version else None
 
     def record(self, migration: str, path: Path, seconds: float, *, error: bool = False) -> None:
-        """Count a read that took a path; the totals go out with the next report."""
+        """Count a read that took a path; the totals go out with the next report. What failed says nothing of latency."""
         self._ledger.add(migration, seconds, is_new=path.is_new, error=error)
+        if not error:
+            self.tally(migration).answered(seconds, is_new=path.is_new)
 
     def choice(self, migration: str) -> Choice | None:
         """Give a migration's choice as last heard; None for one that the database does not know."""
@@ -176,8 +178,8 @@ class RouterCore:
         return choice.old, choice.new
 
     def tally(self, migration: str) -> Tally:
-        """Give the tally of a migration's shadow reads, which all its migrators of this router share."""
-        return self._tallies.setdefault(migration, Tally())
+        """Give the tally of a migration's reads, which all its migrators of this router share."""
+        return self._tallies.get(migration) or self._tallies.setdefault(migration, Tally())
 
     def stage(self, migration: str) -> Stage:
         """Tell the stage of a migration as last heard; OFF for one that the database does not know."""

@@ -129,6 +129,7 @@ class MigratorCore(Generic[Answer]):
         self._router = router
         self._settings = settings
         self._tally: Tally = router.tally(settings.name)
+        self._tally.compares = True
         self._ending = threading.Lock()
 
     def sweep(self) -> None:
@@ -136,11 +137,6 @@ class MigratorCore(Generic[Answer]):
 
     def _reader(self, *, is_new: bool) -> Callable[..., Answer]:
         return self._settings.read_new if is_new else self._settings.read_old
-
-    def _answered(self, path: Path, seconds: float, *, error: bool) -> None:
-        self._router.record(self.name, path, seconds, error=error)
-        if not error:
-            self._tally.answered(seconds, is_new=path.is_new)
 
     def _drawn(
         self, path: Path, key: object, args: Sequence[Any], kwargs: Mapping[str, Any], answer: object

@@ -105,9 +105,9 @@ class Migrator(MigratorCore[Answer]):
         try:
             answer = self._reader(is_new=path.is_new)(path, key, *args, **kwargs)
         except Exception:
-            self._answered(path, time.perf_counter() - began, error=True)
+            self._router.record(self.name, path, time.perf_counter() - began, error=True)
             raise
-        self._answered(path, time.perf_counter() - began, error=False)
+        self._router.record(self.name, path, time.perf_counter() - began, error=False)
         if job := self._drawn(path, key, args, kwargs, answer):
             self._offer(job)
         return answer

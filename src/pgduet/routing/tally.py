@@ -1,4 +1,4 @@
-"""What came of a router's shadow reads of one migration, from any thread: counts, latencies, and a few mismatches."""
+"""What came of a router's reads of one migration, from any thread: latencies, and of shadow reads counts and a few mismatches."""
 
 import threading
 from collections import deque
@@ -27,6 +27,8 @@ class Sample:
 class Tally:
     """Totals since the router was opened, and mismatches since the last report that arrived."""
 
+    compares: bool = False
+    """Whether there are shadow reads to count; a service that only records its reads is none that compares."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _counts: Compared = field(default_factory=Compared)
     _samples: deque[tuple[int, Sample]] = field(default_factory=lambda: deque(maxlen=KEPT))
@@ -74,8 +76,11 @@ class Tally:
     def report(self) -> tuple[dict[str, Any], int]:
         """Give what is to be reported, and the number of the last mismatch in it, for `delivered`."""
         with self._lock:
+            written = self._counts.written()
+            if not self.compares:
+                return {"latency": written["latency"]}, self._seen
             samples = [asdict(sample) for _, sample in self._samples]
-            return {**self._counts.written(), "samples": samples}, self._seen
+            return {**written, "samples": samples}, self._seen
 
     def delivered(self, last: int) -> None:
         """Forget the mismatches up to one: the database has them."""

@@ -9,11 +9,29 @@ SELECT count(*) AS routers, coalesce(sum(reads_old), 0)::bigint AS reads_old, co
        coalesce(sum((to_jsonb(c) ->> 'mismatches')::bigint), 0)::bigint AS mismatches,
        coalesce(sum((to_jsonb(c) ->> 'calibrated')::bigint), 0)::bigint AS calibrated,
        coalesce(sum((to_jsonb(c) ->> 'noise')::bigint), 0)::bigint AS noise,
+       coalesce(sum((to_jsonb(c) ->> 'failed_new')::bigint), 0)::bigint AS failed,
        count(*) FILTER (WHERE c.side = 'new' AND (c.last_seen > clock_timestamp() - make_interval(secs => c.lease_s)
                                                   OR EXISTS (SELECT FROM pg_stat_activity a
                                                               WHERE a.pid = c.backend_pid AND a.backend_start IS NOT DISTINCT FROM c.backend_start)))
          AS routers_new
   FROM pgduet.client c WHERE migration = %(migration)s AND kind = 'router'
+
+-- name: behind
+-- Routers that are connected and have not told since the route changed.
+SELECT count(*) AS routers
+  FROM pgduet.client c JOIN pgduet.route r USING (migration)
+  JOIN pg_stat_activity a ON a.pid = c.backend_pid AND a.backend_start IS NOT DISTINCT FROM c.backend_start
+ WHERE c.kind = 'router' AND c.migration = %(migration)s AND coalesce(c.epoch, 0) < r.epoch
+
+-- name: answered
+-- How many reads that callers waited for fell into each bucket of latencies. Any role can have reported: what is no sketch is left out.
+SELECT side.key AS side, bucket.key AS bucket, sum(bucket.value::text::numeric)::bigint AS reads
+  FROM pgduet.client c, LATERAL (SELECT to_jsonb(c) -> 'latency') AS told (latency),
+       jsonb_each(CASE WHEN jsonb_typeof(told.latency) = 'object' THEN told.latency END) side,
+       jsonb_each(CASE WHEN jsonb_typeof(side.value) = 'object' THEN side.value END) bucket
+ WHERE c.migration = %(migration)s AND c.kind = 'router' AND side.key IN ('answered_old', 'answered_new')
+   AND CASE WHEN bucket.key ~ '^[0-9]{1,4}$' AND jsonb_typeof(bucket.value) = 'number' THEN bucket.value::text::numeric BETWEEN 1 AND 1e12 END
+ GROUP BY 1, 2
 
 -- name: shadow_reads
 -- What routers have compared, a row for each that does.
@@ -102,6 +120,15 @@ SELECT s.who, s.version, s.via, s.pid, s.last_seen, extract(epoch FROM clock_tim
                     WHERE n.migration = s.migration AND n.pid = s.pid AND n.side = 'new' AND n.last_seen > s.last_seen
                       AND n.backend_start IS NOT DISTINCT FROM s.backend_start)
  ORDER BY s.who, s.pid
+
+-- name: set_to
+-- Whose sessions begin with a search_path that names one of these schemas, now or whenever they come.
+SELECT DISTINCT coalesce(r.rolname::text, format('every role in %%I', current_database())) AS who
+  FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) setting,
+       regexp_split_to_table(substr(setting, length('search_path=') + 1), '\s*,\s*') part
+ WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) AND setting LIKE 'search_path=%%'
+   AND btrim(part, '" ') = ANY (%(schemas)s::text[])
+ ORDER BY who
 
 -- name: hidden
 -- Sessions whose last statement the worker's role may not see.

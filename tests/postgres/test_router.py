@@ -283,6 +283,11 @@ def test_what_the_dsn_says_of_the_connection_wins() -> None:
     assert found["application_name"] == "pgduet-router/billing"
 
 
+def test_a_lease_of_a_day_connects(admin: Admin, dsn: str) -> None:
+    with Router.open(dsn, service="billing", lease_s=86_400.0) as router:
+        assert router.path(NAME, 1) == OLD
+
+
 def test_pauses_between_tries_grow_up_to_a_bound() -> None:
     assert link.pause_s(0, 10.0) <= 0.05
     assert all(link.pause_s(failures, 9.0) <= 3.0 for failures in range(200))

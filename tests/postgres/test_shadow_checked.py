@@ -13,7 +13,7 @@ from support.worlds import on_each_version
 
 from pgduet.errors import NotSupported
 from pgduet.hazards import Hazard
-from pgduet.operations.shadow_design import KeyColumn, ShadowColumn, ShadowDesign
+from pgduet.operations.shadow_design import AnchorColumn, KeyColumn, ShadowColumn, ShadowDesign
 from pgduet.plan.shadow_operations import ShadowTable
 from pgduet.postgres import shadow_checked, store
 
@@ -215,6 +215,26 @@ async def test_what_people_should_know_is_told(conn: Connection) -> None:
     ):
         assert any(each == rule and where in said for each, said in told), (rule, where, told)
     assert not [said for rule, said in told if rule == "PD-H25" and "who" in said]
+
+
+async def test_an_index_of_a_type_that_leaks_is_named_and_one_that_has_the_key_is_not(conn: Connection) -> None:
+    await conn.execute(ORDERS + '; ALTER TABLE public.orders ADD "the price" numeric')
+    price = ShadowColumn(name="the price", type="numeric", same="the price")
+    was = AnchorColumn(name="the price", type="numeric", same="the price")
+    design = wide(columns=(*wide().columns, price), anchors=(*wide().anchors, was))
+    await conn.execute('CREATE INDEX ON public.orders ("the price"); CREATE UNIQUE INDEX ON public.orders (code, id)')
+    await conn.execute(
+        "CREATE FUNCTION public.next_one() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN UPDATE public.orders SET amount = amount + 1 WHERE id = NEW.id + 1; RETURN NULL; END $$"
+    )
+    await conn.execute(
+        "CREATE TRIGGER next_one AFTER INSERT ON public.orders FOR EACH ROW EXECUTE FUNCTION public.next_one()"
+    )
+    told = [(each.id, each.where) for each in await checked(conn, design)]
+    assert [where for rule, where in told if rule == "PD-H36"] == [
+        "public.orders, the price (numeric) by any comparison"
+    ]
+    assert "PD-H26" not in {rule for rule, _ in told}
 
 
 async def test_a_table_that_refers_to_itself_is_a_hazard_where_that_writes_rows(conn: Connection) -> None:

@@ -188,7 +188,7 @@ def _limit(name: str, milliseconds: int) -> Query:
 
 def _what(statements: Sequence[Statement]) -> str:
     locks = [f"{s.lock} on {s.relation}" for s in statements if s.relation]
-    return locks[0] if locks else "lock"
+    return locks[0] if locks else "what it changes"
 
 
 def is_transient(error: psycopg.Error) -> bool:

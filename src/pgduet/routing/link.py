@@ -23,6 +23,8 @@ REPORT = sql.block("routing", "report")
 REPORT_COMPARED = sql.block("routing", "report_compared")
 FORGET_PAIRED_WRITES = sql.block("routing", "forget_paired_writes")
 
+LONGEST_S = 32_767
+"""What Linux takes for `keepalives_idle`; with more, no connection comes about."""
 LONGEST_PAUSE_S = 5.0
 ACKNOWLEDGED_WITHIN_S = 0.25
 """A change is heard at once, and acknowledged within this time, or a thirtieth of the lease: many routers hear of it in the same
@@ -35,7 +37,7 @@ def settings(dsn: str, service: str, lease_s: float) -> dict[str, Any]:
     A peer that vanished without a word is given up within about a lease. No prepared statements, so that any pooler
     will do.
     """
-    seconds = max(2, int(lease_s))
+    seconds = min(max(2, int(lease_s)), LONGEST_S)
     ours: dict[str, Any] = {
         "connect_timeout": seconds,
         "keepalives_idle": seconds,

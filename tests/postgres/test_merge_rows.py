@@ -296,9 +296,11 @@ NOT_APART = Clause(
     "the filling keeps drains out", "merging", "fill", "  PERFORM pg_advisory_xact_lock_shared({alone});\n"
 )
 ONE_SIDED = Clause(
-    "the group that a row leaves is noted", "merging", "note", "IF TG_OP <> 'INSERT' THEN", "IF TG_OP = 'DELETE' THEN"
+    "the group that a row leaves is noted", "journal", "noted", "IF TG_OP <> 'INSERT' THEN", "IF TG_OP = 'DELETE' THEN"
 )
-NO_NEW_KEY = Clause("the group that a row enters is noted", "merging", "note", " OR TG_OP = 'UPDATE' AND {key_changed}")
+NO_NEW_KEY = Clause(
+    "the group that a row enters is noted", "journal", "noted", " OR TG_OP = 'UPDATE' AND {key_changed}"
+)
 KEPT = Clause("TRUNCATE empties the target", "merging", "truncate", "TRUNCATE {target}", "PERFORM 1")
 STALE = Clause(
     "who is noted is not read from the target",

@@ -25,8 +25,8 @@ MENDED = "parity had to mend what was not noted"
 
 BOTH_KEYS = Clause(
     "a row that changes its key is noted under both",
-    "shadow",
-    "note",
+    "journal",
+    "noted",
     "TG_OP = 'INSERT' OR TG_OP = 'UPDATE' AND {key_changed}",
     "TG_OP = 'INSERT'",
 )

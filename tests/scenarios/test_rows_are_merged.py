@@ -13,11 +13,12 @@ import pytest
 from support.cycle import QUICK
 from support.harness import TIMEOUT_S, schema_dump
 from support.merged import BOOKED, EXAMPLE, TABLES, TOTALS
-from support.mutants import Clause, must_fail
+from support.mutants import Clause, Code, must_fail
 from support.plans import overlaid
 from support.worlds import World, on_newest
 
 from pgduet import barriers
+from pgduet.operations import merge_rows
 from pgduet.phases import Phase, State
 from pgduet.plan.load import load_plan
 
@@ -86,16 +87,16 @@ async def test_two_rows_become_one_while_one_is_deleted_and_both_are_updated_at_
 
 UNSEEN = Clause("the probe looks for its note", "merging", "probe_look", "EXISTS (", "true OR EXISTS (")
 NO_DELETE = Clause(
-    "who deletes a row notes its group", "merging", "note", "IF TG_OP <> 'INSERT' THEN", "IF TG_OP = 'UPDATE' THEN"
+    "who deletes a row notes its group", "journal", "noted", "IF TG_OP <> 'INSERT' THEN", "IF TG_OP = 'UPDATE' THEN"
 )
-NO_UPDATE = Clause(
-    "who changes what is measured notes the group", "merging", "note", "NOT {changed}", "NOT {key_changed}"
+NO_UPDATE = Code(
+    "who changes what is measured notes the group", merge_rows._note, 'sql.SQL("({} OR {})").format(key, read)', "key"
 )
 
 
 @on_newest
 @pytest.mark.parametrize("mutant", [NO_DELETE, NO_UPDATE], ids=lambda mutant: mutant.name)
-async def test_without_the_rule_a_merged_row_is_wrong(world: World, mutant: Clause) -> None:
+async def test_without_the_rule_a_merged_row_is_wrong(world: World, mutant: Clause | Code) -> None:
     await must_fail(two_rows_become_one(world), mutant, UNSEEN, says=MENDED)
 
 

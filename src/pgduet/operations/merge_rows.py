@@ -255,13 +255,13 @@ def _owned(name: sql.Identifier, relation: Relation) -> list[Statement]:
 def _note(design: MergeDesign) -> sql.Composable:
     key = any_of(image_differs(*_both(name), inexact=False) for name in design.source_key)
     read = any_of(image_differs(*_both(each.name), not each.exact) for each in design.reads)
-    return block("merging", "note").format(
+    noted = block("journal", "noted").format(
         journal=design.journal,
-        changed=sql.SQL("({} OR {})").format(key, read),
         key_changed=key,
         old_key=listed(fields(OLD, design.source_key)),
         new_key=listed(fields(NEW, design.source_key)),
     )
+    return block("merging", "note").format(changed=sql.SQL("({} OR {})").format(key, read), noted=noted)
 
 
 def _truncate(design: MergeDesign) -> sql.Composable:

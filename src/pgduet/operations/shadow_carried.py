@@ -64,6 +64,7 @@ class ShadowIndex(Frozen):
     equal: bool = False
     """Unique, and for the same rows as on the anchor: its columns have the same values."""
     keys: tuple[str, ...] = ()
+    """The columns that it is over; an expression is none."""
     parts: tuple[IndexPart, ...] = ()
     """Of a unique one."""
     predicate: str | None = None

@@ -159,14 +159,14 @@ def _name(plan: str, kind: str) -> str:
 
 def _forward(design: ShadowDesign, plan: str, migration_id: int, form: Form) -> Query:
     changed = any_of(anchor_changed(design, name, OLD, NEW) for name in (column.anchor for column in design.key))
-    noted = {
-        "journal": design.journal,
-        "old_key": listed(anchor_key(design, OLD)),
-        "new_key": listed(anchor_key(design, NEW)),
-        "key_changed": changed,
-    }
+    noted = block("journal", "noted").format(
+        journal=design.journal,
+        old_key=listed(anchor_key(design, OLD)),
+        new_key=listed(anchor_key(design, NEW)),
+        key_changed=changed,
+    )
     if form is Form.NOTE:
-        return block("shadow", "note").format(**noted)
+        return block("shadow", "note").format(noted=noted)
     keep = form is not Form.MIRROR  # before publication nobody but us has written the shadow
     carried = _carried(design, plan, migration_id, form, keep=keep)
     keys: dict[str, sql.Composable] = {
@@ -188,13 +188,13 @@ def _forward(design: ShadowDesign, plan: str, migration_id: int, form: Form) -> 
         within=shadow_postponed.within(design) if keep else NOTHING,
         in_order=shadow_postponed.in_order(design) if keep else NOTHING,
         or_moved=moved if design.moves else NOTHING,
-        late=_behind(design, keys, noted) if keep else block("shadow", "note_always").format(**noted),
+        late=_behind(design, keys, noted) if keep else block("shadow", "note_always").format(noted=noted),
         key_changed=changed,
         rekeyed=block("shadow", "rekeyed").format(**keys, rekey=rekey),
     )
 
 
-def _behind(design: ShadowDesign, keys: Mapping[str, sql.Composable], noted: Mapping[str, sql.Composable]) -> Query:
+def _behind(design: ShadowDesign, keys: Mapping[str, sql.Composable], noted: Query) -> Query:
     """Render what a client does whose snapshot may be older than what we have written since."""
     exists = [
         sql.SQL(" AND coalesce({}, false)").format(design.exists.over(row)) if design.exists else NOTHING
@@ -204,7 +204,8 @@ def _behind(design: ShadowDesign, keys: Mapping[str, sql.Composable], noted: Map
         **keys, exists_old=exists[0], exists_new=exists[1], give_old=_given(design, OLD), give_new=_given(design, NEW)
     )
     return block("shadow", "behind").format(
-        **noted,
+        noted=noted,
+        journal=design.journal,
         j_is_old=same(anchor_key(design, J), anchor_key(design, OLD)),
         j_is_new=same(anchor_key(design, J), anchor_key(design, NEW)),
         lacking=lacking,

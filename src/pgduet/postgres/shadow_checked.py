@@ -13,7 +13,7 @@ import psycopg
 from pgduet.errors import NotSupported
 from pgduet.hazards import Hazard, hazard
 from pgduet.operations.answers import KeyPath, place
-from pgduet.operations.shadow_carried import Carried, Lost, ShadowIndex, grave, keeps_values, successors
+from pgduet.operations.shadow_carried import Carried, Lost, grave, keeps_values, successors
 from pgduet.operations.shadow_design import ShadowDesign
 from pgduet.operations.statement import trusted
 from pgduet.operations.swap_refusals import ROUTE
@@ -274,7 +274,7 @@ async def _hazards(conn: Connection, design: ShadowDesign, found: Carried) -> As
 
 async def _leaking(conn: Connection, design: ShadowDesign, found: Carried) -> AsyncIterator[str]:
     """Name the columns whose indexes serve new clients' writes no more, not even by `=`."""
-    indexed = {name for index in found.indexes for name in _columns(index)}
+    indexed = {name for index in found.indexes for name in index.keys}
     for column in design.columns:
         if column.name in indexed and await _rows(conn, "leaking_types", {"types": [column.type]}):
             yield f", {column.name} ({column.type}) by any comparison"
@@ -297,7 +297,7 @@ def _of_other_rows(
         yield hazard("PD-H25", f"{what} of {where}")
     told = {each.name for each in design.released}
     for index in found.indexes:
-        if writing and index.unique and index.name not in told and not _columns(index) >= set(design.key_names):
+        if writing and index.unique and index.name not in told and not set(index.keys) >= set(design.key_names):
             yield hazard("PD-H26", f"index {index.name} of {where}, beside trigger {writing[0]['name']}")
 
 
@@ -310,11 +310,6 @@ def _of_values(design: ShadowDesign, found: Carried, triggers: list[dict[str, An
             if _names(text, column.name) and (by := [row["name"] for row in ahead if _gives(row["source"], name)]):
                 what = f"index {index.name} of {design.schema_name}.{design.table}"
                 yield hazard("PD-H55", f"{what}, {name} of which trigger {by[0]} gives")
-
-
-def _columns(index: ShadowIndex) -> set[str]:
-    """Name the columns that an index is over; an expression is none."""
-    return {part[1:-1].removeprefix('"').removesuffix('"').replace('""', '"') for part in index.keys}
 
 
 def _names(text: str, column: str) -> bool:

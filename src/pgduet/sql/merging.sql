@@ -67,13 +67,7 @@ BEGIN
   IF TG_OP = 'UPDATE' AND NOT {changed} THEN
     RETURN NULL;
   END IF;
-  IF TG_OP <> 'INSERT' THEN
-    INSERT INTO {journal} VALUES ({old_key});
-  END IF;
-  IF TG_OP = 'INSERT' OR TG_OP = 'UPDATE' AND {key_changed} THEN
-    INSERT INTO {journal} VALUES ({new_key});
-  END IF;
-  RETURN NULL;
+{noted}
 END
 
 -- name: truncate

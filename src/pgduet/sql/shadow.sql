@@ -102,25 +102,13 @@ DROP FUNCTION IF EXISTS {function}
 -- name: note
 -- While rows are copied: which rows have changed is all that is written down.
 BEGIN
-  IF TG_OP <> 'INSERT' THEN
-    INSERT INTO {journal} VALUES ({old_key});
-  END IF;
-  IF TG_OP = 'INSERT' OR TG_OP = 'UPDATE' AND {key_changed} THEN
-    INSERT INTO {journal} VALUES ({new_key});
-  END IF;
-  RETURN NULL;
+{noted}
 END
 
 -- name: note_always
 -- A snapshot taken before a row was copied does not see that row: such a client's write is written down, and carried over later.
   IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-    IF TG_OP <> 'INSERT' THEN
-      INSERT INTO {journal} VALUES ({old_key});
-    END IF;
-    IF TG_OP = 'INSERT' OR TG_OP = 'UPDATE' AND {key_changed} THEN
-      INSERT INTO {journal} VALUES ({new_key});
-    END IF;
-    RETURN NULL;
+{noted}
   END IF;
 
 -- name: behind
@@ -129,13 +117,7 @@ END
 -- was put right since.
   IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
     IF EXISTS (SELECT FROM {journal} AS j WHERE {j_is_old} OR {j_is_new}) THEN
-      IF TG_OP <> 'INSERT' THEN
-        INSERT INTO {journal} VALUES ({old_key});
-      END IF;
-      IF TG_OP = 'INSERT' OR TG_OP = 'UPDATE' AND {key_changed} THEN
-        INSERT INTO {journal} VALUES ({new_key});
-      END IF;
-      RETURN NULL;
+{noted}
     END IF;
 {lacking}
   END IF;

@@ -365,7 +365,8 @@ ALTER TABLE {relation} ADD CONSTRAINT {name} UNIQUE USING INDEX {index}
 -- name: tried_index
 SELECT substr(pg_get_indexdef(x.oid), strpos(pg_get_indexdef(x.oid), format('%%I USING ', c.relname)) + length(format('%%I ', c.relname))) AS definition,
        pg_get_expr(i.indpred, i.indrelid) AS predicate,
-       ARRAY(SELECT '(' || pg_get_indexdef(x.oid, n, false) || ')' FROM generate_series(1, i.indnkeyatts) n ORDER BY n) AS keys,
+       ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(n, at) JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.n
+              WHERE k.at <= i.indnkeyatts ORDER BY k.at) AS keys,
        -- By what a btree compares: the operator of its class, in the index's collation.
        coalesce((SELECT jsonb_agg(jsonb_build_object('text', '(' || pg_get_indexdef(x.oid, p.n::int, false) || ')',
                           'operator', format('OPERATOR(%%I.%%s)', s.nspname, o.oprname),

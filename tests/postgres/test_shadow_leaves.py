@@ -1,20 +1,22 @@
 """One partition of an anchor is truncated, detached, attached: the shadow follows."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
+from support.asking import blocked
 from support.mutants import Clause, must_fail
 from support.shadow_clients import LONG_S, NEW, OLD, clients, errors_in
 from support.shadows import PARTS, PLAN, Shadow, of_parts, over
 
 from pgduet.operations import shadow_leaves, shadow_rows
-from pgduet.operations.shadow_design import ShadowColumn
+from pgduet.operations.shadow_design import ShadowColumn, ShadowDesign
 from pgduet.operations.shadow_sync import Form
-from pgduet.postgres import emptied, shadowing, store
+from pgduet.postgres import catalogue, emptied, shadowing, store
 from pgduet.postgres import shadow_leaves as leaves
 
 Connection = psycopg.AsyncConnection[Any]
@@ -52,9 +54,8 @@ class Parted(Shadow):
         return [(leaf.relation.as_string(None), leaf.attached) for leaf in found]
 
 
-@pytest.fixture
-async def m(conn: Connection) -> Parted:
-    """Give the table and its shadow, which notes what changes."""
+async def made(conn: Connection, design: ShadowDesign) -> Parted:
+    """Make the table and its shadow, which notes what changes."""
     conn.row_factory = dict_row
     await store.set_up(conn)
     conn.row_factory = psycopg.rows.tuple_row
@@ -62,10 +63,22 @@ async def m(conn: Connection) -> Parted:
     await conn.execute(
         "INSERT INTO public.orders (id, code, at) SELECT i, 'c' || i, '2026-02-05' FROM generate_series(11, 15) i"
     )
-    m = Parted(conn, of_parts())
+    m = Parted(conn, design)
     await m.expand()
     assert await m.look() == [('"public"."january"', True), ('"public"."later"', True)]
     return m
+
+
+@pytest.fixture
+async def m(conn: Connection) -> Parted:
+    """Give a table every row of which can be mapped."""
+    return await made(conn, of_parts())
+
+
+@pytest.fixture
+async def guarded(conn: Connection) -> Parted:
+    """Give one of which that has to be asked of each row."""
+    return await made(conn, of_parts().model_copy(update={"guarded": True}))
 
 
 async def test_a_partition_that_is_truncated_while_rows_are_copied(m: Parted) -> None:
@@ -168,6 +181,61 @@ async def test_a_partition_that_came_back_is_another_one(m: Parted) -> None:
         await m.run([shadow_leaves.as_known(m.design, PLAN, before)])
 
 
+JANUARY = sql.Identifier("public", "january")
+Act = Callable[[Parted], Awaitable[None]]
+
+
+async def facts(m: Parted) -> None:
+    """Read what the catalogue says of the table."""
+    await catalogue.table(m.conn, "public", "orders")
+
+
+async def came(m: Parted) -> None:
+    """Have a partition's rows carried over."""
+    await leaves.journal_came(m.conn, m.design, leaves.Leaf(JANUARY, attached=True, heard=True, id=""))
+
+
+async def copied(m: Parted) -> None:
+    """Copy a partition's rows as a batch does, those that cannot be mapped named."""
+    async with m.conn.transaction():
+        await m.conn.execute(shadow_rows.lock_anchor(m.design, JANUARY))
+        await m.conn.execute(shadow_rows.unmapped(m.design, JANUARY, 0, 100, 1))
+
+
+async def probed(m: Parted) -> None:
+    """Have a trigger's work tried."""
+    await shadowing.probe(m.conn, m.design)
+
+
+async def dropped_meanwhile(m: Parted, dsn: str, act: Act) -> None:
+    """Have a client lock the table and then a partition, as DROP and DETACH do, while a session of ours is about to read."""
+    async with (
+        await psycopg.AsyncConnection.connect(dsn) as client,
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True, row_factory=dict_row) as conn,
+    ):
+        await client.execute("LOCK TABLE ONLY public.orders IN ACCESS EXCLUSIVE MODE")
+        ours = asyncio.create_task(act(Parted(conn, m.design)))
+        await blocked(client, conn.info.backend_pid)
+        try:
+            await client.execute("LOCK TABLE public.january IN ACCESS EXCLUSIVE MODE NOWAIT")
+        finally:
+            await client.rollback()
+            await ours
+
+
+@pytest.mark.parametrize("act", [facts, came, copied, probed], ids=lambda act: act.__name__)
+async def test_who_drops_a_partition_meanwhile_is_no_deadlock_s_victim(guarded: Parted, dsn: str, act: Act) -> None:
+    await dropped_meanwhile(guarded, dsn, act)
+
+
+@pytest.mark.parametrize("act", [came, copied, probed], ids=lambda act: act.__name__)
+async def test_by_the_partition_first_it_would_be(guarded: Parted, dsn: str, act: Act) -> None:
+    unlocked = Clause(
+        "the table is locked first", "shadow", "lock_shared", "LOCK TABLE {relations}", "SELECT -- {relations}"
+    )
+    await must_fail(dropped_meanwhile(guarded, dsn, act), unlocked, says="could not obtain lock")
+
+
 UPSERT = """
 INSERT INTO public_v2.orders (id, code, at) VALUES (1, 'x', '2026-01-01') ON CONFLICT (id, at) DO UPDATE SET amount = 7
 """
@@ -242,13 +310,3 @@ async def test_clients_of_both_versions_move_rows_and_lose_no_write(m: Parted, d
     assert ledger["done"] > 500
     assert await m.one("SELECT coalesce(sum(amount), 0)::int FROM public.orders") == (ledger["amount"],)
     assert (await m.parity())[1] == 0
-
-
-async def blocked(conn: Connection, pid: int) -> None:
-    """Wait until a session waits for a lock."""
-    async with asyncio.timeout(10):
-        while True:
-            found = await (await conn.execute("SELECT cardinality(pg_blocking_pids(%s))", (pid,))).fetchone()
-            if found and found[0]:
-                return
-            await asyncio.sleep(0.01)

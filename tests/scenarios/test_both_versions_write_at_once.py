@@ -4,11 +4,13 @@ Sixteen clients over 4,096 keys put in, count up, take out and move rows; whethe
 snapshot, under load. The way back is gone as well as the way to the end.
 """
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import Any, LiteralString
 
 import pytest
 from psycopg import sql
+from support.asking import blocked, client_error
 from support.cycle import QUICK
 from support.mutants import Clause, must_fail
 from support.plans import overlaid
@@ -35,6 +37,7 @@ PATIENCE_S = 60.0
 LONG_RUNS, LONG = 20, 400
 """How often, and how much each group does in each phase."""
 SHORT, HOT = 15, 60
+OF_NOBODY = 1_000_000_007
 APART = "the versions see different rows"
 ERRORS = "clients saw errors"
 WRONG = "what was acknowledged is not what is stored"
@@ -122,12 +125,37 @@ class Passage:
         assert (count, total) == (ledger.rows, ledger.updates), WRONG
 
 
-async def passed(world: World, shape: Shape, *, back: bool, each: int = SHORT, keys: int = KEYS) -> None:
+async def cross(world: World) -> None:
+    """Have clients of both versions, an old one and then a new one, wait for a row of their own, which somebody holds."""
+    more = "UPDATE items SET updates = updates + 1 WHERE id = %s"
+    seen = {name: f"-csearch_path={name}" for name in ("public", "public_v1", "public_v2")}
+    async with (
+        world.client(options=seen["public"]) as holder,
+        world.client(options=seen["public_v1"], autocommit=True) as old,
+        world.client(options=seen["public_v2"], autocommit=True) as new,
+    ):
+        await world.conn.execute("INSERT INTO public.items (id) VALUES (%s)", (OF_NOBODY,))
+        await holder.execute(more.encode(), (OF_NOBODY,))
+        writes = []
+        for client in (old, new):
+            writes.append(asyncio.create_task(client_error(client, more, (OF_NOBODY,))))
+            await blocked(world.conn, client.info.backend_pid)
+        await holder.commit()
+        assert await asyncio.gather(*writes) == [None, None], ERRORS
+        taken = "DELETE FROM public_v2.items WHERE id = %s RETURNING updates"
+        assert await world.one(taken, (OF_NOBODY,)) == 3, WRONG
+
+
+async def passed(
+    world: World, shape: Shape, *, back: bool, each: int = SHORT, keys: int = KEYS, crossing: bool = False
+) -> None:
     """Go there, and back or to the end."""
     async with stress(world.stage.dsn, world.conn, shape, keys) as clients:
         passage = Passage(world, shape, clients, each)
         async with world.stage.worker():
             await passage.there()
+            if crossing:
+                await cross(world)
             await (passage.back() if back else passage.to_the_end())
 
 
@@ -167,12 +195,12 @@ def twice_unique() -> Shape:
 
 @on_newest
 async def test_on_rows_that_everybody_wants_nobody_is_a_deadlock_s_victim(world: World) -> None:
-    await passed(world, twice_unique(), back=False, keys=5, each=HOT)
+    await passed(world, twice_unique(), back=False, keys=5, each=HOT, crossing=True)
 
 
 @on_newest
 async def test_without_the_clause_somebody_is(world: World) -> None:
-    await must_fail(passed(world, twice_unique(), back=False, keys=5, each=HOT), UNLOCKED, says=ERRORS)
+    await must_fail(passed(world, twice_unique(), back=False, keys=5, each=HOT, crossing=True), UNLOCKED, says=ERRORS)
 
 
 @pytest.mark.long

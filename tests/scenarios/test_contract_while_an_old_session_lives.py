@@ -158,7 +158,8 @@ async def test_a_role_that_is_set_to_the_old_version_is_named_before_its_search_
     await world.conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(name))
     try:
         await world.conn.execute(sql.SQL("GRANT SELECT ON reviews TO {}").format(name))
-        await world.conn.execute(sql.SQL("ALTER ROLE {} SET search_path = public_v1, public").format(name))
+        here = sql.SQL("ALTER ROLE {} IN DATABASE {} SET search_path = public_v1, public")
+        await world.conn.execute(here.format(name, sql.Identifier(world.conn.info.dbname)))
         async with soaking(stage):
             told = f"on version 1, which is to go: `{role}` (ALTER ROLE … RESET search_path)"
             status = await stage.until(lambda status: any(line.endswith(told) for line in status.decisions))

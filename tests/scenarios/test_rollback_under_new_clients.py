@@ -93,7 +93,9 @@ async def scenario(stage: Harness, conn: Connection, postgres: EmbeddedPostgres)
     await conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
     await conn.execute(sql.SQL("GRANT SELECT, UPDATE ON reviews TO {}").format(sql.Identifier(role)))
     granted = schema_dump(postgres.bin_dir, stage.dsn)
-    await conn.execute(sql.SQL("ALTER ROLE {} SET search_path = public_v2").format(sql.Identifier(role)))
+    # In this database alone: other scenarios' roles have a search_path, too.
+    here = sql.SQL("ALTER ROLE {} IN DATABASE {} SET search_path = public_v2")
+    await conn.execute(here.format(sql.Identifier(role), sql.Identifier(conn.info.dbname)))
     by_role = Deployed(stage.dsn.replace("postgres@", f"{role}@"), FIRST_KEY, by_setting=False)
     by_setting = Deployed(stage.dsn, FIRST_KEY + 1, by_setting=True)
     async with stage.worker(), Load(stage.dsn) as load:

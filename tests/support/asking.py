@@ -1,5 +1,6 @@
 """Asking for what should be refused: gives the refusal, or None where nobody refuses, for a scenario to judge."""
 
+import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
@@ -18,6 +19,13 @@ async def one(conn: Connection, query: str, values: Sequence[Any] | None = None)
     row = await (await conn.execute(query.encode(), values)).fetchone()
     assert row is not None
     return row[0]
+
+
+async def blocked(conn: Connection, pid: int) -> None:
+    """Wait until a session waits for a lock."""
+    async with asyncio.timeout(10):
+        while not await one(conn, "SELECT cardinality(pg_blocking_pids(%s))", (pid,)):
+            await asyncio.sleep(0.01)
 
 
 async def refusal(doing: Awaitable[object]) -> PgduetError | None:

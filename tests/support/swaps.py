@@ -123,7 +123,8 @@ def make_roles(dsn: str) -> None:
             made = sql.Literal(f"BEGIN IF to_regrole('{name}') IS NULL THEN CREATE ROLE {name} LOGIN; END IF; END")
             admin.execute(sql.SQL("DO {}").format(made))
         admin.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(APP), sql.Identifier(NEWCOMER)))
-        admin.execute(sql.SQL("ALTER ROLE {} SET search_path = public_v2, public").format(sql.Identifier(NEWCOMER)))
+        here = sql.SQL("ALTER ROLE {} IN DATABASE {} SET search_path = public_v2, public")
+        admin.execute(here.format(sql.Identifier(NEWCOMER), sql.Identifier(admin.info.dbname)))
 
 
 def as_role(dsn: str, role: str) -> str:

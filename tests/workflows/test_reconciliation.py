@@ -177,7 +177,7 @@ async def test_somebody_may_advance_past_drift_until_the_next_comparison(stage: 
         await drift(conn)
         await stage.waits("drift", Phase.SHIFT)
         await stage.schedule().pause(note="let me look")
-        await eventually(lambda: idle(stage))
+        await eventually(lambda: heard_all(stage, conn))
         await stage.act("advance")
         await stage.waits("bake", Phase.SHIFT)
         assert (await stage.status()).drift is not None
@@ -254,9 +254,14 @@ async def not_reading(conn: Connection) -> bool:
     return bool(await one(conn, READING) == 0)
 
 
-async def idle(stage: Harness) -> bool:
+async def heard_all(stage: Harness, conn: Connection) -> bool:
+    """Tell whether the pause has taken hold, nothing compares any more, and the migration knows of the last comparison."""
     found = await scheduled(stage)
-    return found is not None and not found.info.running_actions
+    if found is None or not found.schedule.state.paused or found.info.running_actions:
+        return False
+    known = (await stage.status()).parity
+    kept = Parity.model_validate(await one(conn, "SELECT parity FROM pgduet.migration"))
+    return known is not None and known.checked_at == kept.checked_at
 
 
 async def ended(stage: Harness, before: int) -> bool:

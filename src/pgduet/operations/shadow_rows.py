@@ -37,9 +37,18 @@ def copy(design: ShadowDesign, heap: sql.Identifier, first: int, last: int, *, s
     )
 
 
-def lock_anchor(design: ShadowDesign, heap: sql.Identifier | None = None) -> Query:
-    """Lock the anchor, or a partition, in a batch's transaction and before the shadow: TRUNCATE locks them in this order, too."""
-    return block("shadow", "lock_shared").format(relation=heap or design.relation)
+def lock_anchor(design: ShadowDesign, heap: sql.Identifier) -> Query:
+    """Lock the anchor, then a partition of it, in a transaction and before the shadow: in the order of TRUNCATE, DROP and DETACH.
+
+    What reads a partition may come to the whole table: by its row type, and where a row is written, by the partition's bounds.
+    """
+    whole = sql.SQL("ONLY {}, ").format(design.relation) if design.parted else sql.SQL("")
+    return block("shadow", "lock_shared").format(relations=whole + heap)
+
+
+def lock_whole(design: ShadowDesign) -> Query:
+    """Lock the anchor alone, ahead of what reads partitions one after the other."""
+    return block("shadow", "lock_shared").format(relations=sql.SQL("ONLY {}").format(design.relation))
 
 
 def journal_all(design: ShadowDesign, heap: sql.Identifier, first: int, last: int) -> Query:

@@ -40,20 +40,24 @@ async def table(conn: Connection, schema: str, name: str) -> TableFacts:
     if not found:
         raise UnknownTable(f"table {schema}.{name} does not exist{await _similar(conn, schema, name)}")
     facts = found[0]
+    # Each by itself: it locks partitions until its transaction ends, and what follows may have to wait for the whole table.
+    below = {
+        each: await rows(conn, each, {"oid": facts["oid"]}) for each in ("partitions", "partition_key", "triggers")
+    }
     async with conn.transaction():
         # Then PostgreSQL writes every name in its texts with its schema.
         await conn.execute("SET LOCAL search_path = ''")
-        return await _table(conn, schema, name, facts)
+        return await _table(conn, schema, name, facts, below)
 
 
-async def _table(conn: Connection, schema: str, name: str, facts: dict[str, Any]) -> TableFacts:
-    oid = {"oid": facts["oid"]}
+async def _table(
+    conn: Connection, schema: str, name: str, facts: dict[str, Any], below: dict[str, list[dict[str, Any]]]
+) -> TableFacts:
+    oid, under, triggers = {"oid": facts["oid"]}, below["partitions"], below["triggers"]
     hangs = await _dependents(conn, oid)
-    under = await rows(conn, "partitions", oid)
     for partition in under:
         await _hanging_below(conn, {"oid": partition["oid"]}, hangs)
     grants = await rows(conn, "column_grants", oid)
-    triggers = await rows(conn, "triggers", oid)
     return TableFacts(
         schema_name=schema,
         table=name,
@@ -66,7 +70,7 @@ async def _table(conn: Connection, schema: str, name: str, facts: dict[str, Any]
         partitions=len(under),
         late_keys=facts["late_keys"],
         odd_partitions=tuple(f"{p['schema']}.{p['table']}" for p in under if p["kind"] not in {"r", "p"}),
-        partition_key=tuple(row["name"] for row in await rows(conn, "partition_key", oid)),
+        partition_key=tuple(row["name"] for row in below["partition_key"]),
         hides_rows=facts["hides_rows"] or any(each["hides_rows"] for each in under),
         rows=sum((each["rows"] for each in under if each["leaf"]), 0.0 if under else facts["rows"]),
         pages=sum((each["pages"] for each in under), facts["pages"]),

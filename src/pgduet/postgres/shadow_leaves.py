@@ -58,6 +58,7 @@ async def _journal(
 ) -> None:
     async for first, last in Gently(conn).pieces(await pages_of(conn, heap)):
         async with conn.transaction():
+            await conn.execute(shadow_rows.lock_whole(design))
             # Else each piece could read the whole of the other table.
             await conn.execute(block("shadow_leaves", "by_the_key"))
             await conn.execute(query(design, heap, first, last))

@@ -101,6 +101,7 @@ async def probe(conn: Connection, design: ShadowDesign) -> str:
 
     async def one_row() -> tuple[str, bool]:
         await see_all(conn)  # rolled back with the rest
+        await conn.execute(shadow_rows.lock_whole(design))
         if touch is None:
             return probing.NOTHING if places else probing.NO_ROW, True
         row = await (await conn.execute(touch)).fetchone()
@@ -150,6 +151,7 @@ async def unmapped(conn: Connection, design: ShadowDesign, migration_id: int, li
     gently = Gently(conn)
     async with conn.transaction():
         await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        await conn.execute(shadow_rows.lock_whole(design))
         for heap in await heaps(conn, design):
             async for first, last in gently.pieces(await pages_of(conn, heap)):
                 query = shadow_rows.unmapped(design, heap, first, last, limit - len(found))

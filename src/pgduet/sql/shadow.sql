@@ -17,7 +17,7 @@ CREATE INDEX CONCURRENTLY {name} ON {journal} ({columns})
 DROP TABLE IF EXISTS {relation}
 
 -- name: lock_shared
-LOCK TABLE {relation} IN ACCESS SHARE MODE
+LOCK TABLE {relations} IN ACCESS SHARE MODE
 
 -- name: copy
 -- Takes no row lock and knows no conflict: what changes meanwhile stands in the journal.

@@ -17,8 +17,17 @@ from benchmarks.common.options import Options
 from pgduet.local.stopping import interruptible
 
 NAMES = (
-    *("backfill", "write_amplification", "foreground", "ddl_lock", "resume", "rollback", "history", "parity"),
-    *("ledger", "shadow_copy", "routing"),
+    *(
+        "backfill",
+        "write_amplification",
+        "foreground",
+        "foreground_shadow",
+        "ddl_lock",
+        "resume",
+        "rollback",
+        "history",
+    ),
+    *("parity", "ledger", "shadow_copy", "routing"),
 )
 PAGE = options.ROOT / "docs" / "explanation" / "benchmarks.md"
 FAILED, INTERRUPTED = 2, 130

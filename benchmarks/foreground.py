@@ -6,21 +6,20 @@ again. The p99 of a phase is compared with that of a control, the same clients b
 runs; latencies count from when a transaction was due, and beside it from when it was sent. The longest stall is that of all
 runs, from when a transaction was sent. pgroll takes the same way: start and complete, and start and rollback.
 
-The journeys are made twice: by a plan that changes a column in place, and, as "shadow table", by one that gives the table
-another shape, for which clients' writes go to two tables. Of that no p99 is asked, but everything else.
+The plan changes a column in place. `foreground_shadow` makes the same journeys by one that gives the table another shape.
 
-Takes about 12 minutes for each of three repeats at each size on each PostgreSQL: 150 minutes in all.
+Takes about 8 minutes for each of three repeats at each size on each PostgreSQL: 100 minutes in all.
 """
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from benchmarks.common import journeys, peers, users
+from benchmarks.common import journeys, peers
 from benchmarks.common.alternate import alternating, median
 from benchmarks.common.benchmark import Benchmark, Run
 from benchmarks.common.figures import Against, Figure, Goal
-from benchmarks.common.journeys import BASE, ENOUGH, MOVED, NEW, OLD, ONE, TWO, Passage
+from benchmarks.common.journeys import BASE, ENOUGH, MOVED, NEW, OLD, ONE, TWO, Load, Passage
 from benchmarks.common.measures import Waits, by_phase, waits
 from benchmarks.common.options import Sizes
 from pgduet.phases import Phase
@@ -33,11 +32,23 @@ STALL = Goal("value", "≤", 150)
 NONE = Goal("value", "≤", 0)
 
 Metric = Callable[[str], str]
+Subjects = dict[str, Callable[[], Awaitable[Passage]]]
 
 
-async def measure(run: Run) -> list[Figure]:
+def in_place(run: Run, load: Load) -> Subjects:
+    """Give the journeys of a plan that changes a column in place, and pgroll's."""
+    found: Subjects = {
+        f"{DUET}, {FORWARD}": partial(journeys.forward, run, load),
+        f"{DUET}, {BACK}": partial(journeys.back, run, load),
+    }
+    if program := run.find(peers.pgroll()):
+        found[f"{PGROLL}, start and complete"] = partial(journeys.pgroll_forward, run, load, program)
+        found[f"{PGROLL}, start and rollback"] = partial(journeys.pgroll_back, run, load, program)
+    return found
+
+
+async def measure(run: Run, made: Callable[[Run, Load], Subjects] = in_place) -> list[Figure]:
     """Measure all sizes."""
-    program = run.find(peers.pgroll())
     figures: list[Figure] = []
     for rows in run.sizes.rows:
         tps = await journeys.ceiling(run, rows)
@@ -45,16 +56,7 @@ async def measure(run: Run) -> list[Figure]:
         run.say(
             f"{rows:,} rows: at most {tps:,.0f} transactions/s; two groups at {load.rate:,.0f}, held {load.hold_s:.1f} s"
         )
-        subjects: dict[str, Callable[[], Awaitable[Passage]]] = {
-            CONTROL: partial(journeys.control, run, load),
-            f"{DUET}, {FORWARD}": partial(journeys.forward, run, load),
-            f"{DUET}, {BACK}": partial(journeys.back, run, load),
-            f"{SHADOW}, {FORWARD}": partial(journeys.forward, run, load, users.SHADOW),
-            f"{SHADOW}, {BACK}": partial(journeys.back, run, load, users.SHADOW),
-        }
-        if program:
-            subjects[f"{PGROLL}, start and complete"] = partial(journeys.pgroll_forward, run, load, program)
-            subjects[f"{PGROLL}, start and rollback"] = partial(journeys.pgroll_back, run, load, program)
+        subjects: Subjects = {CONTROL: partial(journeys.control, run, load), **made(run, load)}
         told = {name: partial(_told, run, name, subject) for name, subject in subjects.items()}
         passed = await alternating(told, run.sizes.repeats)
         figures.append(Figure.of(run.metric("the most transactions", rows), "pgbench -c 8", tps, "1/s"))

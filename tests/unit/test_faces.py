@@ -147,6 +147,12 @@ def test_the_page_tells_measurements_clients_and_overlap() -> None:
     assert "cutover: ada, bob" in shown
 
 
+def test_what_routers_measure_and_what_we_do_are_told_apart() -> None:
+    both = Traffic(routers=1, reads_new=87, old_ms=0.3, new_ms=0.2, p50_old_ms=0.7, p50_new_ms=11.6)
+    shown = " ".join(page(status(Phase.SHIFT, traffic=both)).split())
+    assert "routers' p50 11.6 ms new, 0.7 ms old · the probe's 0.2 ms new, 0.3 ms old" in shown
+
+
 def test_drift_is_shown_with_the_keys_that_differ() -> None:
     examples = [{"relation": "public.flights", "key": "17", "kind": "missing"}]
     parity = Parity(checked_at=NOW, rows=10, mismatches=1, violations=2, repaired=3, fresh=False, examples=examples)

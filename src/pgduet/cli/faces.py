@@ -255,7 +255,8 @@ def _criteria(status: Status) -> Iterator[str]:
         old = "" if seen.p50_old_ms is None else f", {seen.p50_old_ms:.1f} ms old"
         yield f"routers' p50 {seen.p50_new_ms:.1f} ms new{old}"
     if seen and seen.new_ms is not None and seen.old_ms is not None:
-        yield f"p50 {seen.new_ms:.1f} ms new, {seen.old_ms:.1f} ms old"
+        whose = "p50" if seen.p50_new_ms is None else "the probe's"
+        yield f"{whose} {seen.new_ms:.1f} ms new, {seen.old_ms:.1f} ms old"
     if status.shadow and status.shadow.samples:
         yield f"shadow {status.shadow.mismatches:,} of {status.shadow.samples:,} differ"
     if status.parity:

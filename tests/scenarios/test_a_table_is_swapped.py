@@ -38,6 +38,9 @@ POLICY = overlaid(
     },
 )
 KIND = "SELECT relkind::text FROM pg_class WHERE oid = 'public.orders'::regclass"
+OWNERS = """
+SELECT DISTINCT pg_get_userbyid(relowner)::text FROM pg_class WHERE oid IN (SELECT relid FROM pg_partition_tree('public.orders'))
+"""
 LEDGER = "SELECT coalesce(sum(amount), 0)::bigint FROM public.orders"
 
 
@@ -86,6 +89,7 @@ async def test_clients_by_the_name_and_by_both_versions_see_no_error_there_and_b
                 await stage.act("advance")
                 await stage.waits("window", Phase.SOAK, PATIENCE_S)
                 assert await world.one(KIND) == "p"
+                assert await world.rows(OWNERS) == [(APP,)], "of the partitions, too"
                 assert (await stage.act("verify")).message.startswith("0 of ")
                 for ledger in (direct, old, new):
                     await more(ledger)

@@ -13,6 +13,7 @@ from psycopg import sql
 
 from pgduet.operations import shadow_reverse, shadow_rows, shadow_sync
 from pgduet.operations.names import fit, trigger_name
+from pgduet.operations.shadow import partition_name
 from pgduet.operations.shadow_conflicts import Uniqueness
 from pgduet.operations.shadow_design import ShadowDesign, ShadowKey, Swapped
 from pgduet.operations.shadow_keys import quoted, trigger
@@ -217,11 +218,14 @@ def granted(design: ShadowDesign, on: sql.Identifier, relation: Relation) -> lis
 
 def _described(design: ShadowDesign, relation: Relation) -> list[Statement]:
     """Give the shadow what clients meet at a table's name."""
-    owner = block("shadow_final", "owner").format(relation=design.shadow, role=Role(relation.owner))
+    owner, tables = Role(relation.owner), [partition_name(design, each) for each in design.partitions]
     return [
         *(_default(design, name, value) for name, value in _defaults(design)),
         *granted(design, design.shadow, relation),
-        Statement(owner, "its owner"),
+        *(
+            Statement(block("shadow_final", "owner").format(relation=each, role=owner), "its owner")
+            for each in (*tables, design.shadow)
+        ),
     ]
 
 

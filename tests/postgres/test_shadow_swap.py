@@ -353,7 +353,7 @@ NAMELESS = Code(
     "        _rename_constraint(after.shadow, _own_key(design), key),\n",
     "",
 )
-UNOWNED = Code("its owner", shadow_swap._described, '        Statement(owner, "its owner"),\n', "")
+UNOWNED = Code("its owner", shadow_swap._described, "in (*tables, design.shadow)", "in tables")
 FULL = Clause("TRUNCATE empties the old table", "shadow_swap", "emptied", "  TRUNCATE {relation};\n")
 PATIENT = Clause("TRUNCATE gives way", "shadow_swap", "emptied_function", " SET lock_timeout = {timeout}")
 UNBOUND = Clause("FORCE binds the owner", "shadow", "force", "FORCE ROW", "NO FORCE ROW")

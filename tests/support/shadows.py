@@ -126,7 +126,7 @@ class Shadow:
         last = await self.pages()
         for first in range(0, last, step):
             async with self.conn.transaction():
-                await self.conn.execute(shadow_rows.lock_anchor(self.design))
+                await self.conn.execute(shadow_rows.lock_anchor(self.design, self.design.relation))
                 end = min(first + step, last)
                 await self.conn.execute(shadow_rows.copy(self.design, self.design.relation, first, end, safe=safe))
 

@@ -1,6 +1,7 @@
 """Routers against a real server: they hear, acknowledge, outlive lost connections, and never ask while answering."""
 
 import asyncio
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -122,6 +123,36 @@ def test_a_killed_connection_is_replaced_and_answers_go_on(admin: Admin, dsn: st
         seen = client(admin)
         assert seen["epoch"] == epoch
         assert seen["backend_pid"] != first
+
+
+def test_no_lease_outlives_what_the_database_knows_of_the_router(admin: Admin, dsn: str) -> None:
+    """It hears, and what it tells fails: the engine does not wait for a router that it takes for gone."""
+    with Router.open(dsn, service="billing", lease_s=0.6) as router:
+        admin.execute("ALTER TABLE pgduet.client RENAME TO out_of_reach")
+        ends = time.monotonic() + 5
+        while router.fresh:
+            assert time.monotonic() < ends, "it is fresh where the census sees nobody"
+            time.sleep(0.01)
+        epoch = change(admin, read_percent=100)
+        follows(router, epoch)
+        assert not router.fresh
+        admin.execute("ALTER TABLE pgduet.out_of_reach RENAME TO client")
+        assert router.wait_for(NAME, epoch, PATIENCE_S)
+        assert router.path(NAME, 1).is_new
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_that_closes_the_router_it_inherited_leaves_the_parents_alone(admin: Admin, dsn: str) -> None:
+    with Router.open(dsn, service="billing", lease_s=BY_NOTIFICATION_S) as router:
+        rounds = router._rounds
+        child = os.fork()
+        if child == 0:
+            router.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        time.sleep(0.1)  # what must not happen has the time to
+        assert router._rounds == rounds, "it asks the database over and over"
+        assert router.wait_for(NAME, change(admin, read_percent=100), PATIENCE_S)
 
 
 def test_the_path_needs_no_server() -> None:
@@ -277,6 +308,19 @@ def test_opening_without_a_server_says_so_and_shows_no_secret() -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("dsn", ["postgresql://u:hunter%zz2@h/d", "host=h user=u password=hunter 2"])
+def test_an_address_that_cannot_be_read_is_said_without_showing_any_of_it(dsn: str) -> None:
+    with pytest.raises(RouteUnavailable, match="cannot be read") as caught:
+        Router.open(dsn, service="billing")
+    seen = f"{caught.value} {caught.value.__cause__} {caught.value.__context__}"
+    assert "hunter" not in seen
+
+
+def test_a_name_that_no_resolver_takes_is_a_reason_and_not_silence() -> None:
+    with pytest.raises(RouteUnavailable, match="UnicodeError"):
+        Router.open(f"host={'a' * 70}", service="billing", open_timeout_s=0.3)
+
+
 def test_what_the_dsn_says_of_the_connection_wins() -> None:
     found = link.settings("postgresql://u@h/d?connect_timeout=77&application_name=x", "billing", 10.0)
     assert (found["connect_timeout"], found["keepalives_idle"], found["tcp_user_timeout"]) == ("77", 10, 10_000)
@@ -338,6 +382,10 @@ class TestAsync:
         with pytest.raises(RouteUnavailable, match="could not be read"):
             await AsyncRouter.open("host=127.0.0.1 port=1", service="billing", open_timeout_s=0.3)
         assert [task for task in asyncio.all_tasks() if task.get_name().startswith("pgduet-router")] == []
+
+    async def test_a_name_that_no_resolver_takes_is_a_reason_and_not_silence(self) -> None:
+        with pytest.raises(RouteUnavailable, match="UnicodeError"):
+            await AsyncRouter.open(f"host={'a' * 70}", service="billing", open_timeout_s=0.3)
 
     @pytest.mark.usefixtures("admin")
     async def test_waiting_for_what_does_not_come_ends_in_time(self, dsn: str) -> None:

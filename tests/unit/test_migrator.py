@@ -70,6 +70,7 @@ def core_of(*routes: Route | None, version: str | None = None, clock: Clock | No
     clock = clock or Clock()
     core = RouterCore(service="billing", version=version, clock=clock)
     core.hear([route for route in routes if route], clock())
+    core.acknowledged(core.reports())
     return core
 
 

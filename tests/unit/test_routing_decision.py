@@ -1,6 +1,7 @@
 """Decisions of the routing library, without a database and with a clock that stands until it is moved."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -49,8 +50,14 @@ def route(**changes: Any) -> Route:
 def told(*routes: Route, version: str | None = None, clock: Clock | None = None) -> RouterCore:
     clock = clock or Clock()
     core = RouterCore(service="billing", version=version, clock=clock)
-    core.hear(routes, clock())
+    hear(core, routes, clock())
     return core
+
+
+def hear(core: RouterCore, routes: Sequence[Route], asked_at: float) -> None:
+    """Have a router hear routes and tell the database, as its background does."""
+    core.hear(routes, asked_at)
+    core.acknowledged(core.reports())
 
 
 def on_new(core: RouterCore, keys: list[str] = KEYS) -> set[str]:
@@ -139,39 +146,52 @@ def test_an_unknown_migration_means_base_tables() -> None:
 
 class TestLease:
     def test_within_the_lease_the_last_decision_stands(self, core: RouterCore, clock: Clock) -> None:
-        core.hear([route(read_percent=50)], clock())
+        hear(core, [route(read_percent=50)], clock())
         before = on_new(core)
         clock.now += 9.9
         assert core.fresh
         assert on_new(core) == before
 
     def test_past_it_the_old_authority_answers_old(self, core: RouterCore, clock: Clock) -> None:
-        core.hear([route(read_percent=100)], clock())
+        hear(core, [route(read_percent=100)], clock())
         clock.now += 10.0
         assert not core.fresh
         assert not on_new(core)
 
     def test_past_it_the_new_authority_answers_new(self, core: RouterCore, clock: Clock) -> None:
-        core.hear([route(read_percent=50, authority="new")], clock())
+        hear(core, [route(read_percent=50, authority="new")], clock())
         clock.now += 10.0
         assert on_new(core) == set(KEYS)
 
     def test_past_it_nothing_goes_to_a_version_that_is_not_published(self, core: RouterCore, clock: Clock) -> None:
-        core.hear([route(published=False, authority="new")], clock())
+        hear(core, [route(published=False, authority="new")], clock())
         clock.now += 10.0
         assert not on_new(core)
 
     def test_hearing_again_ends_it(self, core: RouterCore, clock: Clock) -> None:
-        core.hear([route(read_percent=100)], clock())
+        hear(core, [route(read_percent=100)], clock())
         clock.now += 60.0
-        core.hear([route(read_percent=100)], clock())
+        hear(core, [route(read_percent=100)], clock())
         assert on_new(core) == set(KEYS)
 
     def test_it_counts_from_the_question_not_from_the_answer(self, core: RouterCore, clock: Clock) -> None:
         asked_at = clock()
         clock.now += 10.0
-        core.hear([route(read_percent=100)], asked_at)
+        hear(core, [route(read_percent=100)], asked_at)
         assert not on_new(core)
+
+    def test_what_the_database_has_not_been_told_prolongs_nothing(self, core: RouterCore, clock: Clock) -> None:
+        hear(core, [route(read_percent=100)], clock())
+        clock.now += 9.0
+        core.hear([route(read_percent=50, epoch=4)], clock())
+        assert core.path("users-email", 1).epoch == 4, "it is followed at once"
+        clock.now += 1.0
+        assert not core.fresh
+        core.acknowledged(core.reports())
+        clock.now += 8.9
+        assert core.fresh
+        clock.now += 0.1
+        assert not core.fresh
 
     def test_it_does_not_move_a_service_that_knows_one_version(self, clock: Clock) -> None:
         old = told(route(read_percent=100, authority="new"), version="1", clock=clock)

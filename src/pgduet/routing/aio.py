@@ -125,7 +125,7 @@ class AsyncRouter(RouterCore):
                 conn = await psycopg.AsyncConnection.connect(**self._settings, row_factory=tuple_row)
                 async with conn:
                     await self._follow(conn)
-            except (psycopg.Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001  whatever it is, a router that gave up would be stale for ever
                 self._failure = link.described(error)
                 _log.warning("router %s lost the database: %s", self.service, self._failure)
                 failures = 0 if self._rounds > rounds else failures + 1

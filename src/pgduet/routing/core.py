@@ -103,6 +103,7 @@ class RouterCore:
         self.client_id = f"{service}/{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:12]}"
         self._clock = clock
         self._heard = Heard({}, clock())
+        self._asked_at = clock()
         self._ledger = Ledger()
         self._tallies: dict[str, Tally] = {}
         self._sweeping: list[Sweeps] = []
@@ -200,8 +201,9 @@ class RouterCore:
         return self._clock() < self._heard.holds_until
 
     def hear(self, routes: Iterable[Route], asked_at: float) -> None:
-        """Follow these routes from now on; the lease counts from when they were asked for, not from when they came."""
-        self._heard = Heard(choices(routes, self.version), asked_at + self.lease_s)
+        """Follow these routes from now on. The lease stays as it is until the database has been told: see `acknowledged`."""
+        self._asked_at = asked_at
+        self._heard = Heard(choices(routes, self.version), self._heard.holds_until)
 
     def reports(self) -> list[dict[str, Any]]:
         """Give what `pgduet.report_client` is to be told, for each route."""
@@ -216,7 +218,12 @@ class RouterCore:
                 self._tallies[report["migration"]].delivered(report["last_sample"])
 
     def acknowledged(self, reports: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-        """Take note that the database was told; gives the epochs by migration."""
+        """Take note that the database was told; gives the epochs by migration.
+
+        Only now the lease goes on, from when the routes were asked for: what the engine waits for is the lease that the
+        database knows of, which began later.
+        """
+        self._heard = Heard(self._heard.choices, self._asked_at + self.lease_s)
         self._told = {report["migration"]: report["version"] for report in reports}
         return {report["migration"]: report["epoch"] for report in reports}
 

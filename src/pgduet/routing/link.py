@@ -5,6 +5,7 @@ in between loses notifications; the poll still brings every change within a thir
 primary's: a standby neither listens nor takes reports.
 """
 
+import contextlib
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL
 
 from pgduet import sql
-from pgduet.routing.model import Route
+from pgduet.routing.model import Route, RouteUnavailable
 
 LISTEN = sql.block("routing", "listen")
 HAS_ROUTES = sql.block("routing", "has_routes")
@@ -47,11 +48,25 @@ def settings(dsn: str, service: str, lease_s: float) -> dict[str, Any]:
     }
     return {
         **ours,
-        **conninfo_to_dict(dsn),
+        **parts(dsn),
         "application_name": f"pgduet-router/{service}",
         "autocommit": True,
         "prepare_threshold": None,
     }
+
+
+def parts(dsn: str) -> dict[str, Any]:
+    """Take an address apart.
+
+    Raises:
+        RouteUnavailable: it cannot be read. libpq's message, which quotes it with its password, goes no further.
+    """
+    with contextlib.suppress(psycopg.ProgrammingError):
+        return conninfo_to_dict(dsn)
+    raise RouteUnavailable(
+        "The address of the database cannot be read.",
+        hint="In a URI a password's special characters are percent-encoded; in `key=value` a value with spaces is quoted.",
+    )
 
 
 def routes(rows: Iterable[tuple[Any, ...]]) -> list[Route]:

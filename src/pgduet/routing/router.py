@@ -10,6 +10,7 @@ then follows the authority it last knew). A router takes one connection.
 
 import contextlib
 import logging
+import os
 import selectors
 import socket
 import threading
@@ -70,6 +71,7 @@ class Router(RouterCore):
         self._rounds = 0
         self._failure = "no answer"
         self._stopping = threading.Event()
+        self._process = os.getpid()
         self._migrators: list[Migrator[Any]] = []
         self._wake_in, self._wake_out = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name=f"pgduet-router/{self.service}", daemon=True)
@@ -77,7 +79,7 @@ class Router(RouterCore):
 
     def close(self) -> None:
         """Report the last counts, and stop. Later answers are those of a router that hears nothing."""
-        if self._stopping.is_set():
+        if self._stopping.is_set() or self._process != os.getpid():  # else a child's byte would wake the parent for ever
             return
         self._stopping.set()
         for migrator in self._migrators:
@@ -144,7 +146,7 @@ class Router(RouterCore):
             try:
                 with psycopg.connect(**self._settings, row_factory=tuple_row) as conn:
                     self._follow(conn)
-            except (psycopg.Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001  whatever it is, a router that gave up would be stale for ever
                 self._failure = link.described(error)
                 _log.warning("router %s lost the database: %s", self.service, self._failure)
                 failures = 0 if self._rounds > rounds else failures + 1

@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from psycopg import AsyncConnection, Connection
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
+from pgduet.routing import link
 from pgduet.routing.adapters.extras import missing
 from pgduet.routing.model import NotRoutable, Path
 
@@ -124,5 +125,5 @@ def pinned(dsn: Dsn, path: Path) -> str:
     if path.search_path is None:
         return dsn
     setting = "-c search_path=" + re.sub(r"([\\ ])", r"\\\1", path.search_path)
-    given = conninfo_to_dict(dsn).get("options")
+    given = link.parts(dsn).get("options")
     return make_conninfo(dsn, options=f"{given} {setting}" if given else setting)

@@ -100,3 +100,13 @@ def test_a_version_that_is_not_published_is_an_error_with_its_reason(admin: Admi
 def test_past_the_lease_the_reason_says_so(flags: OpenFeatureClient, router: Router) -> None:
     router._clock = lambda: router._heard.holds_until + 1
     assert flags.get_string_details(NAME, "none", key(1)).reason == Reason.STALE
+
+
+def test_no_key_is_asked_for_where_the_authority_answers_or_nothing_is_published(
+    flags: OpenFeatureClient, router: Router, admin: Admin
+) -> None:
+    follow(router, admin, read_percent=50, published=False)
+    assert flags.get_string_details(NAME, "none").value == "1"
+    follow(router, admin, read_percent=50, published=True, authority="new")
+    router._clock = lambda: router._heard.holds_until + 1
+    assert flags.get_string_details(NAME, "none").value == "2"

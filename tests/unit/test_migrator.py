@@ -263,11 +263,11 @@ def test_a_mismatch_tells_where_and_nothing_of_what_unless_it_is_asked_to() -> N
     assert sampled(core) == [{**sample, "answered": "old"}]
     core = core_of(SHADOW)
     showing = Showing(redact=lambda key: key[0], show=lambda old, new: f"{old['mail'][:3]}\0{new['mail'][:3]}")
-    with migrator(core, reads, showing=showing) as made:
+    with migrator(core, reads, showing=showing, label="by\ud800id") as made:
         made.read("ann")
         assert made.settle(PATIENCE_S)
     (shown,) = sampled(core)
-    assert (shown["key"], shown["shown"]) == ("a", "ann\ufffdbob")
+    assert (shown["read"], shown["key"], shown["shown"]) == ("by?id", "a", "ann\ufffdbob")
 
 
 def test_mismatches_wait_for_the_report_in_bounded_number_and_go_out_once() -> None:

@@ -103,7 +103,7 @@ def test_migrations_spread_the_same_keys_independently() -> None:
     assert len(both) / len(first) == pytest.approx(0.1, abs=0.03)
 
 
-@pytest.mark.parametrize("key", [7, "7", b"7"])
+@pytest.mark.parametrize("key", [7, "7", b"7", bytearray(b"7"), memoryview(b"7")])
 def test_a_key_counts_by_its_text_whatever_its_type(key: object) -> None:
     assert bucket(key, 1) == bucket("7", 1)
 
@@ -220,6 +220,39 @@ class TestVersionPin:
         third, first = told(*chain, version="3"), told(*chain, version="1")
         assert third.path("users-email", 1) == Path("3", "public_v3, public", is_new=True, epoch=3)
         assert first.path("users-phone", 1) == Path("1", "public_v1, public", is_new=False, epoch=3)
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_an_earlier_migration_s_end_does_not_make_a_later_version_an_old_one(self, order: int) -> None:
+        chain = [route(old_version="2"), route(migration="users-phone", old_version="2", new_version="3")]
+        assert told(*chain[::order], version="3").path("users-email", 1).is_new, "rows come in any order"
+
+    def test_a_version_that_is_not_published_is_refused_by_earlier_migrations_too(self) -> None:
+        """The tables themselves would answer, in the oldest version's shape."""
+        later = route(migration="users-phone", old_version="2", new_version="3", published=False)
+        core = told(route(), later, version="3")
+        for name in ("users-email", "users-phone"):
+            with pytest.raises(RouteUnavailable, match="only version 3, which is not published"):
+                core.path(name, 1)
+
+    @pytest.mark.parametrize(
+        ("routes", "asked"),
+        [
+            ([route(old_version="2")], "users-email"),
+            ([route(old_version="2"), route(migration="users-phone", old_version="2", new_version="3")], "users-phone"),
+            # The later one was contracted first: version 1 is there, but no longer for that migration's tables.
+            ([route(new_version="3"), route(migration="users-phone", old_version="3", new_version="3")], "users-phone"),
+        ],
+        ids=["contracted", "contracted before another began", "the later one contracted first"],
+    )
+    def test_a_service_that_comes_back_with_a_version_that_has_gone_is_refused(
+        self, routes: list[Route], asked: str
+    ) -> None:
+        with pytest.raises(RouteUnavailable, match="only version 1, which is not there"):
+            told(*routes, version="1").path(asked, 1)
+
+    def test_of_a_chain_that_is_contracted_from_its_end_the_oldest_version_stays(self) -> None:
+        chain = [route(new_version="3"), route(migration="users-phone", old_version="3", new_version="3")]
+        assert told(*chain, version="1").path("users-email", 1).version == "1"
 
 
 class TestReport:

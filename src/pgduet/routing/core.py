@@ -23,6 +23,9 @@ from pgduet.routing.overrides import WISH_HELD_S, WISHES, Overrides, against, gr
 from pgduet.routing.tally import Tally
 
 
+REFUSED = "Have it know a version that is there: the new one from the end of verify, the old one until contract."
+
+
 class Sweeps(Protocol):
     """A migrator, as far as a router knows it."""
 
@@ -121,14 +124,14 @@ class RouterCore:
         A migration that the database does not know gives `BASE_TABLES`.
 
         Raises:
-            RouteUnavailable: the service knows only the new version, and that is not published.
+            RouteUnavailable: the service knows one version only, and that is not published yet, or has gone.
         """
         heard = self._heard
         choice = heard.choices.get(migration)
         if choice is None:
             return BASE_TABLES
         if choice.refusal is not None:
-            raise RouteUnavailable(choice.refusal, hint="Deploy it after the migration has passed verify.")
+            raise RouteUnavailable(choice.refusal, hint=REFUSED)
         fresh = self._clock() < heard.holds_until
         if fresh and (self._service_wishes or WISHES.get() is not None):
             path = self._wished(choice)

@@ -10,7 +10,7 @@ is a spread, not a secret: who chooses keys can choose the path.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from zlib import crc32
@@ -22,6 +22,8 @@ BUCKETS = 10_000
 
 Side = Literal["old", "new"]
 
+_BYTES = (bytes, bytearray, memoryview)
+
 
 def seed(migration: str) -> int:
     """Give the migration's part of the hash; different migrations spread the same keys differently."""
@@ -29,13 +31,15 @@ def seed(migration: str) -> int:
 
 
 def bucket(key: object, begun: int) -> int:
-    """Give the key's bucket, 0 to 9999. Keys other than str and bytes count as their `str`: 7 and "7" are one key."""
+    """Give the key's bucket, 0 to 9999. Keys other than bytes count as their `str`: 7, "7" and b"7" are one key."""
     return ((crc32(raw(key), begun) * 2654435761 & 0xFFFFFFFF) * BUCKETS) >> 32
 
 
 def raw(key: object) -> bytes:
     """Give a key's bytes."""
-    return key if isinstance(key, bytes) else str(key).encode("utf-8", "surrogatepass")
+    if isinstance(key, _BYTES):
+        return bytes(key)
+    return str(key).encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +81,11 @@ class Choice:
         return path.version or ""
 
 
-def choose(route: Route, version: str | None, later: Iterable[str] = ()) -> Choice:
+def choose(route: Route, version: str | None, later: Collection[str] = (), there: Collection[str] = ()) -> Choice:
     """Work out a service's choice; `version` is the only one it knows, None if it follows the route.
 
-    `later` names the versions after the route's new one. A service that knows one of them, or one before the route's
-    old one, is always sent to its own version, and counts as new or old.
+    `later` names the versions after the route's new one, `there` all that live. A service that knows one of the later ones,
+    or one before the route's old one, is always sent to its own version, and counts as new or old.
     """
     if version is None:
         within = route.read_percent * BUCKETS // 100 if route.published else 0
@@ -91,7 +95,7 @@ def choose(route: Route, version: str | None, later: Iterable[str] = ()) -> Choi
     is_new = version == route.new_version or version in later
     only = _path(route, version, is_new=is_new)
     threshold = BUCKETS if is_new else 0
-    return Choice(route, seed(route.migration), only, only, threshold, threshold, _refusal(route, version))
+    return Choice(route, seed(route.migration), only, only, threshold, threshold, _refusal(route, version, there, is_new=is_new))
 
 
 def writes(stage: Stage) -> tuple[Side, ...]:
@@ -115,17 +119,23 @@ def may_miss(stage: Stage) -> bool:
     return stage in {Stage.DUALWRITE, Stage.SHADOW}
 
 
-def _refusal(route: Route, version: str) -> str | None:
-    if version != route.new_version or route.published:
+def _refusal(route: Route, version: str, there: Collection[str], *, is_new: bool) -> str | None:
+    """Refuse a version that is not there: PostgreSQL would pass over its schema, and the tables themselves would answer.
+
+    When a migration has ended, its tables have no older version, even where a migration before it is still in overlap.
+    """
+    if version in there and (is_new or stage_of(route) is not Stage.COMPLETE):
         return None
-    return f"{route.migration}: this service knows only version {version}, which is not published."
+    why = "not published" if is_new else "not there"
+    return f"{route.migration}: this service knows only version {version}, which is {why}."
 
 
 def choices(routes: Iterable[Route], version: str | None) -> dict[str, Choice]:
     """Work out a service's choices for all routes of a database."""
     known = list(routes)
-    follows = {route.old_version: route.new_version for route in known}
-    return {route.migration: choose(route, version, _later(route.new_version, follows)) for route in known}
+    follows = {route.old_version: route.new_version for route in known if route.old_version != route.new_version}
+    there = {route.old_version for route in known} | {route.new_version for route in known if route.published}
+    return {route.migration: choose(route, version, _later(route.new_version, follows), there) for route in known}
 
 
 def _later(version: str, follows: Mapping[str, str]) -> set[str]:

@@ -224,7 +224,7 @@ class MigratorCore(Generic[Answer]):
         key = (showing.redact or hashed_key)(job.key)
         shown = showing.show(old, new) if showing.show else None
         return Sample(
-            read=self._settings.label,
+            read=_storable(self._settings.label),
             key=_storable(key),
             place=_storable(found.place),
             kind=found.kind,

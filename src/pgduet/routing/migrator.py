@@ -135,7 +135,7 @@ class Migrator(MigratorCore[Answer]):
         Raises:
             ValueError: an idempotency key without a connection.
             IdempotencyUnavailable: the database was not set up by this release.
-            RouteUnavailable: the service knows only the new version, and that is not published.
+            RouteUnavailable: the service knows one version only, and that is not published yet, or has gone.
         """
         writers: dict[Side, Callable[..., Value]] = {"old": write_old, "new": write_new}
         if connection is None:

@@ -91,7 +91,7 @@ def heard(router: RouterCore, name: str, key: object) -> Pair:
     """Tell which sides a write goes to, as last heard.
 
     Raises:
-        RouteUnavailable: the service knows only the new version, and that is not published.
+        RouteUnavailable: the service knows one version only, and that is not published yet, or has gone.
     """
     router.path(name, key)
     return pair_of(router.choice(name))

@@ -12,9 +12,9 @@ be a version that is not there.
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from pgduet.errors import UnknownMigration
 from pgduet.routing.adapters.extras import missing
 from pgduet.routing.core import RouterCore
+from pgduet.routing.decision import BUCKETS
 from pgduet.routing.model import Path, RouteUnavailable
 
 try:
@@ -84,14 +84,16 @@ class RouterProvider(AbstractProvider):
 
     def _decide(self, migration: str, context: EvaluationContext | None) -> tuple[Path, Reason]:
         key = context.targeting_key if context else None
+        choice = self._router.choice(migration)
+        if choice is None:
+            message = f"The database has no route of the name {migration}."
+            raise FlagNotFoundError(message)
+        splits = 0 < choice.within < BUCKETS and self._router.fresh
+        if splits and key is None:
+            message = f"{migration} goes by the key of what is read: set the targeting key."
+            raise TargetingKeyMissingError(message)
         try:
-            splits = self._router.version is None and 0 < self._router.route(migration).read_percent < 100
-            if splits and key is None:
-                message = f"{migration} goes by the key of what is read: set the targeting key."
-                raise TargetingKeyMissingError(message)
             path = self._router.path(migration, key or "")
-        except UnknownMigration as unknown:
-            raise FlagNotFoundError(unknown.message) from unknown
         except RouteUnavailable as refused:
             raise GeneralError(refused.message) from refused
         if not self._router.fresh:

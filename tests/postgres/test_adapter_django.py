@@ -107,6 +107,48 @@ def test_hooks_on_commit_run_and_a_failed_start_leaves_the_connection_usable(ali
     assert one("SHOW search_path") == DEFAULT
 
 
+@pytest.mark.usefixtures("alias")
+def test_each_transaction_that_is_ended_by_hand_is_followed_by_one_with_a_version() -> None:
+    transaction.set_autocommit(False)
+    try:
+        for path in (OLD, NEW, OLD):
+            with following(path):
+                for end in (transaction.commit, transaction.rollback):
+                    assert one() == STARS[path.version]
+                    with following(NEW):
+                        assert one() == STARS[path.version], "it keeps the version that it began with"
+                    end()
+                with transaction.atomic():
+                    assert one() == STARS[path.version]
+                transaction.commit()
+        assert one("SHOW search_path") == DEFAULT
+        transaction.commit()
+    finally:
+        transaction.set_autocommit(True)
+
+
+def test_a_database_without_autocommit_has_the_version_from_its_first_statement(shop: str) -> None:
+    with databases({"default": database(shop) | {"AUTOCOMMIT": False, "TIME_ZONE": "Asia/Tokyo"}}), following(NEW):
+        assert one() == STARS["2"]
+        transaction.rollback()
+        assert one() == STARS["2"]
+        transaction.rollback()
+
+
+def test_a_path_may_be_of_one_database_alone(shop: str) -> None:
+    """Another one has version schemas of the same names, and they are not of this migration."""
+    with databases({"default": database(shop), "other": database(shop)}):
+        with routed(NEW):
+            assert [one(), one(alias="other")] == [STARS["2"], 4]
+        with following(OLD), following(NEW, using="other"):
+            assert [one(), one(alias="other")] == [STARS["1"], STARS["2"]]
+            with transaction.atomic(), transaction.atomic(using="other"):
+                assert [one(), one(alias="other")] == [STARS["1"], STARS["2"]]
+            with following(NEW):
+                assert [current(), current("other")] == [NEW, NEW]
+        assert current("other") is BASE_TABLES
+
+
 class ByHeader(RoutedRequests):
     def path(self, request: HttpRequest) -> Path:
         return NEW if request.META.get("HTTP_X_VERSION") == "2" else OLD
@@ -140,6 +182,7 @@ async def test_requests_at_the_same_time_have_a_version_each() -> None:
 
     answer = ByHeader(view)
     assert iscoroutinefunction(answer)
+    assert iscoroutinefunction(ByHeader(sync_to_async(read))), "as handed on by a layer that is not async"
     answers = await asyncio.gather(*(answer(asking(version)) for version in "1212"))
     assert [each.content for each in answers] == [b"4 4 4", b"**** **** ****"] * 2
 
@@ -154,6 +197,8 @@ def test_aliases_lead_to_their_versions(shop: str) -> None:
                 assert aliases.alias() == f"v{path.version}"
                 assert stars() == STARS[path.version]
         assert aliases.alias() == "default"
+        with following(Path("3", "public_v3, public", is_new=True)), pytest.raises(NotRoutable, match="version 3"):
+            stars()
         assert stars() == 4
         assert aliases.allow_migrate("v2", "shop") is False
         assert aliases.allow_migrate("default", "shop") is None

@@ -6,9 +6,10 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.errors import FeatureNotSupported
+from psycopg_pool import PoolClosed
 from support.two_versions import CHANGED, DEFAULT, NEW, OLD, READ, STARS, TO_AND_FRO, change
 
-from pgduet.routing import BASE_TABLES, NotRoutable, Path
+from pgduet.routing import BASE_TABLES, NotRoutable, Path, RouteUnavailable
 from pgduet.routing.adapters.psycopg import routed, routed_async, transact, transact_async
 from pgduet.routing.adapters.psycopg_pool import AsyncVersionPools, VersionPools
 from pgduet.routing.adapters.statements import is_stale
@@ -133,6 +134,24 @@ def test_a_version_without_an_address_is_named(shop: str) -> None:
             pass
 
 
+def test_closed_pools_give_no_more_connections(shop: str) -> None:
+    with VersionPools(shop) as pools:
+        pass
+    with pytest.raises(PoolClosed), pools.connection(OLD):
+        pass
+
+
+def test_an_address_that_cannot_be_read_is_said_without_showing_any_of_it() -> None:
+    for path in (OLD, BASE_TABLES):
+        with (
+            VersionPools("postgresql://u:hunter%zz2@h/d") as pools,
+            pytest.raises(RouteUnavailable, match="cannot be read") as caught,
+            pools.connection(path),
+        ):
+            pass
+        assert "hunter" not in f"{caught.value} {caught.value.__context__}"
+
+
 def test_an_awkward_name_comes_through_the_startup_parameter(shop: str) -> None:
     path = Path("2", '"Od""d \\_v2", public_v2, public', is_new=True)
     with VersionPools(f"{shop}?options=-cwork_mem%3D1MB") as pools, pools.connection(path) as conn:
@@ -157,6 +176,11 @@ class TestAsync:
             tries += 1
             return await (await conn.execute(READ)).fetchone()
 
+        async with AsyncVersionPools(shop) as pools:
+            pass
+        with pytest.raises(PoolClosed):
+            async with pools.connection(OLD):
+                pass
         async with AsyncVersionPools(shop, max_size=1, kwargs=settings) as pools:
             for path in TO_AND_FRO:
                 async with pools.connection(path) as conn:

@@ -78,6 +78,22 @@ def test_autocommit_is_refused_where_a_version_is_followed(engine: Engine) -> No
         conn.scalar(READ_STARS)
 
 
+def test_a_transaction_in_two_phases_is_a_session_s(engine: Engine) -> None:
+    sessions = sessionmaker(engine, twophase=True)
+    follow_sessions(sessions, lambda session: session.info["path"])
+    for path in (OLD, NEW):
+        with sessions(info={"path": path}) as session:
+            assert stars(session) == STARS[path.version]
+    follow(engine, HERE.get)
+    token = HERE.set(NEW)
+    with engine.connect() as conn, pytest.raises(NotRoutable, match="two phases"):
+        conn.begin_twophase()
+    HERE.reset(token)
+    with engine.connect() as conn, conn.begin_twophase() as both:
+        assert conn.scalar(READ_STARS) == 4
+        both.rollback()
+
+
 def test_each_session_has_a_version_of_its_own(engine: Engine) -> None:
     sessions = sessionmaker(engine)
     follow_sessions(sessions, lambda session: session.info["path"])

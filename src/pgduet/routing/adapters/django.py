@@ -16,35 +16,39 @@ Limits: what a streaming response reads while it is sent comes after the middlew
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from inspect import iscoroutinefunction
 from typing import Any
 
 from pgduet.routing.adapters.extras import missing
 from pgduet.routing.adapters.statements import in_transaction, set_local
-from pgduet.routing.model import BASE_TABLES, Path
+from pgduet.routing.model import BASE_TABLES, NotRoutable, Path
 
 try:
-    from asgiref.sync import markcoroutinefunction
+    from asgiref.sync import iscoroutinefunction, markcoroutinefunction
     from django.db import DEFAULT_DB_ALIAS, connections, transaction
 except ImportError as error:
     raise missing("django", error) from error
 
-_PATH: ContextVar[Path] = ContextVar("pgduet_path", default=BASE_TABLES)
+_PATHS: ContextVar[Mapping[str | None, Path] | None] = ContextVar("pgduet_paths", default=None)
+"""Paths by alias; None: all others."""
 
 
-def current() -> Path:
-    """Give the path that is followed here; `BASE_TABLES` where none is."""
-    return _PATH.get()
+def current(using: str = DEFAULT_DB_ALIAS) -> Path:
+    """Give the path that a database follows here; `BASE_TABLES` where it follows none."""
+    paths = _PATHS.get()
+    return (paths.get(using) or paths.get(None, BASE_TABLES)) if paths else BASE_TABLES
 
 
 @contextmanager
-def following(path: Path) -> Iterator[None]:
-    """Have what runs within follow a path: on the backend of this package, or through `VersionAliases`."""
-    token = _PATH.set(path)
+def following(path: Path, using: str | None = None) -> Iterator[None]:
+    """Have what runs within follow a path: on the backend of this package, or through `VersionAliases`.
+
+    Name the alias of the migration's database where there are several; else all follow it.
+    """
+    token = _PATHS.set({None: path} if using is None else {**(_PATHS.get() or {}), using: path})
     try:
         yield
     finally:
-        _PATH.reset(token)
+        _PATHS.reset(token)
 
 
 @contextmanager
@@ -57,7 +61,7 @@ def routed(path: Path, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
     connection = connections[using]
     if connection.in_atomic_block or not connection.get_autocommit():
         raise in_transaction()
-    with following(path), transaction.atomic(using=using):
+    with following(path, using), transaction.atomic(using=using):
         statement = set_local(path)
         if statement is not None and not getattr(connection, "follows_paths", False):
             with connection.cursor() as cursor:
@@ -66,10 +70,11 @@ def routed(path: Path, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
 
 
 class RoutedRequests:
-    """A middleware: each request follows one path. Subclass it and say which."""
+    """A middleware: each request follows one path. Subclass it and say which, and of several databases for which (`using`)."""
 
     sync_capable = True
     async_capable = True
+    using: str | None = None
 
     def __init__(self, get_response: Callable[[Any], Any]) -> None:
         self._get_response = get_response
@@ -85,12 +90,12 @@ class RoutedRequests:
         """Answer a request."""
         if self._is_async:
             return self._answer(request)
-        with following(self.path(request)):
+        with following(self.path(request), self.using):
             return self._get_response(request)
 
     async def _answer(self, request: Any) -> Any:
         answer: Awaitable[Any]
-        with following(self.path(request)):
+        with following(self.path(request), self.using):
             answer = self._get_response(request)
             return await answer
 
@@ -106,8 +111,18 @@ class VersionAliases:
         self._default = default
 
     def alias(self) -> str:
-        """Give the alias of the version that is followed here."""
-        return self._aliases.get(current().version or "", self._default)
+        """Give the alias of the version that is followed here.
+
+        Raises:
+            NotRoutable: there is none for it. The default one would answer by another version.
+        """
+        version = current(self._default).version
+        if version is None:
+            return self._default
+        if version not in self._aliases:
+            message = f"There is no alias for the version {version}."
+            raise NotRoutable(message)
+        return self._aliases[version]
 
     def db_for_read(self, model: Any, **hints: Any) -> str:
         """Say where to read."""

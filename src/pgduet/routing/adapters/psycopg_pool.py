@@ -22,7 +22,7 @@ from pgduet.routing.adapters.extras import missing
 from pgduet.routing.model import NotRoutable, Path
 
 try:
-    from psycopg_pool import AsyncConnectionPool, ConnectionPool
+    from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed
 except ImportError as error:
     raise missing("psycopg-pool", error) from error
 
@@ -40,6 +40,7 @@ class VersionPools:
         self._settings = {**_DEFAULTS, **settings}
         self._pools: dict[str | None, ConnectionPool[Connection[Any]]] = {}
         self._lock = threading.Lock()
+        self._closed = False
 
     @contextmanager
     def connection(self, path: Path, timeout: float | None = None) -> Iterator[Connection[Any]]:
@@ -50,6 +51,7 @@ class VersionPools:
     def close(self) -> None:
         """Close all pools."""
         with self._lock:
+            self._closed = True
             pools = list(self._pools.values())
             self._pools.clear()
         for pool in pools:
@@ -67,6 +69,7 @@ class VersionPools:
 
     def _pool(self, path: Path) -> ConnectionPool[Connection[Any]]:
         with self._lock:
+            _refuse(closed=self._closed)
             pool = self._pools.get(path.search_path)
             if pool is None:
                 pool = ConnectionPool(pinned(self._dsn, path), open=True, **self._settings)
@@ -81,10 +84,12 @@ class AsyncVersionPools:
         self._dsn = dsn
         self._settings = {**_DEFAULTS, **settings}
         self._pools: dict[str | None, AsyncConnectionPool[AsyncConnection[Any]]] = {}
+        self._closed = False
 
     @asynccontextmanager
     async def connection(self, path: Path, timeout: float | None = None) -> AsyncIterator[AsyncConnection[Any]]:
         """Give a connection that reads the path's version."""
+        _refuse(closed=self._closed)
         pool = self._pools.get(path.search_path)
         if pool is None:
             pool = AsyncConnectionPool(pinned(self._dsn, path), open=False, **self._settings)
@@ -95,6 +100,7 @@ class AsyncVersionPools:
 
     async def close(self) -> None:
         """Close all pools."""
+        self._closed = True
         pools = list(self._pools.values())
         self._pools.clear()
         for pool in pools:
@@ -116,14 +122,23 @@ def pinned(dsn: Dsn, path: Path) -> str:
 
     Raises:
         NotRoutable: there is an address for each version, but none for this one.
+        RouteUnavailable: it cannot be read. A pool would log libpq's message, which quotes it, and try again for ever.
     """
     if not isinstance(dsn, str):
         if path.version not in dsn:
             message = f"There is no address for the version {path.version or 'of the base tables'}."
             raise NotRoutable(message)
+        link.parts(dsn[path.version])
         return dsn[path.version]
+    given = link.parts(dsn).get("options")
     if path.search_path is None:
         return dsn
     setting = "-c search_path=" + re.sub(r"([\\ ])", r"\\\1", path.search_path)
-    given = link.parts(dsn).get("options")
     return make_conninfo(dsn, options=f"{given} {setting}" if given else setting)
+
+
+def _refuse(*, closed: bool) -> None:
+    """Refuse what comes after the end: a pool that is opened then is nobody's to close."""
+    if closed:
+        message = "the pools of all versions are closed"
+        raise PoolClosed(message)

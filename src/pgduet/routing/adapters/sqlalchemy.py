@@ -32,15 +32,23 @@ def follow(engine: Engine | AsyncEngine, decide: Callable[[], Path]) -> None:
     """Have each transaction of an engine read the version of the path that is decided when it begins.
 
     Call it before the engine's first connection. `decide` does no I/O: a router's `path`, with a key from a context variable.
-    A transaction in autocommit mode raises `NotRoutable`.
+    A transaction in autocommit mode, or in two phases, raises `NotRoutable`.
     """
     sync = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
 
     def begin(conn: Connection) -> None:
         _set_local(conn, decide())
 
+    def begin_twophase(_conn: Connection, _xid: Any) -> None:
+        if set_local(decide()) is not None:  # said now, it would begin another transaction
+            raise NotRoutable(
+                "A transaction in two phases that begins on a connection follows no path.",
+                hint="Use sessions, and follow_sessions.",
+            )
+
     event.listen(sync, "do_connect", _without_cache)
     event.listen(sync, "begin", begin)
+    event.listen(sync, "begin_twophase", begin_twophase)
 
 
 def follow_sessions(sessions: Sessions, decide: Callable[[Session], Path]) -> None:

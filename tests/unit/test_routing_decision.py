@@ -1,6 +1,8 @@
 """Decisions of the routing library, without a database and with a clock that stands until it is moved."""
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -192,6 +194,19 @@ class TestLease:
         assert core.fresh
         clock.now += 0.1
         assert not core.fresh
+
+    def test_it_runs_while_the_machine_sleeps(self) -> None:
+        """In a namespace whose boot lies an hour further back, as after an hour of sleep, where one may be made."""
+        script = (
+            "from pgduet.routing.core import RouterCore; clock = RouterCore(service='billing')._clock; "
+            "print(clock() - float(open('/proc/uptime').read().split()[0]))"
+        )
+        slept = ["unshare", "--user", "--map-root-user", "--time", "--boottime", "3600", "--fork"]
+        for before in (slept, []):
+            ran = subprocess.run([*before, sys.executable, "-c", script], capture_output=True, text=True, check=False)
+            if ran.returncode == 0:
+                break
+        assert abs(float(ran.stdout)) < 60
 
     def test_it_does_not_move_a_service_that_knows_one_version(self, clock: Clock) -> None:
         old = told(route(read_percent=100, authority="new"), version="1", clock=clock)

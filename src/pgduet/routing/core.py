@@ -4,6 +4,7 @@
 as a whole.
 """
 
+import functools
 import os
 import socket
 import threading
@@ -22,6 +23,11 @@ from pgduet.routing.model import BASE_TABLES, Path, Route, RouteUnavailable, Sta
 from pgduet.routing.overrides import WISH_HELD_S, WISHES, Overrides, against, granted, wished
 from pgduet.routing.tally import Tally
 
+
+CLOCK: Callable[[], float] = (
+    functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+"""Seconds that go on while the machine sleeps, where its system counts them: the database's leases go on as well."""
 
 REFUSED = "Have it know a version that is there: the new one from the end of verify, the old one until contract."
 
@@ -87,7 +93,7 @@ class RouterCore:
         version: the only version that the service has code for; None: it has both, and follows the route.
         lease_s: how long what was heard holds when nothing more is heard; after that the last known authority answers.
         overrides: versions that the service, or clients of some releases, are to have instead; see `overrides`.
-        clock: monotonic seconds.
+        clock: monotonic seconds, those in which the machine slept among them.
     """
 
     def __init__(
@@ -97,7 +103,7 @@ class RouterCore:
         version: str | None = None,
         lease_s: float = 10.0,
         overrides: Overrides | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = CLOCK,
     ) -> None:
         self.service = service
         self.version = version

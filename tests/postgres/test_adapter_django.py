@@ -182,7 +182,7 @@ async def test_requests_at_the_same_time_have_a_version_each() -> None:
 
     answer = ByHeader(view)
     assert iscoroutinefunction(answer)
-    assert iscoroutinefunction(ByHeader(sync_to_async(read))), "as handed on by a layer that is not async"
+    assert iscoroutinefunction(ByHeader(sync_to_async(lambda _: read()))), "as handed on by a layer that is not async"
     answers = await asyncio.gather(*(answer(asking(version)) for version in "1212"))
     assert [each.content for each in answers] == [b"4 4 4", b"**** **** ****"] * 2
 

@@ -14,7 +14,18 @@ from support.routes import NAME, Admin, add_route, set_up
 from support.routes import change_route as change
 
 from pgduet.local import EmbeddedPostgres
-from pgduet.routing import BASE_TABLES, AsyncRouter, Overrides, Path, Router, RouteUnavailable, Stage, link
+from pgduet.routing import (
+    BASE_TABLES,
+    AsyncRouter,
+    Limits,
+    Migrator,
+    Overrides,
+    Path,
+    Router,
+    RouteUnavailable,
+    Stage,
+    link,
+)
 from pgduet.routing.core import RouterCore
 from pgduet.sql import block
 
@@ -155,6 +166,49 @@ def test_a_child_that_closes_the_router_it_inherited_leaves_the_parents_alone(ad
         assert router.wait_for(NAME, change(admin, read_percent=100), PATIENCE_S)
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_that_asks_the_router_it_inherited_has_one_of_its_own(admin: Admin, dsn: str) -> None:
+    """As a server that loads the service before it forks its workers."""
+    with Router.open(dsn, service="billing", lease_s=BY_NOTIFICATION_S) as router:
+        reviews = router.migrator(NAME, read_old=lambda *_: "old", read_new=lambda *_: "new", limits=Limits(sample=1))
+        reviews.read(1)
+        assert reviews.settle(PATIENCE_S)
+        router.record(NAME, OLD, 1.0)
+        answers, answer = os.pipe()
+        with router._ledger._lock, router.tally(NAME)._lock, reviews._pool._changed:  # as if another thread were there
+            child = os.fork()
+            if child == 0:
+                answer_in_child(router, reviews, answer)
+        seen = [os.read(answers, 3)]
+        assert seen == [b"old"]
+        change(admin, read_percent=100)
+        seen.append(os.read(answers, 3))
+        assert seen == [b"old", b"new"], "it hears of changes"
+        assert os.waitpid(child, 0)[1] == 0
+        ours, its = sorted(clients(admin), key=lambda row: row["client_id"] != router.client_id)
+        assert ours["client_id"] == router.client_id
+        assert ours["client_id"] != its["client_id"]
+        assert (its["who"], its["reads_old"] >= 1, its["reads_new"], its["compared"] >= 1) == ("billing", True, 1, True)
+        assert router.wait_for(NAME, its["epoch"], PATIENCE_S)
+        assert totals(admin, router)[0] == 2, "neither counts the other's reads"
+
+
+def answer_in_child(router: Router, reviews: Migrator[str], answer: int) -> None:
+    """Tell each answer that is another one than before, until the new one, and end without a trace of pytest."""
+    try:
+        last = ""
+        while last != "new":
+            if (found := reviews.read(1)) != last:
+                os.write(answer, found.encode())
+            last = found
+            time.sleep(0.01)
+        assert reviews.settle(PATIENCE_S)
+        router.close()
+    except BaseException:  # noqa: BLE001  the parent sees that it has failed
+        os._exit(1)
+    os._exit(0)
+
+
 def test_the_path_needs_no_server() -> None:
     with EmbeddedPostgres() as server, psycopg.connect(server.dsn(), autocommit=True, row_factory=dict_row) as conn:
         conn.execute(block("metadata", "create_metadata"))
@@ -239,8 +293,8 @@ def test_recorded_reads_arrive_as_totals_at_the_latest_on_close(admin: Admin, ds
     assert totals(admin) == (1, 3, 0, 1, 1.0, 1.0)
 
 
-def totals(conn: Admin) -> tuple[float, ...]:
-    row = client(conn)
+def totals(conn: Admin, router: Router | None = None) -> tuple[float, ...]:
+    (row,) = [row for row in clients(conn) if not router or row["client_id"] == router.client_id]
     names = ("reads_old", "reads_new", "errors_old", "errors_new", "seconds_old", "seconds_new")
     return tuple(row[name] for name in names)
 
@@ -249,6 +303,7 @@ def test_close_ends_the_thread_and_the_session_without_waiting_for_the_poll(admi
     router = Router.open(dsn, service="billing", lease_s=BY_NOTIFICATION_S)
     router.close()
     router.close()
+    assert router._thread is not None
     assert not router._thread.is_alive()
     assert router.path(NAME, 1) == OLD, "a closed router answers from its lease"
 

@@ -23,7 +23,6 @@ from pgduet.routing.model import BASE_TABLES, Path, Route, RouteUnavailable, Sta
 from pgduet.routing.overrides import WISH_HELD_S, WISHES, Overrides, against, granted, wished
 from pgduet.routing.tally import Tally
 
-
 CLOCK: Callable[[], float] = (
     functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 )
@@ -109,18 +108,22 @@ class RouterCore:
         self.version = version
         self.lease_s = lease_s
         self.poll_s = lease_s / 3
-        self.client_id = f"{service}/{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:12]}"
         self._clock = clock
-        self._heard = Heard({}, clock())
-        self._asked_at = clock()
-        self._ledger = Ledger()
-        self._tallies: dict[str, Tally] = {}
         self._sweeping: list[Sweeps] = []
         self._has_routes = False
         self.knows_pairs = False
         """Whether the database takes what came of shadow reads, and remembers paired writes, as last heard."""
         self._overrides = overrides or Overrides()
         self._service_wishes = dict(self._overrides.service)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know of nobody and nothing: in a process that begins with this router, or that has inherited it."""
+        self.client_id = f"{self.service}/{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:12]}"
+        self._heard = Heard({}, self._clock())
+        self._asked_at = self._clock()
+        self._ledger = Ledger()
+        self._tallies: dict[str, Tally] = {}
         self._wanted: dict[str, tuple[str | None, float]] = {}  # against the route: the version, and when last
         self._told: dict[str, str] = {}  # the versions that the database knows us to use
 

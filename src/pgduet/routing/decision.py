@@ -99,7 +99,9 @@ def choose(route: Route, version: str | None, later: Collection[str] = (), there
     is_new = version == route.new_version or version in later
     only = _path(route, version, is_new=is_new)
     threshold = BUCKETS if is_new else 0
-    return Choice(route, seed(route.migration), only, only, threshold, threshold, _refusal(route, version, there, is_new=is_new))
+    return Choice(
+        route, seed(route.migration), only, only, threshold, threshold, _refusal(route, version, there, is_new=is_new)
+    )
 
 
 def writes(stage: Stage) -> tuple[Side, ...]:

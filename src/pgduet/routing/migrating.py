@@ -128,7 +128,11 @@ class MigratorCore(Generic[Answer]):
         self.limits = settings.limits
         self._router = router
         self._settings = settings
-        self._tally: Tally = router.tally(settings.name)
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from nothing, with locks of this process's own: also in one that has inherited the migrator."""
+        self._tally: Tally = self._router.tally(self.name)
         self._tally.compares = True
         self._ending = threading.Lock()
 

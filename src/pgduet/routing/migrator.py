@@ -16,9 +16,8 @@ from psycopg.rows import tuple_row
 
 from pgduet import sql
 from pgduet.routing import pairing
-from pgduet.routing.core import RouterCore
 from pgduet.routing.decision import Side
-from pgduet.routing.migrating import Answer, Job, Limits, MigratorCore, Settings
+from pgduet.routing.migrating import Answer, Job, Limits, MigratorCore
 from pgduet.routing.pairing import KEEP_S, Pair, Value, Written
 
 WRITE_ONCE = sql.block("routing", "write_once")
@@ -94,8 +93,9 @@ class Threads:
 class Migrator(MigratorCore[Answer]):
     """Reads by the stage, compares off the caller's path, and writes in pairs. Made by `Router.migrator`."""
 
-    def __init__(self, router: RouterCore, settings: Settings[Answer]) -> None:
-        super().__init__(router, settings)
+    def begin(self) -> None:
+        """Have workers of this process's own, which are started when first needed."""
+        super().begin()
         self._pool = Threads(self.name, self.limits, self._repeat)
 
     def read(self, key: object, *args: Any, **kwargs: Any) -> Answer:

@@ -4,8 +4,10 @@ The thread listens on `pgduet_route` and reads the whole table on any notificati
 every third of the lease without one. After each reading it reports this service's side, version and epoch, and what was
 counted: after a notification a moment later, since all routers of a database get it at once.
 
-Limits: a thread does not survive `fork`, so open the router after it (a child's inherited router runs out its lease and
-then follows the authority it last knew). A router takes one connection.
+A thread does not survive `fork`. A child that asks the router it inherited waits, once, until a thread of its own has heard
+and told, under another name: the lease of the parent's is not the child's.
+
+Limits: a router takes one connection.
 """
 
 import contextlib
@@ -15,7 +17,8 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,7 +27,8 @@ from psycopg.rows import tuple_row
 
 from pgduet.routing import link
 from pgduet.routing.comparing import Compare
-from pgduet.routing.core import RouterCore
+from pgduet.routing.core import Heard, RouterCore
+from pgduet.routing.decision import Choice
 from pgduet.routing.migrating import Answer, Limits, settings_of
 from pgduet.routing.migrator import Migrator
 from pgduet.routing.model import RouteUnavailable
@@ -56,37 +60,67 @@ class Router(RouterCore):
                 the old version, after it the new one.
         """
         router = cls(service=service, version=version, lease_s=lease_s, overrides=overrides)
-        router._start(link.settings(dsn, service, lease_s))
-        if not router._wait(lambda: router._rounds > 0, open_timeout_s):
-            reason = router._failure
+        router._settings, router._open_timeout_s = link.settings(dsn, service, lease_s), open_timeout_s
+        router._migrators = []
+        router._prepare()
+        try:
+            router._choices()
+        except BaseException:
             router.close()
-            message = f"The routes could not be read in {open_timeout_s:g} s ({reason})."
-            raise RouteUnavailable(message)
+            raise
+        _opened.add(router)
         return router
 
-    def _start(self, settings: dict[str, Any]) -> None:
-        self._settings = settings
+    def _prepare(self) -> None:
+        """Have all that a thread needs, and start none."""
         self._changed = threading.Condition()
         self._acknowledged: dict[str, int] = {}
         self._rounds = 0
         self._failure = "no answer"
         self._stopping = threading.Event()
-        self._process = os.getpid()
-        self._migrators: list[Migrator[Any]] = []
         self._wake_in, self._wake_out = socket.socketpair()
-        self._thread = threading.Thread(target=self._run, name=f"pgduet-router/{self.service}", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+
+    def _choices(self) -> Mapping[str, Choice]:
+        """Give what was heard, by a thread that is started if need be: waits until it has heard, and has told."""
+        with self._changed:
+            if self._stopping.is_set():
+                message = "The router is closed."
+                raise RouteUnavailable(message)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"pgduet-router/{self.service}", daemon=True)
+                self._thread.start()
+        if not self._wait(lambda: self._rounds > 0, self._open_timeout_s):
+            message = f"The routes could not be read in {self._open_timeout_s:g} s ({self._failure})."
+            raise RouteUnavailable(message)
+        return self._heard.choices
+
+    def begin_anew(self) -> None:
+        """In a child of `fork`: share nothing with the parent, and begin anew when first asked."""
+        for ours in (self._wake_in, self._wake_out):
+            ours.close()
+        closed = self._stopping.is_set()
+        self._begin()
+        self._prepare()
+        for migrator in self._migrators:
+            migrator.begin()
+        self._heard = Heard(_Unheard(self._choices), self._clock())
+        if closed:
+            self.close()
 
     def close(self) -> None:
         """Report the last counts, and stop. Later answers are those of a router that hears nothing."""
-        if self._stopping.is_set() or self._process != os.getpid():  # else a child's byte would wake the parent for ever
+        if self._stopping.is_set():
             return
         self._stopping.set()
         for migrator in self._migrators:
             migrator.close()
-        with contextlib.suppress(OSError):
-            self._wake_out.send(b"\0")
-        self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread is None:
+            self._wake_in.close()
+        else:
+            with contextlib.suppress(OSError):
+                self._wake_out.send(b"\0")
+            self._thread.join(CLOSE_TIMEOUT_S)
         self._wake_out.close()
 
     def __enter__(self) -> Self:
@@ -204,6 +238,34 @@ class Router(RouterCore):
             self._acknowledged = self.acknowledged(reports)
             self._rounds += 1
             self._changed.notify_all()
+
+
+class _Unheard(Mapping[str, Choice]):
+    """What a child of `fork` knows: whoever looks waits for it."""
+
+    def __init__(self, choices: Callable[[], Mapping[str, Choice]]) -> None:
+        self._choices = choices
+
+    def __getitem__(self, migration: str) -> Choice:
+        return self._choices()[migration]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._choices())
+
+    def __len__(self) -> int:
+        return len(self._choices())
+
+
+_opened: weakref.WeakSet[Router] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for router in list(_opened):
+        router.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _notified(conn: psycopg.Connection[tuple[Any, ...]]) -> bool:

@@ -223,11 +223,12 @@ ADVICE: dict[str, Advice] = {
         "Set `TEMPORAL_ADDRESS`, start `pgduet worker` on the same `PGDUET_TASK_QUEUE`, or use `pgduet dev`.",
     ),
     "PD-5001": Advice(
-        "A router was opened for a service that knows only the new version, and that is not published; or the routes"
-        " could not be read in time.",
+        "A router was opened for a service that knows one version only, and that is not published yet, or has gone; or the"
+        " routes could not be read in time, or the address not at all.",
         "The router answers no path: before contract the base tables are the old version, after it the new one, so a"
         " guess could be wrong.",
-        "Deploy code that knows only the new version after the migration has passed verify; check the router's DSN.",
+        "Deploy code that knows only the new version after the migration has passed verify, and none that knows only the old"
+        " one after contract; check the router's DSN.",
     ),
     "PD-5002": Advice(
         "An adapter of the routing library was imported, and the library that it is for is not installed.",
@@ -236,7 +237,7 @@ ADVICE: dict[str, Advice] = {
     ),
     "PD-5003": Advice(
         "A connection cannot read the version of a path: it is in a transaction already, in autocommit mode, or keeps"
-        " prepared statements from one transaction to the next; or there is no address for the version.",
+        " prepared statements from one transaction to the next; or there is no address or alias for the version.",
         "Nothing was sent to the database.",
         "Begin transactions by the adapter. See [Pick a version](../how-to/pick-a-version.md) for your framework.",
     ),

@@ -202,3 +202,10 @@ class TestSketch:
     )
     def test_what_is_no_sketch_is_an_empty_one(self, raw: object) -> None:
         assert Sketch.read(raw) == Sketch()
+
+
+@pytest.mark.parametrize("wrong", [{"ignore": "fetched_at"}, {"unordered": "tags"}])
+def test_one_name_in_the_place_of_several_is_refused(wrong: dict[str, Any]) -> None:
+    """`"at" in "fetched_at"` is true: fields would be ignored that nobody named."""
+    with pytest.raises(TypeError, match="set or a list"):
+        Rules(**wrong)

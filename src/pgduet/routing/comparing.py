@@ -58,6 +58,12 @@ class Rules:
     relative: float = 0.0
     unordered: bool | Collection[str] = False
 
+    def __post_init__(self) -> None:
+        """Refuse one name in the place of several: a field whose name is part of it would be ignored, too."""
+        if isinstance(self.ignore, str) or isinstance(self.unordered, str):
+            message = "ignore and unordered take names of fields as a set or a list"
+            raise TypeError(message)
+
     def plain(self, answer: object) -> object:
         """Make an answer plain: a copy that nobody else changes."""
         return _plain(answer, 0)

@@ -279,6 +279,16 @@ def test_a_role_with_no_privileges_but_public_s_is_enough(admin: Admin, dsn: str
         admin.execute(sql.SQL("DROP ROLE {}").format(role))
 
 
+def test_a_lease_that_no_router_has_holds_up_no_census(admin: Admin, dsn: str) -> None:
+    """Any role may report: with one of 30,000 years the census would fail, and no version could ever go."""
+    with Router.open(dsn, service="billing") as router:
+        (report,) = router.reports()
+    for number, lease_s in enumerate((1e12, float("inf"), float("nan"), -1e12)):
+        admin.execute(link.REPORT, report | {"client_id": f"rubbish/{number}", "lease_s": lease_s})
+    admin.execute("UPDATE pgduet.client SET backend_pid = NULL, last_seen = last_seen - interval '8 days'")
+    assert admin.execute(block("census", "clients"), {"migration": NAME, "idle_s": 1.0}).fetchall() == []
+
+
 def test_recorded_reads_arrive_as_totals_at_the_latest_on_close(admin: Admin, dsn: str) -> None:
     change(admin, read_percent=100)
     with Router.open(dsn, service="billing", lease_s=BY_NOTIFICATION_S) as router:

@@ -216,6 +216,12 @@ class TestLease:
         assert on_new(new) == set(KEYS)
 
 
+    @pytest.mark.parametrize("lease_s", [0, -1.0, 0.01, 1e9, float("inf"), float("nan")])
+    def test_one_that_nobody_means_is_refused(self, lease_s: float) -> None:
+        with pytest.raises(ValueError, match="lease_s"):
+            RouterCore(service="billing", lease_s=lease_s)
+
+
 class TestVersionPin:
     def test_a_service_that_knows_the_old_version_stays_there(self) -> None:
         core = told(route(read_percent=100, authority="new"), version="1")
@@ -301,6 +307,14 @@ class TestReport:
             latency = report["compared"].obj["latency"]
             assert report["compared"].obj.keys() == {"latency"}, "it compares nothing"
             assert (sum(latency["answered_new"].values()), latency["answered_old"]) == (2, {}), "failures have none"
+
+
+    @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -3.0])
+    def test_a_time_that_no_read_takes_harms_neither_its_caller_nor_the_sum(self, seconds: float) -> None:
+        core = told(route())
+        core.record("users-email", Path("1", "public_v1, public", is_new=False), seconds)
+        (report,) = core.reports()
+        assert (report["reads_old"], report["seconds_old"]) == (1, 0.0)
 
 
 @pytest.mark.parametrize(

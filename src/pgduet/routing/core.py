@@ -28,6 +28,9 @@ CLOCK: Callable[[], float] = (
 )
 """Seconds that go on while the machine sleeps, where its system counts them: the database's leases go on as well."""
 
+SHORTEST_S, LONGEST_S = 0.1, 604_800.0
+"""Bounds of a lease: with a shorter one a router asks without a pause, a longer one the database does not take."""
+
 REFUSED = "Have it know a version that is there: the new one from the end of verify, the old one until contract."
 
 
@@ -104,6 +107,9 @@ class RouterCore:
         overrides: Overrides | None = None,
         clock: Callable[[], float] = CLOCK,
     ) -> None:
+        if not SHORTEST_S <= lease_s <= LONGEST_S:
+            message = f"lease_s is from {SHORTEST_S:g} to {LONGEST_S:g} seconds"
+            raise ValueError(message)
         self.service = service
         self.version = version
         self.lease_s = lease_s
@@ -174,6 +180,7 @@ class RouterCore:
 
     def record(self, migration: str, path: Path, seconds: float, *, error: bool = False) -> None:
         """Count a read that took a path; the totals go out with the next report. What failed says nothing of latency."""
+        seconds = seconds if 0 < seconds < LONGEST_S else 0.0
         self._ledger.add(migration, seconds, is_new=path.is_new, error=error)
         if not error:
             self.tally(migration).answered(seconds, is_new=path.is_new)

@@ -277,7 +277,9 @@ CREATE OR REPLACE FUNCTION pgduet.report_client(
      WHERE client_id = p_client_id AND migration = p_migration AND kind = 'router' AND side <> p_side;
     INSERT INTO pgduet.client AS c (client_id, migration, kind, who, side, version, via, epoch, lease_s, backend_pid,
         backend_start, reads_old, reads_new, errors_old, errors_new, seconds_old, seconds_new)
-    SELECT p_client_id, p_migration, 'router', p_who, p_side, p_version, 'router', p_epoch, p_lease_s, pg_backend_pid(),
+    SELECT p_client_id, p_migration, 'router', p_who, p_side, p_version, 'router', p_epoch,
+           least(greatest(p_lease_s, 0), 604800), -- any role may report, and the census reckons with it
+           pg_backend_pid(),
            (SELECT backend_start FROM pg_stat_get_activity(pg_backend_pid())),
            p_reads_old, p_reads_new, p_errors_old, p_errors_new, p_seconds_old, p_seconds_new
       FROM pgduet.route r WHERE r.migration = p_migration

@@ -449,6 +449,21 @@ class TestAsync:
             await AsyncRouter.open("host=127.0.0.1 port=1", service="billing", open_timeout_s=0.3)
         assert [task for task in asyncio.all_tasks() if task.get_name().startswith("pgduet-router")] == []
 
+    @pytest.mark.usefixtures("admin")
+    @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+    async def test_a_child_of_fork_gets_no_answer_from_the_one_it_inherited(self, dsn: str) -> None:
+        """It hears nothing, and nobody waits for it."""
+        async with await AsyncRouter.open(dsn, service="billing", lease_s=BY_NOTIFICATION_S) as router:
+            child = os.fork()
+            if child == 0:
+                try:
+                    router.path(NAME, 1)
+                except RouteUnavailable:
+                    os._exit(7)
+                os._exit(0)
+            assert os.waitstatus_to_exitcode((await asyncio.to_thread(os.waitpid, child, 0))[1]) == 7
+            assert router.path(NAME, 1) == OLD
+
     async def test_a_name_that_no_resolver_takes_is_a_reason_and_not_silence(self) -> None:
         with pytest.raises(RouteUnavailable, match="UnicodeError"):
             await AsyncRouter.open(f"host={'a' * 70}", service="billing", open_timeout_s=0.3)

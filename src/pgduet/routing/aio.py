@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +17,8 @@ from psycopg.rows import tuple_row
 from pgduet.routing import link
 from pgduet.routing.aio_migrator import AsyncMigrator
 from pgduet.routing.comparing import Compare
-from pgduet.routing.core import RouterCore
+from pgduet.routing.core import OPENED, Heard, RouterCore, Unheard
+from pgduet.routing.decision import Choice
 from pgduet.routing.migrating import Answer, Limits, settings_of
 from pgduet.routing.model import RouteUnavailable
 from pgduet.routing.overrides import Overrides
@@ -25,6 +26,11 @@ from pgduet.routing.overrides import Overrides
 _log = logging.getLogger("pgduet.routing")
 
 CLOSE_TIMEOUT_S = 5.0
+
+
+def _refused() -> Mapping[str, Choice]:
+    message = "An AsyncRouter does not survive fork."
+    raise RouteUnavailable(message, hint="Open it in the worker process.")
 
 
 class AsyncRouter(RouterCore):
@@ -49,6 +55,7 @@ class AsyncRouter(RouterCore):
         """
         router = cls(service=service, version=version, lease_s=lease_s, overrides=overrides)
         router._start(link.settings(dsn, service, lease_s))
+        OPENED.add(router)
         try:
             heard = await router._wait(lambda: router._rounds > 0, open_timeout_s)
         except asyncio.CancelledError:
@@ -69,6 +76,11 @@ class AsyncRouter(RouterCore):
         self._rounds = 0
         self._failure = "no answer"
         self._task = asyncio.create_task(self._run(), name=f"pgduet-router/{self.service}")
+
+    def begin_anew(self) -> None:
+        """In a child of `fork`, which has no loop that turns: answer nothing."""
+        super().begin_anew()
+        self._heard = Heard(Unheard(_refused), self._clock())
 
     async def close(self) -> None:
         """Report the last counts, and stop. Later answers are those of a router that hears nothing."""

@@ -10,7 +10,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -47,6 +48,25 @@ class Heard:
 
     choices: Mapping[str, Choice]
     holds_until: float
+
+
+class Unheard(Mapping[str, Choice]):
+    """What a child of `fork` knows: whoever looks has to ask."""
+
+    def __init__(self, ask: Callable[[], Mapping[str, Choice]]) -> None:
+        self._ask = ask
+
+    def __getitem__(self, migration: str) -> Choice:
+        """Give a migration's choice."""
+        return self._ask()[migration]
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the migrations' names."""
+        return iter(self._ask())
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self._ask())
 
 
 @dataclass(slots=True)
@@ -132,6 +152,10 @@ class RouterCore:
         self._tallies: dict[str, Tally] = {}
         self._wanted: dict[str, tuple[str | None, float]] = {}  # against the route: the version, and when last
         self._told: dict[str, str] = {}  # the versions that the database knows us to use
+
+    def begin_anew(self) -> None:
+        """In a child of `fork`: share nothing with the parent, whose lease is not the child's."""
+        self._begin()
 
     def path(self, migration: str, key: object) -> Path:
         """Give the path of a key's reads. No I/O; the same key keeps its path until the percentage changes.
@@ -283,3 +307,16 @@ class RouterCore:
         """Tell whether somebody went against the route not long ago."""
         _, when = self._wanted[migration]
         return self._clock() - when < max(WISH_HELD_S, self.lease_s)
+
+
+OPENED: weakref.WeakSet[RouterCore] = weakref.WeakSet()
+"""Routers that a child of `fork` would inherit."""
+
+
+def _forked() -> None:
+    for router in list(OPENED):
+        router.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -12,13 +12,11 @@ Limits: a router takes one connection.
 
 import contextlib
 import logging
-import os
 import selectors
 import socket
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,7 +25,7 @@ from psycopg.rows import tuple_row
 
 from pgduet.routing import link
 from pgduet.routing.comparing import Compare
-from pgduet.routing.core import Heard, RouterCore
+from pgduet.routing.core import OPENED, Heard, RouterCore, Unheard
 from pgduet.routing.decision import Choice
 from pgduet.routing.migrating import Answer, Limits, settings_of
 from pgduet.routing.migrator import Migrator
@@ -68,7 +66,7 @@ class Router(RouterCore):
         except BaseException:
             router.close()
             raise
-        _opened.add(router)
+        OPENED.add(router)
         return router
 
     def _prepare(self) -> None:
@@ -96,15 +94,15 @@ class Router(RouterCore):
         return self._heard.choices
 
     def begin_anew(self) -> None:
-        """In a child of `fork`: share nothing with the parent, and begin anew when first asked."""
+        """In a child of `fork`: begin when first asked."""
         for ours in (self._wake_in, self._wake_out):
             ours.close()
         closed = self._stopping.is_set()
-        self._begin()
+        super().begin_anew()
         self._prepare()
         for migrator in self._migrators:
             migrator.begin()
-        self._heard = Heard(_Unheard(self._choices), self._clock())
+        self._heard = Heard(Unheard(self._choices), self._clock())
         if closed:
             self.close()
 
@@ -238,34 +236,6 @@ class Router(RouterCore):
             self._acknowledged = self.acknowledged(reports)
             self._rounds += 1
             self._changed.notify_all()
-
-
-class _Unheard(Mapping[str, Choice]):
-    """What a child of `fork` knows: whoever looks waits for it."""
-
-    def __init__(self, choices: Callable[[], Mapping[str, Choice]]) -> None:
-        self._choices = choices
-
-    def __getitem__(self, migration: str) -> Choice:
-        return self._choices()[migration]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._choices())
-
-    def __len__(self) -> int:
-        return len(self._choices())
-
-
-_opened: weakref.WeakSet[Router] = weakref.WeakSet()
-
-
-def _forked() -> None:
-    for router in list(_opened):
-        router.begin_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
 
 
 def _notified(conn: psycopg.Connection[tuple[Any, ...]]) -> bool:

@@ -215,7 +215,6 @@ class TestLease:
         assert not on_new(old)
         assert on_new(new) == set(KEYS)
 
-
     @pytest.mark.parametrize("lease_s", [0, -1.0, 0.01, 1e9, float("inf"), float("nan")])
     def test_one_that_nobody_means_is_refused(self, lease_s: float) -> None:
         with pytest.raises(ValueError, match="lease_s"):
@@ -307,7 +306,6 @@ class TestReport:
             latency = report["compared"].obj["latency"]
             assert report["compared"].obj.keys() == {"latency"}, "it compares nothing"
             assert (sum(latency["answered_new"].values()), latency["answered_old"]) == (2, {}), "failures have none"
-
 
     @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -3.0])
     def test_a_time_that_no_read_takes_harms_neither_its_caller_nor_the_sum(self, seconds: float) -> None:

@@ -58,9 +58,7 @@ class Router(RouterCore):
                 the old version, after it the new one.
         """
         router = cls(service=service, version=version, lease_s=lease_s, overrides=overrides)
-        router._settings, router._open_timeout_s = link.settings(dsn, service, lease_s), open_timeout_s
-        router._migrators = []
-        router._prepare()
+        router._start(link.settings(dsn, service, lease_s), open_timeout_s)
         try:
             router._choices()
         except BaseException:
@@ -68,6 +66,12 @@ class Router(RouterCore):
             raise
         OPENED.add(router)
         return router
+
+    def _start(self, settings: dict[str, Any], open_timeout_s: float) -> None:
+        self._settings = settings
+        self._open_timeout_s = open_timeout_s
+        self._migrators: list[Migrator[Any]] = []
+        self._prepare()
 
     def _prepare(self) -> None:
         """Have all that a thread needs, and start none."""

@@ -52,8 +52,6 @@ both_backends = pytest.mark.parametrize("alias", [OURS, DJANGO_S], indirect=True
 
 @both_backends
 def test_an_atomic_block_reads_the_version_of_a_path(alias: str) -> None:
-    connections[alias].ensure_connection()
-    connections[alias].connection.prepare_threshold = None
     for path in TO_AND_FRO:
         with routed(path):
             assert (one(), stars()) == (STARS[path.version], STARS[path.version])

@@ -65,6 +65,14 @@ def test_a_transaction_that_has_begun_keeps_its_version(shop: str) -> None:
             pass
 
 
+def test_a_connection_that_is_lost_is_said_to_be(shop: str) -> None:
+    """Whoever tries again on another connection goes by the driver's own error."""
+    with psycopg.connect(shop) as conn:
+        conn.close()
+        with pytest.raises(psycopg.OperationalError, match="closed"), routed(conn, NEW):
+            pass
+
+
 def test_an_error_within_gives_the_connection_back_as_it_was(shop: str) -> None:
     with psycopg.connect(shop, autocommit=True, prepare_threshold=3) as conn:
         with pytest.raises(psycopg.errors.DivisionByZero), routed(conn, NEW):

@@ -64,6 +64,8 @@ def routed(path: Path, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
     with following(path, using), transaction.atomic(using=using):
         statement = set_local(path)
         if statement is not None and not getattr(connection, "follows_paths", False):
+            if hasattr(connection.connection, "prepare_threshold"):
+                connection.connection.prepare_threshold = None
             with connection.cursor() as cursor:
                 cursor.execute(statement)
         yield

@@ -88,5 +88,5 @@ async def transact_async(
 
 
 def _refuse_begun(conn: Connection[Any] | AsyncConnection[Any]) -> None:
-    if conn.info.transaction_status is not TransactionStatus.IDLE:
+    if conn.info.transaction_status not in {TransactionStatus.IDLE, TransactionStatus.UNKNOWN}:  # unknown: it is lost
         raise in_transaction()

@@ -18,6 +18,10 @@ with workflow.unsafe.imports_passed_through():
 
 NAMED = 50
 """So many of those whom it goes past are named in the audit log."""
+ONCE = "force-once"
+"""The patch since which a word that found nobody to go past is forgotten."""
+LOOKS_AGAIN = "census-after-pause"
+"""The patch since which contract rests on no census from before a pause."""
 
 
 class Ending(Watch):
@@ -51,6 +55,7 @@ class Ending(Watch):
                 self.desk.go_on()
             if self.override is None:
                 self.hand_over_if_long()
+        self.forget_override()
         self.desk.go_on()
 
     async def contract(self) -> None:
@@ -76,10 +81,13 @@ class Ending(Watch):
             detail = f"clients of version {self.plan.version.from_} or older to leave: {', '.join(census.old_left)}"
             self.desk.wait_for("census", detail, *self.census_commands())
             return False
+        self.forget_override()
         if census.hidden and steers():
             self.desk.decided(
                 f"the last statements of {census.hidden} sessions are hidden from the worker's role: grant pg_monitor"
             )
+        if (self.desk.paused or self.alarmed) and workflow.patched(LOOKS_AGAIN):
+            return await self.may_contract()  # held for days, maybe: who has come meanwhile is looked for again
         await self.checkpoint()
         if not in_chain():
             return True
@@ -100,6 +108,11 @@ class Ending(Watch):
         """Remember a word to go past the clients that are left: it holds for the next census."""
         if self.desk.advanced and self.desk.advanced.force:
             self.override = self.desk.advanced
+
+    def forget_override(self) -> None:
+        """Forget a word that found nobody to go past: those who come later were not meant."""
+        if self.override is not None and workflow.patched(ONCE):
+            self.override = None
 
     async def overridden(self, census: CensusResult) -> bool:
         """Go past those who are left, where somebody has said so, and write down past whom."""

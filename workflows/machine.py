@@ -50,6 +50,8 @@ with workflow.unsafe.imports_passed_through():
 
 INSIST_FIRST_S = 1.0
 INSIST_EVERY_S = 30.0
+MOVES = "route-ends-hold"
+"""The patch since which reads that somebody moves while a breach waits for a decision are watched again."""
 
 
 class ContinueAsNewNeeded(Exception):
@@ -216,12 +218,16 @@ class Machine(Handlers):
         return outcome
 
     async def hold(self, kind: str, detail: str, *commands: str) -> None:
-        """Wait until somebody advances."""
+        """Wait until somebody advances; or, where reads are what it is about, moves them by hand."""
         self.turn_back_if_asked()
         self.desk.wait_for(kind, detail, *commands)
-        self.held = self.status.waiting_for
+        self.held, reads = self.status.waiting_for, self.status.read_percent
         self.announce()
-        await self.until_told(lambda: self.desk.advanced is not None)
+
+        def moved() -> bool:
+            return kind == "criteria" and self.status.read_percent != reads and workflow.patched(MOVES)
+
+        await self.until_told(lambda: self.desk.advanced is not None or moved())
         self.held = None
         self.desk.go_on()
         self.announce()

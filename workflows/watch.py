@@ -42,6 +42,9 @@ class Watch(Overlap):
     changed: tuple[str, ...] = ()
     """What somebody has changed of tables, and contract would lose, as the last census saw it."""
 
+    named: frozenset[str] | set[str] = frozenset()
+    """Roles set to a version that is to go, as this run has named them: a line with many of them is cut."""
+
     async def until_opened(self) -> None:
         """preflight: open the migration, or find it open (adopted), or done; a refusal fails the workflow with its reason."""
         if self.opened is not None:
@@ -161,7 +164,9 @@ class Watch(Overlap):
     def name_roles(self, census: CensusResult, version: str) -> None:
         """Say which roles are set to a version that is to go: once it has, their search_path leads to what follows in it."""
         told = [line for line in self.status.decisions if SET_TO in line]
-        new = [f"`{each}`" for each in census.set_to if not any(f"`{each}`" in line for line in told)]
+        known = {each for each in census.set_to if any(f"`{each}`" in line for line in told)} | self.named
+        new = [f"`{each}`" for each in census.set_to if each not in known]
+        self.named = known | set(census.set_to)
         if new:
             self.desk.decided(f"{SET_TO} {version}, which is to go: {', '.join(new)} (ALTER ROLE … RESET search_path)")
 

@@ -149,6 +149,48 @@ async def test_somebody_goes_past_a_session_and_the_audit_log_says_who(world: Wo
 
 
 @on_newest
+async def test_a_word_to_go_past_clients_holds_for_the_phase_in_which_it_was_given(world: World) -> None:
+    await create_reviews(world.conn, ROWS, trigger=False)
+    stage = world.stage
+    async with stage.worker(), world.client(autocommit=True, application_name=WHO) as client:
+        await stage.start(stage.plan(soak={"legacy_idle_s": IDLE_S}, gates={"contract": "manual"}, approvals={"contract": 0}))
+        await stage.waits("window", Phase.SOAK)
+        await stage.act("advance", force=True, reason="nobody is there")
+        await stage.waits("gate", Phase.SOAK)
+        await prepares_at_once(world, client)
+        await stage.act("advance", reason="the old version may go")
+        status = await stage.until(waits_for_it)
+        assert status.waiting_for is not None, UNDER_FEET
+        assert await world.rows("SELECT FROM pgduet.audit WHERE action = 'override'") == []
+
+
+@on_newest
+async def test_contract_looks_again_for_clients_that_came_while_it_was_paused(world: World) -> None:
+    await create_reviews(world.conn, ROWS, trigger=False)
+    stage = world.stage
+    async with stage.worker(), world.client(autocommit=True, application_name=WHO) as client:
+        await stage.start(stage.plan(soak={"legacy_idle_s": 2}, gates={"contract": "auto"}))
+        await stage.waits("window", Phase.SOAK)
+        await stage.act("advance", reason="the window may end")
+        await stage.until(Phase.CONTRACT)
+        await looks(world, under_way=True)
+        await stage.act("pause")
+        await looks(world, under_way=False)
+        await prepares_at_once(world, client)
+        await stage.act("resume")
+        status = await stage.until(waits_for_it)
+        assert status.waiting_for is not None, UNDER_FEET
+
+
+async def looks(world: World, *, under_way: bool) -> None:
+    """Wait until a census is being taken, or until none is."""
+    there = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'pgduet/census/%')"
+    async with asyncio.timeout(30):
+        while await one(world.conn, there) is not under_way:
+            await asyncio.sleep(0.02)
+
+
+@on_newest
 async def test_a_role_that_is_set_to_the_old_version_is_named_before_its_search_path_leads_to_the_tables(
     world: World,
 ) -> None:

@@ -275,6 +275,10 @@ async def test_what_is_set_by_hand_bakes_and_the_next_step_follows_from_there(
         await at_step(stage, 20)
         await stage.act("route", read_percent=0, reason="stop")
         assert "as set by hand" in waiting(await stage.waits("criteria", Phase.SHIFT))
+        await stage.act("route", read_percent=30, reason="go on from here")
+        await at_step(stage, 30)
+        await stage.act("route", read_percent=0, reason="stop again")
+        await stage.waits("criteria", Phase.SHIFT)
         await stage.act("advance")
         await at_step(stage, 10)
     assert await one(conn, "SELECT read_percent FROM pgduet.route") == 10

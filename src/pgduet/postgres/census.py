@@ -27,6 +27,8 @@ from pgduet.postgres.statements import note_statements
 from pgduet.sql import block
 
 PIDS_TOLD = 5
+CLIENTS_TOLD = 200
+"""Of each side. A census is in the history each time, and what is larger than 2 MB no activity can answer."""
 
 Leaving = Literal["old", "new"] | None
 
@@ -56,25 +58,17 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float, leav
         },
     )
     rows = await _rows(conn, "clients", {"migration": migration.name, "idle_s": idle_s})
-    # A migration that has not published may have no route yet.
-    found = await store.run(conn, "route", {"migration": migration.name})
-    route = found[0] if found else {"epoch": 0, "age_s": 0.0}
-    result = CensusResult(
-        clients=[
-            Client(**{key: row[key] for key in ("who", "version", "side", "via", "last_seen", "sessions")})
-            for row in rows
-        ]
-    )
+    result = CensusResult(clients=_merged(rows))
     for row in rows:
-        behind = row["there"] and (row["epoch"] or 0) < route["epoch"]
-        # What a router decided before the last change may be acted upon until its lease is over.
-        acting = row["there"] and route["age_s"] <= row["lease_s"]
+        behind, acting = row["behind"], row["acting"]
         if row["side"] == "new" or behind or acting:
-            result.new_left.append(_reason(row["who"], behind=behind, acting=acting))
+            _add(result.new_left, _reason(row["who"], behind=behind, acting=acting))
         if row["side"] == "old" or behind or (acting and leaving == "old"):
-            result.old_left.append(_reason(row["who"], behind=behind, acting=acting and row["side"] == "new"))
-    if leaving == "old" and found and route["read_percent"] < 100 and any(row["there"] for row in rows):
-        share = 100 - route["read_percent"]
+            _add(result.old_left, _reason(row["who"], behind=behind, acting=acting and row["side"] == "new"))
+    # A migration that has not published may have no route yet.
+    routes = await store.run(conn, "route", {"migration": migration.name}) if leaving == "old" else []
+    share = max((100 - route["read_percent"] for route in routes), default=0)
+    if share and any(row["there"] for row in rows):
         result.old_left.append(f"{share} % of the reads of routers (pgduet route {migration.name} --read-percent 100)")
     await _add_lingering(conn, migration, result)
     result.hidden = (await _rows(conn, "hidden", {}))[0]["sessions"]
@@ -87,7 +81,7 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float, leav
     if leaving:
         left = left_on(result, leaving)
         left += [each for each in await _astray(conn, migration, leaving) if each not in left]
-    return result
+    return _bounded(result)
 
 
 async def note_counted(conn: Connection, migration: store.Migration) -> None:
@@ -104,6 +98,36 @@ def left_on(result: CensusResult, leaving: Literal["old", "new"]) -> list[str]:
 async def set_to(conn: Connection, schemas: Sequence[str]) -> list[str]:
     """Name the roles whose search_path leads to version schemas, whether they are there or not."""
     return [row["who"] for row in await _rows(conn, "set_to", {"schemas": list(schemas)})]
+
+
+def _merged(rows: Sequence[dict[str, Any]]) -> list[Client]:
+    """Give each client once, whichever of its routers have heard."""
+    found: dict[tuple[str, ...], Client] = {}
+    for row in rows:
+        one = Client(**{key: row[key] for key in ("who", "version", "side", "via", "last_seen", "sessions")})
+        known = found.setdefault((one.side, one.who, one.version, one.via), one)
+        if known is not one:
+            last_seen, sessions = max(known.last_seen, one.last_seen), known.sessions + one.sessions
+            found[one.side, one.who, one.version, one.via] = one.model_copy(
+                update={"last_seen": last_seen, "sessions": sessions}
+            )
+    return list(found.values())
+
+
+def _add(left: list[str], who: str) -> None:
+    if who not in left:
+        left.append(who)
+
+
+def _bounded(result: CensusResult) -> CensusResult:
+    """Name so many of a side as a person can read and a history can hold, and count the others."""
+    sides = ([each for each in result.clients if each.side == side] for side in ("old", "new"))
+    told = {
+        name: [*left[:CLIENTS_TOLD], *([f"{len(left) - CLIENTS_TOLD:,} more"] if len(left) > CLIENTS_TOLD else [])]
+        for name in ("old_left", "new_left", "lingering", "set_to")
+        if (left := getattr(result, name))
+    }
+    return result.model_copy(update={"clients": [each for side in sides for each in side[:CLIENTS_TOLD]], **told})
 
 
 async def _rows(conn: Connection, name: str, values: dict[str, object]) -> list[dict[str, Any]]:

@@ -2,19 +2,26 @@
 
 -- name: traffic
 -- Totals of all routers that there were: what one that has gone had counted stays. What releases before did not report is not there.
-SELECT count(*) AS routers, coalesce(sum(reads_old), 0)::bigint AS reads_old, coalesce(sum(reads_new), 0)::bigint AS reads_new,
-       coalesce(sum(errors_old), 0)::bigint AS errors_old, coalesce(sum(errors_new), 0)::bigint AS errors_new,
-       coalesce(sum(seconds_old), 0)::float8 AS seconds_old, coalesce(sum(seconds_new), 0)::float8 AS seconds_new,
-       coalesce(sum((to_jsonb(c) ->> 'compared')::bigint), 0)::bigint AS compared,
-       coalesce(sum((to_jsonb(c) ->> 'mismatches')::bigint), 0)::bigint AS mismatches,
-       coalesce(sum((to_jsonb(c) ->> 'calibrated')::bigint), 0)::bigint AS calibrated,
-       coalesce(sum((to_jsonb(c) ->> 'noise')::bigint), 0)::bigint AS noise,
-       coalesce(sum((to_jsonb(c) ->> 'failed_new')::bigint), 0)::bigint AS failed,
-       count(*) FILTER (WHERE c.side = 'new' AND (c.last_seen > clock_timestamp() - make_interval(secs => c.lease_s)
+-- Any role can have reported: what can be no count is left out, and no lease is longer than ten years.
+SELECT count(*) AS routers,
+       coalesce(sum(c.reads_old) FILTER (WHERE c.reads_old BETWEEN 0 AND 1e12), 0)::bigint AS reads_old,
+       coalesce(sum(c.reads_new) FILTER (WHERE c.reads_new BETWEEN 0 AND 1e12), 0)::bigint AS reads_new,
+       coalesce(sum(c.errors_old) FILTER (WHERE c.errors_old BETWEEN 0 AND 1e12), 0)::bigint AS errors_old,
+       coalesce(sum(c.errors_new) FILTER (WHERE c.errors_new BETWEEN 0 AND 1e12), 0)::bigint AS errors_new,
+       coalesce(sum(c.seconds_old) FILTER (WHERE c.seconds_old BETWEEN 0 AND 1e12), 0)::float8 AS seconds_old,
+       coalesce(sum(c.seconds_new) FILTER (WHERE c.seconds_new BETWEEN 0 AND 1e12), 0)::float8 AS seconds_new,
+       coalesce(sum(t.compared) FILTER (WHERE t.compared BETWEEN 0 AND 1e12), 0)::bigint AS compared,
+       coalesce(sum(t.mismatches) FILTER (WHERE t.mismatches BETWEEN 0 AND 1e12), 0)::bigint AS mismatches,
+       coalesce(sum(t.calibrated) FILTER (WHERE t.calibrated BETWEEN 0 AND 1e12), 0)::bigint AS calibrated,
+       coalesce(sum(t.noise) FILTER (WHERE t.noise BETWEEN 0 AND 1e12), 0)::bigint AS noise,
+       coalesce(sum(t.failed_new) FILTER (WHERE t.failed_new BETWEEN 0 AND 1e12), 0)::bigint AS failed,
+       count(*) FILTER (WHERE c.side = 'new' AND (c.last_seen > clock_timestamp() - make_interval(secs => least(greatest(c.lease_s, 0), 315360000))
                                                   OR EXISTS (SELECT FROM pg_stat_activity a
                                                               WHERE a.pid = c.backend_pid AND a.backend_start IS NOT DISTINCT FROM c.backend_start)))
          AS routers_new
-  FROM pgduet.client c WHERE migration = %(migration)s AND kind = 'router'
+  FROM pgduet.client c,
+       jsonb_to_record(to_jsonb(c)) AS t (compared bigint, mismatches bigint, calibrated bigint, noise bigint, failed_new bigint)
+ WHERE c.migration = %(migration)s AND c.kind = 'router'
 
 -- name: behind
 -- Routers that are connected and have not told since the route changed.
@@ -74,6 +81,7 @@ locks AS MATERIALIZED (
 ), said_of_old AS (
   SELECT DISTINCT a.pid, 'old' AS side, %(base)s::text AS version FROM sessions a JOIN only_old o ON a.query ~* o.table_pattern AND a.query ~* o.name_pattern
    WHERE a.datname = current_database() AND a.pid NOT IN (SELECT pid FROM said) AND a.pid NOT IN (SELECT pid FROM of_role)
+     AND a.pid NOT IN (SELECT pid FROM held)  -- whose transaction shows the version, whatever words it uses
 ), seen AS (
   SELECT pid, side, version, 'view' AS via FROM held
   UNION
@@ -172,21 +180,29 @@ SELECT DISTINCT who FROM pgduet.client
 
 -- name: astray
 -- Routers that may still follow another migration's route to a version that is about to go: they have not heard, or their lease runs.
-SELECT DISTINCT c.who, coalesce(c.epoch, 0) < r.epoch AS behind
+SELECT DISTINCT left(c.who, 200) AS who, coalesce(c.epoch, 0) < r.epoch AS behind
   FROM pgduet.client c JOIN pgduet.route r USING (migration)
-  LEFT JOIN pg_stat_activity a ON a.pid = c.backend_pid AND a.backend_start IS NOT DISTINCT FROM c.backend_start
+  LEFT JOIN pg_stat_activity a ON a.pid = c.backend_pid AND a.backend_start IS NOT DISTINCT FROM c.backend_start,
+       LATERAL (SELECT make_interval(secs => least(greatest(c.lease_s, 0), 315360000)) AS runs) lease
  WHERE c.kind = 'router' AND r.migration <> %(migration)s AND %(instead)s::text IN (r.old_version, r.new_version)
-   AND (a.pid IS NOT NULL OR c.last_seen > clock_timestamp() - make_interval(secs => c.lease_s))
-   AND (coalesce(c.epoch, 0) < r.epoch OR r.changed_at > clock_timestamp() - make_interval(secs => c.lease_s))
- ORDER BY c.who
+   AND (a.pid IS NOT NULL OR c.last_seen > clock_timestamp() - lease.runs)
+   AND (coalesce(c.epoch, 0) < r.epoch OR r.changed_at > clock_timestamp() - lease.runs)
+ ORDER BY who
 
 -- name: clients
 -- A router is there while its connection lives or its lease may still run. One of the old version is remembered beyond that, as a session
--- is: what has gone without a word may come back with what it last heard.
-SELECT c.who, c.side, c.version, c.via, c.kind, c.sessions, c.last_seen, c.epoch, coalesce(c.lease_s, 0) AS lease_s, present.there
-  FROM pgduet.client c
+-- is: what has gone without a word may come back with what it last heard. Routers of a service are one client: a service that is deployed
+-- often, or serves by processes that live for minutes, leaves thousands behind. What a router decided before the last change may be acted
+-- upon until its lease is over (`acting`).
+SELECT left(c.who, 200) AS who, c.side, left(c.version, 100) AS version, c.via, max(c.last_seen) AS last_seen,
+       sum(CASE WHEN c.kind = 'session' OR present.there THEN c.sessions ELSE 0 END)::int AS sessions, present.there,
+       present.there AND coalesce(c.epoch, 0) < coalesce(r.epoch, 0) AS behind,
+       present.there AND coalesce(clock_timestamp() - r.changed_at <= lease.runs, true) AS acting
+  FROM pgduet.client c LEFT JOIN pgduet.route r USING (migration)
   LEFT JOIN pg_stat_activity a ON a.pid = c.backend_pid AND a.backend_start IS NOT DISTINCT FROM c.backend_start,
-       LATERAL (SELECT c.kind = 'router' AND (a.pid IS NOT NULL OR c.last_seen > clock_timestamp() - make_interval(secs => c.lease_s)) AS there) present
+       LATERAL (SELECT make_interval(secs => coalesce(least(greatest(c.lease_s, 0), 315360000), 0)) AS runs) lease,
+       LATERAL (SELECT c.kind = 'router' AND (a.pid IS NOT NULL OR c.last_seen > clock_timestamp() - lease.runs) AS there) present
  WHERE c.migration = %(migration)s
    AND (present.there OR ((c.kind = 'session' OR c.side = 'old') AND c.last_seen > clock_timestamp() - make_interval(secs => %(idle_s)s)))
- ORDER BY c.side, c.who
+ GROUP BY 1, 2, 3, 4, 7, 8, 9
+ ORDER BY 2, 1

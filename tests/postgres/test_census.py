@@ -1,10 +1,14 @@
 """The census on a real server: whom it sees, whatever sessions and routers say of themselves."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
 from support.routes import NAME, Admin, add_route, set_up
 
 from pgduet.sql import block
@@ -28,6 +32,54 @@ def reports(dsn: str, client_id: str, *, lease_s: str = "3", **counts: object) -
     call = f"SELECT pgduet.report_client(%(id)s, %(of)s, 'web', 'new', '2', 1, %(lease_s)s::float8, {names})"
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute(call.encode(), {"id": client_id, "of": NAME, "lease_s": lease_s, **told})
+
+
+SAMPLED: dict[str, object] = {
+    "base": "1",
+    "schemas": ["public_v1", "public_v2"],
+    "versions": ["1", "2"],
+    "sides": ["old", "new"],
+    "patterns": [r"\mpublic_v1\M", r"\mpublic_v2\M"],
+    "relations": ["public.users"],
+    "table_sides": ["old"],
+    "table_versions": ["1"],
+    "old_tables": [r"\musers\M"],
+    "old_names": [r"\mname\M"],
+}
+VERSIONS = """
+CREATE TABLE users (id int, first text);
+CREATE SCHEMA public_v1; CREATE VIEW public_v1.users AS SELECT id, first AS name FROM public.users;
+CREATE SCHEMA public_v2; CREATE VIEW public_v2.users AS SELECT id, first FROM public.users;
+"""
+
+
+@pytest.fixture
+def versions(admin: Admin) -> Admin:
+    """Both versions of a table, whose `name` is `first` in the new one."""
+    admin.execute(VERSIONS.encode())
+    return admin
+
+
+@pytest.fixture
+def role(versions: Admin) -> Iterator[str]:
+    """A service's role."""
+    name = sql.Identifier(f"Web-{versions.info.dbname}")
+    versions.execute(sql.SQL("CREATE ROLE {} LOGIN").format(name))
+    rights = "GRANT USAGE ON SCHEMA public_v1, public_v2 TO PUBLIC; GRANT SELECT ON public_v1.users, public_v2.users TO PUBLIC"
+    versions.execute(rights.encode())
+    yield f"Web-{versions.info.dbname}"
+    versions.execute(sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(name, name))
+
+
+def looks(conn: Admin) -> dict[str, set[str]]:
+    """Take a look at sessions; gives who uses which side, those included that are merely still there."""
+    conn.execute(block("census", "forget_ended"), {"migration": NAME})
+    conn.execute(block("census", "sample_sessions"), {"migration": NAME, **SAMPLED})
+    found = {row["side"]: set[str]() for row in asks(conn, "clients")} | {"old": set(), "new": set()}
+    for row in conn.execute(block("census", "clients"), {"migration": NAME, "idle_s": 0.05}).fetchall():
+        found[row["side"]].add(row["who"])
+    found["old"] |= {row["who"] for row in conn.execute(block("census", "lingering"), {"migration": NAME}).fetchall()}
+    return found
 
 
 def asks(conn: Admin, name: str) -> list[dict[str, Any]]:
@@ -59,3 +111,65 @@ def test_routers_of_a_service_are_one_client_however_many_have_come_and_gone(adm
         [NAME],
     )
     assert len(asks(admin, "clients")) == 2, "those who have heard of the last change, and those who have not"
+
+
+def connect(dsn: str, role: str, **options: Any) -> psycopg.Connection[Any]:
+    """Connect as a role, as a service that calls itself web."""
+    return psycopg.connect(make_conninfo(dsn, user=role, application_name="web"), autocommit=True, **options)
+
+
+def test_a_new_client_is_not_taken_for_an_old_one_by_the_words_of_its_statement(versions: Admin, dsn: str) -> None:
+    with psycopg.connect(dsn, application_name="web") as client:
+        client.execute("SET LOCAL search_path = public_v2")
+        client.execute("SELECT first AS name FROM users")
+        assert looks(versions) == {"old": set(), "new": {"web (role postgres)"}}
+
+
+def test_a_role_is_of_the_version_that_its_sessions_begin_with(versions: Admin, dsn: str, role: str) -> None:
+    name, here = sql.Identifier(role), sql.Identifier(versions.info.dbname)
+    who = f"web (role {role})"
+    versions.execute(sql.SQL("ALTER DATABASE {} SET search_path = public_v1").format(here))
+    with connect(dsn, role):
+        assert who in looks(versions)["old"]
+    versions.execute(sql.SQL("ALTER ROLE {} SET search_path = public_v1").format(name))
+    versions.execute(sql.SQL("ALTER ROLE {} IN DATABASE {} SET search_path = public_v2").format(name, here))
+    versions.execute("DELETE FROM pgduet.client; DELETE FROM pgduet.seen_session")
+    with connect(dsn, role):
+        found = looks(versions)
+        assert (who in found["old"], who in found["new"]) == (False, True)
+
+
+def test_a_session_keeps_the_version_with_which_it_began_when_its_role_is_set_to_another(
+    versions: Admin, dsn: str, role: str
+) -> None:
+    name, who = sql.Identifier(role), f"web (role {role})"
+    versions.execute(sql.SQL("ALTER ROLE {} SET search_path = public_v1").format(name))
+    with connect(dsn, role) as client:
+        assert looks(versions)["old"] == {who}
+        versions.execute(sql.SQL("ALTER ROLE {} SET search_path = public_v2").format(name))
+        versions.execute("DELETE FROM pgduet.client")  # as after `legacy_idle_s`
+        assert looks(versions)["old"] == {who}
+        assert client.execute("SHOW search_path").fetchone() == ("public_v1",)
+    with connect(dsn, role):
+        assert looks(versions) == {"old": set(), "new": {who}}
+
+
+def test_who_is_given_the_right_to_see_more_forgets_no_session(versions: Admin, dsn: str, role: str) -> None:
+    worker = sql.Identifier(f"worker-{versions.info.dbname}")
+    versions.execute(sql.SQL("CREATE ROLE {} LOGIN; GRANT USAGE ON SCHEMA public_v1, public_v2 TO {}").format(worker, worker))
+    versions.execute(sql.SQL("GRANT ALL ON ALL TABLES IN SCHEMA pgduet TO {}").format(worker))
+    try:
+        with connect(dsn, role) as client, set_up_as(dsn, f"worker-{versions.info.dbname}") as seeing:
+            client.execute("BEGIN; SELECT FROM public_v1.users")
+            assert looks(seeing)["old"] == {f"web (role {role})"}
+            client.execute("COMMIT")
+            versions.execute(sql.SQL("GRANT pg_monitor TO {}").format(worker))
+            time.sleep(0.1)
+            assert looks(seeing)["old"] == {f"web (role {role})"}, "what it prepared is still with it"
+    finally:
+        versions.execute(sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(worker, worker))
+
+
+def set_up_as(dsn: str, role: str) -> Admin:
+    """Connect as a worker's role that owns nothing."""
+    return psycopg.connect(make_conninfo(dsn, user=role), autocommit=True, row_factory=dict_row)

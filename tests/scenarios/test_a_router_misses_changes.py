@@ -146,9 +146,7 @@ async def test_withdrawal_waits_for_the_lease_of_a_router_that_is_cut_off(world:
 
 @on_newest
 async def test_without_leases_it_would_be_sent_to_what_has_gone(world: World) -> None:
-    mutant = Clause(
-        "leases", "census", "clients", "c.last_seen > clock_timestamp() - make_interval(secs => c.lease_s))", "false)"
-    )
+    mutant = Clause("leases", "census", "clients", "c.last_seen > clock_timestamp() - lease.runs)", "false)")
     await must_fail(cut_off_and_rolled_back(world, 40.0), mutant, says=UNDER_FEET)
 
 

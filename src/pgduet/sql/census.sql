@@ -17,7 +17,7 @@ SELECT count(*) AS routers,
        coalesce(sum(t.failed_new) FILTER (WHERE t.failed_new BETWEEN 0 AND 1e12), 0)::bigint AS failed,
        count(*) FILTER (WHERE c.side = 'new' AND (c.last_seen > clock_timestamp() - make_interval(secs => least(greatest(c.lease_s, 0), 315360000))
                                                   OR EXISTS (SELECT FROM pg_stat_activity a
-                                                              WHERE a.pid = c.backend_pid AND a.backend_start IS NOT DISTINCT FROM c.backend_start)))
+                                                              WHERE a.pid = c.backend_pid AND (a.backend_start = c.backend_start) IS NOT FALSE)))
          AS routers_new
   FROM pgduet.client c,
        jsonb_to_record(to_jsonb(c)) AS t (compared bigint, mismatches bigint, calibrated bigint, noise bigint, failed_new bigint)
@@ -27,7 +27,7 @@ SELECT count(*) AS routers,
 -- Routers that are connected and have not told since the route changed.
 SELECT count(*) AS routers
   FROM pgduet.client c JOIN pgduet.route r USING (migration)
-  JOIN pg_stat_activity a ON a.pid = c.backend_pid AND a.backend_start IS NOT DISTINCT FROM c.backend_start
+  JOIN pg_stat_activity a ON a.pid = c.backend_pid AND (a.backend_start = c.backend_start) IS NOT FALSE
  WHERE c.kind = 'router' AND c.migration = %(migration)s AND coalesce(c.epoch, 0) < r.epoch
 
 -- name: answered
@@ -54,7 +54,8 @@ SELECT who, read, key, place, kind, shown, answered, seen_at FROM pgduet.shadow_
 -- Sessions that use a version right now: by a lock on one of its views, by a role whose search_path names it, by a last statement that
 -- names the old version (its schema, or a table with what only that version has), or, without a view, by a lock on a changed table
 -- itself (that is the oldest version, or after a swap the new one). Backends that were seen by a view or a statement are kept by their
--- number: what they have prepared stays with them. Locks are read once: a client's lock on a view is never younger than on its table.
+-- number: what they have prepared stays with them. So are those of a role that is set to the old version: they began with it, whatever the role
+-- is set to meanwhile. Locks are read once: a client's lock on a view is never younger than on its table.
 WITH nameable AS (SELECT * FROM unnest(%(relations)s::text[], %(table_sides)s::text[], %(table_versions)s::text[]) AS r (name, side, version)),
 known AS (SELECT * FROM unnest(%(schemas)s::text[], %(versions)s::text[], %(sides)s::text[], %(patterns)s::text[]) AS k (schema, version, side, pattern)),
 only_old AS (SELECT * FROM unnest(%(old_tables)s::text[], %(old_names)s::text[]) AS o (table_pattern, name_pattern)),
@@ -68,14 +69,18 @@ locks AS MATERIALIZED (
 ), held AS (
   SELECT DISTINCT l.pid, k.version, k.side
     FROM locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN known k ON k.schema = n.nspname
-), of_role AS (
-  -- A role is of the first version that its search_path names.
-  SELECT a.pid, named.side, named.version
-    FROM sessions a JOIN pg_db_role_setting s ON s.setrole = a.usesysid AND s.setdatabase IN (0, a.datid), unnest(s.setconfig) setting,
+), role_begins AS MATERIALIZED (
+  -- A session begins with what is set for its role here, else for its role, else for the database: it is of the first version named there.
+  SELECT role.usesysid, named.side, named.version
+    FROM (SELECT DISTINCT usesysid, datid FROM sessions WHERE datname = current_database()) role,
+         LATERAL (SELECT setting FROM pg_db_role_setting s, unnest(s.setconfig) setting
+                   WHERE s.setrole IN (role.usesysid, 0) AND s.setdatabase IN (role.datid, 0) AND setting LIKE 'search_path=%%'
+                   ORDER BY s.setrole = 0, s.setdatabase = 0 LIMIT 1) begun,
          LATERAL (SELECT k.side, k.version
                     FROM regexp_split_to_table(substr(setting, length('search_path=') + 1), '\s*,\s*') WITH ORDINALITY part (name, place)
                     JOIN known k ON k.schema = btrim(part.name, '" ') ORDER BY part.place LIMIT 1) named
-   WHERE a.datname = current_database() AND setting LIKE 'search_path=%%'
+), of_role AS (
+  SELECT a.pid, r.side, r.version FROM sessions a JOIN role_begins r USING (usesysid) WHERE a.datname = current_database()
 ), said AS (
   SELECT a.pid, k.side, k.version FROM sessions a JOIN known k ON a.query ~* k.pattern WHERE a.datname = current_database()
 ), said_of_old AS (
@@ -101,10 +106,11 @@ locks AS MATERIALIZED (
 ), kept AS (
   INSERT INTO pgduet.seen_session AS k (migration, pid, side, backend_start, role, version, via, who, last_seen)
   SELECT DISTINCT ON (pid, side) %(migration)s, pid, side, backend_start, role, version, via, who, statement_timestamp()
-    FROM found WHERE via IN ('view', 'statement') ORDER BY pid, side, version, via DESC
+    FROM found WHERE via IN ('view', 'statement') OR (via = 'role' AND side = 'old') ORDER BY pid, side, version, via DESC
   ON CONFLICT (migration, pid, side) DO UPDATE
      SET backend_start = excluded.backend_start, role = excluded.role, version = excluded.version, via = excluded.via, who = excluded.who,
          last_seen = excluded.last_seen
+   WHERE excluded.via <> 'role' OR k.last_seen < excluded.last_seen - interval '5 s' OR (k.backend_start = excluded.backend_start) IS NOT TRUE
 )
 INSERT INTO pgduet.client AS c (client_id, migration, kind, who, side, version, via, sessions)
 SELECT format('%%s/%%s/%%s/%%s', role, app, via, version), %(migration)s, 'session', who, side, version, via, count(DISTINCT pid)
@@ -113,10 +119,11 @@ SELECT format('%%s/%%s/%%s/%%s', role, app, via, version), %(migration)s, 'sessi
 ON CONFLICT (client_id, migration, side) DO UPDATE SET last_seen = clock_timestamp(), sessions = excluded.sessions
 
 -- name: forget_ended
--- Backends that have ended take what they had prepared with them.
+-- Backends that have ended take what they had prepared with them. When one began is null where the worker's role may not see it; it may
+-- have been granted that since, or have lost it.
 DELETE FROM pgduet.seen_session s
  WHERE s.migration = %(migration)s
-   AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = s.pid AND a.backend_start IS NOT DISTINCT FROM s.backend_start AND a.usename = s.role)
+   AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = s.pid AND (a.backend_start = s.backend_start) IS NOT FALSE AND a.usename = s.role)
 
 -- name: lingering
 -- Backends that were seen at the old version, live, and were not seen at the new one since. Whether what they prepared there is still with
@@ -126,7 +133,7 @@ SELECT s.who, s.version, s.via, s.pid, s.last_seen, extract(epoch FROM clock_tim
  WHERE s.migration = %(migration)s AND s.side = 'old'
    AND NOT EXISTS (SELECT FROM pgduet.seen_session n
                     WHERE n.migration = s.migration AND n.pid = s.pid AND n.side = 'new' AND n.last_seen > s.last_seen
-                      AND n.backend_start IS NOT DISTINCT FROM s.backend_start)
+                      AND (n.backend_start = s.backend_start) IS NOT FALSE)
  ORDER BY s.who, s.pid
 
 -- name: set_to
@@ -182,7 +189,7 @@ SELECT DISTINCT who FROM pgduet.client
 -- Routers that may still follow another migration's route to a version that is about to go: they have not heard, or their lease runs.
 SELECT DISTINCT left(c.who, 200) AS who, coalesce(c.epoch, 0) < r.epoch AS behind
   FROM pgduet.client c JOIN pgduet.route r USING (migration)
-  LEFT JOIN pg_stat_activity a ON a.pid = c.backend_pid AND a.backend_start IS NOT DISTINCT FROM c.backend_start,
+  LEFT JOIN pg_stat_activity a ON a.pid = c.backend_pid AND (a.backend_start = c.backend_start) IS NOT FALSE,
        LATERAL (SELECT make_interval(secs => least(greatest(c.lease_s, 0), 315360000)) AS runs) lease
  WHERE c.kind = 'router' AND r.migration <> %(migration)s AND %(instead)s::text IN (r.old_version, r.new_version)
    AND (a.pid IS NOT NULL OR c.last_seen > clock_timestamp() - lease.runs)
@@ -199,7 +206,7 @@ SELECT left(c.who, 200) AS who, c.side, left(c.version, 100) AS version, c.via, 
        present.there AND coalesce(c.epoch, 0) < coalesce(r.epoch, 0) AS behind,
        present.there AND coalesce(clock_timestamp() - r.changed_at <= lease.runs, true) AS acting
   FROM pgduet.client c LEFT JOIN pgduet.route r USING (migration)
-  LEFT JOIN pg_stat_activity a ON a.pid = c.backend_pid AND a.backend_start IS NOT DISTINCT FROM c.backend_start,
+  LEFT JOIN pg_stat_activity a ON a.pid = c.backend_pid AND (a.backend_start = c.backend_start) IS NOT FALSE,
        LATERAL (SELECT make_interval(secs => coalesce(least(greatest(c.lease_s, 0), 315360000), 0)) AS runs) lease,
        LATERAL (SELECT c.kind = 'router' AND (a.pid IS NOT NULL OR c.last_seen > clock_timestamp() - lease.runs) AS there) present
  WHERE c.migration = %(migration)s

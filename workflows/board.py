@@ -4,6 +4,7 @@ from temporalio import workflow
 from temporalio.common import SearchAttributeKey
 
 with workflow.unsafe.imports_passed_through():
+    from pgduet.describe import lately
     from pgduet.messages import Reconciliation, Status
     from pgduet.phases import JOURNEY, Phase
     from pgduet.texts import shown
@@ -60,6 +61,7 @@ def details(status: Status, commands: list[str]) -> str:
         lines.append(f"- comparisons: {_comparisons(status.reconciliation)}")
     if status.census:
         lines.append("- clients: " + ", ".join(literal(f"{each.who} on {each.version}") for each in status.census[:10]))
+    lines += [f"- {literal(line)}" for line in lately(status.decisions)]
     if status.failure:
         lines.append(f"- failure: {literal(status.failure)}")
     lines += ["", "Next:", "", *(f"- `{command}`" for command in commands)]

@@ -13,15 +13,11 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.neighbours import Pending
     from pgduet.workflows.calls import call
     from pgduet.workflows.pace import CENSUS_EVERY_S, CensusPace
-    from pgduet.workflows.patches import in_chain, steers
+    from pgduet.workflows.patches import forgets_force, in_chain, looks_again, steers
     from pgduet.workflows.watch import Watch
 
 NAMED = 50
 """So many of those whom it goes past are named in the audit log."""
-ONCE = "force-once"
-"""The patch since which a word that found nobody to go past is forgotten."""
-LOOKS_AGAIN = "census-after-pause"
-"""The patch since which contract rests on no census from before a pause."""
 
 
 class Ending(Watch):
@@ -86,7 +82,7 @@ class Ending(Watch):
             self.desk.decided(
                 f"the last statements of {census.hidden} sessions are hidden from the worker's role: grant pg_monitor"
             )
-        if (self.desk.paused or self.alarmed) and workflow.patched(LOOKS_AGAIN):
+        if (self.desk.paused or self.alarmed) and looks_again():
             return await self.may_contract()  # held for days, maybe: who has come meanwhile is looked for again
         await self.checkpoint()
         if not in_chain():
@@ -111,7 +107,7 @@ class Ending(Watch):
 
     def forget_override(self) -> None:
         """Forget a word that found nobody to go past: those who come later were not meant."""
-        if self.override is not None and workflow.patched(ONCE):
+        if self.override is not None and forgets_force():
             self.override = None
 
     async def overridden(self, census: CensusResult) -> bool:

@@ -51,7 +51,8 @@ def too_few(bake: Traffic | None, policy: Policy) -> str | None:
 def _breach(since: Traffic, bake: Traffic, policy: Policy, *, early: bool) -> Breach | None:
     limits = policy.shift
     if _exceeds(bake.errors_new, bake.reads_new, limits.max_error_ratio, early=early):
-        return Breach("error_ratio", f"{bake.errors_new} of {bake.reads_new} reads of the new version failed")
+        beside = f", {bake.errors_old} of {bake.reads_old} of the old one" if bake.errors_old else ""
+        return Breach("error_ratio", f"{bake.errors_new} of {bake.reads_new} reads of the new version failed{beside}")
     differs = judge_compared(bake, limits.max_mismatch_ratio, early=early)
     return differs or _slow_routers(since, bake, policy) or _slow_probe(bake, policy)
 
@@ -65,6 +66,12 @@ def judge_compared(seen: Traffic, limit: float, *, early: bool) -> Breach | None
     return Breach(
         "mismatch", f"{seen.mismatches} of {seen.compared} reads of the new version differ from the old one's{beside}"
     )
+
+
+def fails_alike(seen: Traffic, policy: Policy) -> bool:
+    """Tell whether the old version's reads fail too, and the new one's not surely more: as while a server is replaced."""
+    own = seen.errors_old / seen.reads_old if seen.reads_old else 0.0
+    return own > 0 and not _exceeds(seen.errors_new, seen.reads_new, policy.shift.max_error_ratio + own, early=True)
 
 
 def judge_failed(seen: Traffic, limit: float, *, early: bool) -> Breach | None:

@@ -45,13 +45,11 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.calls import M, call, innermost
     from pgduet.workflows.desk import Desk
     from pgduet.workflows.handlers import Handlers
-    from pgduet.workflows.patches import in_chain
+    from pgduet.workflows.patches import in_chain, moves_end_holds
     from pgduet.workflows.slots import Slots
 
 INSIST_FIRST_S = 1.0
 INSIST_EVERY_S = 30.0
-MOVES = "route-ends-hold"
-"""The patch since which reads that somebody moves while a breach waits for a decision are watched again."""
 
 
 class ContinueAsNewNeeded(Exception):
@@ -223,11 +221,12 @@ class Machine(Handlers):
         self.desk.wait_for(kind, detail, *commands)
         self.held, reads = self.status.waiting_for, self.status.read_percent
         self.announce()
-
-        def moved() -> bool:
-            return kind == "criteria" and self.status.read_percent != reads and workflow.patched(MOVES)
-
-        await self.until_told(lambda: self.desk.advanced is not None or moved())
+        await self.until_told(
+            lambda: (
+                self.desk.advanced is not None
+                or (kind == "criteria" and self.status.read_percent != reads and moves_end_holds())
+            )
+        )
         self.held = None
         self.desk.go_on()
         self.announce()

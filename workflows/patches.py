@@ -1,4 +1,7 @@
-"""Changes that a migration which began before them must not meet: each is asked about once, at the beginning of a run."""
+"""Changes that a migration which began before them must not meet.
+
+Each is asked about at the beginning of a run; those of which hardly a run sees anything, where they would be seen.
+"""
 
 from temporalio import workflow
 
@@ -23,3 +26,23 @@ def reconciles() -> bool:
 def steers() -> bool:
     """Tell whether this run steers the shift by what is measured meanwhile, and goes past clients by somebody's word."""
     return workflow.patched("routing-steers")
+
+
+def forgets_force() -> bool:
+    """Tell whether a word to go past clients that found nobody is forgotten."""
+    return workflow.patched("force-once")
+
+
+def looks_again() -> bool:
+    """Tell whether contract takes a new census after a pause."""
+    return workflow.patched("census-after-pause")
+
+
+def moves_end_holds() -> bool:
+    """Tell whether reads that somebody moves, while a breach waits for a decision, are watched again."""
+    return workflow.patched("route-ends-hold")
+
+
+def blames_fairly() -> bool:
+    """Tell whether errors that the old version has as well roll nothing back."""
+    return workflow.patched("errors-of-both")

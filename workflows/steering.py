@@ -6,7 +6,8 @@ scheduled comparisons find. A breach is acted on when it is seen. Then the plan 
 Each such decision is in the audit log with what was measured. A step that ended with fewer reads than `min_samples` is not passed
 while routers are there: it bakes on, and says so.
 
-`route` moves reads up or down at any time: what it sets bakes as a step of its own. Down to 0 it holds the shift.
+`route` moves reads up or down at any time: what it sets bakes as a step of its own, and ends a wait for a person. Down to 0 it holds
+the shift.
 """
 
 from datetime import timedelta
@@ -19,8 +20,16 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.plan.policy import Shadow
     from pgduet.workflows.calls import call
     from pgduet.workflows.ending import Ending
-    from pgduet.workflows.judge import Breach, judge_compared, judge_failed, judge_look, judge_traffic, too_few
-    from pgduet.workflows.patches import steers
+    from pgduet.workflows.judge import (
+        Breach,
+        fails_alike,
+        judge_compared,
+        judge_failed,
+        judge_look,
+        judge_traffic,
+        too_few,
+    )
+    from pgduet.workflows.patches import blames_fairly, steers
 
 LOOK_LEAST_S = 1.0
 LOOK_MOST_S = 30.0
@@ -166,7 +175,7 @@ class Steering(Ending):
         """Move reads back at once, write down why, then do what the plan says; gives the step that counts as baked from here on."""
         policy, name = self.plan.policy, self.plan.name
         below = self.step_below(percent)
-        automatic = breach.criterion in policy.rollback.automatic_on
+        automatic = breach.criterion in policy.rollback.automatic_on and not self.fails_alike(breach)
         slows = policy.shift.on_breach == "slow_down" and below > 0 and failures <= SLOW_DOWNS
         slows = slows and not automatic and breach.criterion != "drift"
         await self.route(below if slows else 0)
@@ -183,6 +192,12 @@ class Steering(Ending):
         if self.status.read_percent == 0:
             await self.route(percent)
         return min(percent, self.status.read_percent) - 1
+
+    def fails_alike(self, breach: Breach) -> bool:
+        """Tell whether what failed is no fault of the new version: then reads go back, and a person decides about the rest."""
+        seen = self.status.traffic
+        alike = breach.criterion == "error_ratio" and seen is not None and fails_alike(seen, self.plan.policy)
+        return alike and blames_fairly()
 
     async def note_breach(self, percent: int, breach: Breach, then: str) -> None:
         """Write a decision about a step down, with what was measured."""

@@ -1,6 +1,7 @@
 """A plan in words: one line and a page for the Temporal UI and the CLI, and what differs between two plans. Pure."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pgduet.plan.models import (
@@ -24,6 +25,8 @@ from pgduet.plan.models import (
 )
 from pgduet.windows import Window
 
+LATELY = 4
+_IGNORED = re.compile(r"[\d-]+ [\d:]+ ignored: ")
 _SUMMARY_BYTES = 200
 _DETAILS_BYTES = 20_000
 
@@ -122,3 +125,8 @@ def _cut(text: str, limit_bytes: int) -> str:
     if len(data) <= limit_bytes:
         return text
     return data[: limit_bytes - 3].decode(errors="ignore") + "…"
+
+
+def lately(decisions: Sequence[str]) -> list[str]:
+    """Give the last lines of what was decided, by whom and why; messages that changed nothing are left out."""
+    return [line for line in decisions if not _IGNORED.match(line)][-LATELY:]

@@ -251,6 +251,22 @@ async def test_errors_roll_back_at_the_step_where_they_are_seen(
     assert 0 < seen["errors_new"] <= service.answers["failed"]
 
 
+async def test_errors_of_both_versions_send_reads_back_but_roll_nothing_back(
+    stage: Harness, conn: Connection, router: AsyncRouter
+) -> None:
+    shift = {**BAKING, **UNDISTURBED, "steps": [10, 100]}
+    async with shifting(stage, shift=shift, rollback={"automatic_on": ["error_ratio"]}):
+        for number in range(400):
+            for path in (OLD, NEW):
+                router.record(NAME, path, 0.01, error=number % 8 == 0)
+        status = await stage.waits("criteria", Phase.SHIFT)
+        assert re.fullmatch(
+            r"(\d+) of (\d+) reads of the new version failed, \1 of \2 of the old one", waiting(status)
+        )
+        assert status.read_percent == 0
+    assert await breaches(conn) == [("error_ratio", 10, 0, "wait")]
+
+
 async def test_a_step_with_too_few_reads_is_not_passed_by_silence(stage: Harness, router: AsyncRouter) -> None:
     async with stage.worker():
         await stage.start(stage.plan(shift={"steps": [100], "bake_s": 0.2, "min_samples": 20}))

@@ -8,7 +8,7 @@ import pytest
 from pgduet.messages import Parity, Traffic
 from pgduet.plan.policy import Policy
 from pgduet.sketch import Sketch
-from pgduet.workflows.judge import Breach, describe, judge_look, judge_traffic, too_few
+from pgduet.workflows.judge import Breach, describe, fails_alike, judge_look, judge_traffic, too_few
 from pgduet.workflows.steering import look_every_s
 
 
@@ -29,6 +29,21 @@ def test_too_many_errors_breach_the_error_ratio() -> None:
 
 def test_an_error_ratio_at_the_limit_passes() -> None:
     assert judge_traffic(Traffic(), Traffic(reads_new=1000, errors_new=1), policy(max_error_ratio=0.001))[1] is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "alike"),
+    [((50, 1000), (5, 90), True), ((0, 1000), (5, 90), False), ((1, 1000), (90, 90), False), ((0, 0), (5, 90), False)],
+    ids=["both", "the new one alone", "the new one surely more", "nobody reads the old one"],
+)
+def test_errors_of_both_versions_are_no_fault_of_the_new_one(
+    old: tuple[int, int], new: tuple[int, int], *, alike: bool
+) -> None:
+    bake = Traffic(errors_old=old[0], reads_old=old[1], errors_new=new[0], reads_new=new[1])
+    told, breach = judge_traffic(Traffic(), bake, policy())
+    assert breach is not None, "reads go back all the same"
+    assert breach.criterion == "error_ratio"
+    assert fails_alike(told, policy()) is alike
 
 
 def test_slower_reads_breach_the_latency_ratio() -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from pgduet.cli.next_steps import compares_now, next_commands, stands
 from pgduet.cli.words import bar, clock, flow, moment, short, span, times
-from pgduet.describe import limits_told
+from pgduet.describe import lately, limits_told
 from pgduet.errors import PgduetError
 from pgduet.messages import Client, Parity, Reconciliation, Status, Throttled
 from pgduet.phases import JOURNEY, Phase, State
@@ -193,6 +193,8 @@ def _facts(status: Status, now: datetime) -> Iterator[tuple[str, str | Text]]:
         yield "overlap", overlap
     if status.approvals:
         yield "approvals", "; ".join(f"{gate}: {', '.join(who)}" for gate, who in status.approvals.items())
+    for number, line in enumerate(lately(status.decisions)):
+        yield "" if number else "lately", line
     if status.archived or status.restored:
         yield "archive", f"{times(status.archived, 'value')} archived, {status.restored:,} restored"
 

@@ -39,7 +39,7 @@ def _usual(status: Status) -> list[str]:
         case State.FAILED if status.phase is Phase.PREFLIGHT:
             return ["pgduet check PLAN --database", "pgduet start PLAN  # start it again"]
         case State.FAILED:
-            return ["pgduet start PLAN", f"pgduet rollback {name}"]
+            return ["pgduet start PLAN", *_way_back(status)]
         case State.DONE:
             return ["pgduet status  # all migrations"]
         case State.ROLLED_BACK:
@@ -91,7 +91,8 @@ def _pace(status: Status) -> list[str]:
 
 
 def _way_back(status: Status) -> list[str]:
-    return [] if Phase.CONTRACT.reached(status.phase) else [f"pgduet rollback {status.name}"]
+    one_way = Phase.CONTRACT.reached(status.phase) or status.no_way_back is not None
+    return [] if one_way else [f"pgduet rollback {status.name}"]
 
 
 def _with_note(command: str) -> tuple[str, str]:

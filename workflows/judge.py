@@ -42,10 +42,15 @@ def judge_look(since: Traffic, now: Traffic, policy: Policy) -> tuple[Traffic, B
 
 def too_few(bake: Traffic | None, policy: Policy) -> str | None:
     """Say that a step has brought fewer reads than the plan asks for, where there are routers to bring them."""
-    wanted = policy.shift.min_samples
-    if bake is None or not bake.routers_new or bake.reads_new >= wanted:
+    return short_of_reads(bake, policy) if bake and bake.routers_new else None
+
+
+def short_of_reads(bake: Traffic, policy: Policy) -> str | None:
+    """Say the same whether there are routers or not."""
+    wanted, there = policy.shift.min_samples, bake.routers_new
+    if bake.reads_new >= wanted:
         return None
-    return f"reads of the new version by routers: {bake.reads_new} of {wanted} ({bake.routers_new} routers there)"
+    return f"reads of the new version by routers: {bake.reads_new} of {wanted} ({there or 'no'} routers there)"
 
 
 def _breach(since: Traffic, bake: Traffic, policy: Policy, *, early: bool) -> Breach | None:
@@ -68,10 +73,16 @@ def judge_compared(seen: Traffic, limit: float, *, early: bool) -> Breach | None
     )
 
 
-def fails_alike(seen: Traffic, policy: Policy) -> bool:
-    """Tell whether the old version's reads fail too, and the new one's not surely more: as while a server is replaced."""
+def may_be_chance(breach: Breach, seen: Traffic, policy: Policy) -> bool:
+    """Tell whether what failed or differed may be chance, or no fault of the new version: the old one's reads fail as well.
+
+    So it is while a server is replaced. It is reason enough to send reads back, but not to undo what took days.
+    """
+    if breach.criterion == "mismatch":
+        return judge_compared(seen, policy.shift.max_mismatch_ratio, early=True) is None
     own = seen.errors_old / seen.reads_old if seen.reads_old else 0.0
-    return own > 0 and not _exceeds(seen.errors_new, seen.reads_new, policy.shift.max_error_ratio + own, early=True)
+    sure = _exceeds(seen.errors_new, seen.reads_new, policy.shift.max_error_ratio + own, early=True)
+    return breach.criterion == "error_ratio" and not sure
 
 
 def judge_failed(seen: Traffic, limit: float, *, early: bool) -> Breach | None:

@@ -44,5 +44,10 @@ def moves_end_holds() -> bool:
 
 
 def blames_fairly() -> bool:
-    """Tell whether errors that the old version has as well roll nothing back."""
-    return workflow.patched("errors-of-both")
+    """Tell whether what may be chance, or no fault of the new version, rolls nothing back."""
+    return workflow.patched("only-sure-rolls-back")
+
+
+def misses_routers() -> bool:
+    """Tell whether a step waits for reads of routers that were there when it began."""
+    return workflow.patched("misses-routers")

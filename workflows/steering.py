@@ -6,8 +6,8 @@ scheduled comparisons find. A breach is acted on when it is seen. Then the plan 
 Each such decision is in the audit log with what was measured. A step that ended with fewer reads than `min_samples` is not passed
 while routers are there: it bakes on, and says so.
 
-`route` moves reads up or down at any time: what it sets bakes as a step of its own, and ends a wait for a person. Down to 0 it holds
-the shift.
+`route` moves reads up or down at any time: what it sets bakes as a step of its own, and ends a wait for a person.
+Down to 0 it holds the shift.
 """
 
 from datetime import timedelta
@@ -22,14 +22,15 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.ending import Ending
     from pgduet.workflows.judge import (
         Breach,
-        fails_alike,
         judge_compared,
         judge_failed,
         judge_look,
         judge_traffic,
+        may_be_chance,
+        short_of_reads,
         too_few,
     )
-    from pgduet.workflows.patches import blames_fairly, steers
+    from pgduet.workflows.patches import blames_fairly, misses_routers, steers
 
 LOOK_LEAST_S = 1.0
 LOOK_MOST_S = 30.0
@@ -103,14 +104,14 @@ class Steering(Ending):
                     self.desk.go_on()
                     return breach
         breach = await self.final(since)
-        while breach is None and not over and (short := too_few(self.status.traffic, self.plan.policy)):
+        while breach is None and not over and (short := self.too_few(since)):
             self.say_baking("samples", f"{short} at the {percent} % step")
             over = await self.step_nap(percent, max(1.0, min(LOOK_MOST_S, bake_s)))
             if self.is_turned(percent):
                 return await self.turned(percent)
             self.hand_over_if_long()
             breach = await self.look(since)
-            if over or not too_few(self.status.traffic, self.plan.policy):
+            if over or not self.too_few(since):
                 breach = await self.final(since)
         self.desk.go_on()
         await self.take_census(self.plan.policy.soak.legacy_idle_s)
@@ -167,7 +168,8 @@ class Steering(Ending):
         self.desk.decided(f"the shift goes on from {self.status.read_percent} %, as set by hand")
         if self.status.read_percent == 0:
             detail = "reads are at 0 %, as set by hand: somebody to move them, or to go on from the first step"
-            await self.hold("criteria", detail, f"pgduet advance {name}", f"pgduet rollback {name}")
+            again = f"pgduet route {name} --read-percent {self.plan.policy.shift.steps[0]}"
+            await self.hold("criteria", detail, f"pgduet advance {name}", again, f"pgduet rollback {name}")
             return 0
         return min(baked, self.status.read_percent - 1)
 
@@ -175,7 +177,7 @@ class Steering(Ending):
         """Move reads back at once, write down why, then do what the plan says; gives the step that counts as baked from here on."""
         policy, name = self.plan.policy, self.plan.name
         below = self.step_below(percent)
-        automatic = breach.criterion in policy.rollback.automatic_on and not self.fails_alike(breach)
+        automatic = breach.criterion in policy.rollback.automatic_on and not self.may_be_chance(breach)
         slows = policy.shift.on_breach == "slow_down" and below > 0 and failures <= SLOW_DOWNS
         slows = slows and not automatic and breach.criterion != "drift"
         await self.route(below if slows else 0)
@@ -193,11 +195,18 @@ class Steering(Ending):
             await self.route(percent)
         return min(percent, self.status.read_percent) - 1
 
-    def fails_alike(self, breach: Breach) -> bool:
-        """Tell whether what failed is no fault of the new version: then reads go back, and a person decides about the rest."""
+    def may_be_chance(self, breach: Breach) -> bool:
+        """Tell whether a breach is not sure to be the new version's: then reads go back, and a person decides about the rest."""
         seen = self.status.traffic
-        alike = breach.criterion == "error_ratio" and seen is not None and fails_alike(seen, self.plan.policy)
-        return alike and blames_fairly()
+        return seen is not None and may_be_chance(breach, seen, self.plan.policy) and blames_fairly()
+
+    def too_few(self, since: Traffic) -> str | None:
+        """Say that a step has brought too few reads while routers are there, or were when it began: they may have crashed."""
+        seen, policy = self.status.traffic, self.plan.policy
+        if (short := too_few(seen, policy)) or seen is None or seen.routers_new or not since.routers_new:
+            return short
+        short = short_of_reads(seen, policy)
+        return short if short and misses_routers() else None
 
     async def note_breach(self, percent: int, breach: Breach, then: str) -> None:
         """Write a decision about a step down, with what was measured."""

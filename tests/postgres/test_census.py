@@ -156,7 +156,9 @@ def test_a_session_keeps_the_version_with_which_it_began_when_its_role_is_set_to
 
 def test_who_is_given_the_right_to_see_more_forgets_no_session(versions: Admin, dsn: str, role: str) -> None:
     worker = sql.Identifier(f"worker-{versions.info.dbname}")
-    versions.execute(sql.SQL("CREATE ROLE {} LOGIN; GRANT USAGE ON SCHEMA public_v1, public_v2 TO {}").format(worker, worker))
+    versions.execute(
+        sql.SQL("CREATE ROLE {} LOGIN; GRANT USAGE ON SCHEMA public_v1, public_v2 TO {}").format(worker, worker)
+    )
     versions.execute(sql.SQL("GRANT ALL ON ALL TABLES IN SCHEMA pgduet TO {}").format(worker))
     try:
         with connect(dsn, role) as client, set_up_as(dsn, f"worker-{versions.info.dbname}") as seeing:

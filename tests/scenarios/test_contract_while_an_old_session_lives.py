@@ -153,7 +153,9 @@ async def test_a_word_to_go_past_clients_holds_for_the_phase_in_which_it_was_giv
     await create_reviews(world.conn, ROWS, trigger=False)
     stage = world.stage
     async with stage.worker(), world.client(autocommit=True, application_name=WHO) as client:
-        await stage.start(stage.plan(soak={"legacy_idle_s": IDLE_S}, gates={"contract": "manual"}, approvals={"contract": 0}))
+        await stage.start(
+            stage.plan(soak={"legacy_idle_s": IDLE_S}, gates={"contract": "manual"}, approvals={"contract": 0})
+        )
         await stage.waits("window", Phase.SOAK)
         await stage.act("advance", force=True, reason="nobody is there")
         await stage.waits("gate", Phase.SOAK)

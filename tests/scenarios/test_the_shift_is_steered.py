@@ -260,9 +260,7 @@ async def test_errors_of_both_versions_send_reads_back_but_roll_nothing_back(
             for path in (OLD, NEW):
                 router.record(NAME, path, 0.01, error=number % 8 == 0)
         status = await stage.waits("criteria", Phase.SHIFT)
-        assert re.fullmatch(
-            r"(\d+) of (\d+) reads of the new version failed, \1 of \2 of the old one", waiting(status)
-        )
+        assert re.fullmatch(r"(\d+) of (\d+) reads of the new version failed, \1 of \2 of the old one", waiting(status))
         assert status.read_percent == 0
     assert await breaches(conn) == [("error_ratio", 10, 0, "wait")]
 
@@ -275,6 +273,17 @@ async def test_a_step_with_too_few_reads_is_not_passed_by_silence(stage: Harness
         reads(router, 19, 1, 1)
         await stage.until(lambda status: "19 of 20" in waiting(status))
         reads(router, 1, 1, 1)
+        await stage.waits("window", Phase.SOAK)
+
+
+async def test_a_step_is_not_passed_because_its_routers_have_gone(stage: Harness, router: AsyncRouter) -> None:
+    async with stage.worker():
+        await stage.start(stage.plan(shift={"steps": [100], "bake_s": 0.2, "min_samples": 20}))
+        await stage.until(lambda status: "(1 routers there)" in waiting(status))
+        await router.close()
+        status = await stage.until(lambda status: "(1 routers there)" not in waiting(status))
+        assert waiting(status) == "reads of the new version by routers: 0 of 20 (no routers there) at the 100 % step"
+        await stage.act("advance", reason="that service was switched off")
         await stage.waits("window", Phase.SOAK)
 
 

@@ -117,7 +117,10 @@ def test_where_a_later_migration_has_taken_the_way_back_away_none_is_offered() -
 
 
 def test_what_was_decided_lately_is_on_the_page_with_who_and_why() -> None:
-    told = [f"2026-03-04 14:0{minute}:00 {what}" for minute, what in enumerate(("long ago", "b", "c", "pause by ada: lunch", "d"))]
+    told = [
+        f"2026-03-04 14:0{minute}:00 {what}"
+        for minute, what in enumerate(("long ago", "b", "c", "pause by ada: lunch", "d"))
+    ]
     shown = page(status(decisions=[*told, "2026-03-04 14:09:00 ignored: there is no signal `x`"]))
     assert "lately      2026-03-04 14:01:00 b" in shown
     assert "pause by ada: lunch" in shown

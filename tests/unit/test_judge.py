@@ -8,7 +8,7 @@ import pytest
 from pgduet.messages import Parity, Traffic
 from pgduet.plan.policy import Policy
 from pgduet.sketch import Sketch
-from pgduet.workflows.judge import Breach, describe, fails_alike, judge_look, judge_traffic, too_few
+from pgduet.workflows.judge import Breach, describe, judge_look, judge_traffic, may_be_chance, too_few
 from pgduet.workflows.steering import look_every_s
 
 
@@ -31,19 +31,32 @@ def test_an_error_ratio_at_the_limit_passes() -> None:
     assert judge_traffic(Traffic(), Traffic(reads_new=1000, errors_new=1), policy(max_error_ratio=0.001))[1] is None
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "alike"),
-    [((50, 1000), (5, 90), True), ((0, 1000), (5, 90), False), ((1, 1000), (90, 90), False), ((0, 0), (5, 90), False)],
-    ids=["both", "the new one alone", "the new one surely more", "nobody reads the old one"],
-)
-def test_errors_of_both_versions_are_no_fault_of_the_new_one(
-    old: tuple[int, int], new: tuple[int, int], *, alike: bool
+FAILED = [
+    ("both versions", (50, 1000), (5, 90), True),
+    ("one of ten", (0, 1000), (1, 10), True),
+    ("the new one alone", (0, 1000), (5, 90), False),
+    ("the new one surely more", (1, 1000), (90, 90), False),
+    ("nobody reads the old one", (0, 0), (5, 90), False),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "chance"), [each[1:] for each in FAILED], ids=[each[0] for each in FAILED])
+def test_what_may_be_chance_or_both_versions_fault_is_told_from_the_new_one_s(
+    old: tuple[int, int], new: tuple[int, int], *, chance: bool
 ) -> None:
     bake = Traffic(errors_old=old[0], reads_old=old[1], errors_new=new[0], reads_new=new[1])
     told, breach = judge_traffic(Traffic(), bake, policy())
     assert breach is not None, "reads go back all the same"
     assert breach.criterion == "error_ratio"
-    assert fails_alike(told, policy()) is alike
+    assert may_be_chance(breach, told, policy()) is chance
+
+
+def test_a_mismatch_that_may_be_chance_is_told_from_one_that_is_not() -> None:
+    few, many = Traffic(compared=100, mismatches=1), Traffic(compared=10_000, mismatches=100)
+    for bake, chance in ((few, True), (many, False)):
+        told, breach = judge_traffic(Traffic(), bake, policy(max_mismatch_ratio=0.005))
+        assert breach is not None
+        assert may_be_chance(breach, told, policy(max_mismatch_ratio=0.005)) is chance
 
 
 def test_slower_reads_breach_the_latency_ratio() -> None:

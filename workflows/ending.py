@@ -115,9 +115,10 @@ class Ending(Watch):
         act, self.override = self.override, None
         if act is None:
             return False
-        evidence = {"phase": self.status.phase, "left": census.old_left[:NAMED], "count": len(census.old_left)}
+        count = census.old_count or len(census.old_left)
+        evidence = {"phase": self.status.phase, "left": census.old_left[:NAMED], "count": count}
         note = Note(reference=self.reference_for(act.actor, act.reason), action="override", evidence=evidence)
-        outcome = await call("note", note, Outcome, f"go past {len(census.old_left)} clients of the old version")
+        outcome = await call("note", note, Outcome, f"go past {count} clients of the old version")
         self.status.audit_head = outcome.audit_head or self.status.audit_head
         self.desk.decided(
             f"{self.status.phase} goes past clients by the word of {act.actor}: {', '.join(census.old_left)}"

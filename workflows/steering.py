@@ -30,7 +30,7 @@ with workflow.unsafe.imports_passed_through():
         short_of_reads,
         too_few,
     )
-    from pgduet.workflows.patches import blames_fairly, misses_routers, steers
+    from pgduet.workflows.patches import blames_fairly, misses_routers, moves_end_holds, steers
 
 LOOK_LEAST_S = 1.0
 LOOK_MOST_S = 30.0
@@ -189,7 +189,7 @@ class Steering(Ending):
             return below - 1
         if breach.criterion == "drift":
             await self.checkpoint()
-        else:
+        elif not (self.status.read_percent and moves_end_holds()):  # else somebody has moved them meanwhile
             await self.hold("criteria", breach.detail, f"pgduet advance {name}", f"pgduet rollback {name}")
         if self.status.read_percent == 0:
             await self.route(percent)

@@ -116,6 +116,12 @@ def test_where_a_later_migration_has_taken_the_way_back_away_none_is_offered() -
         assert "rollback" not in page(status(Phase.SOAK, state, no_way_back="add-mood builds on it"))
 
 
+def test_the_commands_name_the_database_where_it_had_to_be_named() -> None:
+    shown = rendered(status_page(FULL, now=NOW, database="flights-eu"))
+    assert f"next   pgduet advance {NAME} --database flights-eu" in shown
+    assert f"pgduet rollback {NAME} --database flights-eu" in shown
+
+
 def test_what_was_decided_lately_is_on_the_page_with_who_and_why() -> None:
     told = [
         f"2026-03-04 14:0{minute}:00 {what}"

@@ -45,8 +45,10 @@ _DOING = {
 }
 
 
-def status_page(status: Status, *, now: datetime | None = None, width: int = WIDTH) -> RenderableType:
-    """Render where a migration stands: the answer first, the next command last."""
+def status_page(
+    status: Status, *, now: datetime | None = None, width: int = WIDTH, database: str | None = None
+) -> RenderableType:
+    """Render where a migration stands: the answer first, the next command last; with `database` as it was asked for."""
     width = min(width, WIDTH)
     now = now or datetime.now(UTC)
     facts = Table.grid(padding=(0, 2, 0, 0))
@@ -55,7 +57,7 @@ def status_page(status: Status, *, now: datetime | None = None, width: int = WID
     for label, value in _facts(status, now):
         facts.add_row(label, Text(value) if isinstance(value, str) else value)
     phases = flow([_phase(phase, status) for phase in SHOWN], width)
-    page = Group(_header(status, width), phases, "", Padding(facts, (0, 0, 0, 2)), "", _next(status))
+    page = Group(_header(status, width), phases, "", Padding(facts, (0, 0, 0, 2)), "", _next(status, database))
     return Constrain(page, width)
 
 
@@ -332,11 +334,11 @@ def _overlap(status: Status, now: datetime) -> str | None:
     return f"{span(left)} left · {lossless}" if left > 0 else f"window is over · {lossless}"
 
 
-def _next(status: Status) -> RenderableType:
+def _next(status: Status, database: str | None) -> RenderableType:
     table = Table.grid(padding=(0, 3, 0, 0))
     table.add_column(style="dim", width=4)
     table.add_column(overflow="fold")
     table.add_column(style="dim")
-    for index, (command, note) in enumerate(next_commands(status)):
+    for index, (command, note) in enumerate(next_commands(status, database)):
         table.add_row("" if index else "next", Text(command, style="bold"), Text(note))
     return table

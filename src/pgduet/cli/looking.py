@@ -39,7 +39,8 @@ def status(
         if watching:
             return await _watched(migrations, name, database, screen)
         seen = await migrations.look(name, database)
-        screen.show(status_page(seen.status, width=console().width), seen.status.model_dump(mode="json"))
+        page = status_page(seen.status, width=console().width, database=database)
+        screen.show(page, seen.status.model_dump(mode="json"))
         return DONE
 
     run(job, as_json=as_json)
@@ -58,7 +59,8 @@ def wait(
     async def job(screen: Screen) -> None:
         migrations = await Migrations.connect()
         found = await migrations.wait(name, phase, timeout, database=database, on_look=screen.follow)
-        screen.show(status_page(found, width=console().width), found.model_dump(mode="json"))
+        page = status_page(found, width=console().width, database=database)
+        screen.show(page, found.model_dump(mode="json"))
 
     run(job, as_json=as_json)
 

@@ -23,8 +23,15 @@ _NOTES = {
 }
 
 
-def next_commands(status: Status) -> list[tuple[str, str]]:
-    """Give commands, each with what it is for; at least one."""
+def next_commands(status: Status, database: str | None = None) -> list[tuple[str, str]]:
+    """Give commands, each with what it is for; at least one. Whoever had to say which `database` has to say it again."""
+    if database is None:
+        return _commands(status)
+    of, where = f" {status.name}", f" --database {database}"
+    return [(command + where if of in command else command, note) for command, note in _commands(status)]
+
+
+def _commands(status: Status) -> list[tuple[str, str]]:
     offered = status.waiting_for.next_commands if status.waiting_for else []
     told = [_with_note(command) for command in offered]
     verbs = {_verb(command) for command, _ in told}

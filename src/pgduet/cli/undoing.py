@@ -49,7 +49,7 @@ def rollback(
             status = await migrations.wait(name, Phase.ROLLED_BACK, timeout, database=where, on_look=screen.follow)
         else:
             status = await migrations.wait_safe(name, database=where, timeout_s=timeout)
-        screen.show(status_page(status, width=console().width), status.model_dump(mode="json"))
+        screen.show(status_page(status, width=console().width, database=database), status.model_dump(mode="json"))
 
     run(job, as_json=as_json)
 

@@ -1,15 +1,17 @@
 """The census: who uses which version, as far as the database can tell.
 
-Routers report themselves. Other clients are seen by the locks that a running transaction holds on a version's views, by a role
-whose search_path names a version schema, or by the last statement of a session, where that names the old version and the worker's
-role may see it (`pg_read_all_stats`, which `pg_monitor` has).
+Routers report themselves. Other clients are seen by the locks that a running transaction holds on a version's views, by the
+search_path with which their sessions begin (set for their role, or for the database), or by the last statement of a session, where
+that names the old version and the worker's role may see it (`pg_read_all_stats`, which `pg_monitor` has).
 
 What a session has prepared is seen by nobody else, nor is a DISCARD ALL. So a backend that was seen at an old version's view, or
 with such a statement, counts until it ends, or until it is seen at the new version: pooled connections move on that way when their
-service does.
+service does. So does one that began with the old version's search_path: it keeps that when its role is set to another.
 
 Limits: a transaction between two samples leaves only its last statement behind, and `COMMIT` says nothing. Who names base tables,
-and no column that only the old version has, is remembered for as long as the plan says, and not by backend. One that moved on may
+and no column that only the old version has, is remembered for as long as the plan says, and not by backend. An idle client that has
+the new version by a startup option is taken for an old one where its last statement names a table and a word that was the old
+version's column. One that moved on may
 still hold what it prepared before; it counts again when it is seen to use that.
 """
 
@@ -127,7 +129,8 @@ def _bounded(result: CensusResult) -> CensusResult:
         for name in ("old_left", "new_left", "lingering", "set_to")
         if (left := getattr(result, name))
     }
-    return result.model_copy(update={"clients": [each for side in sides for each in side[:CLIENTS_TOLD]], **told})
+    clients = [each for side in sides for each in side[:CLIENTS_TOLD]]
+    return result.model_copy(update={"clients": clients, "old_count": len(result.old_left), **told})
 
 
 async def _rows(conn: Connection, name: str, values: dict[str, object]) -> list[dict[str, Any]]:

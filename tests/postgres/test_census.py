@@ -78,7 +78,8 @@ def looks(conn: Admin) -> dict[str, set[str]]:
     found = {row["side"]: set[str]() for row in asks(conn, "clients")} | {"old": set(), "new": set()}
     for row in conn.execute(block("census", "clients"), {"migration": NAME, "idle_s": 0.05}).fetchall():
         found[row["side"]].add(row["who"])
-    found["old"] |= {row["who"] for row in conn.execute(block("census", "lingering"), {"migration": NAME}).fetchall()}
+    for row in conn.execute(block("census", "lingering"), {"migration": NAME}).fetchall():
+        found[row["side"]].add(row["who"])
     return found
 
 
@@ -139,19 +140,24 @@ def test_a_role_is_of_the_version_that_its_sessions_begin_with(versions: Admin, 
         assert (who in found["old"], who in found["new"]) == (False, True)
 
 
+@pytest.mark.parametrize(
+    ("began", "side", "then"), [("1", "old", "2"), ("2", "new", "1")], ids=["contract", "rollback"]
+)
 def test_a_session_keeps_the_version_with_which_it_began_when_its_role_is_set_to_another(
-    versions: Admin, dsn: str, role: str
+    versions: Admin, dsn: str, role: str, began: str, side: str, then: str
 ) -> None:
     name, who = sql.Identifier(role), f"web (role {role})"
-    versions.execute(sql.SQL("ALTER ROLE {} SET search_path = public_v1").format(name))
+    to = sql.SQL("ALTER ROLE {} SET search_path = {}")
+    versions.execute(to.format(name, sql.Identifier(f"public_v{began}")))
     with connect(dsn, role) as client:
-        assert looks(versions)["old"] == {who}
-        versions.execute(sql.SQL("ALTER ROLE {} SET search_path = public_v2").format(name))
-        versions.execute("DELETE FROM pgduet.client")  # as after `legacy_idle_s`
-        assert looks(versions)["old"] == {who}
-        assert client.execute("SHOW search_path").fetchone() == ("public_v1",)
+        assert looks(versions)[side] == {who}
+        versions.execute(to.format(name, sql.Identifier(f"public_v{then}")))
+        for _ in range(2):
+            versions.execute("DELETE FROM pgduet.client")  # as when it is no longer remembered
+            assert looks(versions)[side] == {who}
+        assert client.execute("SHOW search_path").fetchone() == (f"public_v{began}",)
     with connect(dsn, role):
-        assert looks(versions) == {"old": set(), "new": {who}}
+        assert who not in looks(versions)[side]
 
 
 def test_who_is_given_the_right_to_see_more_forgets_no_session(versions: Admin, dsn: str, role: str) -> None:

@@ -21,6 +21,8 @@ from pgduet.messages import Client, Parity, Reconciliation, Status, Throttled
 from pgduet.phases import JOURNEY, Phase, State
 
 WIDTH = 100
+NAMED = 20
+"""So many clients of each version are on the page."""
 SHOWN = JOURNEY[JOURNEY.index(Phase.EXPAND) : JOURNEY.index(Phase.DONE)]
 _STYLES = {
     State.RUNNING: "cyan",
@@ -311,7 +313,8 @@ def _clients(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     for side in ("old", "new"):
         who = [_client(client, now) for client in status.census if client.side == side]
         if who:
-            yield label, f"{side}: {', '.join(who)}"
+            more = f" and {len(who) - NAMED:,} more (--json has them)" if len(who) > NAMED else ""
+            yield label, f"{side}: {', '.join(who[:NAMED])}{more}"
             label = ""
 
 

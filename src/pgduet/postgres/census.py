@@ -6,7 +6,7 @@ that names the old version and the worker's role may see it (`pg_read_all_stats`
 
 What a session has prepared is seen by nobody else, nor is a DISCARD ALL. So a backend that was seen at an old version's view, or
 with such a statement, counts until it ends, or until it is seen at the new version: pooled connections move on that way when their
-service does. So does one that began with the old version's search_path: it keeps that when its role is set to another.
+service does. So does one that began with either version's search_path: it keeps that when its role is set to another.
 
 Limits: a transaction between two samples leaves only its last statement behind, and `COMMIT` says nothing. Who names base tables,
 and no column that only the old version has, is remembered for as long as the plan says, and not by backend. An idle client that has
@@ -138,19 +138,22 @@ async def _rows(conn: Connection, name: str, values: dict[str, object]) -> list[
 
 
 async def _add_lingering(conn: Connection, migration: store.Migration, result: CensusResult) -> None:
-    """Add the backends that were seen at the old version and are connected still: one entry for each client."""
+    """Add the backends that were seen at a version, or began with it, and are connected still: one entry for each client."""
     backends = defaultdict(list)
     for row in await _rows(conn, "lingering", {"migration": migration.name}):
-        backends[row["who"]].append(row)
-    known = {client.who for client in result.clients if client.side == "old"}
-    for who, rows in backends.items():
+        backends[row["side"], row["who"]].append(row)
+    known = {(client.side, client.who) for client in result.clients}
+    told: dict[str, list[str]] = {"old": [], "new": []}
+    for (side, who), rows in backends.items():
         last = max(rows, key=lambda row: row["last_seen"])
-        if who not in known:
-            facts = {key: last[key] for key in ("who", "version", "via", "last_seen")}
-            result.clients.append(Client(**facts, side="old", sessions=len(rows)))
+        if (side, who) not in known:
+            facts = {key: last[key] for key in ("who", "side", "version", "via", "last_seen")}
+            result.clients.append(Client(**facts, sessions=len(rows)))
         at = f"{last['last_seen']:%Y-%m-%d %H:%M:%S %Z}"
-        result.lingering.append(f"{who} ({_backends(row['pid'] for row in rows)}, last seen at it {at})")
-    result.old_left = [*result.lingering, *(left for left in result.old_left if left not in backends)]
+        told[side].append(f"{who} ({_backends(row['pid'] for row in rows)}, last seen at it {at})")
+    result.lingering = [*told["old"], *told["new"]]
+    result.old_left = [*told["old"], *(left for left in result.old_left if ("old", left) not in backends)]
+    result.new_left = [*told["new"], *(left for left in result.new_left if ("new", left) not in backends)]
 
 
 def _backends(pids: Iterable[int]) -> str:

@@ -54,8 +54,8 @@ SELECT who, read, key, place, kind, shown, answered, seen_at FROM pgduet.shadow_
 -- Sessions that use a version right now: by a lock on one of its views, by a role whose search_path names it, by a last statement that
 -- names the old version (its schema, or a table with what only that version has), or, without a view, by a lock on a changed table
 -- itself (that is the oldest version, or after a swap the new one). Backends that were seen by a view or a statement are kept by their
--- number: what they have prepared stays with them. So are those of a role that is set to the old version: they began with it, whatever the role
--- is set to meanwhile. Locks are read once: a client's lock on a view is never younger than on its table.
+-- number: what they have prepared stays with them. So are those of a role that is set to a version: they began with it, whatever the role is set
+-- to meanwhile, so what is seen first of a backend holds. Locks are read once: a client's lock on a view is never younger than on its table.
 WITH nameable AS (SELECT * FROM unnest(%(relations)s::text[], %(table_sides)s::text[], %(table_versions)s::text[]) AS r (name, side, version)),
 known AS (SELECT * FROM unnest(%(schemas)s::text[], %(versions)s::text[], %(sides)s::text[], %(patterns)s::text[]) AS k (schema, version, side, pattern)),
 only_old AS (SELECT * FROM unnest(%(old_tables)s::text[], %(old_names)s::text[]) AS o (table_pattern, name_pattern)),
@@ -106,9 +106,15 @@ locks AS MATERIALIZED (
 ), kept AS (
   INSERT INTO pgduet.seen_session AS k (migration, pid, side, backend_start, role, version, via, who, last_seen)
   SELECT DISTINCT ON (pid, side) %(migration)s, pid, side, backend_start, role, version, via, who, statement_timestamp()
-    FROM found WHERE via IN ('view', 'statement') OR (via = 'role' AND side = 'old') ORDER BY pid, side, version, via DESC
+    FROM found f
+   WHERE via IN ('view', 'statement')
+      OR (via = 'role' AND NOT EXISTS (SELECT FROM pgduet.seen_session b
+                                        WHERE b.migration = %(migration)s AND b.pid = f.pid AND b.side <> f.side AND b.via = 'role'
+                                          AND (b.backend_start = f.backend_start) IS NOT FALSE))
+   ORDER BY pid, side, version, via = 'role' DESC, via DESC
   ON CONFLICT (migration, pid, side) DO UPDATE
-     SET backend_start = excluded.backend_start, role = excluded.role, version = excluded.version, via = excluded.via, who = excluded.who,
+     SET backend_start = excluded.backend_start, role = excluded.role, version = excluded.version, who = excluded.who,
+         via = CASE WHEN k.via = 'role' AND (k.backend_start = excluded.backend_start) IS NOT FALSE THEN k.via ELSE excluded.via END,
          last_seen = excluded.last_seen
    WHERE excluded.via <> 'role' OR k.last_seen < excluded.last_seen - interval '5 s' OR (k.backend_start = excluded.backend_start) IS NOT TRUE
 )
@@ -127,12 +133,12 @@ DELETE FROM pgduet.seen_session s
 
 -- name: lingering
 -- Backends that were seen at the old version, live, and were not seen at the new one since. Whether what they prepared there is still with
--- them, nothing in the server tells: so they count.
-SELECT s.who, s.version, s.via, s.pid, s.last_seen, extract(epoch FROM clock_timestamp() - s.last_seen)::float8 AS idle_s
+-- them, nothing in the server tells: so they count. And those that began with either version, and were not seen at the other one.
+SELECT s.side, s.who, s.version, s.via, s.pid, s.last_seen, extract(epoch FROM clock_timestamp() - s.last_seen)::float8 AS idle_s
   FROM pgduet.seen_session s
- WHERE s.migration = %(migration)s AND s.side = 'old'
+ WHERE s.migration = %(migration)s AND (s.side = 'old' OR s.via = 'role')
    AND NOT EXISTS (SELECT FROM pgduet.seen_session n
-                    WHERE n.migration = s.migration AND n.pid = s.pid AND n.side = 'new' AND n.last_seen > s.last_seen
+                    WHERE n.migration = s.migration AND n.pid = s.pid AND n.side <> s.side AND n.via <> 'role' AND n.last_seen > s.last_seen
                       AND (n.backend_start = s.backend_start) IS NOT FALSE)
  ORDER BY s.who, s.pid
 

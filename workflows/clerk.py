@@ -33,6 +33,7 @@ with workflow.unsafe.imports_passed_through():
     from pgduet.workflows.calls import call, innermost
     from pgduet.workflows.desk import Errand
     from pgduet.workflows.machine import Machine
+    from pgduet.workflows.patches import keeps_reads
 
 BESIDE = "comparisons-beside"
 """The patch since which a comparison keeps no other act waiting."""
@@ -47,6 +48,8 @@ class Clerk(Machine):
 
     clerking: "asyncio.Task[None]"
     comparing: "asyncio.Task[None] | None" = None
+    contracting = False
+    """The census has decided; what it rests on stays as it is."""
 
     async def run_errands(self) -> None:
         """Carry out what the desk took, as long as the workflow lives."""
@@ -135,6 +138,8 @@ class Clerk(Machine):
         if self.desk.abort:
             return f"{act} was not done: it is rolling back"
         if isinstance(message, Route):
+            if self.contracting and keeps_reads():
+                return f"{act} was not done: contract is beginning"
             outcome = await call(
                 "set_route", RouteRequest(reference=actor, read_percent=message.read_percent), Outcome, act
             )

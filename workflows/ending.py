@@ -72,6 +72,7 @@ class Ending(Watch):
     async def may_contract(self) -> bool:
         """Pass the point of no return, or say who is in the way: clients, or earlier migrations."""
         await self.checkpoint()
+        reads = self.status.read_percent
         census = await self.take_census(self.plan.policy.soak.legacy_idle_s, leaving="old")
         if census.old_left and not await self.overridden(census):
             detail = f"clients of version {self.plan.version.from_} or older to leave: {', '.join(census.old_left)}"
@@ -82,15 +83,24 @@ class Ending(Watch):
             self.desk.decided(
                 f"the last statements of {census.hidden} sessions are hidden from the worker's role: grant pg_monitor"
             )
-        if (self.desk.paused or self.alarmed) and looks_again():
+        moving = self.status.read_percent != reads or any(errand.act == "route" for errand in self.desk.errands)
+        if (self.desk.paused or self.alarmed or moving) and looks_again():
             return await self.may_contract()  # held for days, maybe: who has come meanwhile is looked for again
         await self.checkpoint()
-        if not in_chain():
-            return True
-        pending = await self.ask("begin_contract", self.reference, Pending, "pass the point of no return")
+        return await self.begin_contract() if in_chain() else True
+
+    async def begin_contract(self) -> bool:
+        """Pass the point of no return, or wait for earlier migrations."""
+        self.contracting = True
+        try:
+            pending = await self.ask("begin_contract", self.reference, Pending, "pass the point of no return")
+        except BaseException:
+            self.contracting = False
+            raise
+        self.contracting = not pending.waits_for
         if pending.waits_for:
             self.wait_for_earlier(pending)
-        return not pending.waits_for
+        return self.contracting
 
     async def until_next_census(self, pause_s: float) -> None:
         """Wait for the time of the next census, or for somebody's word to go past what the last one found."""

@@ -38,6 +38,11 @@ def looks_again() -> bool:
     return workflow.patched("census-after-pause")
 
 
+def keeps_reads() -> bool:
+    """Tell whether no reads are moved while contract begins: no census would tell of them any more."""
+    return workflow.patched("reads-stay-at-contract")
+
+
 def moves_end_holds() -> bool:
     """Tell whether reads that somebody moves, while a breach waits for a decision, are watched again."""
     return workflow.patched("route-ends-hold")

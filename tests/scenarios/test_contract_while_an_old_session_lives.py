@@ -5,6 +5,7 @@ it prepared nobody else can see. It is named, with its backend, until it ends; o
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from psycopg import sql
 from support.asking import one
 from support.harness import Harness
+from support.holding import begun, held_at
 from support.mutants import Clause, Mutant, must_fail
 from support.plans import create_reviews
 from support.worlds import World, on_newest
@@ -182,6 +184,25 @@ async def test_contract_looks_again_for_clients_that_came_while_it_was_paused(wo
         await stage.act("resume")
         status = await stage.until(waits_for_it)
         assert status.waiting_for is not None, UNDER_FEET
+
+
+@on_newest
+async def test_reads_cannot_be_moved_back_while_contract_begins(world: World) -> None:
+    await create_reviews(world.conn, ROWS, trigger=False)
+    stage = world.stage
+    async with soaking(stage):
+        async with held_at("begin_contract.before_commit") as there:
+            await stage.act("advance", reason="the window may end")
+            await there()
+            asked = await begun(stage, "route", read_percent=0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await asked.result()
+        assert (await stage.result()).state is State.DONE
+        assert (await asked.result()).message == "route was not done: contract is beginning"
+    assert (
+        await world.rows("SELECT FROM pgduet.audit WHERE action = 'route' AND evidence ->> 'read_percent' = '0'") == []
+    )
 
 
 async def looks(world: World, *, under_way: bool) -> None:

@@ -40,6 +40,7 @@ class Ending(Watch):
             await self.checkpoint()
             census = await self.take_census(policy.soak.legacy_idle_s)
             self.name_roles(census, self.plan.version.from_)
+            self.say_hidden(census)
             await self.reconcile_if_due()
             ends = self.status.window_ends_at
             if self.now() >= ends and (not census.old_left or await self.overridden(census)):
@@ -79,10 +80,7 @@ class Ending(Watch):
             self.desk.wait_for("census", detail, *self.census_commands())
             return False
         self.forget_override()
-        if census.hidden and steers():
-            self.desk.decided(
-                f"the last statements of {census.hidden} sessions are hidden from the worker's role: grant pg_monitor"
-            )
+        self.say_hidden(census)
         moving = self.status.read_percent != reads or any(errand.act == "route" for errand in self.desk.errands)
         if (self.desk.paused or self.alarmed or moving) and looks_again():
             return await self.may_contract()  # held for days, maybe: who has come meanwhile is looked for again

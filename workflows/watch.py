@@ -33,6 +33,7 @@ with workflow.unsafe.imports_passed_through():
 
 WITHDRAW_CENSUS_S = 0.5
 WITHDRAW_IDLE_S = 10.0
+HIDDEN = "hidden from the worker's role"
 SET_TO = "by their search_path, there or not, on version"
 
 
@@ -169,6 +170,11 @@ class Watch(Overlap):
         self.named = known | set(census.set_to)
         if new:
             self.desk.decided(f"{SET_TO} {version}, which is to go: {', '.join(new)} (ALTER ROLE … RESET search_path)")
+
+    def say_hidden(self, census: CensusResult) -> None:
+        """Say once that the census is blind in one eye: whoever grants the right in soak has it see before contract."""
+        if census.hidden and steers() and not any(HIDDEN in line for line in self.status.decisions):
+            self.desk.decided(f"the last statements of {census.hidden} sessions are {HIDDEN}: grant pg_monitor")
 
     @property
     def parity_every(self) -> timedelta:

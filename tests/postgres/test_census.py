@@ -25,13 +25,13 @@ def admin(dsn: str) -> Iterator[Admin]:
         yield conn
 
 
-def reports(dsn: str, client_id: str, *, lease_s: str = "3", **counts: object) -> None:
+def reports(dsn: str, client_id: str, **counts: object) -> None:
     """Report as a router does, and leave."""
     told = {**COUNTS, **counts}
     names = ", ".join(f"p_{name} => %({name})s" for name in told)
-    call = f"SELECT pgduet.report_client(%(id)s, %(of)s, 'web', 'new', '2', 1, %(lease_s)s::float8, {names})"
+    call = f"SELECT pgduet.report_client(%(id)s, %(of)s, 'web', 'new', '2', 1, 3, {names})"
     with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute(call.encode(), {"id": client_id, "of": NAME, "lease_s": lease_s, **told})
+        conn.execute(call.encode(), {"id": client_id, "of": NAME, **told})
 
 
 SAMPLED: dict[str, object] = {
@@ -90,8 +90,10 @@ def asks(conn: Admin, name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("lease_s", LEASES)
 def test_a_lease_that_is_none_keeps_no_census_from_being_taken(admin: Admin, dsn: str, lease_s: str) -> None:
-    reports(dsn, "web/1", lease_s=lease_s)
+    reports(dsn, "web/1")
     reports(dsn, "web/2")
+    of_an_earlier_release = "UPDATE pgduet.client SET lease_s = %s::float8 WHERE client_id = 'web/1'"
+    admin.execute(of_an_earlier_release.encode(), [lease_s])
     assert asks(admin, "traffic")[0]["routers"] == 2
     assert {row["who"] for row in asks(admin, "clients")} == {"web"}
     asks(admin, "astray")

@@ -2,7 +2,8 @@
 
 -- name: traffic
 -- Totals of all routers that there were: what one that has gone had counted stays. What releases before did not report is not there.
--- Any role can have reported: what can be no count is left out, and no lease is longer than ten years.
+-- Any role can have reported: what can be no count is left out, and no lease is longer than a week, as in
+-- `report_client` of a database that was set up since.
 SELECT count(*) AS routers,
        coalesce(sum(c.reads_old) FILTER (WHERE c.reads_old BETWEEN 0 AND 1e12), 0)::bigint AS reads_old,
        coalesce(sum(c.reads_new) FILTER (WHERE c.reads_new BETWEEN 0 AND 1e12), 0)::bigint AS reads_new,
@@ -15,7 +16,7 @@ SELECT count(*) AS routers,
        coalesce(sum(t.calibrated) FILTER (WHERE t.calibrated BETWEEN 0 AND 1e12), 0)::bigint AS calibrated,
        coalesce(sum(t.noise) FILTER (WHERE t.noise BETWEEN 0 AND 1e12), 0)::bigint AS noise,
        coalesce(sum(t.failed_new) FILTER (WHERE t.failed_new BETWEEN 0 AND 1e12), 0)::bigint AS failed,
-       count(*) FILTER (WHERE c.side = 'new' AND (c.last_seen > clock_timestamp() - make_interval(secs => least(greatest(c.lease_s, 0), 315360000))
+       count(*) FILTER (WHERE c.side = 'new' AND (c.last_seen > clock_timestamp() - make_interval(secs => least(greatest(c.lease_s, 0), 604800))
                                                   OR EXISTS (SELECT FROM pg_stat_activity a
                                                               WHERE a.pid = c.backend_pid AND (a.backend_start = c.backend_start) IS NOT FALSE)))
          AS routers_new
@@ -196,7 +197,7 @@ SELECT DISTINCT who FROM pgduet.client
 SELECT DISTINCT left(c.who, 200) AS who, coalesce(c.epoch, 0) < r.epoch AS behind
   FROM pgduet.client c JOIN pgduet.route r USING (migration)
   LEFT JOIN pg_stat_activity a ON a.pid = c.backend_pid AND (a.backend_start = c.backend_start) IS NOT FALSE,
-       LATERAL (SELECT make_interval(secs => least(greatest(c.lease_s, 0), 315360000)) AS runs) lease
+       LATERAL (SELECT make_interval(secs => least(greatest(c.lease_s, 0), 604800)) AS runs) lease
  WHERE c.kind = 'router' AND r.migration <> %(migration)s AND %(instead)s::text IN (r.old_version, r.new_version)
    AND (a.pid IS NOT NULL OR c.last_seen > clock_timestamp() - lease.runs)
    AND (coalesce(c.epoch, 0) < r.epoch OR r.changed_at > clock_timestamp() - lease.runs)
@@ -213,7 +214,7 @@ SELECT left(c.who, 200) AS who, c.side, left(c.version, 100) AS version, c.via, 
        present.there AND coalesce(clock_timestamp() - r.changed_at <= lease.runs, true) AS acting
   FROM pgduet.client c LEFT JOIN pgduet.route r USING (migration)
   LEFT JOIN pg_stat_activity a ON a.pid = c.backend_pid AND (a.backend_start = c.backend_start) IS NOT FALSE,
-       LATERAL (SELECT make_interval(secs => coalesce(least(greatest(c.lease_s, 0), 315360000), 0)) AS runs) lease,
+       LATERAL (SELECT make_interval(secs => coalesce(least(greatest(c.lease_s, 0), 604800), 0)) AS runs) lease,
        LATERAL (SELECT c.kind = 'router' AND (a.pid IS NOT NULL OR c.last_seen > clock_timestamp() - lease.runs) AS there) present
  WHERE c.migration = %(migration)s
    AND (present.there OR ((c.kind = 'session' OR c.side = 'old') AND c.last_seen > clock_timestamp() - make_interval(secs => %(idle_s)s)))

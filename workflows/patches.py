@@ -45,7 +45,7 @@ def keeps_reads() -> bool:
 
 def moves_end_holds() -> bool:
     """Tell whether reads that somebody moves, while a breach waits for a decision, are watched again."""
-    return workflow.patched("route-ends-hold")
+    return steers() and workflow.patched("route-ends-hold")
 
 
 def blames_fairly() -> bool:

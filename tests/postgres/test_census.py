@@ -1,7 +1,9 @@
 """The census on a real server: whom it sees, whatever sessions and routers say of themselves."""
 
+import subprocess
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -11,6 +13,9 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 from support.routes import NAME, Admin, add_route, set_up
 
+from pgduet.local import EmbeddedPostgres
+from pgduet.messages import CensusResult, Client
+from pgduet.postgres.census import bounded
 from pgduet.sql import block
 
 LEASES = ("Infinity", "NaN", "1e300", "1e12", "-1e300")
@@ -116,6 +121,16 @@ def test_routers_of_a_service_are_one_client_however_many_have_come_and_gone(adm
     assert len(asks(admin, "clients")) == 2, "those who have heard of the last change, and those who have not"
 
 
+def test_a_census_names_no_more_than_a_history_can_hold_and_counts_the_others() -> None:
+    seen: dict[str, Any] = {"version": "1", "via": "role", "last_seen": datetime(2026, 1, 1, tzinfo=UTC)}
+    names = [f"worker-{number} (role jobs)" for number in range(50_000)]
+    clients = [Client(who=name, **seen | {"side": side}) for side in ("old", "new") for name in names]
+    told = bounded(CensusResult(clients=clients, old_left=names, lingering=names, set_to=names))
+    assert (told.old_count, told.old_left[-1], told.new_left) == (50_000, "49,800 more", [])
+    assert {each.side for each in told.clients} == {"old", "new"}
+    assert len(told.model_dump_json()) < 100_000
+
+
 def connect(dsn: str, role: str, **options: Any) -> psycopg.Connection[Any]:
     """Connect as a role, as a service that calls itself web."""
     return psycopg.connect(make_conninfo(dsn, user=role, application_name="web"), autocommit=True, **options)
@@ -126,6 +141,22 @@ def test_a_new_client_is_not_taken_for_an_old_one_by_the_words_of_its_statement(
         client.execute("SET LOCAL search_path = public_v2")
         client.execute("SELECT first AS name FROM users")
         assert looks(versions) == {"old": set(), "new": {"web (role postgres)"}}
+
+
+def test_a_backup_is_no_client_of_the_old_version(versions: Admin, dsn: str, postgres: EmbeddedPostgres) -> None:
+    versions.execute("CREATE TABLE waited_for ()")
+    holds = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'users'::regclass AND granted) AS it"
+    with psycopg.connect(dsn) as slow:
+        slow.execute("LOCK TABLE waited_for IN ACCESS EXCLUSIVE MODE")
+        with subprocess.Popen([postgres.bin_dir / "pg_dump", dsn], stdout=subprocess.DEVNULL) as dump:
+            ends = time.monotonic() + 30
+            while not (versions.execute(holds.encode()).fetchone() or {})["it"]:
+                assert time.monotonic() < ends
+                time.sleep(0.02)
+            found = looks(versions)
+            slow.rollback()
+    assert dump.returncode == 0
+    assert found == {"old": set(), "new": set()}, "every night, for as long as a client is remembered"
 
 
 def test_a_role_is_of_the_version_that_its_sessions_begin_with(versions: Admin, dsn: str, role: str) -> None:

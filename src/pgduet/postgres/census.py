@@ -9,10 +9,10 @@ with such a statement, counts until it ends, or until it is seen at the new vers
 service does. So does one that began with either version's search_path: it keeps that when its role is set to another.
 
 Limits: a transaction between two samples leaves only its last statement behind, and `COMMIT` says nothing. Who names base tables,
-and no column that only the old version has, is remembered for as long as the plan says, and not by backend. An idle client that has
-the new version by a startup option is taken for an old one where its last statement names a table and a word that was the old
-version's column. One that moved on may
-still hold what it prepared before; it counts again when it is seen to use that.
+and no column that only the old version has, is remembered for as long as the plan says, and not by backend. One that moved on may
+still hold what it prepared before; it counts again when it is seen to use that. An idle client that has the new version by a
+startup option is taken for an old one where its last statement names a table and a word that was its column. What calls itself
+`pgduet/…`, `pgduet-router/…` or like a tool of PostgreSQL's is taken at its word.
 """
 
 import re
@@ -64,9 +64,10 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float, leav
     for row in rows:
         behind, acting = row["behind"], row["acting"]
         if row["side"] == "new" or behind or acting:
-            _add(result.new_left, _reason(row["who"], behind=behind, acting=acting))
+            result.new_left.append(_reason(row["who"], behind=behind, acting=acting))
         if row["side"] == "old" or behind or (acting and leaving == "old"):
-            _add(result.old_left, _reason(row["who"], behind=behind, acting=acting and row["side"] == "new"))
+            result.old_left.append(_reason(row["who"], behind=behind, acting=acting and row["side"] == "new"))
+    result.new_left, result.old_left = list(dict.fromkeys(result.new_left)), list(dict.fromkeys(result.old_left))
     # A migration that has not published may have no route yet.
     routes = await store.run(conn, "route", {"migration": migration.name}) if leaving == "old" else []
     share = max((100 - route["read_percent"] for route in routes), default=0)
@@ -79,11 +80,11 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float, leav
     readers = await old_readers(conn, migration.design)
     result.old_left += [f"{reader}: replace it" for reader in readers]
     if leaving == "old":
-        result.old_left += [each for each in await _remembered(conn, migration, sides) if each not in result.old_left]
+        result.old_left = list(dict.fromkeys([*result.old_left, *await _remembered(conn, migration, sides)]))
     if leaving:
         left = left_on(result, leaving)
         left += [each for each in await _astray(conn, migration, leaving) if each not in left]
-    return _bounded(result)
+    return bounded(result)
 
 
 async def note_counted(conn: Connection, migration: store.Migration) -> None:
@@ -116,12 +117,7 @@ def _merged(rows: Sequence[dict[str, Any]]) -> list[Client]:
     return list(found.values())
 
 
-def _add(left: list[str], who: str) -> None:
-    if who not in left:
-        left.append(who)
-
-
-def _bounded(result: CensusResult) -> CensusResult:
+def bounded(result: CensusResult) -> CensusResult:
     """Name so many of a side as a person can read and a history can hold, and count the others."""
     sides = ([each for each in result.clients if each.side == side] for side in ("old", "new"))
     told = {

@@ -67,6 +67,7 @@ locks AS MATERIALIZED (
   SELECT a.pid, a.backend_start, a.usesysid, a.usename::text AS role, a.application_name AS app, a.datid, a.datname, a.query
     FROM pg_stat_activity a
    WHERE a.usename IS NOT NULL AND a.application_name NOT LIKE 'pgduet/%%' AND a.application_name NOT LIKE 'pgduet-router/%%'
+     AND a.application_name NOT IN ('pg_dump', 'pg_dumpall', 'vacuumdb', 'reindexdb')  -- they ask the catalogue what there is
 ), held AS (
   SELECT DISTINCT l.pid, k.version, k.side
     FROM locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN known k ON k.schema = n.nspname

@@ -150,6 +150,41 @@ async def test_without_leases_it_would_be_sent_to_what_has_gone(world: World) ->
     await must_fail(cut_off_and_rolled_back(world, 40.0), mutant, says=UNDER_FEET)
 
 
+async def cut_off_and_contracted(world: World) -> None:
+    """Cut a router off whose reads are on the new version already, before authority moves; let it back when contract wants to go."""
+    await create_reviews(world.conn, 10, trigger=False)
+    stage = world.stage
+    soak = {"window_s": 0, "legacy_idle_s": 60}
+    async with stage.worker(), link_to(world.server.port) as (link, port):
+        await stage.start(stage.plan(shift=AT_ONE_HUNDRED, soak=soak, gates={"contract": "auto"}))
+        await stage.waits("bake", Phase.SHIFT)
+        through = make_conninfo(stage.dsn, host="127.0.0.1", port=port)
+        with Reader(stage.scratch / "reader.log", through, stage.dsn, 1.0) as reader:
+            await reader.says(version="2", fresh=True)
+            link.port = NOWHERE
+            assert link.cut() >= 1
+            await reader.says(version="1", fresh=False)
+            await stage.act("advance")
+            status = await stage.until(lambda status: over_or("census", status))
+            assert status.waiting_for is not None, UNDER_FEET
+            assert "frozen (gone since before the new version took over" in status.waiting_for.detail
+            link.port = world.server.port
+            assert (await stage.result()).state is State.DONE
+            await reader.says(version="2", fresh=True)
+            assert reader.errors == []
+
+
+@on_newest
+async def test_contract_waits_for_a_router_that_was_cut_off_before_authority_moved(world: World) -> None:
+    await cut_off_and_contracted(world)
+
+
+@on_newest
+async def test_if_it_were_forgotten_it_would_be_sent_to_what_has_gone(world: World) -> None:
+    mutant = Clause("routers that missed it", "census", "clients", " OR gone.missed")
+    await must_fail(cut_off_and_contracted(world), mutant, says=UNDER_FEET)
+
+
 @on_newest
 async def test_contract_waits_for_leases_and_for_reads_that_are_sent_to_the_old_version(world: World) -> None:
     await create_reviews(world.conn, 10, trigger=False)

@@ -63,6 +63,9 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float, leav
     result = CensusResult(clients=_merged(rows))
     for row in rows:
         behind, acting = row["behind"], row["acting"]
+        if row["missed"]:
+            _add(result.old_left, f"{row['who']} (gone since before the new version took over: it may wake, and not know)")
+            continue
         if row["side"] == "new" or behind or acting:
             result.new_left.append(_reason(row["who"], behind=behind, acting=acting))
         if row["side"] == "old" or behind or (acting and leaving == "old"):

@@ -208,16 +208,19 @@ SELECT DISTINCT left(c.who, 200) AS who, coalesce(c.epoch, 0) < r.epoch AS behin
 -- A router is there while its connection lives or its lease may still run. One of the old version is remembered beyond that, as a session
 -- is: what has gone without a word may come back with what it last heard. Routers of a service are one client: a service that is deployed
 -- often, or serves by processes that live for minutes, leaves thousands behind. What a router decided before the last change may be acted
--- upon until its lease is over (`acting`).
+-- upon until its lease is over (`acting`). One that was gone when the new version took over, its reads there already, is remembered, too
+-- (`missed`): a process that was frozen goes by the authority that it knew until it has heard again.
 SELECT left(c.who, 200) AS who, c.side, left(c.version, 100) AS version, c.via, max(c.last_seen) AS last_seen,
        sum(CASE WHEN c.kind = 'session' OR present.there THEN c.sessions ELSE 0 END)::int AS sessions, present.there,
        present.there AND coalesce(c.epoch, 0) < coalesce(r.epoch, 0) AS behind,
-       present.there AND coalesce(clock_timestamp() - r.changed_at <= lease.runs, true) AS acting
+       present.there AND coalesce(clock_timestamp() - r.changed_at <= lease.runs, true) AS acting, gone.missed
   FROM pgduet.client c LEFT JOIN pgduet.route r USING (migration)
   LEFT JOIN pg_stat_activity a ON a.pid = c.backend_pid AND (a.backend_start = c.backend_start) IS NOT FALSE,
        LATERAL (SELECT make_interval(secs => coalesce(least(greatest(c.lease_s, 0), 604800), 0)) AS runs) lease,
-       LATERAL (SELECT c.kind = 'router' AND (a.pid IS NOT NULL OR c.last_seen > clock_timestamp() - lease.runs) AS there) present
+       LATERAL (SELECT c.kind = 'router' AND (a.pid IS NOT NULL OR c.last_seen > clock_timestamp() - lease.runs) AS there) present,
+       LATERAL (SELECT c.kind = 'router' AND NOT present.there AND c.side = 'new' AND coalesce(c.last_seen < (
+                  SELECT m.flipped_at FROM pgduet.migration m WHERE m.name = c.migration ORDER BY m.attempt DESC LIMIT 1), false) AS missed) gone
  WHERE c.migration = %(migration)s
-   AND (present.there OR ((c.kind = 'session' OR c.side = 'old') AND c.last_seen > clock_timestamp() - make_interval(secs => %(idle_s)s)))
- GROUP BY 1, 2, 3, 4, 7, 8, 9
+   AND (present.there OR ((c.kind = 'session' OR c.side = 'old' OR gone.missed) AND c.last_seen > clock_timestamp() - make_interval(secs => %(idle_s)s)))
+ GROUP BY 1, 2, 3, 4, 7, 8, 9, 10
  ORDER BY 2, 1

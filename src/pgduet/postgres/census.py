@@ -64,7 +64,9 @@ async def take(conn: Connection, migration: store.Migration, idle_s: float, leav
     for row in rows:
         behind, acting = row["behind"], row["acting"]
         if row["missed"]:
-            _add(result.old_left, f"{row['who']} (gone since before the new version took over: it may wake, and not know)")
+            result.old_left.append(
+                f"{row['who']} (gone since before the new version took over: it may wake, and not know)"
+            )
             continue
         if row["side"] == "new" or behind or acting:
             result.new_left.append(_reason(row["who"], behind=behind, acting=acting))

@@ -151,7 +151,7 @@ async def test_without_leases_it_would_be_sent_to_what_has_gone(world: World) ->
 
 
 async def cut_off_and_contracted(world: World) -> None:
-    """Cut a router off whose reads are on the new version already, before authority moves; let it back when contract wants to go."""
+    """Cut a router off whose reads are on the new version already, before authority moves; let it back when contract waits."""
     await create_reviews(world.conn, 10, trigger=False)
     stage = world.stage
     soak = {"window_s": 0, "legacy_idle_s": 60}

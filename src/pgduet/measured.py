@@ -21,6 +21,20 @@ class Client(Message):
     sessions: int = 1
 
 
+class CensusResult(Message):
+    """Who uses which version, and whether the side in question is empty."""
+
+    clients: list[Client] = []
+    new_left: list[str] = []  # who still uses, or may still use, the new version
+    old_left: list[str] = []
+    old_count: int = 0  # how many they are; at most 200 are named
+    lingering: list[str] = []  # those of `old_left` that count because their session is still there
+    hidden: int = 0  # sessions whose last statement the worker's role may not see
+    set_to: list[str] = []  # roles whose search_path leads to the version that goes, there or not
+    no_way_back: str | None = None  # which later migration has taken the way back away
+    changed: list[str] = []  # what somebody has changed since preflight, and contract would lose
+
+
 class Aggregated(Message):
     """A declared aggregate in the last full comparison."""
 

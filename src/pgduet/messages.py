@@ -12,6 +12,7 @@ from pydantic import Field
 from pgduet.acts import Abort, Act, Actor, Advance, Approve, Message, Reason, Route, Throttle, VerifyNow
 from pgduet.measured import (
     Backfill,
+    CensusResult,
     Client,
     Parity,
     Reconciliation,
@@ -29,6 +30,7 @@ __all__ = [  # acts, and what is measured, are messages too
     "Advance",
     "Approve",
     "Backfill",
+    "CensusResult",
     "Client",
     "Message",
     "Parity",
@@ -322,20 +324,6 @@ class CensusRequest(Message):
     reference: Reference
     idle_s: float
     leaving: Literal["old", "new"] | None = None
-
-
-class CensusResult(Message):
-    """Who uses which version, and whether the side in question is empty."""
-
-    clients: list[Client] = []
-    new_left: list[str] = []  # who still uses, or may still use, the new version
-    old_left: list[str] = []
-    old_count: int = 0  # how many they are; at most 200 are named
-    lingering: list[str] = []  # those of `old_left` that count because their session is still there
-    hidden: int = 0  # sessions whose last statement the worker's role may not see
-    set_to: list[str] = []  # roles whose search_path leads to the version that goes, there or not
-    no_way_back: str | None = None  # which later migration has taken the way back away
-    changed: list[str] = []  # what somebody has changed since preflight, and contract would lose
 
 
 class ControlsRequest(Message):

@@ -14,6 +14,7 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
+    from pgduet.describe import IGNORED, is_ignored
     from pgduet.messages import Abort, Act, Advance, Answer, Approve, Route, Status, Throttle, VerifyNow, WaitingFor
     from pgduet.phases import Phase, State
     from pgduet.plan.policy import Policy
@@ -24,7 +25,6 @@ DECISIONS_KEPT = 50
 IGNORED_KEPT = 10
 """Of the decisions kept, so many may be ignored signals: a flood of them must not wash the others away."""
 ERRANDS_QUEUED = 20
-IGNORED = "ignored: "
 HOLDS = frozenset({"paused", "later"})
 """What a pause itself waits for: somebody, or later migrations to go, where a cancellation brought it."""
 ENDED = frozenset({State.DONE, State.ROLLED_BACK, State.FAILED})
@@ -108,7 +108,7 @@ class Desk:
 
     def ignored(self, what: str) -> None:
         """Keep a line about a message that changed nothing, in the place of the oldest such line where there are many."""
-        noted = [line for line in self.status.decisions if _is_ignored(line)]
+        noted = [line for line in self.status.decisions if is_ignored(line)]
         if len(noted) >= IGNORED_KEPT:
             self.status.decisions.remove(noted[0])
         self.decided(IGNORED + what)
@@ -308,10 +308,6 @@ def understood(act: str, model: type[BaseModel], raw: object) -> BaseModel:
         return model.model_validate({} if raw is None else raw)
     except ValidationError as error:
         raise refusal(f"{act}: {problems(error, act)}") from None
-
-
-def _is_ignored(line: str) -> bool:
-    return line[len("2026-01-01 00:00:00 ") :].startswith(IGNORED)
 
 
 def refusal(reason: str) -> ApplicationError:

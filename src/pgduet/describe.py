@@ -1,6 +1,5 @@
 """A plan in words: one line and a page for the Temporal UI and the CLI, and what differs between two plans. Pure."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +25,8 @@ from pgduet.plan.models import (
 from pgduet.windows import Window
 
 LATELY = 4
-_IGNORED = re.compile(r"[\d-]+ [\d:]+ ignored: ")
+IGNORED = "ignored: "
+"""Begins what is said of a message that changed nothing, behind the moment."""
 _SUMMARY_BYTES = 200
 _DETAILS_BYTES = 20_000
 
@@ -129,4 +129,9 @@ def _cut(text: str, limit_bytes: int) -> str:
 
 def lately(decisions: Sequence[str]) -> list[str]:
     """Give the last lines of what was decided, by whom and why; messages that changed nothing are left out."""
-    return [line for line in decisions if not _IGNORED.match(line)][-LATELY:]
+    return [line for line in decisions if not is_ignored(line)][-LATELY:]
+
+
+def is_ignored(line: str) -> bool:
+    """Tell whether a line of the decisions is about a message that changed nothing."""
+    return line[len("2026-01-01 00:00:00 ") :].startswith(IGNORED)

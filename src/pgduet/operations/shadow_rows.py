@@ -42,7 +42,7 @@ def lock_anchor(design: ShadowDesign, heap: sql.Identifier) -> Query:
 
     What reads a partition may come to the whole table: by its row type, and where a row is written, by the partition's bounds.
     """
-    whole = sql.SQL("ONLY {}, ").format(design.relation) if design.parted else sql.SQL("")
+    whole = sql.SQL("ONLY {}, ").format(design.relation) if design.parted else NOTHING
     return block("shadow", "lock_shared").format(relations=whole + heap)
 
 

@@ -51,6 +51,12 @@ def following(path: Path, using: str | None = None) -> Iterator[None]:
         _PATHS.reset(token)
 
 
+def prepare_nothing(connection: Any) -> None:
+    """Have the driver prepare nothing from here on: what it prepared under one search_path fails under another."""
+    if hasattr(connection.connection, "prepare_threshold"):
+        connection.connection.prepare_threshold = None
+
+
 @contextmanager
 def routed(path: Path, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
     """Open an atomic block that reads and writes the version of a path; it must be the outermost one.
@@ -64,8 +70,7 @@ def routed(path: Path, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
     with following(path, using), transaction.atomic(using=using):
         statement = set_local(path)
         if statement is not None and not getattr(connection, "follows_paths", False):
-            if hasattr(connection.connection, "prepare_threshold"):
-                connection.connection.prepare_threshold = None
+            prepare_nothing(connection)
             with connection.cursor() as cursor:
                 cursor.execute(statement)
         yield

@@ -15,7 +15,7 @@ from typing import Any
 
 from psycopg.pq import TransactionStatus
 
-from pgduet.routing.adapters.django import current
+from pgduet.routing.adapters.django import current, prepare_nothing
 from pgduet.routing.adapters.extras import missing
 from pgduet.routing.adapters.statements import set_local
 
@@ -60,7 +60,6 @@ class DatabaseWrapper(base.DatabaseWrapper):
         statement = set_local(current(self.alias))
         if statement is None:
             return
-        if hasattr(self.connection, "prepare_threshold"):
-            self.connection.prepare_threshold = None
+        prepare_nothing(self)
         with self.wrap_database_errors, self.connection.cursor() as cursor:
             cursor.execute(statement)
